@@ -1,0 +1,73 @@
+/* Conversions between the element types, in integer arithmetic so that every machine gives the same bits. */
+#include "base/element.h"
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+static uint32_t bits_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static float float_of(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+float decant_f16_to_f32(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
+    uint32_t exponent = (half >> 10) & 0x1fu;
+    uint32_t mantissa = half & 0x3ffu;
+    if (exponent == 0x1f)
+        return float_of(sign | 0x7f800000u | mantissa << 13);
+    if (exponent != 0)
+        return float_of(sign | (exponent + 112) << 23 | mantissa << 13);
+    float subnormal = (float)mantissa * 0x1p-24f;
+    return sign ? -subnormal : subnormal;
+}
+
+uint16_t decant_f32_to_f16(float value)
+{
+    uint32_t bits = bits_of(value);
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
+    uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u)
+        return (uint16_t)(sign | 0x7e00u);
+    if (magnitude >= 0x477ff000u) /* 65520 and above round to infinity */
+        return (uint16_t)(sign | 0x7c00u);
+    if (magnitude < 0x38800000u) { /* below 2^-14: adding 0.5 leaves the rounded subnormal in the low bits */
+        uint32_t shifted = bits_of(float_of(magnitude) + 0.5f);
+        return (uint16_t)(sign | (shifted - 0x3f000000u));
+    }
+    uint32_t odd = magnitude >> 13 & 1u;
+    return (uint16_t)(sign | (magnitude - 0x38000000u + 0xfffu + odd) >> 13);
+}
+
+void decant_elements_to_f32(decant_element element, const void *source, int64_t count, float *target)
+{
+    const uint16_t *half = source;
+    int64_t i = 0;
+    switch (element) {
+    case DECANT_F32:
+        memcpy(target, source, (size_t)count * sizeof *target);
+        break;
+    case DECANT_F16:
+#if defined(__F16C__)
+        for (; i + 8 <= count; i += 8)
+            _mm256_storeu_ps(target + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(half + i))));
+#endif
+        for (; i < count; i++)
+            target[i] = decant_f16_to_f32(half[i]);
+        break;
+    case DECANT_BF16:
+        for (; i < count; i++)
+            target[i] = decant_bf16_to_f32(half[i]);
+        break;
+    }
+}

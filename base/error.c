@@ -1,0 +1,22 @@
+/* Filling the record declared in error.h. */
+#include "base/error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+decant_status decant_error_set(decant_error *err, decant_status status, const char *source, int line,
+                               const char *format, ...)
+{
+    memset(err, 0, sizeof *err);
+    err->status = status;
+    err->line = line;
+    size_t length = strlen(source);
+    const char *tail = length < sizeof err->source ? source : source + length - sizeof err->source + 1;
+    snprintf(err->source, sizeof err->source, "%s", tail);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(err->message, sizeof err->message, format, arguments);
+    va_end(arguments);
+    return status;
+}

@@ -1,0 +1,35 @@
+/* Host memory, counted: how much is held now, and how much was held at the peak.
+ * The counters are the process's, as the heap is; they are the program's only mutable globals. */
+#ifndef DECANT_BASE_MEMORY_H
+#define DECANT_BASE_MEMORY_H
+
+#include "base/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Allocates size_bytes of zeroed memory, aligned to 64 bytes; size 0 gives a valid pointer.
+ *   what     named in the message when memory runs out ("Fisher sums of model.layers.3.mlp.up_proj")
+ *   memory   receives the block, NULL on failure; the caller frees it with decant_memory_free
+ * Returns DECANT_ERROR_MEMORY when there is not enough. */
+decant_status decant_memory_allocate(size_t size_bytes, const char *what, void **memory, decant_error *err);
+
+/* Changes the size of a block to size_bytes, keeping the contents (new bytes are zero). *memory may be NULL.
+ * On failure the old block stays valid. */
+decant_status decant_memory_resize(size_t size_bytes, const char *what, void **memory, decant_error *err);
+
+/* Frees a block; NULL is allowed. */
+void decant_memory_free(void *memory);
+
+/* A copy of a string, freed with decant_memory_free. */
+decant_status decant_memory_copy_string(const char *string, char **copy, decant_error *err);
+
+typedef struct decant_memory_usage {
+    int64_t blocks;     /* live blocks */
+    int64_t bytes;      /* live bytes, as asked for */
+    int64_t peak_bytes; /* largest value of bytes so far */
+} decant_memory_usage;
+
+decant_memory_usage decant_memory_usage_now(void);
+
+#endif

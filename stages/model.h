@@ -1,0 +1,124 @@
+/* The part of a model that one rank holds, and how a sequence passes through it, forward and backward.
+ *
+ * A family (stages/families/, one file each) knows the architecture: which linear layers a block has and how a block
+ * computes. This file holds what all families share: where weights come from, the embedding, the head, the loss.
+ * Knows nothing of ranks, files or schedules; computes only through kernels/backend.h. */
+#ifndef DECANT_STAGES_MODEL_H
+#define DECANT_STAGES_MODEL_H
+
+#include "io/model_config.h"
+#include "kernels/backend.h"
+
+enum { DECANT_BLOCK_LINEARS = 7, DECANT_NAME_BYTES = 128 };
+
+/* A linear layer: its place in the model and, once a part is loaded, its weight. */
+typedef struct decant_linear {
+    char name[DECANT_NAME_BYTES]; /* "model.layers.0.self_attn.q_proj" */
+    int64_t rows, columns;        /* output and input channels */
+    decant_matrix weight;         /* placed for compute; data NULL when packed is used */
+    decant_packed_matrix *packed; /* owned; NULL when weight is used */
+} decant_linear;
+
+typedef struct decant_block {
+    int layer;
+    decant_linear linears[DECANT_BLOCK_LINEARS];
+    decant_matrix input_norm;          /* [1, hidden] */
+    decant_matrix post_attention_norm; /* [1, hidden] */
+} decant_block;
+
+/* Where weights come from: a model folder, or a container. */
+typedef struct decant_weight_source {
+    void *context;
+    /* The tensor `name` as a [rows, columns] matrix in host memory that stays valid while the source is open. */
+    decant_status (*matrix)(void *context, const char *name, int64_t rows, int64_t columns, decant_matrix *matrix,
+                            decant_error *err);
+    /* The packed form of linear layer `name`, made with backend->memory, or *packed = NULL when the source has only
+     * whole weights (the pointer itself may then be NULL). */
+    decant_status (*packed)(void *context, decant_backend *backend, const char *name, int64_t rows,
+                            int64_t columns, decant_packed_matrix **packed, decant_error *err);
+} decant_weight_source;
+
+typedef struct decant_family decant_family;
+
+typedef struct decant_model_part {
+    decant_backend *backend;           /* borrowed */
+    const decant_model_config *config; /* borrowed */
+    const decant_family *family;
+    int first_layer, layer_count;      /* may be 0 */
+    decant_block *blocks;              /* [layer_count] */
+    decant_matrix embedding;           /* [vocabulary, hidden] where this part begins the model, else data NULL */
+    decant_matrix final_norm;          /* where this part ends the model, else data NULL */
+    decant_matrix head;                /* [vocabulary, hidden]; the embedding again when tied */
+    float *cosines, *sines;            /* device F32 [tokens, head_dimension / 2] */
+    int64_t tokens;                    /* longest sequence it can take */
+} decant_model_part;
+
+/* What a block keeps of its forward pass for its backward pass; sized for one sequence. Only the family looks inside. */
+typedef struct decant_activations decant_activations;
+
+/* Fisher sums of a block's linear layers, in the family's order; device F32 [rows, columns] each, or NULL to skip. */
+typedef struct decant_block_fisher {
+    decant_fisher_form form;
+    float *sums[DECANT_BLOCK_LINEARS];
+} decant_block_fisher;
+
+struct decant_family {
+    const char *architecture; /* as config.json names it */
+    int linear_count;         /* linear layers of a block */
+
+    /* Name and shape of linear layer `index` of block `layer`: pure. */
+    void (*linear)(const decant_model_config *config, int layer, int index, decant_linear *linear);
+
+    /* Loads the tensors of block->layer that are no linear layers (norms …). */
+    decant_status (*place_block)(decant_backend *backend, const decant_model_config *config,
+                                 const decant_weight_source *source, decant_block *block, decant_error *err);
+
+    decant_status (*create_activations)(const decant_model_part *part, decant_activations **activations,
+                                        decant_error *err);
+    void (*destroy_activations)(const decant_model_part *part, decant_activations **activations);
+
+    /* y = block(x), both [T, hidden], may not overlap; `kept` receives what the backward pass needs. T <= part->tokens. */
+    decant_status (*forward)(const decant_model_part *part, const decant_block *block, decant_matrix x,
+                             decant_matrix y, decant_activations *kept, decant_error *err);
+    /* dx from dy, both [T, hidden], may be the same array; adds to the Fisher sums. `kept` is of the same x. */
+    decant_status (*backward)(const decant_model_part *part, const decant_block *block, decant_matrix x,
+                              decant_matrix dy, decant_activations *kept, const decant_block_fisher *fisher,
+                              decant_matrix dx, decant_error *err);
+};
+
+/* The family of a config; DECANT_ERROR_INPUT naming the architecture when decant does not know it. */
+decant_status decant_family_find(const decant_model_config *config, const decant_family **family,
+                                 decant_error *err);
+
+/* Loads the layers [first_layer, first_layer + layer_count) of a model, with the embedding when first_layer is 0 and
+ * the final norm and head when they end the model. `tokens` is the longest sequence it will take. On failure *part is
+ * empty; free it with decant_model_part_unload, which takes an empty part too. */
+decant_status decant_model_part_load(decant_backend *backend, const decant_model_config *config,
+                                     const decant_weight_source *source, int first_layer, int layer_count,
+                                     int64_t tokens, decant_model_part *part, decant_error *err);
+void decant_model_part_unload(decant_model_part *part);
+
+/* A [rows, columns] activation matrix of zeros from backend->memory. */
+decant_status decant_activation_create(decant_backend *backend, int64_t rows, int64_t columns, const char *what,
+                                       decant_matrix *matrix, decant_error *err);
+
+/* Applies one linear layer from whichever form it has. */
+decant_status decant_linear_forward(decant_backend *backend, const decant_linear *linear, decant_matrix x,
+                                    bool accumulate, decant_matrix y, decant_error *err);
+
+/* x[t, :] = embedding[tokens[t], :]; this part has the embedding. */
+decant_status decant_model_embed(const decant_model_part *part, const int32_t *tokens, decant_matrix x,
+                                 decant_error *err);
+
+/* logits [T, vocabulary] = head(norm(x)); this part has the head.
+ *   normed [T, hidden], inverse_rms [T]   scratch, kept for the backward pass */
+decant_status decant_model_head(const decant_model_part *part, decant_matrix x, decant_matrix normed,
+                                float *inverse_rms, decant_matrix logits, decant_error *err);
+
+/* dx = the gradient of the head and the final norm.
+ *   dlogits [T, vocabulary]; x and inverse_rms as in the forward pass; dnormed [T, hidden] scratch */
+decant_status decant_model_head_backward(const decant_model_part *part, decant_matrix dlogits, decant_matrix x,
+                                         const float *inverse_rms, decant_matrix dnormed, decant_matrix dx,
+                                         decant_error *err);
+
+#endif
