@@ -38,7 +38,8 @@ static inline size_t decant_matrix_bytes(decant_matrix matrix)
 /* The rows [first, first + count) of a matrix, as a view. */
 static inline decant_matrix decant_matrix_rows(decant_matrix matrix, int64_t first, int64_t count)
 {
-    matrix.data = (char *)matrix.data + (size_t)first * (size_t)matrix.columns * decant_element_bytes(matrix.element);
+    matrix.data =
+        (char *)matrix.data + (size_t)first * (size_t)matrix.columns * decant_element_bytes(matrix.element);
     matrix.rows = count;
     return matrix;
 }

@@ -1,8 +1,8 @@
 /* The record of a failure: a plain value that travels up the call chain and, between ranks, as bytes.
  *
- * Every function that can fail returns a decant_status and takes a decant_error * as its last parameter, never NULL.
- * The first function that knows what went wrong fills the record; nobody overwrites it on the way up.
- * The message is one line: what failed, in which file or tensor, and what the user can do. */
+ * Every function that can fail returns a decant_status and takes a decant_error * as its last parameter, never
+ * NULL. The first function that knows what went wrong fills the record; nobody overwrites it on the way up. The
+ * message is one line: what failed, in which file or tensor, and what the user can do. */
 #ifndef DECANT_BASE_ERROR_H
 #define DECANT_BASE_ERROR_H
 
@@ -12,9 +12,9 @@ enum { DECANT_ERROR_MESSAGE_BYTES = 512 };
 
 typedef struct decant_error {
     decant_status status;
-    int rank;               /* who failed; set by decant_ranks_agree, 0 before */
-    int line;               /* where in the source */
-    char source[64];        /* source file, its tail when too long */
+    int rank;        /* who failed; set by decant_ranks_agree, 0 before */
+    int line;        /* where in the source */
+    char source[64]; /* source file, its tail when too long */
     char message[DECANT_ERROR_MESSAGE_BYTES];
 } decant_error;
 
@@ -27,17 +27,17 @@ decant_status decant_error_set(decant_error *err, decant_status status, const ch
  *
  *   DECANT_TRY(call)                     leaves for `done` when the call did not return DECANT_OK
  *   DECANT_FAIL(err, code, "format", …)  fills the record and leaves for `done` */
-#define DECANT_TRY(call)                                                                                      \
-    do {                                                                                                      \
-        status = (call);                                                                                      \
-        if (status != DECANT_OK)                                                                              \
-            goto done;                                                                                        \
+#define DECANT_TRY(call)                                                                                       \
+    do {                                                                                                       \
+        status = (call);                                                                                       \
+        if (status != DECANT_OK)                                                                               \
+            goto done;                                                                                         \
     } while (0)
 
-#define DECANT_FAIL(err, code, ...)                                                                           \
-    do {                                                                                                      \
-        status = decant_error_set((err), (code), __FILE__, __LINE__, __VA_ARGS__);                            \
-        goto done;                                                                                            \
+#define DECANT_FAIL(err, code, ...)                                                                            \
+    do {                                                                                                       \
+        status = decant_error_set((err), (code), __FILE__, __LINE__, __VA_ARGS__);                             \
+        goto done;                                                                                             \
     } while (0)
 
 /* For functions with nothing to release. */

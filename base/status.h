@@ -4,15 +4,15 @@
 #define DECANT_BASE_STATUS_H
 
 /* code, exit status, sentence. Larger codes are worse: when ranks disagree, the largest one wins. */
-#define DECANT_STATUS_LIST(X)                                                                                 \
-    X(DECANT_OK, 0, "done")                                                                                   \
-    X(DECANT_INTERRUPTED, 75, "interrupted, can be resumed")                                                  \
-    X(DECANT_ERROR_USAGE, 2, "wrong usage")                                                                   \
-    X(DECANT_ERROR_INPUT, 3, "bad input")                                                                     \
-    X(DECANT_ERROR_MEMORY, 4, "not enough memory")                                                            \
-    X(DECANT_ERROR_DISK, 4, "cannot write to disk")                                                           \
-    X(DECANT_ERROR_DEVICE, 5, "device failure")                                                               \
-    X(DECANT_ERROR_MPI, 5, "MPI failure")                                                                     \
+#define DECANT_STATUS_LIST(X)                                                                                  \
+    X(DECANT_OK, 0, "done")                                                                                    \
+    X(DECANT_INTERRUPTED, 75, "interrupted, can be resumed")                                                   \
+    X(DECANT_ERROR_USAGE, 2, "wrong usage")                                                                    \
+    X(DECANT_ERROR_INPUT, 3, "bad input")                                                                      \
+    X(DECANT_ERROR_MEMORY, 4, "not enough memory")                                                             \
+    X(DECANT_ERROR_DISK, 4, "cannot write to disk")                                                            \
+    X(DECANT_ERROR_DEVICE, 5, "device failure")                                                                \
+    X(DECANT_ERROR_MPI, 5, "MPI failure")                                                                      \
     X(DECANT_ERROR_BUG, 70, "internal error")
 
 typedef enum decant_status {

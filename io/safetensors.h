@@ -1,7 +1,7 @@
 /* A model's tensors on disk: one safetensors file or the shards that model.safetensors.index.json names.
- * Files are mapped, so bytes are read only by the rank that touches them. Every offset, shape and type in a header is
- * checked against the file before use. Knows nothing of what the tensors mean.
- * Format: https://huggingface.co/docs/safetensors (an 8-byte little-endian header length, a JSON header, the data). */
+ * Files are mapped, so bytes are read only by the rank that touches them. Every offset, shape and type in a
+ * header is checked against the file before use. Knows nothing of what the tensors mean. Format:
+ * https://huggingface.co/docs/safetensors (an 8-byte little-endian header length, a JSON header, the data). */
 #ifndef DECANT_IO_SAFETENSORS_H
 #define DECANT_IO_SAFETENSORS_H
 
@@ -12,20 +12,20 @@
 #include <stdint.h>
 
 typedef struct decant_tensor {
-    const char *name;       /* owned by the model */
+    const char *name; /* owned by the model */
     decant_element element;
-    int dimensions;         /* 0 … 4 */
+    int dimensions; /* 0 … 4 */
     int64_t shape[4];
-    const void *data;       /* mapped, read-only, aligned to its element; owned by the model */
+    const void *data; /* mapped, read-only, aligned to its element; owned by the model */
     size_t size_bytes;
-    const char *file;       /* for messages; owned by the model */
+    const char *file; /* for messages; owned by the model */
 } decant_tensor;
 
 typedef struct decant_safetensors decant_safetensors;
 
-/* Opens every shard of the model in directory. Local, not collective. DECANT_ERROR_INPUT names the file and what is
- * wrong with it: missing, truncated, header not JSON, a tensor outside the file, overlapping, of an unknown type, or
- * of a size other than its shape says, or named twice. */
+/* Opens every shard of the model in directory. Local, not collective. DECANT_ERROR_INPUT names the file and
+ * what is wrong with it: missing, truncated, header not JSON, a tensor outside the file, overlapping, of an
+ * unknown type, or of a size other than its shape says, or named twice. */
 decant_status decant_safetensors_open(const char *directory, decant_safetensors **model, decant_error *err);
 void decant_safetensors_close(decant_safetensors **model); /* takes NULL, sets NULL */
 

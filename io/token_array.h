@@ -1,5 +1,5 @@
-/* Token ids from a NumPy .npy file: int32 or int64, little-endian, C order, [sequences, length] or one-dimensional.
- * Format: numpy.lib.format, versions 1.0 to 3.0. */
+/* Token ids from a NumPy .npy file: int32 or int64, little-endian, C order, [sequences, length] or
+ * one-dimensional. Format: numpy.lib.format, versions 1.0 to 3.0. */
 #ifndef DECANT_IO_TOKEN_ARRAY_H
 #define DECANT_IO_TOKEN_ARRAY_H
 
@@ -8,16 +8,16 @@
 #include <stdint.h>
 
 typedef struct decant_token_array {
-    int32_t *tokens;   /* [sequences, length], row-major; owned */
+    int32_t *tokens; /* [sequences, length], row-major; owned */
     int64_t sequences;
     int64_t length;
     uint32_t checksum; /* CRC-32 of tokens as stored here, for provenance */
 } decant_token_array;
 
 /* Reads the file. A one-dimensional array is cut into windows of window_length tokens, the rest dropped; a
- * two-dimensional one keeps its length (window_length 0, or equal to it). At most maximum_sequences are kept (0: all).
- * DECANT_ERROR_INPUT when the file is no such array, has a token outside [0, vocabulary_size), naming its place and
- * value, or yields no sequence of at least 2 tokens. */
+ * two-dimensional one keeps its length. At most maximum_sequences are kept (0: all). DECANT_ERROR_INPUT when the file
+ * is no such array, has a token outside [0, vocabulary_size), naming its place and value, or yields no sequence of at
+ * least 2 tokens. */
 decant_status decant_token_array_read(const char *path, int64_t window_length, int64_t maximum_sequences,
                                       int64_t vocabulary_size, decant_token_array *array, decant_error *err);
 void decant_token_array_free(decant_token_array *array);

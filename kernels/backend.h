@@ -1,19 +1,19 @@
-/* The one interface between the job and the arithmetic. A backend ("cpu", "cuda") is a value of decant_backend: five
- * small tables of functions and a state that only the backend knows.
+/* The one interface between the job and the arithmetic. A backend ("cpu", "cuda") is a value of decant_backend:
+ * five small tables of functions and a state that only the backend knows.
  *
  * Rules that every implementation keeps:
  *   - Arrays named "device" live where the backend computes (host memory for the CPU backend) and come from
  *     memory->allocate or weights->place. Arrays named "host" are ordinary memory.
- *   - Work is issued in order and may still run when a function returns; memory->download, memory->synchronize and
- *     functions that return host values wait for it.
- *   - Sums are taken in an order that depends on the shapes alone, never on thread counts, timing or how many calls
- *     came before: the same input gives the same bits.
- *   - Activations have the element type `activation` of the backend; weights are in the type of the file unless said
- *     otherwise; statistics are F32.
+ *   - Work is issued in order and may still run when a function returns; memory->download, memory->synchronize
+ * and functions that return host values wait for it.
+ *   - Sums are taken in an order that depends on the shapes alone, never on thread counts, timing or how many
+ * calls came before: the same input gives the same bits.
+ *   - Activations have the element type `activation` of the backend; weights are in the type of the file unless
+ * said otherwise; statistics are F32.
  *   - Nothing here knows of MPI, files or layers' names, and nothing here is collective.
  *
- * Shapes: T is the number of tokens of one sequence. A linear layer has `weight` [out, in] as in the model file and
- * computes y = x weightᵀ; "row" means output channel. */
+ * Shapes: T is the number of tokens of one sequence. A linear layer has `weight` [out, in] as in the model file
+ * and computes y = x weightᵀ; "row" means output channel. */
 #ifndef DECANT_KERNELS_BACKEND_H
 #define DECANT_KERNELS_BACKEND_H
 
@@ -25,7 +25,8 @@
 
 typedef struct decant_backend decant_backend;
 
-/* -------------------------------------------------------------------------------------------------- memory ---- */
+/* -------------------------------------------------------------------------------------------------- memory
+ * ---- */
 
 typedef struct decant_memory_kernels {
     /* size_bytes of device memory, zeroed; `what` names it in the message when there is not enough.
@@ -45,11 +46,13 @@ typedef struct decant_memory_kernels {
     /* Waits for all issued work; reports any failure of it. */
     decant_status (*synchronize)(decant_backend *backend, decant_error *err);
 
-    /* Device memory held through allocate and place, now and at the peak, and what the device has in all; bytes. */
+    /* Device memory held through allocate and place, now and at the peak, and what the device has in all;
+     * bytes. */
     void (*usage)(decant_backend *backend, int64_t *bytes, int64_t *peak_bytes, int64_t *device_bytes);
 } decant_memory_kernels;
 
-/* ------------------------------------------------------------------------------------------------- weights ---- */
+/* ------------------------------------------------------------------------------------------------- weights
+ * ---- */
 
 /* Which form a placed weight takes. */
 typedef enum decant_placement {
@@ -58,14 +61,15 @@ typedef enum decant_placement {
 } decant_placement;
 
 typedef struct decant_weight_kernels {
-    /* Brings a weight from host memory (often the mapped file, which must stay mapped until unplace) to where the
-     * backend computes. The CPU backend borrows host.data; the CUDA backend uploads it. */
+    /* Brings a weight from host memory (often the mapped file, which must stay mapped until unplace) to where
+     * the backend computes. The CPU backend borrows host.data; the CUDA backend uploads it. */
     decant_status (*place)(decant_backend *backend, decant_matrix host, decant_placement placement,
                            const char *what, decant_matrix *device, decant_error *err);
     void (*unplace)(decant_backend *backend, decant_matrix *device); /* leaves data NULL; takes NULL data too */
 } decant_weight_kernels;
 
-/* --------------------------------------------------------------------------------------------------- model ---- */
+/* --------------------------------------------------------------------------------------------------- model
+ * ---- */
 
 typedef enum decant_fisher_form {
     DECANT_FISHER_SEQUENCE, /* F += (dYᵀ X)∘(dYᵀ X): the squared gradient of one sequence's loss */
@@ -74,15 +78,16 @@ typedef enum decant_fisher_form {
 
 /* Causal grouped-query attention over one sequence. */
 typedef struct decant_attention_shape {
-    int64_t tokens;    /* T */
-    int heads;         /* query heads; a multiple of key_value_heads */
+    int64_t tokens; /* T */
+    int heads;      /* query heads; a multiple of key_value_heads */
     int key_value_heads;
     int head_dimension;
-    int64_t window;    /* keys a query sees, itself included; 0: all before it */
+    int64_t window; /* keys a query sees, itself included; 0: all before it */
 } decant_attention_shape;
 
 typedef struct decant_model_kernels {
-    /* y[t, :] = table[tokens[t], :].  tokens: host [T], each in [0, table.rows); table: placed [vocabulary, hidden]. */
+    /* y[t, :] = table[tokens[t], :].  tokens: host [T], each in [0, table.rows); table: placed [vocabulary,
+     * hidden]. */
     decant_status (*embed)(decant_backend *backend, const int32_t *tokens, decant_matrix table, decant_matrix y,
                            decant_error *err);
 
@@ -95,13 +100,15 @@ typedef struct decant_model_kernels {
                                        decant_matrix weight, const float *inverse_rms, decant_matrix dx,
                                        decant_error *err);
 
-    /* y = x weightᵀ, or y += x weightᵀ when accumulate.  x [T, in], weight [out, in] placed for compute, y [T, out]. */
+    /* y = x weightᵀ, or y += x weightᵀ when accumulate.  x [T, in], weight [out, in] placed for compute, y [T,
+     * out]. */
     decant_status (*linear)(decant_backend *backend, decant_matrix x, decant_matrix weight, bool accumulate,
                             decant_matrix y, decant_error *err);
     /* dx = dy weight, or dx += dy weight when accumulate.  dy [T, out], dx [T, in]. */
     decant_status (*linear_backward)(decant_backend *backend, decant_matrix dy, decant_matrix weight,
                                      bool accumulate, decant_matrix dx, decant_error *err);
-    /* Adds one sequence to the Fisher sums of a linear layer.  dy [T, out], x [T, in], fisher device F32 [out, in]. */
+    /* Adds one sequence to the Fisher sums of a linear layer.  dy [T, out], x [T, in], fisher device F32 [out,
+     * in]. */
     decant_status (*fisher_add)(decant_backend *backend, decant_fisher_form form, decant_matrix dy,
                                 decant_matrix x, float *fisher, decant_error *err);
 
@@ -125,24 +132,26 @@ typedef struct decant_model_kernels {
                                         decant_matrix dk, decant_matrix dv, decant_error *err);
 
     /* y = silu(gate) ∘ up, all [T, intermediate]. */
-    decant_status (*silu_multiply)(decant_backend *backend, decant_matrix gate, decant_matrix up, decant_matrix y,
-                                   decant_error *err);
+    decant_status (*silu_multiply)(decant_backend *backend, decant_matrix gate, decant_matrix up,
+                                   decant_matrix y, decant_error *err);
     decant_status (*silu_multiply_backward)(decant_backend *backend, decant_matrix gate, decant_matrix up,
                                             decant_matrix dy, decant_matrix dgate, decant_matrix dup,
                                             decant_error *err);
 
     /* Mean cross-entropy of next-token prediction, and its gradient.
-     *   logits [T, vocabulary]: row t predicts tokens[t + 1]; replaced by the gradient of the mean over the T − 1
-     *   targets (last row zero) when `gradient`, left alone otherwise
-     *   tokens host [T];  loss host: the mean, natural logarithm */
+     *   logits [T, vocabulary]: row t predicts tokens[t + 1]; replaced by the gradient of the mean over the T −
+     * 1 targets (last row zero) when `gradient`, left alone otherwise tokens host [T];  loss host: the mean,
+     * natural logarithm */
     decant_status (*cross_entropy)(decant_backend *backend, decant_matrix logits, const int32_t *tokens,
                                    bool gradient, double *loss, decant_error *err);
 } decant_model_kernels;
 
-/* ------------------------------------------------------------------------------------------------ quantize ---- */
+/* ------------------------------------------------------------------------------------------------ quantize
+ * ---- */
 
-/* Which weights of a matrix are taken out of the dense part, as the pattern of a CSR matrix (columns ascending in a
- * row); device arrays that the caller allocates for exactly `count` entries. count = 0: none, pointers may be NULL. */
+/* Which weights of a matrix are taken out of the dense part, as the pattern of a CSR matrix (columns ascending
+ * in a row); device arrays that the caller allocates for exactly `count` entries. count = 0: none, pointers may
+ * be NULL. */
 typedef struct decant_sparse_pattern {
     int64_t count;
     uint32_t *row_offsets; /* [rows + 1] */
@@ -157,12 +166,12 @@ typedef enum decant_level_search {
 /* Codes and levels of one matrix, packed as the container stores them (docs/container.md); device arrays. */
 typedef struct decant_packed_matrix {
     int64_t rows, columns;
-    int bits;                      /* 2 … 8 */
-    uint32_t *planes;              /* [rows, bits, ceil(columns / 32)]: bit j%32 of word j/32 of plane b of a row is
-                                      bit b of the code of column j; unused bits are zero */
-    uint16_t *levels;              /* F16 [rows, 2^bits], ascending in each row */
+    int bits;         /* 2 … 8 */
+    uint32_t *planes; /* [rows, bits, ceil(columns / 32)]: bit j%32 of word j/32 of plane b of a row is
+                         bit b of the code of column j; unused bits are zero */
+    uint16_t *levels; /* F16 [rows, 2^bits], ascending in each row */
     decant_sparse_pattern sparse;
-    uint16_t *sparse_values;       /* F16 [count]: added to the decoded level */
+    uint16_t *sparse_values; /* F16 [count]: added to the decoded level */
 } decant_packed_matrix;
 
 /* The error of one matrix under one candidate. */
@@ -176,43 +185,44 @@ enum { DECANT_BITS_MINIMUM = 2, DECANT_BITS_MAXIMUM = 8 };
 
 typedef struct decant_quantize_kernels {
     /* Chooses n_sensitive weights with the largest Fisher value, then n_outliers of the rest with the largest
-     * magnitude; among equals the lowest row-major index wins. Source: SqueezeLLM, section 4.2, with exact counts.
-     *   weight placed exact [rows, columns]; fisher device F32 of the same shape, NULL: all ones
-     *   pattern  count = n_sensitive + n_outliers, arrays allocated; filled */
+     * magnitude; among equals the lowest row-major index wins. Source: SqueezeLLM, section 4.2, with exact
+     * counts. weight placed exact [rows, columns]; fisher device F32 of the same shape, NULL: all ones pattern
+     * count = n_sensitive + n_outliers, arrays allocated; filled */
     decant_status (*select_sparse)(decant_backend *backend, decant_matrix weight, const float *fisher,
                                    int64_t n_sensitive, int64_t n_outliers, decant_sparse_pattern *pattern,
                                    decant_error *err);
 
-    /* Levels of every row that minimise Σ F (w − level)² over the weights not in the pattern, for several widths at
-     * once. A row whose F is all zero counts every weight once. Rounded to F16, ascending; a row with fewer distinct
-     * weights than levels repeats its last one.
-     *   bits [n_widths] ascending, each 2 … 8; seed is used by Lloyd alone
-     *   levels [n_widths] device arrays F16 [rows, 2^bits[i]]
-     * DECANT_ERROR_INPUT when a weight or F is not finite or F is negative, naming row and column. */
+    /* Levels of every row that minimise Σ F (w − level)² over the weights not in the pattern, for several
+     * widths at once. A row whose F is all zero counts every weight once. Rounded to F16, ascending; a row with
+     * fewer distinct weights than levels repeats its last one. bits [n_widths] ascending, each 2 … 8; seed is
+     * used by Lloyd alone levels [n_widths] device arrays F16 [rows, 2^bits[i]] DECANT_ERROR_INPUT when a
+     * weight or F is not finite or F is negative, naming row and column. */
     decant_status (*fit_levels)(decant_backend *backend, decant_matrix weight, const float *fisher,
                                 const decant_sparse_pattern *pattern, decant_level_search search, uint64_t seed,
                                 const int *bits, int n_widths, uint16_t *const *levels, decant_error *err);
 
-    /* The error of the nearest-level codes under these levels; what encode would store, measured without storing. */
+    /* The error of the nearest-level codes under these levels; what encode would store, measured without
+     * storing. */
     decant_status (*measure)(decant_backend *backend, decant_matrix weight, const float *fisher,
                              const decant_sparse_pattern *pattern, int bits, const uint16_t *levels,
                              decant_matrix_error *error, decant_error *err);
 
-    /* Fills packed->planes and packed->sparse_values from the weight, packed->levels and packed->sparse: each code is
-     * the nearest level (the lower on a tie), each sparse value F16(w − level). */
+    /* Fills packed->planes and packed->sparse_values from the weight, packed->levels and packed->sparse: each
+     * code is the nearest level (the lower on a tie), each sparse value F16(w − level). */
     decant_status (*encode)(decant_backend *backend, decant_matrix weight, decant_packed_matrix *packed,
                             decant_error *err);
 } decant_quantize_kernels;
 
-/* ------------------------------------------------------------------------------------------------ validate ---- */
+/* ------------------------------------------------------------------------------------------------ validate
+ * ---- */
 
 /* What two models say about one sequence; sums over its T − 1 targets, natural logarithms. */
 typedef struct decant_comparison {
-    double loss_original;  /* Σ −log p(target) */
+    double loss_original; /* Σ −log p(target) */
     double loss_quantized;
-    double divergence;     /* Σ KL(original ‖ quantized) over the whole vocabulary */
-    int64_t same_top;      /* positions where both rank the same token first (lowest index among equals) */
-    int64_t targets;       /* T − 1 */
+    double divergence; /* Σ KL(original ‖ quantized) over the whole vocabulary */
+    int64_t same_top;  /* positions where both rank the same token first (lowest index among equals) */
+    int64_t targets;   /* T − 1 */
 } decant_comparison;
 
 typedef struct decant_validate_kernels {
@@ -225,19 +235,20 @@ typedef struct decant_validate_kernels {
                              const int32_t *tokens, decant_comparison *comparison, decant_error *err);
 } decant_validate_kernels;
 
-/* ----------------------------------------------------------------------------------------------- a backend ---- */
+/* ----------------------------------------------------------------------------------------------- a backend
+ * ---- */
 
 struct decant_backend {
-    const char *name;           /* "cpu" or "cuda" */
-    decant_element activation;  /* element type of x, y, dx, dy above */
-    char device_name[128];      /* for the log and the report */
+    const char *name;          /* "cpu" or "cuda" */
+    decant_element activation; /* element type of x, y, dx, dy above */
+    char device_name[128];     /* for the log and the report */
     const decant_memory_kernels *memory;
     const decant_weight_kernels *weights;
     const decant_model_kernels *model;
     const decant_quantize_kernels *quantize;
     const decant_validate_kernels *validate;
     void (*destroy)(decant_backend *backend); /* behind decant_backend_destroy */
-    void *state;                /* the implementation's own */
+    void *state;                              /* the implementation's own */
 };
 
 /* Host memory, OpenMP, OpenBLAS; F32 activations. threads <= 0: as OpenMP decides. */

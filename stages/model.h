@@ -1,8 +1,8 @@
 /* The part of a model that one rank holds, and how a sequence passes through it, forward and backward.
  *
- * A family (stages/families/, one file each) knows the architecture: which linear layers a block has and how a block
- * computes. This file holds what all families share: where weights come from, the embedding, the head, the loss.
- * Knows nothing of ranks, files or schedules; computes only through kernels/backend.h. */
+ * A family (stages/families/, one file each) knows the architecture: which linear layers a block has and how a
+ * block computes. This file holds what all families share: where weights come from, the embedding, the head,
+ * the loss. Knows nothing of ranks, files or schedules; computes only through kernels/backend.h. */
 #ifndef DECANT_STAGES_MODEL_H
 #define DECANT_STAGES_MODEL_H
 
@@ -29,11 +29,12 @@ typedef struct decant_block {
 /* Where weights come from: a model folder, or a container. */
 typedef struct decant_weight_source {
     void *context;
-    /* The tensor `name` as a [rows, columns] matrix in host memory that stays valid while the source is open. */
-    decant_status (*matrix)(void *context, const char *name, int64_t rows, int64_t columns, decant_matrix *matrix,
-                            decant_error *err);
-    /* The packed form of linear layer `name`, made with backend->memory, or *packed = NULL when the source has only
-     * whole weights (the pointer itself may then be NULL). */
+    /* The tensor `name` as a [rows, columns] matrix in host memory that stays valid while the source is open.
+     */
+    decant_status (*matrix)(void *context, const char *name, int64_t rows, int64_t columns,
+                            decant_matrix *matrix, decant_error *err);
+    /* The packed form of linear layer `name`, made with backend->memory, or *packed = NULL when the source has
+     * only whole weights (the pointer itself may then be NULL). */
     decant_status (*packed)(void *context, decant_backend *backend, const char *name, int64_t rows,
                             int64_t columns, decant_packed_matrix **packed, decant_error *err);
 } decant_weight_source;
@@ -44,19 +45,21 @@ typedef struct decant_model_part {
     decant_backend *backend;           /* borrowed */
     const decant_model_config *config; /* borrowed */
     const decant_family *family;
-    int first_layer, layer_count;      /* may be 0 */
-    decant_block *blocks;              /* [layer_count] */
-    decant_matrix embedding;           /* [vocabulary, hidden] where this part begins the model, else data NULL */
-    decant_matrix final_norm;          /* where this part ends the model, else data NULL */
-    decant_matrix head;                /* [vocabulary, hidden]; the embedding again when tied */
-    float *cosines, *sines;            /* device F32 [tokens, head_dimension / 2] */
-    int64_t tokens;                    /* longest sequence it can take */
+    int first_layer, layer_count; /* may be 0 */
+    decant_block *blocks;         /* [layer_count] */
+    decant_matrix embedding;      /* [vocabulary, hidden] where this part begins the model, else data NULL */
+    decant_matrix final_norm;     /* where this part ends the model, else data NULL */
+    decant_matrix head;           /* [vocabulary, hidden]; the embedding again when tied */
+    float *cosines, *sines;       /* device F32 [tokens, head_dimension / 2] */
+    int64_t tokens;               /* longest sequence it can take */
 } decant_model_part;
 
-/* What a block keeps of its forward pass for its backward pass; sized for one sequence. Only the family looks inside. */
+/* What a block keeps of its forward pass for its backward pass; sized for one sequence. Only the family looks
+ * inside. */
 typedef struct decant_activations decant_activations;
 
-/* Fisher sums of a block's linear layers, in the family's order; device F32 [rows, columns] each, or NULL to skip. */
+/* Fisher sums of a block's linear layers, in the family's order; device F32 [rows, columns] each, or NULL to
+ * skip. */
 typedef struct decant_block_fisher {
     decant_fisher_form form;
     float *sums[DECANT_BLOCK_LINEARS];
@@ -77,7 +80,8 @@ struct decant_family {
                                         decant_error *err);
     void (*destroy_activations)(const decant_model_part *part, decant_activations **activations);
 
-    /* y = block(x), both [T, hidden], may not overlap; `kept` receives what the backward pass needs. T <= part->tokens. */
+    /* y = block(x), both [T, hidden], may not overlap; `kept` receives what the backward pass needs. T <=
+     * part->tokens. */
     decant_status (*forward)(const decant_model_part *part, const decant_block *block, decant_matrix x,
                              decant_matrix y, decant_activations *kept, decant_error *err);
     /* dx from dy, both [T, hidden], may be the same array; adds to the Fisher sums. `kept` is of the same x. */
@@ -90,9 +94,9 @@ struct decant_family {
 decant_status decant_family_find(const decant_model_config *config, const decant_family **family,
                                  decant_error *err);
 
-/* Loads the layers [first_layer, first_layer + layer_count) of a model, with the embedding when first_layer is 0 and
- * the final norm and head when they end the model. `tokens` is the longest sequence it will take. On failure *part is
- * empty; free it with decant_model_part_unload, which takes an empty part too. */
+/* Loads the layers [first_layer, first_layer + layer_count) of a model, with the embedding when first_layer is
+ * 0 and the final norm and head when they end the model. `tokens` is the longest sequence it will take. On
+ * failure *part is empty; free it with decant_model_part_unload, which takes an empty part too. */
 decant_status decant_model_part_load(decant_backend *backend, const decant_model_config *config,
                                      const decant_weight_source *source, int first_layer, int layer_count,
                                      int64_t tokens, decant_model_part *part, decant_error *err);

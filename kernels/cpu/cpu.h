@@ -4,16 +4,32 @@
 
 #include "kernels/backend.h"
 
+#include <omp.h>
+
 /* backend->state of a CPU backend. */
 typedef struct decant_cpu {
     int threads;               /* OpenMP threads of every parallel region */
-    int64_t bytes, peak_bytes; /* held through memory->allocate */
+    int64_t bytes, peak_bytes; /* held through memory->allocate, and copies made by weights->place */
+    void *scratch;             /* see decant_cpu_scratch */
+    size_t scratch_bytes;
+    void **copies; /* weights that place had to copy; the others are borrowed */
+    int64_t copy_count;
 } decant_cpu;
 
 static inline decant_cpu *decant_cpu_of(decant_backend *backend)
 {
     return (decant_cpu *)backend->state;
 }
+
+/* The calling thread's number in its team: its share of a scratch made for all. */
+static inline int64_t decant_cpu_thread(void)
+{
+    return omp_get_thread_num();
+}
+
+/* At least size_bytes of working space, aligned to 64 bytes and of any content, valid until the next call. It
+ * grows to the largest size asked for and is freed with the backend; ask before entering a parallel region. */
+decant_status decant_cpu_scratch(decant_backend *backend, size_t size_bytes, void **scratch, decant_error *err);
 
 extern const decant_memory_kernels decant_cpu_memory_kernels;     /* backend_cpu.c */
 extern const decant_weight_kernels decant_cpu_weight_kernels;     /* backend_cpu.c */

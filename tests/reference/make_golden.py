@@ -13,12 +13,13 @@ Each model is an ordinary Hugging Face folder with seeded random weights, small 
     llama_gqa_tied       grouped-query, tied embeddings, F16 in two shards, rope_theta inside "rope_parameters"
     llama_bf16_headdim   multi-query, untied head, BF16, a head_dim that is not hidden_size / heads
 
-and beside the model, in the same folder:
+and in the same folder:
 
-    tokens.npy           int32 [5, 37]
-    golden.safetensors   float32 unless said otherwise; NAME is e.g. model.layers.0.self_attn.q_proj
+    tokens.npy                  int32 [5, 37]
+    golden/model.safetensors    float32, a folder of its own so that whatever reads models reads it too;
+                                NAME is e.g. model.layers.0.self_attn.q_proj
         logits                 [5, 37, vocabulary]
-        loss                   [5], float64: each sequence's mean cross-entropy over its 36 next tokens
+        loss                   [5]: each sequence's mean cross-entropy over its 36 next tokens
         hidden.K               [37, hidden], sequence 0: K = 0 is the embedding, K = 1, 2, ... the output of block K - 1
                                (the last one before the final norm)
         gradient.NAME          [out, in], sequence 0: d loss / d weight
@@ -35,6 +36,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,10 +161,8 @@ def rms_norm_float64(self: modeling_llama.LlamaRMSNorm, x: Tensor) -> Tensor:
     return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
 
 
-def rotary_float64(
-    self: modeling_llama.LlamaRotaryEmbedding, x: Tensor, position_ids: Tensor
-) -> tuple[Tensor, Tensor]:
-    c = self.config
+def rotary_float64(self: modeling_llama.LlamaRotaryEmbedding, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    c: Any = self.config
     head_dim = c.head_dim or c.hidden_size // c.num_attention_heads
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
     angles = position_ids[..., None].double() * c.rope_parameters["rope_theta"] ** -exponents
@@ -200,13 +200,18 @@ def no_float32_inside() -> Iterator[None]:
 
 
 class Recorder:
-    """Keeps the input and the output's gradient of every linear layer, and the activations between blocks."""
+    """Keeps the input and the output's gradient of the blocks' linear layers, and the activations between blocks."""
 
-    def __init__(self, llama: LlamaForCausalLM) -> None:
+    def __init__(self, llama: LlamaForCausalLM, matrices: str = "") -> None:
+        """Watches the linear layers in whose names the pattern is found."""
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         self.hidden: list[Tensor] = []
-        self.linears = {name: module for name, module in llama.named_modules() if name.endswith(LINEAR_NAMES)}
+        self.linears = {
+            name: module
+            for name, module in llama.named_modules()
+            if name.endswith(LINEAR_NAMES) and re.search(matrices, name)
+        }
         for name, module in self.linears.items():
             module.register_forward_hook(self._keep_linear(name))
         for module in (llama.model.embed_tokens, *llama.model.layers):
@@ -222,14 +227,24 @@ class Recorder:
     def _keep_hidden(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.hidden.append(output.detach()[0])
 
-    def output_gradient(self, name: str) -> Tensor:
+    def input_and_output_gradient(self, name: str) -> tuple[Tensor, Tensor]:
+        """X [tokens, in] and dY [tokens, out] of the sequence that went through last."""
         gradient = self.outputs[name].grad
         assert gradient is not None
-        return gradient[0]
+        return self.inputs[name], gradient[0]
+
+    def fisher_terms(self, name: str) -> dict[str, Tensor]:
+        """What the sequence that went through last adds to the two Fisher sums, in float64."""
+        x, dy = (part.double() for part in self.input_and_output_gradient(name))
+        gradient = self.linears[name].weight.grad
+        return {
+            f"fisher_sequence.{name}": gradient.double().square(),
+            f"fisher_token.{name}": dy.square().T @ x.square(),
+        }
 
 
-def load(folder: Path, dtype: torch.dtype) -> LlamaForCausalLM:
-    llama = LlamaForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
+def load(folder: Path, dtype: torch.dtype, attention: str = "eager") -> LlamaForCausalLM:
+    llama = LlamaForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
     return llama.eval()
 
 
@@ -238,7 +253,7 @@ def mean_loss(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def compute(llama: LlamaForCausalLM, tokens: Tensor) -> dict[str, Tensor]:
-    """All golden numbers in the model's own precision; sequences go through one at a time."""
+    """All golden numbers, the model in its own precision; sequences go through one at a time."""
     recorder = Recorder(llama)
     result: dict[str, Tensor] = {}
     logits, losses = [], []
@@ -253,14 +268,13 @@ def compute(llama: LlamaForCausalLM, tokens: Tensor) -> dict[str, Tensor]:
         if index == 0:
             result |= {f"hidden.{k}": hidden for k, hidden in enumerate(recorder.hidden)}
         for name, linear in recorder.linears.items():
-            gradient = linear.weight.grad.clone()
-            x, dy = recorder.inputs[name], recorder.output_gradient(name)
             # The hooks see what autograd sees: the gradient is dY' X.
-            torch.testing.assert_close(dy.T @ x, gradient, rtol=1e-4, atol=1e-6)
+            x, dy = recorder.input_and_output_gradient(name)
+            torch.testing.assert_close(dy.T @ x, linear.weight.grad, rtol=1e-4, atol=1e-6)
             if index == 0:
-                result[f"gradient.{name}"] = gradient
-            for key, term in (("sequence", gradient.square()), ("token", dy.square().T @ x.square())):
-                result[f"fisher_{key}.{name}"] = result.get(f"fisher_{key}.{name}", torch.zeros_like(term)) + term
+                result[f"gradient.{name}"] = linear.weight.grad.clone()
+            for key, term in recorder.fisher_terms(name).items():
+                result[key] = result[key] + term if key in result else term
     return result | {"logits": torch.stack(logits), "loss": torch.stack(losses)}
 
 
@@ -284,10 +298,11 @@ def make(model: Model, folder: Path) -> None:
     difference, worst = largest_relative_difference(compute(load(folder, torch.float32), token_tensor), golden)
     if difference > FLOAT32_TOLERANCE:
         raise SystemExit(f"{model.name}: {worst} differs by {difference:.1e} between float32 and float64")
-    stored = {name: value if name == "loss" else value.float() for name, value in golden.items()}
-    write_tensors(folder / "golden.safetensors", {name: value.contiguous() for name, value in stored.items()})
+    (folder / "golden").mkdir(exist_ok=True)
+    stored = {name: value.float().contiguous() for name, value in golden.items()}
+    write_tensors(folder / "golden" / "model.safetensors", stored)
 
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     losses = " ".join(f"{loss:.9f}" for loss in golden["loss"].tolist())
     print(
         f"{model.name}: {size / 1e6:.2f} MB, loss {losses}, logits std {golden['logits'].std():.3f}, "

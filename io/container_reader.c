@@ -1,0 +1,501 @@
+/* Reading a container, declared in container.h.
+ *
+ * A container is trusted only after its seal was found to fit, and even then each link, type and shape is
+ * looked at before use: only hard links, datasets that lie contiguously in this very file, whole within it, of
+ * a type that decant stores. Local: no communication. */
+#include "io/container.h"
+
+#include "base/memory.h"
+#include "io/checksum.h"
+#include "io/container_seal.h"
+#include "io/hdf5_support.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct decant_container {
+    hid_t file;
+    char *path;          /* owned */
+    uint64_t size_bytes; /* of the file */
+};
+
+enum { VERIFY_BYTES = 1 << 20, TEXT_LARGEST_BYTES = 64 << 20 };
+
+/* ------------------------------------------------------------------------------------------------ open ---- */
+
+static decant_status open_file(decant_container *container, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    hsize_t size_bytes;
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+    /* A finished container does not change, and not every cluster's filesystem can lock. */
+    if (access < 0 || H5Pset_file_locking(access, false, true) < 0)
+        DECANT_HDF5_FAIL(err, DECANT_ERROR_INPUT, "%s: cannot be opened", container->path);
+    container->file = H5Fopen(container->path, H5F_ACC_RDONLY, access);
+    if (container->file < 0 || H5Fget_filesize(container->file, &size_bytes) < 0)
+        DECANT_HDF5_FAIL(err, DECANT_ERROR_INPUT, "%s: cannot be opened", container->path);
+    container->size_bytes = size_bytes;
+done:
+    if (access >= 0)
+        H5Pclose(access);
+    return status;
+}
+
+static decant_status check_format(const decant_container *container, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    char format[16];
+    int64_t version = 0;
+    DECANT_TRY(decant_container_get_text(container, "/", "format", format, sizeof format, err));
+    if (strcmp(format, "decant") != 0)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: is no decant container", container->path);
+    DECANT_TRY(decant_container_get_integer(container, "/", "schema_version", &version, err));
+    if (version < 1 || version > DECANT_CONTAINER_VERSION)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: has schema version %lld, this program reads up to %d",
+                    container->path, (long long)version, DECANT_CONTAINER_VERSION);
+done:
+    return status;
+}
+
+decant_status decant_container_open(const char *path, decant_container **container, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    void *memory = NULL;
+    *container = NULL;
+    decant_hdf5_silence();
+    DECANT_TRY(decant_container_check_seal(path, err));
+    DECANT_TRY(decant_memory_allocate(sizeof **container, "a container", &memory, err));
+    *container = memory;
+    (*container)->file = H5I_INVALID_HID;
+    DECANT_TRY(decant_memory_copy_string(path, &(*container)->path, err));
+    DECANT_TRY(open_file(*container, err));
+    DECANT_TRY(check_format(*container, err));
+done:
+    if (status != DECANT_OK)
+        decant_container_close(container);
+    return status;
+}
+
+void decant_container_close(decant_container **container)
+{
+    if (!*container)
+        return;
+    if ((*container)->file >= 0)
+        H5Fclose((*container)->file);
+    decant_memory_free((*container)->path);
+    decant_memory_free(*container);
+    *container = NULL;
+}
+
+/* ----------------------------------------------------------------------------------------- find things ---- */
+
+bool decant_container_has(const decant_container *container, const char *path)
+{
+    char prefix[DECANT_CONTAINER_PATH_BYTES];
+    size_t length = strlen(path);
+    if (length == 0 || length >= sizeof prefix || path[0] != '/')
+        return false;
+    if (length == 1)
+        return true;
+    for (const char *end = path; *end;) {
+        end += 1 + strcspn(end + 1, "/");
+        snprintf(prefix, sizeof prefix, "%.*s", (int)(end - path), path);
+        H5L_info_t link;
+        /* Soft and external links may lead out of the file. */
+        if (end[-1] == '/' || H5Lget_info(container->file, prefix, &link, H5P_DEFAULT) < 0 ||
+            link.type != H5L_TYPE_HARD)
+            return false;
+    }
+    return true;
+}
+
+/* Opens a dataset or group. */
+static decant_status open_object(const decant_container *container, const char *path, hid_t *object,
+                                 decant_error *err)
+{
+    *object = H5I_INVALID_HID;
+    if (!decant_container_has(container, path))
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: has no %.256s", container->path, path);
+    *object = H5Oopen(container->file, path, H5P_DEFAULT);
+    if (*object < 0)
+        return decant_hdf5_fail(err, DECANT_ERROR_INPUT, __FILE__, __LINE__, "%s: %s cannot be opened",
+                                container->path, path);
+    return DECANT_OK;
+}
+
+/* A dataset that passed all checks. */
+typedef struct dataset {
+    hid_t id;
+    decant_stored type;
+    decant_shape shape;
+    int64_t elements;
+} dataset;
+
+static decant_status read_shape(const decant_container *container, const char *path, dataset *opened,
+                                decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    hsize_t extent[DECANT_CONTAINER_DIMENSIONS] = {0};
+    hid_t space = H5Dget_space(opened->id);
+    H5S_class_t class = space < 0 ? H5S_NO_CLASS : H5Sget_simple_extent_type(space);
+    if (class != H5S_SCALAR && class != H5S_SIMPLE)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: dataset %s has no shape", container->path, path);
+    opened->shape.dimensions = H5Sget_simple_extent_ndims(space);
+    if (opened->shape.dimensions < 0 || opened->shape.dimensions > DECANT_CONTAINER_DIMENSIONS)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: dataset %s has %d dimensions", container->path, path,
+                    opened->shape.dimensions);
+    if (opened->shape.dimensions > 0 && H5Sget_simple_extent_dims(space, extent, NULL) < 0)
+        DECANT_HDF5_FAIL(err, DECANT_ERROR_INPUT, "%s: dataset %s", container->path, path);
+    for (int d = 0; d < opened->shape.dimensions; d++)
+        opened->shape.extent[d] = extent[d] <= INT64_MAX ? (int64_t)extent[d] : -1;
+    if (!decant_hdf5_count(opened->type, &opened->shape, &opened->elements))
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: the shape of dataset %s is not possible", container->path,
+                    path);
+done:
+    if (space >= 0)
+        H5Sclose(space);
+    return status;
+}
+
+/* The data lie in one stretch within this file. */
+static decant_status check_storage(const decant_container *container, const char *path, const dataset *opened,
+                                   decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    uint64_t size_bytes = (uint64_t)opened->elements * decant_stored_bytes(opened->type);
+    hid_t creation = H5Dget_create_plist(opened->id);
+    if (creation < 0 || H5Pget_layout(creation) != H5D_CONTIGUOUS || H5Pget_external_count(creation) != 0)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: dataset %s is not stored as decant stores it",
+                    container->path, path);
+    haddr_t offset = size_bytes ? H5Dget_offset(opened->id) : 0;
+    if (offset == HADDR_UNDEF || offset > container->size_bytes ||
+        size_bytes > container->size_bytes - offset || H5Dget_storage_size(opened->id) < size_bytes)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: dataset %s lies outside of the file", container->path, path);
+done:
+    if (creation >= 0)
+        H5Pclose(creation);
+    return status;
+}
+
+static decant_status read_type(const decant_container *container, const char *path, dataset *opened,
+                               decant_error *err)
+{
+    char element[8];
+    hid_t type = H5Dget_type(opened->id);
+    bool is_known = type >= 0 && decant_hdf5_stored(type, &opened->type);
+    if (type >= 0)
+        H5Tclose(type);
+    if (!is_known)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: dataset %s is of a type that decant does not store",
+                            container->path, path);
+    if (opened->type != DECANT_STORED_U16 || H5Aexists(opened->id, "element") <= 0)
+        return DECANT_OK;
+    decant_status status = decant_container_get_text(container, path, "element", element, sizeof element, err);
+    if (status == DECANT_OK && strcmp(element, "BF16") == 0)
+        opened->type = DECANT_STORED_BF16;
+    return status;
+}
+
+/* Opens a dataset and checks what it claims; closed with H5Oclose, also on failure when opened->id is valid. */
+static decant_status open_dataset(const decant_container *container, const char *path, dataset *opened,
+                                  decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    *opened = (dataset){.id = H5I_INVALID_HID};
+    DECANT_TRY(open_object(container, path, &opened->id, err));
+    if (H5Iget_type(opened->id) != H5I_DATASET)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: %s is no dataset", container->path, path);
+    DECANT_TRY(read_type(container, path, opened, err));
+    DECANT_TRY(read_shape(container, path, opened, err));
+    DECANT_TRY(check_storage(container, path, opened, err));
+done:
+    return status;
+}
+
+static void close_dataset(dataset *opened)
+{
+    if (opened->id >= 0)
+        H5Oclose(opened->id);
+}
+
+decant_status decant_container_describe(const decant_container *container, const char *path,
+                                        decant_stored *type, decant_shape *shape, decant_error *err)
+{
+    dataset opened;
+    decant_status status = open_dataset(container, path, &opened, err);
+    *type = opened.type;
+    *shape = opened.shape;
+    close_dataset(&opened);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------------ data ---- */
+
+static decant_status transfer(const decant_container *container, const char *path, const dataset *opened,
+                              int64_t first, int64_t count, void *data, decant_error *err)
+{
+    char what[DECANT_ERROR_MESSAGE_BYTES];
+    snprintf(what, sizeof what, "%s: dataset %s cannot be read", container->path, path);
+    return decant_hdf5_transfer(opened->id, DECANT_HDF5_READ, opened->type, &opened->shape, first, count, data,
+                                DECANT_ERROR_INPUT, what, err);
+}
+
+static decant_status check_type(const decant_container *container, const char *path, const dataset *opened,
+                                decant_stored type, decant_error *err)
+{
+    if (opened->type != type)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: dataset %s is not of the type that belongs there",
+                            container->path, path);
+    return DECANT_OK;
+}
+
+decant_status decant_container_read(const decant_container *container, const char *path, decant_stored type,
+                                    const decant_shape *shape, void *data, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    dataset opened;
+    DECANT_TRY(open_dataset(container, path, &opened, err));
+    DECANT_TRY(check_type(container, path, &opened, type, err));
+    bool is_equal = opened.shape.dimensions == shape->dimensions;
+    for (int d = 0; is_equal && d < shape->dimensions; d++)
+        is_equal = opened.shape.extent[d] == shape->extent[d];
+    if (!is_equal)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: dataset %s has not the shape that belongs there",
+                    container->path, path);
+    DECANT_TRY(transfer(container, path, &opened, 0, opened.elements, data, err));
+done:
+    close_dataset(&opened);
+    return status;
+}
+
+decant_status decant_container_read_part(const decant_container *container, const char *path,
+                                         decant_stored type, int64_t first, int64_t count, void *data,
+                                         decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    dataset opened;
+    DECANT_TRY(open_dataset(container, path, &opened, err));
+    DECANT_TRY(check_type(container, path, &opened, type, err));
+    if (first < 0 || count < 0 || first > opened.elements || count > opened.elements - first)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: dataset %s has %lld elements, too few for what belongs there",
+                    container->path, path, (long long)opened.elements);
+    DECANT_TRY(transfer(container, path, &opened, first, count, data, err));
+done:
+    close_dataset(&opened);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------ attributes ---- */
+
+/* Opens an attribute of one element of the given class. */
+static decant_status open_attribute(const decant_container *container, const char *path, const char *name,
+                                    H5T_class_t class, hid_t *attribute, hid_t *type, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    hid_t object = H5I_INVALID_HID, space = H5I_INVALID_HID;
+    *attribute = *type = H5I_INVALID_HID;
+    DECANT_TRY(open_object(container, path, &object, err));
+    if (H5Aexists(object, name) <= 0)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: %s has no attribute %s", container->path, path, name);
+    *attribute = H5Aopen(object, name, H5P_DEFAULT);
+    space = *attribute < 0 ? H5I_INVALID_HID : H5Aget_space(*attribute);
+    *type = *attribute < 0 ? H5I_INVALID_HID : H5Aget_type(*attribute);
+    if (space < 0 || *type < 0)
+        DECANT_HDF5_FAIL(err, DECANT_ERROR_INPUT, "%s: attribute %s of %s", container->path, name, path);
+    if (H5Tget_class(*type) != class || H5Sget_simple_extent_npoints(space) != 1)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: attribute %s of %s is of another kind than belongs there",
+                    container->path, name, path);
+done:
+    if (space >= 0)
+        H5Sclose(space);
+    if (object >= 0)
+        H5Oclose(object);
+    return status;
+}
+
+static void close_attribute(hid_t attribute, hid_t type)
+{
+    if (type >= 0)
+        H5Tclose(type);
+    if (attribute >= 0)
+        H5Aclose(attribute);
+}
+
+decant_status decant_container_get_text(const decant_container *container, const char *path, const char *name,
+                                        char *text, size_t size, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    hid_t attribute, type;
+    void *whole = NULL;
+    DECANT_TRY(open_attribute(container, path, name, H5T_STRING, &attribute, &type, err));
+    size_t stored_bytes = H5Tget_size(type);
+    if (H5Tis_variable_str(type) != 0 || stored_bytes == 0 || stored_bytes > TEXT_LARGEST_BYTES)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: attribute %s of %s is no text of fixed length",
+                    container->path, name, path);
+    DECANT_TRY(decant_memory_allocate(stored_bytes + 1, name, &whole, err));
+    if (H5Aread(attribute, type, whole) < 0)
+        DECANT_HDF5_FAIL(err, DECANT_ERROR_INPUT, "%s: attribute %s of %s", container->path, name, path);
+    snprintf(text, size, "%s", (const char *)whole);
+done:
+    close_attribute(attribute, type);
+    decant_memory_free(whole);
+    return status;
+}
+
+decant_status decant_container_get_integer(const decant_container *container, const char *path,
+                                           const char *name, int64_t *value, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    hid_t attribute, type;
+    DECANT_TRY(open_attribute(container, path, name, H5T_INTEGER, &attribute, &type, err));
+    if (H5Tequal(type, H5T_STD_I64LE) <= 0 || H5Aread(attribute, H5T_NATIVE_INT64, value) < 0)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: attribute %s of %s is no 64-bit integer", container->path,
+                    name, path);
+done:
+    close_attribute(attribute, type);
+    return status;
+}
+
+decant_status decant_container_get_real(const decant_container *container, const char *path, const char *name,
+                                        double *value, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    hid_t attribute, type;
+    DECANT_TRY(open_attribute(container, path, name, H5T_FLOAT, &attribute, &type, err));
+    if (H5Tequal(type, H5T_IEEE_F64LE) <= 0 || H5Aread(attribute, H5T_NATIVE_DOUBLE, value) < 0)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: attribute %s of %s is no 64-bit real number", container->path,
+                    name, path);
+done:
+    close_attribute(attribute, type);
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------------- all datasets ---- */
+
+/* The paths of all datasets while they are collected. */
+typedef struct path_list {
+    char (*paths)[DECANT_CONTAINER_PATH_BYTES];
+    int64_t count, room;
+    decant_status status;
+    decant_error *err;
+} path_list;
+
+static decant_status add_path(path_list *list, const char *name)
+{
+    if (strlen(name) + 2 > DECANT_CONTAINER_PATH_BYTES)
+        return DECANT_ERROR(list->err, DECANT_ERROR_INPUT, "%.200s…: the path is too long", name);
+    if (list->count == list->room) {
+        int64_t room = list->room ? 2 * list->room : 64;
+        void *paths = list->paths;
+        decant_status status =
+            decant_memory_resize((size_t)room * sizeof *list->paths, "paths of datasets", &paths, list->err);
+        if (status != DECANT_OK)
+            return status;
+        list->paths = paths;
+        list->room = room;
+    }
+    snprintf(list->paths[list->count++], sizeof *list->paths, "/%s", name);
+    return DECANT_OK;
+}
+
+static herr_t visit_object(hid_t object, const char *name, const H5O_info_t *about, void *context)
+{
+    (void)object;
+    path_list *list = context;
+    if (about->type != H5O_TYPE_DATASET)
+        return 0;
+    list->status = add_path(list, name);
+    return list->status == DECANT_OK ? 0 : -1;
+}
+
+static int compare_paths(const void *left, const void *right)
+{
+    return strcmp(left, right);
+}
+
+decant_status decant_container_each(const decant_container *container, decant_container_visit visit,
+                                    void *context, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    path_list list = {.status = DECANT_OK, .err = err};
+    herr_t visited =
+        H5Ovisit2(container->file, H5_INDEX_NAME, H5_ITER_INC, visit_object, &list, H5O_INFO_BASIC);
+    DECANT_TRY(list.status);
+    if (visited < 0)
+        DECANT_HDF5_FAIL(err, DECANT_ERROR_INPUT, "%s: its datasets cannot be listed", container->path);
+    if (list.count)
+        qsort(list.paths, (size_t)list.count, sizeof *list.paths, compare_paths);
+    for (int64_t i = 0; i < list.count; i++) {
+        decant_stored type;
+        decant_shape shape;
+        DECANT_TRY(decant_container_describe(container, list.paths[i], &type, &shape, err));
+        DECANT_TRY(visit(context, list.paths[i], type, &shape, err));
+    }
+done:
+    decant_memory_free(list.paths);
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------------------- verify ---- */
+
+typedef struct verification {
+    const decant_container *container;
+    void *buffer; /* VERIFY_BYTES */
+    int64_t datasets, bytes;
+} verification;
+
+/* The checksum of a dataset's bytes, read in pieces. */
+static decant_status sum_dataset(const verification *progress, const char *path, const dataset *opened,
+                                 uint32_t *checksum, decant_error *err)
+{
+    size_t element_bytes = decant_stored_bytes(opened->type);
+    int64_t most = VERIFY_BYTES / (int64_t)element_bytes;
+    decant_status status = DECANT_OK;
+    *checksum = 0;
+    for (int64_t first = 0; first < opened->elements && status == DECANT_OK; first += most) {
+        int64_t count = opened->elements - first < most ? opened->elements - first : most;
+        status = transfer(progress->container, path, opened, first, count, progress->buffer, err);
+        *checksum = decant_checksum(*checksum, progress->buffer, (size_t)count * element_bytes);
+    }
+    return status;
+}
+
+static decant_status verify_dataset(void *context, const char *path, decant_stored type,
+                                    const decant_shape *shape, decant_error *err)
+{
+    (void)shape;
+    verification *progress = context;
+    decant_status status = DECANT_OK;
+    dataset opened = {.id = H5I_INVALID_HID};
+    int64_t expected = 0;
+    uint32_t checksum = 0;
+    DECANT_TRY(decant_container_get_integer(progress->container, path, "crc32", &expected, err));
+    DECANT_TRY(open_dataset(progress->container, path, &opened, err));
+    DECANT_TRY(sum_dataset(progress, path, &opened, &checksum, err));
+    if (expected != (int64_t)checksum)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT,
+                    "%s: dataset %s is damaged: its checksum is %08lx, it was written with %08llx",
+                    progress->container->path, path, (unsigned long)checksum, (unsigned long long)expected);
+    progress->datasets++;
+    progress->bytes += opened.elements * (int64_t)decant_stored_bytes(type);
+done:
+    close_dataset(&opened);
+    return status;
+}
+
+decant_status decant_container_verify(const decant_container *container, int64_t *datasets, int64_t *bytes,
+                                      decant_error *err)
+{
+    verification progress = {.container = container};
+    decant_status status =
+        decant_memory_allocate(VERIFY_BYTES, "a buffer to verify with", &progress.buffer, err);
+    if (status == DECANT_OK)
+        status = decant_container_each(container, verify_dataset, &progress, err);
+    decant_memory_free(progress.buffer);
+    if (datasets)
+        *datasets = progress.datasets;
+    if (bytes)
+        *bytes = progress.bytes;
+    return status;
+}

@@ -1,0 +1,18 @@
+/* A file mapped read-only into memory. Knows nothing of what is in it. */
+#ifndef DECANT_IO_MAPPED_FILE_H
+#define DECANT_IO_MAPPED_FILE_H
+
+#include "base/error.h"
+
+#include <stddef.h>
+
+typedef struct decant_mapped_file {
+    const unsigned char *data; /* NULL when size_bytes is 0 */
+    size_t size_bytes;
+} decant_mapped_file;
+
+/* DECANT_ERROR_INPUT, naming path, when it is missing, unreadable or no regular file. */
+decant_status decant_mapped_file_open(const char *path, decant_mapped_file *file, decant_error *err);
+void decant_mapped_file_close(decant_mapped_file *file); /* takes a file that is closed or all zero */
+
+#endif

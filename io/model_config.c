@@ -1,0 +1,294 @@
+/* config.json, key by key. What a key asks for and the program does not compute is an error here: a model read
+ * in part would be quantized wrongly without a word. */
+#include "io/model_config.h"
+
+#include "base/memory.h"
+#include "io/json.h"
+#include "io/mapped_file.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { CONFIG_LARGEST_BYTES = 16 << 20 };
+
+/* A config object and the name its messages use. */
+typedef struct config_reader {
+    const cJSON *object;
+    const char *origin;
+    const char *prefix; /* of key names in messages: "" or "rope_parameters." */
+} config_reader;
+
+static decant_status read_integer(config_reader reader, const char *key, int64_t absent, int64_t *value,
+                                  decant_error *err)
+{
+    const cJSON *member;
+    decant_status status = decant_json_member(reader.object, key, reader.origin, &member, err);
+    if (status != DECANT_OK)
+        return status;
+    if (!member && absent > 0) {
+        *value = absent;
+        return DECANT_OK;
+    }
+    if (!member)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: has no \"%s%s\"", reader.origin, reader.prefix, key);
+    if (!decant_json_is_integer(member, 1, INT_MAX, value))
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is no integer from 1 to %d", reader.origin,
+                            reader.prefix, key, INT_MAX);
+    return DECANT_OK;
+}
+
+static decant_status read_int(config_reader reader, const char *key, int64_t absent, int *value,
+                              decant_error *err)
+{
+    int64_t wide = 0;
+    decant_status status = read_integer(reader, key, absent, &wide, err);
+    *value = (int)wide;
+    return status;
+}
+
+/* A number in (0, largest]; *value is left alone when the key is absent. */
+static decant_status read_real(config_reader reader, const char *key, double largest, bool *found,
+                               double *value, decant_error *err)
+{
+    const cJSON *member;
+    *found = false;
+    decant_status status = decant_json_member(reader.object, key, reader.origin, &member, err);
+    if (status != DECANT_OK || !member)
+        return status;
+    if (!cJSON_IsNumber(member) || !(member->valuedouble > 0 && member->valuedouble <= largest))
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is no number above 0 and up to %g",
+                            reader.origin, reader.prefix, key, largest);
+    *found = true;
+    *value = member->valuedouble;
+    return DECANT_OK;
+}
+
+/* false when absent */
+static decant_status read_flag(config_reader reader, const char *key, bool *value, decant_error *err)
+{
+    const cJSON *member;
+    *value = false;
+    decant_status status = decant_json_member(reader.object, key, reader.origin, &member, err);
+    if (status != DECANT_OK || !member)
+        return status;
+    if (!cJSON_IsBool(member))
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is neither true nor false", reader.origin,
+                            reader.prefix, key);
+    *value = cJSON_IsTrue(member);
+    return DECANT_OK;
+}
+
+static decant_status require_absent(config_reader reader, const char *key, const char *why, decant_error *err)
+{
+    const cJSON *member;
+    decant_status status = decant_json_member(reader.object, key, reader.origin, &member, err);
+    if (status == DECANT_OK && member)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is set: %s", reader.origin, reader.prefix,
+                            key, why);
+    return status;
+}
+
+static decant_status require_false(config_reader reader, const char *key, decant_error *err)
+{
+    bool value;
+    decant_status status = read_flag(reader, key, &value, err);
+    if (status == DECANT_OK && value)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is true, which decant does not compute",
+                            reader.origin, reader.prefix, key);
+    return status;
+}
+
+/* Absent, or exactly this text. */
+static decant_status require_text(config_reader reader, const char *key, const char *expected,
+                                  decant_error *err)
+{
+    const cJSON *member;
+    decant_status status = decant_json_member(reader.object, key, reader.origin, &member, err);
+    if (status == DECANT_OK && member &&
+        (!cJSON_IsString(member) || strcmp(member->valuestring, expected) != 0))
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is not \"%s\", the only one decant computes",
+                            reader.origin, reader.prefix, key, expected);
+    return status;
+}
+
+/* Absent, or 1. */
+static decant_status require_one(config_reader reader, const char *key, decant_error *err)
+{
+    const cJSON *member;
+    decant_status status = decant_json_member(reader.object, key, reader.origin, &member, err);
+    if (status == DECANT_OK && member && (!cJSON_IsNumber(member) || member->valuedouble != 1))
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is not 1, the only value decant computes",
+                            reader.origin, reader.prefix, key);
+    return status;
+}
+
+static decant_status read_architecture(config_reader reader, decant_model_config *config, decant_error *err)
+{
+    const cJSON *member;
+    decant_status status = decant_json_member(reader.object, "architectures", reader.origin, &member, err);
+    if (status != DECANT_OK)
+        return status;
+    const cJSON *first = cJSON_IsArray(member) ? member->child : NULL;
+    if (!cJSON_IsString(first) || !*first->valuestring)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"architectures\" names no architecture",
+                            reader.origin);
+    if (strlen(first->valuestring) >= sizeof config->architecture)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                            "%s: the name in \"architectures\" is longer than %zu bytes", reader.origin,
+                            sizeof config->architecture - 1);
+    snprintf(config->architecture, sizeof config->architecture, "%s", first->valuestring);
+    return DECANT_OK;
+}
+
+static decant_status read_sizes(config_reader reader, decant_model_config *config, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    DECANT_TRY(read_integer(reader, "hidden_size", 0, &config->hidden_size, err));
+    DECANT_TRY(read_integer(reader, "intermediate_size", 0, &config->intermediate_size, err));
+    DECANT_TRY(read_integer(reader, "vocab_size", 0, &config->vocabulary_size, err));
+    DECANT_TRY(read_int(reader, "num_hidden_layers", 0, &config->layers, err));
+    DECANT_TRY(read_int(reader, "num_attention_heads", 0, &config->heads, err));
+    DECANT_TRY(read_int(reader, "num_key_value_heads", config->heads, &config->key_value_heads, err));
+    DECANT_TRY(read_integer(reader, "max_position_embeddings", 0, &config->maximum_positions, err));
+    DECANT_TRY(read_flag(reader, "tie_word_embeddings", &config->tied_head, err));
+    /* 0 stands for absent until the division is known to come out even. */
+    int64_t derived = config->hidden_size % config->heads == 0 ? config->hidden_size / config->heads : 0;
+    DECANT_TRY(read_int(reader, "head_dim", derived, &config->head_dimension, err));
+done:
+    return status;
+}
+
+static decant_status check_sizes(const decant_model_config *config, const char *origin, decant_error *err)
+{
+    if (config->heads % config->key_value_heads != 0)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                            "%s: \"num_attention_heads\" %d is no multiple of \"num_key_value_heads\" %d",
+                            origin, config->heads, config->key_value_heads);
+    if (config->head_dimension % 2 != 0)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                            "%s: the head dimension %d (\"head_dim\", or \"hidden_size\" over "
+                            "\"num_attention_heads\") is odd",
+                            origin, config->head_dimension);
+    int64_t attention_width = (int64_t)config->heads * config->head_dimension;
+    if (attention_width > INT_MAX)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                            "%s: \"num_attention_heads\" times the head dimension is beyond %d", origin,
+                            INT_MAX);
+    /* All layers' largest matrices in F64 are countable in int64_t, and so is everything smaller. */
+    int64_t widest = config->vocabulary_size;
+    widest = config->intermediate_size > widest ? config->intermediate_size : widest;
+    widest = attention_width > widest ? attention_width : widest;
+    int64_t elements, bytes;
+    enum { MATRICES_OF_A_LAYER = 16, BYTES_OF_F64 = 8 };
+    if (__builtin_mul_overflow(config->hidden_size * widest, (int64_t)config->layers, &elements) ||
+        __builtin_mul_overflow(elements, (int64_t)MATRICES_OF_A_LAYER * BYTES_OF_F64, &bytes))
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                            "%s: a model of %d layers of hidden size %lld and width %lld is too large to count",
+                            origin, config->layers, (long long)config->hidden_size, (long long)widest);
+    return DECANT_OK;
+}
+
+/* rope_theta, in either of the two places where transformers has put it. */
+static decant_status read_rotary(config_reader reader, decant_model_config *config, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    bool found, found_inside = false;
+    const cJSON *parameters;
+    double inside = 0;
+    const double largest_base = 1e12;
+    config->rotary_base = 10000;
+    DECANT_TRY(require_absent(reader, "rope_scaling", "decant computes unscaled rotary embeddings only", err));
+    DECANT_TRY(require_one(reader, "partial_rotary_factor", err));
+    DECANT_TRY(read_real(reader, "rope_theta", largest_base, &found, &config->rotary_base, err));
+    DECANT_TRY(decant_json_member(reader.object, "rope_parameters", reader.origin, &parameters, err));
+    if (!parameters)
+        goto done;
+    if (!cJSON_IsObject(parameters))
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: \"rope_parameters\" is no object", reader.origin);
+    config_reader inner = {parameters, reader.origin, "rope_parameters."};
+    DECANT_TRY(require_text(inner, "rope_type", "default", err));
+    DECANT_TRY(require_one(inner, "partial_rotary_factor", err));
+    DECANT_TRY(require_text(inner, "type", "default", err));
+    DECANT_TRY(read_real(inner, "rope_theta", largest_base, &found_inside, &inside, err));
+    if (found && found_inside && inside != config->rotary_base)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT,
+                    "%s: \"rope_theta\" is %g, but \"rope_parameters.rope_theta\" is %g", reader.origin,
+                    config->rotary_base, inside);
+    if (found_inside)
+        config->rotary_base = inside;
+done:
+    return status;
+}
+
+static decant_status read_members(config_reader reader, decant_model_config *config, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    bool found;
+    double epsilon = 0;
+    DECANT_TRY(read_architecture(reader, config, err));
+    DECANT_TRY(read_sizes(reader, config, err));
+    DECANT_TRY(check_sizes(config, reader.origin, err));
+    DECANT_TRY(read_real(reader, "rms_norm_eps", 1, &found, &epsilon, err));
+    config->norm_epsilon = (float)epsilon;
+    if (!found)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: has no \"rms_norm_eps\"", reader.origin);
+    if (!(config->norm_epsilon > 0))
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: \"rms_norm_eps\" %g is 0 in single precision", reader.origin,
+                    epsilon);
+    DECANT_TRY(read_rotary(reader, config, err));
+    DECANT_TRY(require_text(reader, "hidden_act", "silu", err));
+    DECANT_TRY(require_false(reader, "attention_bias", err));
+    DECANT_TRY(require_false(reader, "mlp_bias", err));
+    DECANT_TRY(require_absent(reader, "quantization_config", "the model is quantized already", err));
+done:
+    return status;
+}
+
+decant_status decant_model_config_parse(const char *json, size_t json_bytes, const char *origin,
+                                        decant_model_config *config, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    cJSON *root = NULL;
+    void *copy = NULL;
+    memset(config, 0, sizeof *config);
+    if (json_bytes > CONFIG_LARGEST_BYTES)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: %zu bytes are too many for a model's configuration", origin,
+                    json_bytes);
+    DECANT_TRY(decant_json_parse(json, json_bytes, origin, &root, err));
+    DECANT_TRY(read_members((config_reader){root, origin, ""}, config, err));
+    DECANT_TRY(decant_memory_allocate(json_bytes + 1, "the model's configuration", &copy, err));
+    memcpy(copy, json, json_bytes);
+    config->json = copy;
+    config->json_bytes = json_bytes;
+done:
+    cJSON_Delete(root);
+    if (status != DECANT_OK)
+        memset(config, 0, sizeof *config);
+    return status;
+}
+
+decant_status decant_model_config_read(const char *path, decant_model_config *config, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    decant_mapped_file file = {0};
+    char name[PATH_MAX];
+    memset(config, 0, sizeof *config);
+    size_t length = strlen(path);
+    bool is_file = length > 5 && strcmp(path + length - 5, ".json") == 0;
+    int written = snprintf(name, sizeof name, is_file ? "%s" : "%s/config.json", path);
+    if (written < 0 || (size_t)written >= sizeof name)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%.200s…: the path is too long", path);
+    DECANT_TRY(decant_mapped_file_open(name, &file, err));
+    DECANT_TRY(decant_model_config_parse((const char *)file.data, file.size_bytes, name, config, err));
+done:
+    decant_mapped_file_close(&file);
+    return status;
+}
+
+void decant_model_config_free(decant_model_config *config)
+{
+    decant_memory_free(config->json);
+    memset(config, 0, sizeof *config);
+}

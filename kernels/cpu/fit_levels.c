@@ -1,0 +1,210 @@
+/* Levels of all rows: each row is one weighted k-means problem of its own, solved by one thread from beginning
+ * to end, so that neither the number of threads nor their timing can show in the result.
+ *
+ * Exact search: up to DECANT_KMEANS_EXACT_MAXIMUM levels one dynamic program answers all widths; more levels
+ * are found through a penalty, which is exact too and gets cheaper as levels get more. */
+#include "kernels/cpu/quantize.h"
+
+#include "kernels/cpu/kmeans_exact.h"
+#include "kernels/cpu/kmeans_lagrangian.h"
+#include "kernels/cpu/kmeans_lloyd.h"
+#include "kernels/cpu/levels.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+enum { N_WIDTHS = DECANT_BITS_MAXIMUM - DECANT_BITS_MINIMUM + 1 };
+
+typedef struct fit_job {
+    decant_matrix weight;
+    const float *fisher;
+    const decant_sparse_pattern *pattern;
+    decant_level_search search;
+    uint64_t seed;
+    int clusters[N_WIDTHS]; /* ascending */
+    int n_widths;
+    uint16_t *const *levels;
+} fit_job;
+
+/* What one thread works in. */
+typedef struct workspace {
+    float *row;
+    decant_points points;
+    int32_t *boundaries[N_WIDTHS];
+    void *scratch;
+} workspace;
+
+/* The first thing wrong with the input; row is the number of rows when nothing is. */
+typedef struct bad_element {
+    int64_t row, column;
+    bool is_fisher;
+} bad_element;
+
+static size_t maximum(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static size_t round_up(size_t size_bytes)
+{
+    return (size_bytes + 63) / 64 * 64;
+}
+
+static size_t scratch_bytes(const fit_job *job)
+{
+    int64_t columns = job->weight.columns;
+    if (job->search == DECANT_LEVELS_LLOYD)
+        return decant_kmeans_lloyd_bytes(columns, job->clusters[job->n_widths - 1]);
+    return maximum(decant_kmeans_exact_bytes(columns), decant_kmeans_lagrangian_bytes(columns));
+}
+
+/* Lays a workspace out in memory; with memory NULL only its size is of use. */
+static size_t place_workspace(const fit_job *job, char *memory, workspace *space)
+{
+    int64_t columns = job->weight.columns;
+    size_t used = 0;
+    space->row = (float *)memory;
+    used += round_up((size_t)columns * sizeof(float));
+    if (memory)
+        decant_points_place(columns, memory + used, &space->points);
+    used += round_up(decant_points_bytes(columns));
+    for (int i = 0; i < job->n_widths; i++) {
+        space->boundaries[i] = memory ? (int32_t *)(memory + used) : NULL;
+        used += round_up(((size_t)job->clusters[i] + 1) * sizeof(int32_t));
+    }
+    space->scratch = memory ? memory + used : NULL;
+    return used + round_up(scratch_bytes(job));
+}
+
+static bool all_valid(const float *row, const float *fisher, int64_t columns)
+{
+    int bad = 0;
+    for (int64_t j = 0; j < columns; j++)
+        bad |= !(fabsf(row[j]) < INFINITY);
+    if (fisher)
+        for (int64_t j = 0; j < columns; j++)
+            bad |= !(fisher[j] >= 0 && fisher[j] < INFINITY);
+    return !bad;
+}
+
+static bad_element first_bad(const float *row, const float *fisher, int64_t row_index)
+{
+    int64_t j = 0;
+    while (all_valid(row + j, fisher ? fisher + j : NULL, 1))
+        j++;
+    return (bad_element){row_index, j, isfinite(row[j])};
+}
+
+/* Every point its own cluster: there are no more points than levels. */
+static void separate(const decant_points *points, int clusters, int32_t *boundaries)
+{
+    for (int c = 0; c <= clusters; c++)
+        boundaries[c] = c < points->count ? c : points->count;
+}
+
+static void find_clusters(const fit_job *job, workspace *space)
+{
+    int n_table = 0,
+        n_all = 0; /* widths that the dynamic program answers, and those with fewer levels than points */
+    while (n_all < job->n_widths && job->clusters[n_all] < space->points.count) {
+        n_table += job->clusters[n_all] <= DECANT_KMEANS_EXACT_MAXIMUM;
+        n_all++;
+    }
+    if (job->search == DECANT_LEVELS_LLOYD) {
+        for (int i = 0; i < n_all; i++)
+            decant_kmeans_lloyd(&space->points, job->clusters[i], job->seed, space->boundaries[i],
+                                space->scratch);
+    } else {
+        decant_kmeans_exact(&space->points, job->clusters, n_table, space->boundaries, space->scratch);
+        decant_kmeans_lagrangian(&space->points, job->clusters + n_table, n_all - n_table,
+                                 space->boundaries + n_table, space->scratch);
+    }
+    for (int i = n_all; i < job->n_widths; i++)
+        separate(&space->points, job->clusters[i], space->boundaries[i]);
+}
+
+/* false when the row's input is bad, and *bad tells what. */
+static bool fit_row(const fit_job *job, int64_t row, workspace *space, bad_element *bad)
+{
+    int64_t columns = job->weight.columns;
+    const float *fisher = job->fisher ? job->fisher + row * columns : NULL;
+    decant_cpu_read_row(job->weight, row, 0, columns, space->row);
+    if (!all_valid(space->row, fisher, columns)) {
+        *bad = first_bad(space->row, fisher, row);
+        return false;
+    }
+    const uint32_t *excluded;
+    int64_t n_excluded = decant_cpu_sparse_columns(job->pattern, row, &excluded);
+    decant_points_build(space->row, fisher, columns, excluded, n_excluded, &space->points);
+    find_clusters(job, space);
+    for (int i = 0; i < job->n_widths; i++)
+        decant_levels_of_clusters(&space->points, space->boundaries[i], job->clusters[i],
+                                  job->levels[i] + row * job->clusters[i]);
+    return true;
+}
+
+/* All rows before the first bad one are fitted, so that any number of threads finds the same one. */
+static bad_element fit_rows(const fit_job *job, int threads, char *memory, size_t slice_bytes)
+{
+    bad_element worst = {.row = job->weight.rows};
+#pragma omp parallel num_threads(threads)
+    {
+        workspace space;
+        place_workspace(job, memory + (size_t)decant_cpu_thread() * slice_bytes, &space);
+#pragma omp for schedule(dynamic, 4)
+        for (int64_t row = 0; row < job->weight.rows; row++) {
+            bad_element bad;
+            int64_t worst_row;
+#pragma omp atomic read
+            worst_row = worst.row;
+            if (row > worst_row || fit_row(job, row, &space, &bad))
+                continue;
+#pragma omp critical(decant_fit_levels)
+            if (bad.row < worst.row) {
+                worst.column = bad.column;
+                worst.is_fisher = bad.is_fisher;
+#pragma omp atomic write
+                worst.row = bad.row;
+            }
+        }
+    }
+    return worst;
+}
+
+static decant_status check_widths(const int *bits, int n_widths, decant_error *err)
+{
+    if (n_widths < 1 || n_widths > N_WIDTHS)
+        return DECANT_ERROR(err, DECANT_ERROR_BUG, "cannot fit %d bit widths at once", n_widths);
+    for (int i = 0; i < n_widths; i++)
+        if (bits[i] < DECANT_BITS_MINIMUM || bits[i] > DECANT_BITS_MAXIMUM || (i > 0 && bits[i] <= bits[i - 1]))
+            return DECANT_ERROR(err, DECANT_ERROR_BUG, "bit widths must ascend from 2 to 8; number %d is %d", i,
+                                bits[i]);
+    return DECANT_OK;
+}
+
+decant_status decant_cpu_fit_levels(decant_backend *backend, decant_matrix weight, const float *fisher,
+                                    const decant_sparse_pattern *pattern, decant_level_search search,
+                                    uint64_t seed, const int *bits, int n_widths, uint16_t *const *levels,
+                                    decant_error *err)
+{
+    decant_status status;
+    DECANT_TRY(check_widths(bits, n_widths, err));
+    if (weight.columns > INT32_MAX / 2)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "rows of %" PRId64 " weights are too long", weight.columns);
+    fit_job job = {weight, fisher, pattern, search, seed, {0}, n_widths, levels};
+    for (int i = 0; i < n_widths; i++)
+        job.clusters[i] = 1 << bits[i];
+
+    workspace unplaced;
+    void *memory;
+    const size_t slice_bytes = place_workspace(&job, NULL, &unplaced);
+    const int threads = decant_cpu_of(backend)->threads;
+    DECANT_TRY(decant_cpu_scratch(backend, (size_t)threads * slice_bytes, &memory, err));
+    bad_element bad = fit_rows(&job, threads, memory, slice_bytes);
+    if (bad.row < weight.rows)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s at row %" PRId64 ", column %" PRId64 " is not %s",
+                    bad.is_fisher ? "the Fisher value" : "the weight", bad.row, bad.column,
+                    bad.is_fisher ? "finite and at least 0" : "finite");
+done:
+    return status;
+}

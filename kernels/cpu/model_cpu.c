@@ -1,0 +1,17 @@
+/* The model table of the CPU backend. */
+#include "kernels/cpu/operations.h"
+
+const decant_model_kernels decant_cpu_model_kernels = {
+    .embed = decant_cpu_embed,
+    .rms_norm = decant_cpu_rms_norm,
+    .rms_norm_backward = decant_cpu_rms_norm_backward,
+    .linear = decant_cpu_linear,
+    .linear_backward = decant_cpu_linear_backward,
+    .fisher_add = decant_cpu_fisher_add,
+    .rotary = decant_cpu_rotary,
+    .attention = decant_cpu_attention,
+    .attention_backward = decant_cpu_attention_backward,
+    .silu_multiply = decant_cpu_silu_multiply,
+    .silu_multiply_backward = decant_cpu_silu_multiply_backward,
+    .cross_entropy = decant_cpu_cross_entropy,
+};

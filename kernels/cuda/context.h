@@ -1,0 +1,92 @@
+/* What the CUDA backend keeps beyond device.h: how memory is had, how bytes travel between host and device, and which of
+ * several ways an operation goes. Only the backend's own files and the model and validate operations include it. */
+#ifndef DECANT_KERNELS_CUDA_CONTEXT_H
+#define DECANT_KERNELS_CUDA_CONTEXT_H
+
+#include "kernels/cuda/device.h"
+
+/* C++ forbids DECANT_TRY's jump over initialized variables, so functions in .cu files leave at once; what they hold
+ * belongs to the context, which frees it. */
+#define DECANT_RETURN_ON_FAILURE(call)                                                                        \
+    do {                                                                                                      \
+        decant_status failure = (call);                                                                       \
+        if (failure != DECANT_OK)                                                                             \
+            return failure;                                                                                   \
+    } while (0)
+
+/* Bytes pass between ordinary host memory and the device through a ring of pinned slots: while one slot is on its way,
+ * the host fills or empties the next. */
+enum { DECANT_STAGING_SLOTS = 4, DECANT_STAGING_SLOT_BYTES = 16 << 20 };
+
+typedef struct decant_staging_slot {
+    void *host;       /* pinned */
+    cudaEvent_t free; /* what was last issued on this slot is done */
+} decant_staging_slot;
+
+/* How fisher_add forms F += (dYᵀ X)∘(dYᵀ X); see fisher.cu. */
+typedef enum decant_fisher_product {
+    DECANT_FISHER_TILES, /* cuBLAS into a tile of scratch that stays in the L2 cache, then a squaring kernel */
+    DECANT_FISHER_MMA,   /* one kernel on mma.sync; sm_80 and newer */
+    DECANT_FISHER_WGMMA, /* one kernel on wgmma and the tensor memory accelerator; sm_90 alone */
+} decant_fisher_product;
+
+/* A block of device memory that was handed out: release is given the pointer alone. */
+typedef struct decant_device_block {
+    void *device;
+    size_t size_bytes;
+} decant_device_block;
+
+typedef struct decant_cuda_context {
+    decant_cuda shared; /* first: backend->state is read as a decant_cuda by every kernel */
+    int capability;     /* 80, 90, …: compute capability times ten */
+    bool pooled;        /* memory comes from the driver's stream-ordered pool */
+    decant_fisher_product fisher_product;
+    bool sparse_by_library; /* packed_linear leaves the sparse part to cuSPARSE */
+    void *encode_map;       /* the driver's cuTensorMapEncodeTiled, once fisher_wgmma.cu has asked for it */
+
+    void *blas_workspace;
+    cudaStream_t upload_stream; /* weights arrive here beside the work of shared.stream */
+    cudaEvent_t uploaded;
+    void *upload_staging; /* device memory for weights that change type on the way; made when first needed */
+    decant_staging_slot slots[DECANT_STAGING_SLOTS];
+    int next_slot;
+
+    decant_device_block *blocks; /* [block_count] live, in no order */
+    int64_t block_count, block_capacity;
+} decant_cuda_context;
+
+static inline decant_cuda_context *decant_cuda_context_of(decant_backend *backend)
+{
+    return (decant_cuda_context *)backend->state;
+}
+
+/* size_bytes of device memory, of any content, for work on `stream`; freed by decant_cuda_release. */
+decant_status decant_cuda_acquire(decant_cuda_context *context, cudaStream_t stream, size_t size_bytes,
+                                  const char *what, void **device, decant_error *err);
+
+/* Gives memory back once the work issued so far on shared.stream is done; takes NULL, sets NULL. */
+void decant_cuda_release(decant_cuda_context *context, void **device);
+
+/* Bytes from ordinary host memory, which may change once this returns, to the device; issued on `stream`. */
+decant_status decant_cuda_send(decant_cuda_context *context, cudaStream_t stream, void *device, const void *host,
+                               size_t size_bytes, decant_error *err);
+
+/* Bytes from the device to host memory, after all work issued on shared.stream; waits for them. */
+decant_status decant_cuda_receive(decant_cuda_context *context, void *host, const void *device,
+                                  size_t size_bytes, decant_error *err);
+
+/* target[i] = source[i] in another element type, rounded to nearest; issued on `stream`. */
+decant_status decant_cuda_convert(decant_backend *backend, cudaStream_t stream, decant_element source_element,
+                                  const void *source, decant_element target_element, void *target, int64_t count,
+                                  decant_error *err);
+
+/* Makes room for one array of several that share a scratch: returns its offset and moves *total_bytes past it. Offsets
+ * are multiples of 256 bytes, as good as those of allocations of their own. */
+static inline size_t decant_scratch_reserve(size_t *total_bytes, size_t size_bytes)
+{
+    size_t offset = *total_bytes;
+    *total_bytes = (offset + size_bytes + 255) / 256 * 256;
+    return offset;
+}
+
+#endif

@@ -1,0 +1,168 @@
+/* Instructions that only Hopper has, one function each: barriers in shared memory that count arriving bytes, tiles that the
+ * tensor memory accelerator brings, and products of a warpgroup (four warps whose first is a multiple of four) with both
+ * operands in shared memory. They assemble for sm_90a alone; other targets may include this but call nothing of it. */
+#ifndef DECANT_KERNELS_CUDA_HOPPER_CUH
+#define DECANT_KERNELS_CUDA_HOPPER_CUH
+
+#include <cuda.h> /* CUtensorMap */
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+/* ---- barriers; addresses are those of shared memory ---- */
+
+static __device__ __forceinline__ void decant_barrier_create(uint32_t barrier, uint32_t arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+/* Makes new barriers known to the tensor memory accelerator. */
+static __device__ __forceinline__ void decant_barrier_publish(void)
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async;" ::: "memory");
+}
+
+static __device__ __forceinline__ void decant_barrier_arrive(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/* Arrives and announces bytes that have yet to come before the phase is complete. */
+static __device__ __forceinline__ void decant_barrier_expect(uint32_t barrier, uint32_t size_bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(size_bytes) : "memory");
+}
+
+/* One look at whether the phase of this parity is complete; a new barrier counts as having completed one of parity 1. */
+static __device__ __forceinline__ bool decant_barrier_passed(uint32_t barrier, uint32_t parity)
+{
+    uint32_t passed;
+    asm volatile("{\n"
+                 ".reg .pred passed;\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 passed, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, passed;\n"
+                 "}"
+                 : "=r"(passed)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
+    return passed != 0;
+}
+
+static __device__ __forceinline__ void decant_barrier_wait(uint32_t barrier, uint32_t parity)
+{
+    while (!decant_barrier_passed(barrier, parity)) {
+    }
+}
+
+/* ---- copies ---- */
+
+/* The box of a two-dimensional array whose first element is at (row, column); what lies outside the array is zero. The
+ * bytes are counted by the barrier. */
+static __device__ __forceinline__ void decant_copy_box(uint32_t target, const CUtensorMap *map, int row, int column,
+                                                       uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+                 ::"r"(target), "l"(map), "r"(column), "r"(row), "r"(barrier)
+                 : "memory");
+}
+
+/* Calls size_bytes, a multiple of 16 at an address that is one too, into the L2 cache. */
+static __device__ __forceinline__ void decant_prefetch_bytes(const void *address, uint32_t size_bytes)
+{
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(size_bytes) : "memory");
+}
+
+/* ---- registers ---- */
+
+/* What a thread of this warpgroup may use from here on; all its threads call it. */
+template <int count> static __device__ __forceinline__ void decant_registers_raise(void)
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
+}
+
+template <int count> static __device__ __forceinline__ void decant_registers_lower(void)
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
+}
+
+/* ---- products ---- */
+
+/* An operand in shared memory whose rows or columns (m or n) lie side by side, in pieces of 64 BF16 by 8 terms swizzled
+ * over 128 bytes; pieces of further terms are terms_bytes apart, those of further rows or columns across_bytes. Fields as
+ * in the PTX ISA's matrix descriptor for wgmma: for this layout the leading offset is the one across. */
+static __device__ __forceinline__ uint64_t decant_operand_descriptor(uint32_t address, uint32_t across_bytes,
+                                                                     uint32_t terms_bytes)
+{
+    const uint64_t swizzle_128_bytes = (uint64_t)1 << 62;
+    return (uint64_t)((address & 0x3ffffu) >> 4) | (uint64_t)(across_bytes >> 4) << 16 |
+           (uint64_t)(terms_bytes >> 4) << 32 | swizzle_128_bytes;
+}
+
+/* Before the first product, and after the accumulators were touched. */
+static __device__ __forceinline__ void decant_products_begin(void)
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+static __device__ __forceinline__ void decant_products_commit(void)
+{
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+template <int pending> static __device__ __forceinline__ void decant_products_wait(void)
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+}
+
+enum { DECANT_PRODUCT_SUMS = 128 };
+
+/* Ties the sums to this place of the program: nothing of them is read earlier or kept from before. */
+static __device__ __forceinline__ void decant_products_settle(float (&sums)[DECANT_PRODUCT_SUMS])
+{
+#pragma unroll
+    for (int i = 0; i < DECANT_PRODUCT_SUMS; i++)
+        asm volatile("" : "+f"(sums[i])::"memory");
+}
+
+#define DECANT_SUMS_8(i)                                                                                      \
+    "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]), "+f"(sums[i + 5]),     \
+        "+f"(sums[i + 6]), "+f"(sums[i + 7])
+
+/* sums (64 × 256 over the warpgroup) += aᵀ b, 16 terms: a has 64 rows, b 256 columns, both described as above. With g =
+ * lane / 4, t = lane % 4 and w the warp's place in its group, element 4 j + 2 h + e of sums is row 16 w + g + 8 h and
+ * column 8 j + 2 t + e. */
+static __device__ __forceinline__ void decant_multiply_64_256(float (&sums)[DECANT_PRODUCT_SUMS], uint64_t a,
+                                                              uint64_t b)
+{
+    asm volatile("{\n"
+                 ".reg .pred add;\n"
+                 "setp.ne.b32 add, %130, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16"
+                 " {%0, %1, %2, %3, %4, %5, %6, %7, "
+                 " %8, %9, %10, %11, %12, %13, %14, %15, "
+                 " %16, %17, %18, %19, %20, %21, %22, %23, "
+                 " %24, %25, %26, %27, %28, %29, %30, %31, "
+                 " %32, %33, %34, %35, %36, %37, %38, %39, "
+                 " %40, %41, %42, %43, %44, %45, %46, %47, "
+                 " %48, %49, %50, %51, %52, %53, %54, %55, "
+                 " %56, %57, %58, %59, %60, %61, %62, %63, "
+                 " %64, %65, %66, %67, %68, %69, %70, %71, "
+                 " %72, %73, %74, %75, %76, %77, %78, %79, "
+                 " %80, %81, %82, %83, %84, %85, %86, %87, "
+                 " %88, %89, %90, %91, %92, %93, %94, %95, "
+                 " %96, %97, %98, %99, %100, %101, %102, %103, "
+                 " %104, %105, %106, %107, %108, %109, %110, %111, "
+                 " %112, %113, %114, %115, %116, %117, %118, %119, "
+                 " %120, %121, %122, %123, %124, %125, %126, %127}, "
+                 "%128, %129, add, 1, 1, 1, 1;\n"
+                 "}"
+                 : DECANT_SUMS_8(0), DECANT_SUMS_8(8), DECANT_SUMS_8(16), DECANT_SUMS_8(24), DECANT_SUMS_8(32),
+                   DECANT_SUMS_8(40), DECANT_SUMS_8(48), DECANT_SUMS_8(56), DECANT_SUMS_8(64), DECANT_SUMS_8(72),
+                   DECANT_SUMS_8(80), DECANT_SUMS_8(88), DECANT_SUMS_8(96), DECANT_SUMS_8(104), DECANT_SUMS_8(112),
+                   DECANT_SUMS_8(120)
+                 : "l"(a), "l"(b), "r"(1));
+}
+
+#undef DECANT_SUMS_8
+
+#endif

@@ -1,0 +1,22 @@
+/* The model and validation tables of the CUDA backend. */
+#include "kernels/cuda/operations.h"
+
+extern const decant_model_kernels decant_cuda_model_kernels = {
+    .embed = decant_cuda_embed,
+    .rms_norm = decant_cuda_rms_norm,
+    .rms_norm_backward = decant_cuda_rms_norm_backward,
+    .linear = decant_cuda_linear,
+    .linear_backward = decant_cuda_linear_backward,
+    .fisher_add = decant_cuda_fisher_add,
+    .rotary = decant_cuda_rotary,
+    .attention = decant_cuda_attention,
+    .attention_backward = decant_cuda_attention_backward,
+    .silu_multiply = decant_cuda_silu_multiply,
+    .silu_multiply_backward = decant_cuda_silu_multiply_backward,
+    .cross_entropy = decant_cuda_cross_entropy,
+};
+
+extern const decant_validate_kernels decant_cuda_validate_kernels = {
+    .packed_linear = decant_cuda_packed_linear,
+    .compare = decant_cuda_compare,
+};

@@ -1,0 +1,122 @@
+/* y = x ŵᵀ from the packed form. Few tokens go to the lookup kernel (packed_vectors.cu); for more, rows are decoded into
+ * a tile of scratch, in the activations' type, and cuBLAS multiplies. The tile is small enough to be still in the L2
+ * cache when the product reads it.
+ *
+ * The sparse part is folded into the decoded tile, or into the lookup kernel, unless DECANT_CUDA_SPARSE=cusparse: then
+ * the dense part goes these ways without it and cuSPARSE adds x Sᵀ to y. Folded costs one more pass over the few sparse
+ * entries; cuSPARSE reads and writes y again. In BF16, folding rounds level + value once, cuSPARSE rounds y twice. */
+#include "kernels/cuda/packed.cuh"
+
+enum { THREADS = 256, TILE_BYTES = 32 << 20, TILE_ROWS_MULTIPLE = 256 };
+
+/* Dense columns of an octet leave together when the row's addresses allow. */
+template <typename T>
+static __device__ __forceinline__ void store_octet(T *target, const float (&values)[DECANT_OCTET], int count,
+                                                   bool vectors)
+{
+    if (vectors) {
+        decant_store(target, values);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < DECANT_OCTET; i++)
+        if (i < count)
+            target[i] = decant_from_float<T>(values[i]);
+}
+
+/* One block a row: row first_row + blockIdx.x of the matrix becomes row blockIdx.x of the tile. */
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    decode_kernel(const decant_packed_view packed, int first_row, bool sparse, bool vectors, T *tile)
+{
+    __shared__ float levels[DECANT_LEVELS_MAXIMUM];
+    const int row = first_row + blockIdx.x, level_count = 1 << packed.bits;
+    const uint32_t *planes = decant_row_planes(packed, row);
+    T *target = tile + (int64_t)blockIdx.x * packed.columns;
+    for (int i = threadIdx.x; i < level_count; i += THREADS)
+        levels[i] = __half2float(packed.levels[(int64_t)row * level_count + i]);
+    __syncthreads();
+    const int octets = (packed.columns + DECANT_OCTET - 1) / DECANT_OCTET;
+    for (int octet = threadIdx.x; octet < octets; octet += THREADS) {
+        uint2 codes = decant_octet_codes(planes, packed.bits, packed.words, octet);
+        float values[DECANT_OCTET];
+#pragma unroll
+        for (int i = 0; i < DECANT_OCTET / 2; i++) {
+            values[i] = levels[codes.x >> 8 * i & 255u];
+            values[i + 4] = levels[codes.y >> 8 * i & 255u];
+        }
+        store_octet(target + octet * DECANT_OCTET, values, packed.columns - octet * DECANT_OCTET, vectors);
+    }
+    if (!sparse)
+        return;
+    __syncthreads(); /* the dense values are written before the sparse ones take their place */
+    for (uint32_t i = packed.row_offsets[row] + threadIdx.x; i < packed.row_offsets[row + 1]; i += THREADS) {
+        uint32_t column = packed.sparse_columns[i];
+        float level = levels[decant_column_code(planes, packed.bits, packed.words, column)];
+        target[column] = decant_from_float<T>(level + __half2float(packed.sparse_values[i]));
+    }
+}
+
+static decant_status decode(decant_backend *backend, const decant_packed_matrix *packed, int64_t first_row,
+                            int64_t count, bool sparse, void *tile, decant_error *err)
+{
+    return decant_by_activation(backend, [&](auto activation) {
+        using T = decltype(activation);
+        cudaStream_t stream = decant_cuda_of(backend)->stream;
+        decode_kernel<T><<<(unsigned)count, THREADS, 0, stream>>>(decant_packed_view_of(packed), (int)first_row,
+                                                                  sparse, packed->columns % DECANT_OCTET == 0,
+                                                                  (T *)tile);
+        return decant_cuda_launched(backend, "decode", err);
+    });
+}
+
+static decant_status multiply_decoded(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
+                                      bool sparse, bool accumulate, decant_matrix y, decant_error *err)
+{
+    const size_t element_bytes = decant_element_bytes(backend->activation);
+    int64_t at_once = TILE_BYTES / (int64_t)element_bytes / packed->columns / TILE_ROWS_MULTIPLE * TILE_ROWS_MULTIPLE;
+    if (at_once < TILE_ROWS_MULTIPLE)
+        at_once = TILE_ROWS_MULTIPLE;
+    if (at_once > packed->rows)
+        at_once = packed->rows;
+    void *tile;
+    DECANT_RETURN_ON_FAILURE(
+        decant_cuda_scratch(backend, (size_t)(at_once * packed->columns) * element_bytes, &tile, err));
+    for (int64_t row = 0; row < packed->rows; row += at_once) {
+        int64_t count = packed->rows - row < at_once ? packed->rows - row : at_once;
+        DECANT_RETURN_ON_FAILURE(decode(backend, packed, row, count, sparse, tile, err));
+        decant_cuda_product product = {
+            .m = x.rows,
+            .n = count,
+            .k = packed->columns,
+            .element = x.element,
+            .a = x.data,
+            .a_stride = x.columns,
+            .b = tile,
+            .b_stride = packed->columns,
+            .b_transposed = true,
+            .accumulate = accumulate,
+            .c = (char *)y.data + (size_t)row * element_bytes,
+            .c_element = y.element,
+            .c_stride = y.columns,
+        };
+        DECANT_RETURN_ON_FAILURE(decant_cuda_multiply(backend, &product, "packed_linear", err));
+    }
+    return DECANT_OK;
+}
+
+decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x,
+                                        const decant_packed_matrix *packed, bool accumulate, decant_matrix y,
+                                        decant_error *err)
+{
+    if (x.rows == 0 || packed->rows == 0)
+        return DECANT_OK;
+    const bool has_sparse = packed->sparse.count > 0;
+    const bool by_library = has_sparse && decant_cuda_context_of(backend)->sparse_by_library;
+    const bool folded = has_sparse && !by_library;
+    if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM)
+        DECANT_RETURN_ON_FAILURE(decant_cuda_packed_vectors(backend, x, packed, folded, accumulate, y, err));
+    else
+        DECANT_RETURN_ON_FAILURE(multiply_decoded(backend, x, packed, folded, accumulate, y, err));
+    return by_library ? decant_cuda_sparse_linear(backend, x, packed, y, err) : DECANT_OK;
+}

@@ -1,0 +1,437 @@
+/* The job, in one sentence: a model's layers are sharded over ranks, each rank accumulates Fisher gradients
+ * over the calibration sequences, finds levels and outliers for its layers and measures every candidate; rank 0
+ * allocates the bits; all ranks write one container; and the container, as it is on disk, is validated.
+ *
+ * Every function here that takes a decant_job is collective: all ranks call it and leave it with the same
+ * status. */
+#include "pipeline/job.h"
+
+#include "base/memory.h"
+#include "io/checksum.h"
+#include "pipeline/report.h"
+#include "stages/error_table.h"
+#include "stages/write.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Between measuring and choosing: this rank's layers with all their candidates. */
+typedef struct quantized_share {
+    decant_quantized_layer *layers; /* [layer_count · linear_count] */
+    decant_table_row *rows;         /* the same */
+    int64_t count;
+} quantized_share;
+
+decant_layer_range decant_job_layers(const decant_job *job)
+{
+    return job->ranges[job->ranks->rank];
+}
+
+/* ---- opening ---- */
+
+/* This rank's share of the machine's cores. */
+static int default_threads(const decant_ranks *ranks)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    long share = cores / ranks->node_size;
+    return share < 1 ? 1 : (int)share;
+}
+
+static decant_status create_backend(decant_job *job, decant_error *err)
+{
+    const decant_options *options = job->options;
+    int devices = options->device == DECANT_DEVICE_CPU ? 0 : decant_backend_count_cuda();
+    if (devices > 0)
+        return decant_backend_create_cuda(job->ranks->node_rank % devices, options->full_floats, &job->backend,
+                                          err);
+    if (options->device == DECANT_DEVICE_CUDA)
+        return DECANT_ERROR(err, DECANT_ERROR_DEVICE,
+                            "--device cuda, but this machine shows no CUDA device to decant; use --device cpu");
+    int threads = options->threads > 0 ? options->threads : default_threads(job->ranks);
+    return decant_backend_create_cpu(threads, &job->backend, err);
+}
+
+static decant_status open_local(decant_job *job, decant_error *err)
+{
+    decant_container *container = NULL;
+    decant_status status;
+    DECANT_TRY(create_backend(job, err));
+    if (job->options->model[0]) {
+        DECANT_TRY(decant_model_config_read(job->options->model, &job->config, err));
+        DECANT_TRY(decant_safetensors_open(job->options->model, &job->model, err));
+    } else {
+        DECANT_TRY(decant_container_open(job->options->container, &container, err));
+        DECANT_TRY(decant_container_config(container, job->options->container, &job->config, err));
+    }
+    DECANT_TRY(decant_family_find(&job->config, &job->family, err));
+    DECANT_TRY(decant_memory_allocate((size_t)job->ranks->size * sizeof *job->ranges, "the layers of each rank",
+                                      (void **)&job->ranges, err));
+done:
+    decant_container_close(&container);
+    return status;
+}
+
+/* Balanced for calibration: a block takes its forward pass, the gradient of its input and that of its weights; the
+ * head only the first two. The share depends on the model alone, not on what is asked of it. */
+static void shard_layers(decant_job *job)
+{
+    const int64_t tokens = 512;
+    double block = decant_schedule_block_cost(&job->config, tokens);
+    double head = decant_schedule_head_cost(&job->config, tokens);
+    decant_schedule_layers(job->config.layers, job->ranks->size, 3 * block, 0, 2 * head, job->ranges);
+    job->stages = decant_schedule_active_stages(job->ranges, job->ranks->size);
+}
+
+static decant_status open_job(decant_job *job, decant_ranks *ranks, const decant_options *options,
+                              decant_log *log, decant_error *err)
+{
+    *job = (decant_job){.ranks = ranks, .options = options, .log = log};
+    decant_status status = decant_ranks_agree(ranks, open_local(job, err), err);
+    if (status != DECANT_OK)
+        return status;
+    status = decant_ranks_require_equal(ranks, job->config.json, job->config.json_bytes, "config.json", err);
+    if (status != DECANT_OK)
+        return status;
+    shard_layers(job);
+    decant_log_say(log, "%s, %d layers on %d rank%s, %s (%s)", job->config.architecture, job->config.layers,
+                   ranks->size, ranks->size == 1 ? "" : "s", job->backend->name, job->backend->device_name);
+    return DECANT_OK;
+}
+
+static void close_job(decant_job *job)
+{
+    decant_memory_free(job->ranges);
+    decant_safetensors_close(&job->model);
+    decant_model_config_free(&job->config);
+    decant_backend_destroy(&job->backend);
+}
+
+/* Refuses an output that exists before the work, not after it. */
+static decant_status check_output(decant_job *job, decant_error *err)
+{
+    const decant_options *options = job->options;
+    decant_status status = DECANT_OK;
+    if (!options->overwrite && access(options->output, F_OK) == 0)
+        status = DECANT_ERROR(err, DECANT_ERROR_USAGE, "%s exists; --overwrite replaces it", options->output);
+    return decant_ranks_agree(job->ranks, status, err);
+}
+
+/* Sizes are known from the shapes alone, so a budget that cannot be kept is refused before the work too. */
+static decant_status check_budget(decant_job *job, decant_error *err)
+{
+    const decant_options *options = job->options;
+    int64_t weights = 0, smallest = 0;
+    if (options->bits == 0)
+        return DECANT_OK;
+    for (int layer = 0; layer < job->config.layers; layer++)
+        for (int index = 0; index < job->family->linear_count; index++) {
+            decant_linear linear;
+            job->family->linear(&job->config, layer, index, &linear);
+            int64_t rows = linear.rows, columns = linear.columns;
+            int64_t sparse = decant_fraction_count(options->sensitive, rows, columns) +
+                             decant_fraction_count(options->outliers, rows, columns);
+            weights += rows * columns;
+            smallest += decant_packed_bytes(rows, columns, options->bit_widths.bits[0], sparse);
+        }
+    double least = 8.0 * (double)smallest / (double)weights;
+    if (smallest <= (int64_t)(options->bits * (double)weights / 8))
+        return DECANT_OK;
+    return DECANT_ERROR(err, DECANT_ERROR_USAGE, "--bits %g cannot be kept: the smallest candidates take %.4f bits a weight",
+                        options->bits, least);
+}
+
+/* ---- calibrate ---- */
+
+/* Token ids that every rank reads for itself; all must have read the same. */
+static decant_status read_tokens(decant_job *job, const char *path, int64_t window, int64_t sequences,
+                                 decant_token_array *tokens, decant_error *err)
+{
+    decant_status status =
+        decant_token_array_read(path, window, sequences, job->config.vocabulary_size, tokens, err);
+    status = decant_ranks_agree(job->ranks, status, err);
+    if (status != DECANT_OK)
+        return status;
+    return decant_ranks_require_equal(job->ranks, &tokens->checksum, sizeof tokens->checksum, path, err);
+}
+
+/* The text to validate on; read before the work begins, so that a wrong file is told at once. */
+static decant_status read_text(decant_job *job, decant_token_array *text, decant_error *err)
+{
+    const decant_options *options = job->options;
+    return read_tokens(job, options->text, options->validation_window, options->validation_windows, text, err);
+}
+
+static decant_status calibrate_from_tokens(decant_job *job, decant_fisher_sums *fisher,
+                                           decant_statistics_origin *origin, decant_error *err)
+{
+    decant_token_array tokens = {0};
+    decant_status status;
+    DECANT_TRY(read_tokens(job, job->options->calibration, job->options->window, job->options->sequences,
+                           &tokens, err));
+    double start_s = decant_clock_s();
+    DECANT_TRY(decant_job_calibrate(job, &tokens, fisher, origin, err));
+    decant_report_calibration(job, origin, decant_clock_s() - start_s);
+done:
+    decant_token_array_free(&tokens);
+    return status;
+}
+
+static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fisher,
+                                         decant_statistics_origin *origin, decant_error *err)
+{
+    decant_container *file = NULL;
+    decant_layer_range layers = decant_job_layers(job);
+    decant_status status = decant_statistics_open(job->options->statistics, &file, origin, err);
+    if (status == DECANT_OK)
+        status = decant_fisher_sums_create(job->backend, &job->config, job->family, origin->form, layers.first,
+                                           layers.count, fisher, err);
+    if (status == DECANT_OK)
+        status = decant_statistics_read(file, fisher, err);
+    decant_container_close(&file);
+    return decant_ranks_agree(job->ranks, status, err);
+}
+
+/* Fisher sums of this rank's layers, from tokens or from a statistics file. */
+static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_statistics_origin *origin,
+                               decant_error *err)
+{
+    if (job->options->statistics[0])
+        return calibrate_from_file(job, fisher, origin, err);
+    return calibrate_from_tokens(job, fisher, origin, err);
+}
+
+/* ---- quantize and evaluate ---- */
+
+static decant_recipe make_recipe(const decant_options *options, const decant_statistics_origin *origin)
+{
+    decant_recipe recipe = {
+        .widths = options->bit_widths.count,
+        .sensitive = options->sensitive,
+        .outliers = options->outliers,
+        .search = options->levels,
+        .seed = options->seed,
+        .curvature = (double)(origin->length - 1) / (double)origin->sequences,
+    };
+    memcpy(recipe.bits, options->bit_widths.bits, sizeof recipe.bits);
+    return recipe;
+}
+
+static decant_status quantize_one(decant_job *job, const decant_recipe *recipe, const decant_linear *linear,
+                                  const float *fisher, decant_quantized_layer *layer, decant_table_row *row,
+                                  decant_error *err)
+{
+    decant_backend *backend = job->backend;
+    char tensor[DECANT_NAME_BYTES + 8];
+    decant_matrix host, weight = {0};
+    decant_status status;
+    snprintf(tensor, sizeof tensor, "%s.weight", linear->name);
+    DECANT_TRY(decant_safetensors_matrix(job->model, tensor, linear->rows, linear->columns, &host, err));
+    DECANT_TRY(backend->weights->place(backend, host, DECANT_PLACE_EXACT, tensor, &weight, err));
+    DECANT_TRY(decant_quantize_layer(backend, recipe, tensor, weight, fisher, layer, err));
+    *row = (decant_table_row){
+        .source_checksum = decant_checksum(0, host.data, decant_matrix_bytes(host)),
+        .candidates = layer->candidates,
+        .weights = linear->rows * linear->columns,
+        .sparse_count = layer->sparse.count,
+    };
+    memcpy(row->candidate, layer->candidate, sizeof row->candidate);
+done:
+    backend->weights->unplace(backend, &weight);
+    return status;
+}
+
+/* Local: this rank's layers one after the other; the Fisher sums of a layer are freed once it is measured. */
+static decant_status quantize_share(decant_job *job, decant_fisher_sums *fisher, const decant_recipe *recipe,
+                                    quantized_share *share, decant_error *err)
+{
+    int linears = job->family->linear_count;
+    decant_layer_range layers = decant_job_layers(job);
+    decant_status status;
+    share->count = (int64_t)layers.count * linears;
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->layers, "quantized layers",
+                                      (void **)&share->layers, err));
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->rows, "the error table",
+                                      (void **)&share->rows, err));
+    for (int64_t i = 0; i < share->count; i++) {
+        int block = (int)(i / linears), index = (int)(i % linears);
+        decant_linear linear;
+        job->family->linear(&job->config, layers.first + block, index, &linear);
+        DECANT_TRY(quantize_one(job, recipe, &linear, decant_fisher_sums_at(fisher, block, index),
+                                &share->layers[i], &share->rows[i], err));
+        decant_fisher_sums_release(fisher, block, index);
+        decant_log_progress(job->log, i + 1, share->count, "matrices");
+    }
+done:
+    return status;
+}
+
+static void free_share(decant_job *job, quantized_share *share)
+{
+    for (int64_t i = 0; share->layers && i < share->count; i++)
+        decant_quantized_layer_free(job->backend, &share->layers[i]);
+    decant_memory_free(share->layers);
+    decant_memory_free(share->rows);
+}
+
+static decant_status quantize(decant_job *job, decant_fisher_sums *fisher,
+                              const decant_statistics_origin *origin, quantized_share *share,
+                              decant_error_table *table, decant_error *err)
+{
+    decant_recipe recipe = make_recipe(job->options, origin);
+    double start_s = decant_clock_s();
+    decant_log_stage(job->log, "quantize");
+    decant_status status = quantize_share(job, fisher, &recipe, share, err);
+    status = decant_ranks_agree(job->ranks, status, err);
+    if (status == DECANT_OK)
+        status = decant_error_table_gather(job->ranks, share->rows, share->count, table, err);
+    if (status == DECANT_OK)
+        decant_report_quantization(job, table, decant_clock_s() - start_s);
+    return status;
+}
+
+/* ---- allocate ---- */
+
+/* Rank 0 chooses, all ranks hear. */
+static decant_status allocate(decant_job *job, const decant_error_table *table, int *chosen,
+                              decant_plan_summary *summary, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    double bits = job->options->bits, start_s = decant_clock_s();
+    if (job->ranks->rank == 0) {
+        int64_t budget = bits > 0 ? decant_error_table_budget(table, bits) : -1;
+        status = decant_error_table_choose(table, budget, chosen, summary, err);
+    }
+    DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
+    DECANT_TRY(decant_ranks_broadcast(job->ranks, 0, chosen, (size_t)table->layers * sizeof *chosen, err));
+    DECANT_TRY(decant_ranks_broadcast(job->ranks, 0, summary, sizeof *summary, err));
+    decant_report_allocation(job, table, chosen, summary, decant_clock_s() - start_s);
+done:
+    return status;
+}
+
+/* ---- write ---- */
+
+static decant_status write_output(decant_job *job, const quantized_share *share,
+                                  const decant_error_table *table, const int *chosen,
+                                  const decant_plan_summary *summary, const decant_statistics_origin *origin,
+                                  decant_error *err)
+{
+    decant_layer_range layers = decant_job_layers(job);
+    char options[1024], device[64];
+    double start_s = decant_clock_s();
+    decant_options_describe(job->options, options, sizeof options);
+    snprintf(device, sizeof device, "%s %s", job->backend->name, decant_element_name(job->backend->activation));
+    decant_container_contents contents = {
+        .config = &job->config,
+        .family = job->family,
+        .model = job->model,
+        .table = table,
+        .chosen = chosen,
+        .summary = summary,
+        .origin = origin,
+        .options = options,
+        .device = device,
+        .backend = job->backend,
+        .first_layer = layers.first,
+        .layer_count = layers.count,
+        .quantized = share->layers,
+    };
+    decant_log_stage(job->log, "write");
+    decant_status status =
+        decant_write_container(job->ranks, job->options->output, job->options->overwrite, &contents, err);
+    if (status == DECANT_OK)
+        decant_report_writing(job, decant_clock_s() - start_s);
+    return status;
+}
+
+/* ---- validate ---- */
+
+static decant_status validate(decant_job *job, const char *path, const decant_token_array *text,
+                              const decant_plan_summary *summary, decant_error *err)
+{
+    decant_validation_result result;
+    double start_s = decant_clock_s();
+    decant_status status = decant_job_validate(job, path, text, &result, err);
+    if (status == DECANT_OK)
+        decant_report_validation(job, &result, summary, decant_clock_s() - start_s);
+    return status;
+}
+
+/* ---- the commands ---- */
+
+static decant_status run_whole_job(decant_job *job, decant_error *err)
+{
+    decant_fisher_sums fisher = {0};
+    decant_statistics_origin origin;
+    quantized_share share = {0};
+    decant_error_table table = {0};
+    decant_plan_summary summary = {0};
+    decant_token_array text = {0};
+    int *chosen = NULL;
+    decant_status status;
+    DECANT_TRY(check_output(job, err));
+    DECANT_TRY(check_budget(job, err));
+    if (job->options->text[0])
+        DECANT_TRY(read_text(job, &text, err));
+    DECANT_TRY(calibrate(job, &fisher, &origin, err));
+    DECANT_TRY(quantize(job, &fisher, &origin, &share, &table, err));
+    DECANT_TRY(decant_ranks_agree(
+        job->ranks,
+        decant_memory_allocate((size_t)table.layers * sizeof *chosen, "the allocation", (void **)&chosen, err),
+        err));
+    DECANT_TRY(allocate(job, &table, chosen, &summary, err));
+    DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, err));
+    free_share(job, &share);
+    share = (quantized_share){0};
+    if (job->options->text[0])
+        DECANT_TRY(validate(job, job->options->output, &text, &summary, err));
+done:
+    decant_token_array_free(&text);
+    decant_fisher_sums_free(&fisher);
+    free_share(job, &share);
+    decant_error_table_free(&table);
+    decant_memory_free(chosen);
+    return status;
+}
+
+static decant_status run_calibration(decant_job *job, decant_error *err)
+{
+    decant_fisher_sums fisher = {0};
+    decant_statistics_origin origin;
+    decant_status status;
+    DECANT_TRY(check_output(job, err));
+    DECANT_TRY(calibrate_from_tokens(job, &fisher, &origin, err));
+    decant_log_stage(job->log, "write");
+    DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &fisher,
+                                       &origin, err));
+done:
+    decant_fisher_sums_free(&fisher);
+    return status;
+}
+
+static decant_status run_validation(decant_job *job, decant_error *err)
+{
+    decant_token_array text = {0};
+    decant_status status;
+    DECANT_TRY(read_text(job, &text, err));
+    DECANT_TRY(validate(job, job->options->container, &text, NULL, err));
+done:
+    decant_token_array_free(&text);
+    return status;
+}
+
+decant_status decant_job_run(decant_ranks *ranks, const decant_options *options, decant_log *log,
+                             decant_error *err)
+{
+    decant_job job;
+    decant_status status = open_job(&job, ranks, options, log, err);
+    if (status == DECANT_OK && options->command == DECANT_COMMAND_RUN)
+        status = run_whole_job(&job, err);
+    else if (status == DECANT_OK && options->command == DECANT_COMMAND_CALIBRATE)
+        status = run_calibration(&job, err);
+    else if (status == DECANT_OK)
+        status = run_validation(&job, err);
+    close_job(&job);
+    return status;
+}

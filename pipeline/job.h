@@ -1,0 +1,45 @@
+/* The commands that compute: what `decant run`, `calibrate` and `validate` do, in order. */
+#ifndef DECANT_PIPELINE_JOB_H
+#define DECANT_PIPELINE_JOB_H
+
+#include "base/log.h"
+#include "base/ranks.h"
+#include "io/token_array.h"
+#include "pipeline/options.h"
+#include "pipeline/schedule.h"
+#include "stages/source.h"
+#include "stages/statistics.h"
+#include "stages/validate.h"
+
+/* What every stage of a job works with; all of it is the same on every rank but `backend`. */
+typedef struct decant_job {
+    decant_ranks *ranks;           /* borrowed */
+    const decant_options *options; /* borrowed */
+    decant_log *log;               /* borrowed */
+    decant_backend *backend;
+    decant_model_config config;
+    const decant_family *family;
+    decant_safetensors *model;  /* NULL when only a container is at hand */
+    decant_layer_range *ranges; /* [ranks->size]: the layers of each rank */
+    int stages;                 /* ranks with layers: the first ones */
+} decant_job;
+
+/* This rank's layers; count 0 when there are more ranks than layers. */
+decant_layer_range decant_job_layers(const decant_job *job);
+
+/* Collective. pipeline/calibration.c: fills `fisher` (created here, on failure empty) from the calibration
+ * tokens. */
+decant_status decant_job_calibrate(decant_job *job, const decant_token_array *tokens,
+                                   decant_fisher_sums *fisher, decant_statistics_origin *origin,
+                                   decant_error *err);
+
+/* Collective. pipeline/validation.c: the container at `path` against the model on windows of text; the result
+ * is the same on every rank. */
+decant_status decant_job_validate(decant_job *job, const char *path, const decant_token_array *tokens,
+                                  decant_validation_result *result, decant_error *err);
+
+/* Collective. The three commands. */
+decant_status decant_job_run(decant_ranks *ranks, const decant_options *options, decant_log *log,
+                             decant_error *err);
+
+#endif

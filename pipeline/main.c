@@ -1,0 +1,72 @@
+/* The program: reads the command line, starts MPI where ranks are needed, runs the command, and turns the
+ * agreed status into the exit status. */
+#include "base/log.h"
+#include "base/ranks.h"
+#include "pipeline/examine.h"
+#include "pipeline/job.h"
+#include "pipeline/options.h"
+
+#include <stdio.h>
+
+static bool needs_ranks(decant_command command)
+{
+    return command == DECANT_COMMAND_RUN || command == DECANT_COMMAND_CALIBRATE ||
+           command == DECANT_COMMAND_VALIDATE;
+}
+
+static int fail(decant_status status, const decant_error *err)
+{
+    fprintf(stderr, "decant: %s: %s\n", decant_status_sentence(status), err->message);
+    return decant_status_exit(status);
+}
+
+/* Every rank runs this; rank `err.rank` tells what happened, once. */
+static int run_on_ranks(const decant_options *options)
+{
+    decant_ranks *ranks = NULL;
+    decant_log log;
+    decant_error err;
+    decant_status status = decant_ranks_create(MPI_COMM_WORLD, &ranks, &err);
+    if (status != DECANT_OK)
+        return fail(status, &err);
+    status = decant_log_open(ranks->rank, options->quiet, options->log[0] ? options->log : NULL, &log, &err);
+    status = decant_ranks_agree(ranks, status, &err);
+    if (status == DECANT_OK)
+        status = decant_job_run(ranks, options, &log, &err);
+    decant_log_close(&log);
+    int rank = ranks->rank, size = ranks->size;
+    decant_ranks_destroy(&ranks);
+    if (status == DECANT_OK)
+        return 0;
+    if (rank == err.rank && size > 1)
+        fprintf(stderr, "decant: rank %d: %s: %s\n", rank, decant_status_sentence(status), err.message);
+    else if (rank == err.rank)
+        fail(status, &err);
+    return decant_status_exit(status);
+}
+
+int main(int argument_count, char **arguments)
+{
+    decant_options options;
+    decant_error err;
+    decant_status status = decant_options_read(argument_count, arguments, &options, &err);
+    if (status != DECANT_OK)
+        return fail(status, &err);
+    if (options.command == DECANT_COMMAND_HELP) {
+        decant_options_print_help(stdout);
+        return 0;
+    }
+    if (options.command == DECANT_COMMAND_VERSION) {
+        printf("decant %s\n", DECANT_VERSION);
+        return 0;
+    }
+    if (!needs_ranks(options.command)) {
+        status = decant_examine(&options, stdout, &err);
+        return status == DECANT_OK ? 0 : fail(status, &err);
+    }
+    int provided;
+    MPI_Init_thread(&argument_count, &arguments, MPI_THREAD_FUNNELED, &provided);
+    int exit_status = run_on_ranks(&options);
+    MPI_Finalize();
+    return exit_status;
+}

@@ -1,0 +1,467 @@
+/* One row a long option: its name, what it takes, its default, its help, where the value goes. The command
+ * line, the job file, --help and the provenance line are all read off this table. */
+#include "pipeline/options.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <ini.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum option_kind {
+    OPTION_PATH,
+    OPTION_INTEGER,  /* int64_t */
+    OPTION_NUMBER,   /* int */
+    OPTION_SEED,     /* uint64_t */
+    OPTION_REAL,     /* double */
+    OPTION_FRACTION, /* double, given in percent */
+    OPTION_CHOICE,   /* int, an index into `argument` split at '|' */
+    OPTION_WIDTHS,   /* decant_bit_widths */
+    OPTION_FLAG,     /* bool */
+} option_kind;
+
+typedef struct option_row {
+    const char *name;
+    option_kind kind;
+    const char *argument; /* as --help shows it; the choices of OPTION_CHOICE */
+    const char *fallback; /* the default in the user's words; NULL: none */
+    size_t offset;
+    double minimum, maximum;
+    bool shapes_output; /* part of the provenance line */
+    const char *help;
+} option_row;
+
+#define FIELD(member) offsetof(decant_options, member)
+
+static const option_row option_table[] = {
+    {"model", OPTION_PATH, "DIR", NULL, FIELD(model), 0, 0, false,
+     "Hugging Face folder: config.json and safetensors"},
+    {"calibration", OPTION_PATH, "T.npy", NULL, FIELD(calibration), 0, 0, false,
+     "calibration tokens, [sequences, length] or one long row"},
+    {"sequences", OPTION_INTEGER, "N", "0", FIELD(sequences), 0, 1e9, false,
+     "calibration sequences to use, 0 for all"},
+    {"window", OPTION_INTEGER, "N", "512", FIELD(window), 2, 1e6, false,
+     "tokens a calibration sequence when T.npy is one long row"},
+    {"fisher", OPTION_CHOICE, "sequence|token", "token", FIELD(fisher), 0, 0, true,
+     "square the gradient of a sequence, or of each token"},
+    {"activations", OPTION_CHOICE, "auto|keep|recompute", "auto", FIELD(retention), 0, 0, false,
+     "keep what the backward pass needs, or compute it again"},
+    {"statistics", OPTION_PATH, "S.h5", NULL, FIELD(statistics), 0, 0, false,
+     "Fisher sums of an earlier `calibrate`, in place of --calibration"},
+    {"bits", OPTION_REAL, "B", NULL, FIELD(bits), 1, 16, true,
+     "average bits a quantized weight of all that is stored for it"},
+    {"bit-widths", OPTION_WIDTHS, "LIST", "2,3,4,5,6", FIELD(bit_widths), 0, 0, true,
+     "code widths to choose from, e.g. 3 or 2-4,6"},
+    {"sensitive", OPTION_FRACTION, "PERCENT", "0.05%", FIELD(sensitive), 0, 0.5, true,
+     "weights kept apart for the largest Fisher value"},
+    {"outliers", OPTION_FRACTION, "PERCENT", "0.40%", FIELD(outliers), 0, 0.5, true,
+     "weights kept apart for the largest magnitude"},
+    {"levels", OPTION_CHOICE, "exact|lloyd", "exact", FIELD(levels), 0, 0, true,
+     "how levels are found: the optimum, or k-means++ and Lloyd"},
+    {"seed", OPTION_SEED, "N", "0", FIELD(seed), 0, 0, true, "seed of --levels lloyd"},
+    {"text", OPTION_PATH, "T.npy", NULL, FIELD(text), 0, 0, false, "tokens to validate on"},
+    {"validation-window", OPTION_INTEGER, "N", "2048", FIELD(validation_window), 2, 1e6, false,
+     "tokens a validation window when the text is one long row"},
+    {"validation-windows", OPTION_INTEGER, "N", "0", FIELD(validation_windows), 0, 1e9, false,
+     "validation windows to use, 0 for all"},
+    {"output", OPTION_PATH, "M.h5", NULL, FIELD(output), 0, 0, false, "container (or statistics) to write"},
+    {"overwrite", OPTION_FLAG, NULL, NULL, FIELD(overwrite), 0, 0, false,
+     "replace an output that exists, once the new one is complete"},
+    {"device", OPTION_CHOICE, "auto|cpu|cuda", "auto", FIELD(device), 0, 0, false,
+     "where to compute; auto takes a GPU when there is one"},
+    {"full-floats", OPTION_FLAG, NULL, NULL, FIELD(full_floats), 0, 0, false,
+     "calibrate in F32 on a GPU too, in place of BF16"},
+    {"threads", OPTION_NUMBER, "N", "0", FIELD(threads), 0, 4096, false,
+     "threads a rank, 0 for its share of the machine"},
+    {"log", OPTION_PATH, "FILE", NULL, FIELD(log), 0, 0, false, "JSON lines with the figures of every stage"},
+    {"quiet", OPTION_FLAG, NULL, NULL, FIELD(quiet), 0, 0, false, "no progress on stderr"},
+    {"json", OPTION_FLAG, NULL, NULL, FIELD(json), 0, 0, false, "results as JSON on stdout"},
+};
+
+enum { OPTION_COUNT = sizeof option_table / sizeof *option_table };
+
+static const struct {
+    const char *name;
+    decant_command command;
+    int arguments; /* containers it takes */
+    const char *synopsis, *help;
+} command_table[] = {
+    {"run", DECANT_COMMAND_RUN, 0, "run --model DIR --calibration T.npy --bits 3.25 --output M.h5",
+     "the whole job: calibrate, quantize, allocate, write, validate"},
+    {"calibrate", DECANT_COMMAND_CALIBRATE, 0, "calibrate --model DIR --calibration T.npy --output S.h5",
+     "the Fisher sums alone, for later runs with --statistics"},
+    {"allocate", DECANT_COMMAND_ALLOCATE, 1, "allocate M.h5 --bits 3.5",
+     "solve the bit allocation again for another budget; prints the plan"},
+    {"validate", DECANT_COMMAND_VALIDATE, 1, "validate M.h5 --model DIR --text T.npy",
+     "perplexity before and after, KL divergence, top-1 agreement"},
+    {"inspect", DECANT_COMMAND_INSPECT, 1, "inspect M.h5 [--json]", "what a container holds"},
+    {"verify", DECANT_COMMAND_VERIFY, 1, "verify M.h5", "check every checksum"},
+    {"compare", DECANT_COMMAND_COMPARE, 2, "compare A.h5 B.h5", "tell what differs between two containers"},
+};
+
+enum { COMMAND_COUNT = sizeof command_table / sizeof *command_table };
+
+/* ---- values ---- */
+
+/* Stores the index of `value` among the choices "a|b|c"; false when it is none of them. */
+static bool parse_choice(const char *choices, const char *value, int *index)
+{
+    size_t length = strlen(value);
+    *index = 0;
+    for (const char *choice = choices;; (*index)++) {
+        const char *end = strchr(choice, '|');
+        size_t choice_length = end ? (size_t)(end - choice) : strlen(choice);
+        if (choice_length == length && memcmp(choice, value, length) == 0)
+            return true;
+        if (!end)
+            return false;
+        choice = end + 1;
+    }
+}
+
+/* "3", "2,3,4", "2-4,6": ascending, each width once. */
+static bool parse_widths(const char *value, decant_bit_widths *widths)
+{
+    bool wanted[DECANT_BITS_MAXIMUM + 1] = {false};
+    const char *at = value;
+    for (;;) {
+        char *end;
+        long first = strtol(at, &end, 10);
+        if (end == at)
+            return false;
+        long last = first;
+        if (*end == '-') {
+            at = end + 1;
+            last = strtol(at, &end, 10);
+            if (end == at)
+                return false;
+        }
+        if (first < DECANT_BITS_MINIMUM || last > DECANT_BITS_MAXIMUM || first > last)
+            return false;
+        for (long bits = first; bits <= last; bits++)
+            wanted[bits] = true;
+        if (*end == '\0')
+            break;
+        if (*end != ',')
+            return false;
+        at = end + 1;
+    }
+    widths->count = 0;
+    for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++)
+        if (wanted[bits])
+            widths->bits[widths->count++] = bits;
+    return true;
+}
+
+static bool parse_real(const option_row *row, const char *value, double *real)
+{
+    char *end;
+    errno = 0;
+    *real = strtod(value, &end);
+    if (end == value || errno == ERANGE)
+        return false;
+    if (row->kind == OPTION_FRACTION) {
+        *real /= 100;
+        if (*end == '%')
+            end++;
+    }
+    return *end == '\0' && *real >= row->minimum && *real <= row->maximum;
+}
+
+static bool parse_integer(const option_row *row, const char *value, int64_t *integer)
+{
+    char *end;
+    errno = 0;
+    *integer = strtoll(value, &end, 10);
+    return end != value && *end == '\0' && errno != ERANGE && (double)*integer >= row->minimum &&
+           (double)*integer <= row->maximum;
+}
+
+static bool parse_seed(const char *value, uint64_t *seed)
+{
+    char *end;
+    errno = 0;
+    *seed = strtoull(value, &end, 10);
+    return value[0] >= '0' && value[0] <= '9' && *end == '\0' && errno != ERANGE;
+}
+
+static bool parse_flag(const char *value, bool *flag)
+{
+    int index;
+    if (!parse_choice("no|yes|0|1|false|true|off|on", value, &index))
+        return false;
+    *flag = index % 2 == 1;
+    return true;
+}
+
+static decant_status set_value(const option_row *row, const char *value, decant_options *options,
+                               decant_error *err)
+{
+    void *field = (char *)options + row->offset;
+    bool good = false;
+    int64_t integer = 0;
+    switch (row->kind) {
+    case OPTION_PATH:
+        good = value[0] != '\0' && strlen(value) < DECANT_OPTION_PATH_BYTES;
+        if (good)
+            memcpy(field, value, strlen(value) + 1);
+        break;
+    case OPTION_INTEGER:
+        good = parse_integer(row, value, field);
+        break;
+    case OPTION_NUMBER:
+        good = parse_integer(row, value, &integer);
+        *(int *)field = (int)integer;
+        break;
+    case OPTION_SEED:
+        good = parse_seed(value, field);
+        break;
+    case OPTION_REAL:
+    case OPTION_FRACTION:
+        good = parse_real(row, value, field);
+        break;
+    case OPTION_CHOICE:
+        good = parse_choice(row->argument, value, field);
+        break;
+    case OPTION_WIDTHS:
+        good = parse_widths(value, field);
+        break;
+    case OPTION_FLAG:
+        good = parse_flag(value, field);
+        break;
+    }
+    if (good)
+        return DECANT_OK;
+    return DECANT_ERROR(err, DECANT_ERROR_USAGE, "--%s: '%s' is no good value; it takes %s", row->name, value,
+                        row->argument ? row->argument : "yes or no");
+}
+
+static const option_row *find_row(const char *name)
+{
+    for (int i = 0; i < OPTION_COUNT; i++)
+        if (strcmp(option_table[i].name, name) == 0)
+            return &option_table[i];
+    return NULL;
+}
+
+/* ---- the job file ---- */
+
+typedef struct job_file {
+    decant_options *options;
+    const bool *given; /* [OPTION_COUNT]: said on the command line, which wins */
+    decant_status status;
+    decant_error *err;
+} job_file;
+
+static int take_job_file_line(void *context, const char *section, const char *name, const char *value)
+{
+    (void)section;
+    job_file *file = context;
+    const option_row *row = find_row(name);
+    if (!row)
+        file->status = DECANT_ERROR(file->err, DECANT_ERROR_USAGE, "job file: there is no option '%s'", name);
+    else if (!file->given[row - option_table])
+        file->status = set_value(row, value, file->options, file->err);
+    return file->status == DECANT_OK;
+}
+
+static decant_status read_job_file(const char *path, const bool *given, decant_options *options,
+                                   decant_error *err)
+{
+    job_file file = {options, given, DECANT_OK, err};
+    int line = ini_parse(path, take_job_file_line, &file);
+    if (file.status != DECANT_OK)
+        return file.status;
+    if (line < 0)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "cannot read the job file %s", path);
+    if (line > 0)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "job file %s, line %d: expected `name = value`", path,
+                            line);
+    return DECANT_OK;
+}
+
+/* ---- the command line ---- */
+
+static decant_status read_command(const char *word, decant_options *options, int *arguments, decant_error *err)
+{
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        if (strcmp(command_table[i].name, word) == 0) {
+            options->command = command_table[i].command;
+            *arguments = command_table[i].arguments;
+            return DECANT_OK;
+        }
+    return DECANT_ERROR(err, DECANT_ERROR_USAGE, "there is no command '%s'; see decant --help", word);
+}
+
+static void set_defaults(decant_options *options)
+{
+    memset(options, 0, sizeof *options);
+    decant_error unused;
+    for (int i = 0; i < OPTION_COUNT; i++)
+        if (option_table[i].fallback)
+            set_value(&option_table[i], option_table[i].fallback, options, &unused);
+}
+
+/* Which options a command cannot do without. */
+static decant_status require_options(const decant_options *options, decant_error *err)
+{
+    decant_command command = options->command;
+    bool runs = command == DECANT_COMMAND_RUN, calibrates = command == DECANT_COMMAND_CALIBRATE;
+    bool validates = command == DECANT_COMMAND_VALIDATE;
+    const char *missing = NULL;
+    if ((runs || calibrates) && !options->model[0])
+        missing = "--model";
+    else if ((calibrates || (runs && !options->statistics[0])) && !options->calibration[0])
+        missing = runs ? "--calibration (or --statistics)" : "--calibration";
+    else if ((runs || calibrates) && !options->output[0])
+        missing = "--output";
+    else if (validates && !options->text[0])
+        missing = "--text";
+    else if (command == DECANT_COMMAND_ALLOCATE && options->bits == 0)
+        missing = "--bits";
+    else if (runs && options->bits == 0 && options->bit_widths.count > 1)
+        missing = "--bits (or a single --bit-widths)";
+    if (missing)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "this command needs %s; see decant --help", missing);
+    return DECANT_OK;
+}
+
+/* Indices beyond the table for the three options that are not settings. */
+enum { CONFIG_INDEX = OPTION_COUNT, HELP_INDEX, VERSION_INDEX, LONG_OPTIONS };
+
+static void make_long_options(struct option long_options[LONG_OPTIONS + 1])
+{
+    memset(long_options, 0, (LONG_OPTIONS + 1) * sizeof *long_options);
+    for (int i = 0; i < OPTION_COUNT; i++) {
+        long_options[i].name = option_table[i].name;
+        long_options[i].has_arg = option_table[i].kind == OPTION_FLAG ? no_argument : required_argument;
+    }
+    long_options[CONFIG_INDEX] = (struct option){"config", required_argument, NULL, 0};
+    long_options[HELP_INDEX] = (struct option){"help", no_argument, NULL, 0};
+    long_options[VERSION_INDEX] = (struct option){"version", no_argument, NULL, 0};
+}
+
+decant_status decant_options_read(int argument_count, char **arguments, decant_options *options,
+                                  decant_error *err)
+{
+    struct option long_options[LONG_OPTIONS + 1];
+    make_long_options(long_options);
+    set_defaults(options);
+    bool given[OPTION_COUNT] = {false};
+    const char *config = NULL;
+    decant_status status;
+    opterr = 0;
+    optind = 1;
+    for (;;) {
+        int index = -1, found = getopt_long(argument_count, arguments, "", long_options, &index);
+        if (found == -1)
+            break;
+        if (found == '?')
+            return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                                "%s: no such option, or its value is missing; see decant --help",
+                                arguments[optind - 1]);
+        if (index == HELP_INDEX || index == VERSION_INDEX) {
+            options->command = index == HELP_INDEX ? DECANT_COMMAND_HELP : DECANT_COMMAND_VERSION;
+            return DECANT_OK;
+        }
+        if (index == CONFIG_INDEX) {
+            config = optarg;
+            continue;
+        }
+        status = set_value(&option_table[index], optarg ? optarg : "yes", options, err);
+        if (status != DECANT_OK)
+            return status;
+        given[index] = true;
+    }
+    if (optind == argument_count)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "which command? see decant --help");
+    int containers = 0;
+    status = read_command(arguments[optind], options, &containers, err);
+    if (status == DECANT_OK && config)
+        status = read_job_file(config, given, options, err);
+    if (status != DECANT_OK)
+        return status;
+    if (argument_count - optind - 1 != containers)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "%s takes %d container%s, %d given", arguments[optind],
+                            containers, containers == 1 ? "" : "s", argument_count - optind - 1);
+    for (int i = 0; i < containers; i++)
+        snprintf(i == 0 ? options->container : options->second_container, DECANT_OPTION_PATH_BYTES, "%s",
+                 arguments[optind + 1 + i]);
+    return require_options(options, err);
+}
+
+void decant_options_print_help(FILE *stream)
+{
+    fprintf(stream, "decant quantizes large language models, on one machine or under mpirun and srun.\n\n");
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        fprintf(stream, "  decant %s\n      %s\n", command_table[i].synopsis, command_table[i].help);
+    fprintf(stream, "\nOptions (a job file has the same names, a `name = value` line each):\n");
+    fprintf(stream, "  --%-34s %s\n", "config JOB.ini", "read options from a job file; the command line wins");
+    for (int i = 0; i < OPTION_COUNT; i++) {
+        const option_row *row = &option_table[i];
+        char left[64];
+        snprintf(left, sizeof left, "%s%s%s", row->name, row->argument ? " " : "",
+                 row->argument ? row->argument : "");
+        fprintf(stream, "  --%-34s %s%s%s%s\n", left, row->help, row->fallback ? " (" : "",
+                row->fallback ? row->fallback : "", row->fallback ? ")" : "");
+    }
+    fprintf(stream, "  --%-34s %s\n  --%-34s %s\n", "help", "this text", "version", "the program's version");
+    fprintf(stream, "\nExit status: 0 done, 2 wrong usage, 3 bad input, 4 not enough memory or disk,\n"
+                    "5 device or MPI failure, 70 internal error, 75 interrupted but resumable.\n");
+}
+
+/* The index-th of the choices "a|b|c", into text. */
+static void name_choice(const char *choices, int index, char *text, size_t size)
+{
+    while (index-- > 0)
+        choices = strchr(choices, '|') + 1;
+    snprintf(text, size, "%.*s", (int)strcspn(choices, "|"), choices);
+}
+
+static void describe_value(const option_row *row, const decant_options *options, char *text, size_t size)
+{
+    const void *field = (const char *)options + row->offset;
+    switch (row->kind) {
+    case OPTION_CHOICE:
+        name_choice(row->argument, *(const int *)field, text, size);
+        break;
+    case OPTION_SEED:
+        snprintf(text, size, "%llu", (unsigned long long)*(const uint64_t *)field);
+        break;
+    case OPTION_REAL:
+        snprintf(text, size, "%.17g", *(const double *)field);
+        break;
+    case OPTION_FRACTION:
+        snprintf(text, size, "%.17g%%", *(const double *)field * 100);
+        break;
+    case OPTION_FLAG:
+        snprintf(text, size, "%s", *(const bool *)field ? "yes" : "no");
+        break;
+    case OPTION_WIDTHS: {
+        const decant_bit_widths *widths = field;
+        size_t used = 0;
+        for (int i = 0; i < widths->count && used < size; i++)
+            used += (size_t)snprintf(text + used, size - used, "%s%d", i ? "," : "", widths->bits[i]);
+        break;
+    }
+    case OPTION_PATH:
+    case OPTION_INTEGER:
+    case OPTION_NUMBER:
+        snprintf(text, size, "?"); /* where things lie and how many there are is recorded apart, as checksums */
+        break;
+    }
+}
+
+void decant_options_describe(const decant_options *options, char *text, size_t size)
+{
+    size_t used = 0;
+    text[0] = '\0';
+    for (int i = 0; i < OPTION_COUNT && used < size; i++) {
+        if (!option_table[i].shapes_output)
+            continue;
+        char value[64] = "";
+        describe_value(&option_table[i], options, value, sizeof value);
+        used +=
+            (size_t)snprintf(text + used, size - used, "%s%s=%s", used ? " " : "", option_table[i].name, value);
+    }
+}

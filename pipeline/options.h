@@ -1,0 +1,90 @@
+/* The command line and the job file: one table of options, read by getopt_long and inih into one struct.
+ * Knows names, defaults and ranges; what the values do is the job's business. */
+#ifndef DECANT_PIPELINE_OPTIONS_H
+#define DECANT_PIPELINE_OPTIONS_H
+
+#include "base/error.h"
+#include "kernels/backend.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+typedef enum decant_command {
+    DECANT_COMMAND_RUN,
+    DECANT_COMMAND_CALIBRATE,
+    DECANT_COMMAND_ALLOCATE,
+    DECANT_COMMAND_VALIDATE,
+    DECANT_COMMAND_INSPECT,
+    DECANT_COMMAND_VERIFY,
+    DECANT_COMMAND_COMPARE,
+    DECANT_COMMAND_HELP,
+    DECANT_COMMAND_VERSION,
+} decant_command;
+
+typedef enum decant_device { DECANT_DEVICE_AUTO, DECANT_DEVICE_CPU, DECANT_DEVICE_CUDA } decant_device;
+
+/* What a rank does with the activations between a sequence's forward and backward pass. */
+typedef enum decant_retention {
+    DECANT_RETAIN_AUTO,
+    DECANT_RETAIN_ALL,
+    DECANT_RETAIN_BOUNDARIES
+} decant_retention;
+
+enum { DECANT_OPTION_PATH_BYTES = 1024, DECANT_WIDTHS_MAXIMUM = DECANT_BITS_MAXIMUM - DECANT_BITS_MINIMUM + 1 };
+
+typedef struct decant_bit_widths {
+    int count;
+    int bits[DECANT_WIDTHS_MAXIMUM]; /* ascending */
+} decant_bit_widths;
+
+typedef char decant_option_path[DECANT_OPTION_PATH_BYTES]; /* empty: not given */
+
+typedef struct decant_options {
+    decant_command command;
+    decant_option_path container;        /* first argument of allocate, validate, inspect, verify, compare */
+    decant_option_path second_container; /* second argument of compare */
+
+    decant_option_path model;
+    decant_option_path calibration;
+    int64_t sequences; /* calibration sequences to use; 0: all */
+    int64_t window;    /* tokens a calibration sequence; 0: as the array has them */
+    int fisher;        /* decant_fisher_form */
+    int retention;     /* decant_retention */
+    decant_option_path statistics;
+
+    double bits; /* average over the quantized weights of everything stored; 0: not given */
+    decant_bit_widths bit_widths;
+    double sensitive; /* fraction of a matrix, 0 … 0.5 */
+    double outliers;  /* fraction of a matrix, 0 … 0.5 */
+    int levels;       /* decant_level_search */
+    uint64_t seed;
+
+    decant_option_path text;
+    int64_t validation_window;
+    int64_t validation_windows; /* 0: all */
+
+    decant_option_path output;
+    bool overwrite;
+    int device; /* decant_device */
+    bool full_floats;
+    int threads; /* 0: the cores divided among the ranks of a machine */
+    decant_option_path log;
+    bool quiet;
+    bool json;
+} decant_options;
+
+/* Reads argv, and the job file that --config names (the command line wins). DECANT_ERROR_USAGE says what is
+ * wrong and with which option; DECANT_ERROR_INPUT when the job file cannot be read. `--help` and `--version`
+ * become commands. */
+decant_status decant_options_read(int argument_count, char **arguments, decant_options *options,
+                                  decant_error *err);
+
+/* The text of --help. */
+void decant_options_print_help(FILE *stream);
+
+/* The options that decide what the container holds, as one line of `name=value` pairs in table order: for
+ * provenance. */
+void decant_options_describe(const decant_options *options, char *text, size_t size);
+
+#endif

@@ -1,0 +1,161 @@
+/* See report.h. */
+#include "pipeline/report.h"
+
+#include "base/memory.h"
+
+#include <math.h>
+#include <stdio.h>
+
+/* ---- figures of every rank ---- */
+
+typedef struct rank_figures {
+    double seconds;
+    int64_t host_peak_bytes, device_peak_bytes;
+} rank_figures;
+
+/* One log line a rank: time of the stage and peak memory so far. */
+static void log_ranks(decant_job *job, const char *stage, double seconds)
+{
+    int64_t unused;
+    rank_figures mine = {.seconds = seconds, .host_peak_bytes = decant_memory_usage_now().peak_bytes};
+    job->backend->memory->usage(job->backend, &unused, &mine.device_peak_bytes, &unused);
+    void *all = NULL;
+    size_t all_bytes;
+    decant_error unused_error;
+    if (decant_ranks_gather(job->ranks, &mine, sizeof mine, &all, &all_bytes, &unused_error) != DECANT_OK)
+        return;
+    const rank_figures *figures = all;
+    for (int rank = 0; rank < job->ranks->size; rank++)
+        decant_log_event(job->log, "rank",
+                         "\"stage\":\"%s\",\"rank\":%d,\"seconds\":%.3f,\"host_peak_bytes\":%lld,"
+                         "\"device_peak_bytes\":%lld",
+                         stage, rank, figures[rank].seconds, (long long)figures[rank].host_peak_bytes,
+                         (long long)figures[rank].device_peak_bytes);
+    decant_memory_free(all);
+}
+
+/* ---- the stages ---- */
+
+/* Multiply-adds of a calibration pass: forward, input gradient and weight gradient of every linear layer. */
+static double calibration_flops(const decant_job *job, const decant_statistics_origin *origin)
+{
+    double blocks = decant_schedule_block_cost(&job->config, origin->length) * job->config.layers;
+    return 2 * (3 * blocks + 2 * decant_schedule_head_cost(&job->config, origin->length)) *
+           (double)origin->sequences;
+}
+
+void decant_report_calibration(decant_job *job, const decant_statistics_origin *origin, double seconds)
+{
+    double flops = calibration_flops(job, origin);
+    decant_log_say(job->log, "calibrated on %lld sequences of %lld tokens in %.1f s, mean loss %.5f",
+                   (long long)origin->sequences, (long long)origin->length, seconds, origin->loss);
+    decant_log_event(
+        job->log, "calibrate",
+        "\"seconds\":%.3f,\"sequences\":%lld,\"length\":%lld,\"loss\":%.9f,\"flop_per_second\":%.4g", seconds,
+        (long long)origin->sequences, (long long)origin->length, origin->loss, flops / seconds);
+    log_ranks(job, "calibrate", seconds);
+}
+
+void decant_report_quantization(decant_job *job, const decant_error_table *table, double seconds)
+{
+    int64_t weights = 0;
+    for (int64_t i = 0; i < table->layers; i++)
+        weights += table->rows[i].weights;
+    decant_log_say(job->log, "quantized %lld matrices (%.1f million weights) in %.1f s",
+                   (long long)table->layers, (double)weights / 1e6, seconds);
+    decant_log_event(job->log, "quantize", "\"seconds\":%.3f,\"matrices\":%lld,\"weights\":%lld", seconds,
+                     (long long)table->layers, (long long)weights);
+    log_ranks(job, "quantize", seconds);
+}
+
+void decant_report_allocation(decant_job *job, const decant_error_table *table, const int *chosen,
+                              const decant_plan_summary *summary, double seconds)
+{
+    int64_t used[DECANT_BITS_MAXIMUM + 1] = {0};
+    for (int64_t i = 0; i < table->layers; i++)
+        used[table->rows[i].candidate[chosen[i]].bits]++;
+    char counts[160] = "";
+    size_t length = 0;
+    for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++)
+        if (used[bits])
+            length += (size_t)snprintf(counts + length, sizeof counts - length, "%s%lld with %d bits",
+                                       length ? ", " : "", (long long)used[bits], bits);
+    decant_log_say(job->log, "allocated %.3f bits a weight (%s), predicted loss increase %.4f", summary->bits,
+                   counts, summary->predicted);
+    decant_log_event(job->log, "allocate",
+                     "\"seconds\":%.3f,\"bits\":%.6f,\"bytes\":%lld,\"predicted_loss_increase\":%.9g,"
+                     "\"lower_bound\":%.9g",
+                     seconds, summary->bits, (long long)summary->bytes, summary->predicted,
+                     summary->lower_bound);
+}
+
+void decant_report_writing(decant_job *job, double seconds)
+{
+    decant_log_say(job->log, "wrote %s in %.1f s", job->options->output, seconds);
+    decant_log_event(job->log, "write", "\"seconds\":%.3f", seconds);
+    log_ranks(job, "write", seconds);
+}
+
+/* ---- the result ---- */
+
+static void print_json(const decant_validation_result *result, const decant_plan_summary *summary,
+                       bool has_original)
+{
+    double targets = (double)result->sums.targets;
+    printf("{\"windows\":%lld,\"targets\":%lld,\"perplexity_quantized\":%.9g", (long long)result->windows,
+           (long long)result->sums.targets, decant_validation_perplexity_quantized(result));
+    if (has_original)
+        printf(",\"perplexity_original\":%.9g,\"kl_divergence\":%.9g,\"top1_agreement\":%.9g,"
+               "\"measured_loss_increase\":%.9g",
+               decant_validation_perplexity_original(result), result->sums.divergence / targets,
+               (double)result->sums.same_top / targets,
+               (result->sums.loss_quantized - result->sums.loss_original) / targets);
+    if (summary)
+        printf(",\"bits\":%.9g,\"quantized_bytes\":%lld,\"predicted_loss_increase\":%.9g", summary->bits,
+               (long long)summary->bytes, summary->predicted);
+    printf("}\n");
+}
+
+static void print_table(const decant_validation_result *result, const decant_plan_summary *summary,
+                        bool has_original)
+{
+    double targets = (double)result->sums.targets;
+    if (summary)
+        printf("%-28s %.3f\n", "bits a weight", summary->bits);
+    if (has_original)
+        printf("%-28s %.4f\n", "perplexity before", decant_validation_perplexity_original(result));
+    printf("%-28s %.4f\n", "perplexity after", decant_validation_perplexity_quantized(result));
+    if (has_original) {
+        printf("%-28s %.4f\n", "KL divergence", result->sums.divergence / targets);
+        printf("%-28s %.2f %%\n", "top-1 agreement", 100 * (double)result->sums.same_top / targets);
+        printf("%-28s %.4f\n", "measured loss increase",
+               (result->sums.loss_quantized - result->sums.loss_original) / targets);
+    }
+    if (summary)
+        printf("%-28s %.4f\n", "predicted loss increase", summary->predicted);
+}
+
+void decant_report_validation(decant_job *job, const decant_validation_result *result,
+                              const decant_plan_summary *summary, double seconds)
+{
+    bool has_original = job->model != NULL;
+    double targets = (double)result->sums.targets, tokens = targets + (double)result->windows;
+    decant_log_say(job->log, "validated on %lld windows in %.1f s", (long long)result->windows, seconds);
+    decant_log_event(
+        job->log, "validate",
+        "\"seconds\":%.3f,\"windows\":%lld,\"targets\":%lld,\"loss_original\":%.9g,\"loss_quantized\":%.9g,"
+        "\"kl_divergence\":%.9g,\"top1_agreement\":%.9g,\"tokens_per_second_original\":%.6g,"
+        "\"tokens_per_second_quantized\":%.6g",
+        seconds, (long long)result->windows, (long long)result->sums.targets,
+        result->sums.loss_original / targets, result->sums.loss_quantized / targets,
+        result->sums.divergence / targets, (double)result->sums.same_top / targets,
+        has_original ? tokens / result->original_s : 0.0, tokens / result->quantized_s);
+    log_ranks(job, "validate", seconds);
+    if (job->ranks->rank != 0)
+        return;
+    if (job->options->json)
+        print_json(result, summary, has_original);
+    else
+        print_table(result, summary, has_original);
+    fflush(stdout);
+}

@@ -1,0 +1,19 @@
+/* What the job says of its stages: lines for people, figures for the log, results on stdout. Rank 0 speaks.
+ * Some of these gather figures of all ranks and are collective, as everything that takes a decant_job is. */
+#ifndef DECANT_PIPELINE_REPORT_H
+#define DECANT_PIPELINE_REPORT_H
+
+#include "pipeline/job.h"
+#include "stages/error_table.h"
+
+void decant_report_calibration(decant_job *job, const decant_statistics_origin *origin, double seconds);
+void decant_report_quantization(decant_job *job, const decant_error_table *table, double seconds);
+void decant_report_allocation(decant_job *job, const decant_error_table *table, const int *chosen,
+                              const decant_plan_summary *summary, double seconds);
+void decant_report_writing(decant_job *job, double seconds);
+
+/* summary may be NULL, when the plan is not at hand. */
+void decant_report_validation(decant_job *job, const decant_validation_result *result,
+                              const decant_plan_summary *summary, double seconds);
+
+#endif

@@ -1,0 +1,158 @@
+/* The split of layers over stages and the one-forward-one-backward order. Knows counts and costs, not what a
+ * pass computes or how activations travel.
+ *
+ * The split is found by giving out the layers one by one, each to the stage that is cheapest so far, the first
+ * among equals. No other split is better: the stage that ends up most expensive was the cheapest one before its
+ * last layer, so wherever that layer goes instead, that stage becomes as expensive.
+ *
+ * Source: Narayanan et al. 2021, "Memory-efficient pipeline-parallel DNN training", for the order
+ * (PipeDream-flush). */
+#include "pipeline/schedule.h"
+
+#include "base/memory.h"
+
+/* ------------------------------------------------------------------------------------------- layers ---- */
+
+void decant_schedule_layers(int layers, int stages, double layer_cost, double first_cost, double last_cost,
+                            decant_layer_range *ranges)
+{
+    int active = layers < stages ? layers : stages;
+    for (int s = 0; s < stages; s++)
+        ranges[s].count = s < active;
+    for (int given = active; given < layers; given++) {
+        int cheapest = 0;
+        double least = 0;
+        for (int s = 0; s < active; s++) {
+            /* Not added up layer by layer, so that equal stages compare equal. */
+            double cost = ranges[s].count * layer_cost + (s == 0 ? first_cost : 0);
+            cost += s == active - 1 ? last_cost : 0;
+            if (s == 0 || cost < least) {
+                cheapest = s;
+                least = cost;
+            }
+        }
+        ranges[cheapest].count++;
+    }
+    for (int s = 0; s < stages; s++)
+        ranges[s].first = s == 0 ? 0 : ranges[s - 1].first + ranges[s - 1].count;
+}
+
+int decant_schedule_active_stages(const decant_layer_range *ranges, int stages)
+{
+    int active = 0;
+    for (int s = 0; s < stages; s++)
+        active += ranges[s].count > 0;
+    return active;
+}
+
+double decant_schedule_block_cost(const decant_model_config *config, int64_t tokens)
+{
+    double hidden = (double)config->hidden_size, length = (double)tokens;
+    double queries = (double)config->heads * config->head_dimension;
+    double keys = (double)config->key_value_heads * config->head_dimension;
+    double weights = 2 * hidden * queries + 2 * hidden * keys + 3 * hidden * (double)config->intermediate_size;
+    double attention = queries * (length + 1); /* scores and values over (T + 1) / 2 keys on average */
+    return length * (weights + attention);
+}
+
+double decant_schedule_head_cost(const decant_model_config *config, int64_t tokens)
+{
+    return (double)tokens * (double)config->hidden_size * (double)config->vocabulary_size;
+}
+
+/* -------------------------------------------------------------------------------------------- steps ---- */
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+decant_step decant_schedule_step(int stages, int stage, int64_t sequences, int64_t index)
+{
+    int64_t ahead = smaller(stages - stage - 1, sequences); /* passed forward before the first backward pass */
+    if (index < ahead)
+        return (decant_step){DECANT_FORWARD, index};
+    int64_t pair = (index - ahead) / 2;
+    if (pair >= sequences - ahead)
+        return (decant_step){DECANT_BACKWARD, index - sequences};
+    if ((index - ahead) % 2 == 0)
+        return (decant_step){DECANT_FORWARD, ahead + pair};
+    return (decant_step){DECANT_BACKWARD, pair};
+}
+
+int64_t decant_schedule_in_flight(int stages, int stage, int64_t sequences)
+{
+    return smaller(stages - stage, sequences);
+}
+
+/* --------------------------------------------------------------------------------------- simulation ---- */
+
+/* A pipeline on its way: stage s has done taken[s] steps, the last of which ended at free_s[s]. */
+typedef struct pipeline {
+    int stages;
+    int64_t sequences;
+    int64_t *taken;     /* [stages] */
+    double *free_s;     /* [stages] */
+    double *forward_s;  /* [stages, sequences]: when that pass ended; < 0 before */
+    double *backward_s; /* [stages, sequences] */
+} pipeline;
+
+/* When the input of a step is there; < 0 when its source has not got that far. */
+static double input_ready(const pipeline *line, int stage, decant_step step)
+{
+    if (step.direction == DECANT_FORWARD)
+        return stage == 0 ? 0 : line->forward_s[(stage - 1) * line->sequences + step.sequence];
+    if (stage == line->stages - 1)
+        return line->forward_s[stage * line->sequences + step.sequence];
+    return line->backward_s[(stage + 1) * line->sequences + step.sequence];
+}
+
+/* Takes all steps of a stage that can be taken now; returns how many. */
+static int64_t advance(pipeline *line, int stage, double forward_s, double backward_s)
+{
+    int64_t before = line->taken[stage];
+    while (line->taken[stage] < 2 * line->sequences) {
+        decant_step step = decant_schedule_step(line->stages, stage, line->sequences, line->taken[stage]);
+        double start_s = input_ready(line, stage, step);
+        if (start_s < 0)
+            break;
+        if (start_s < line->free_s[stage])
+            start_s = line->free_s[stage];
+        bool is_forward = step.direction == DECANT_FORWARD;
+        double *end_s = is_forward ? line->forward_s : line->backward_s;
+        line->free_s[stage] = start_s + (is_forward ? forward_s : backward_s);
+        end_s[stage * line->sequences + step.sequence] = line->free_s[stage];
+        line->taken[stage]++;
+    }
+    return line->taken[stage] - before;
+}
+
+decant_status decant_schedule_idle_share(int stages, int64_t sequences, const double *forward_s,
+                                         const double *backward_s, double *idle, decant_error *err)
+{
+    int64_t passes = stages * sequences, steps = 0, progress = 1;
+    double last_s = 0;
+    void *numbers;
+    decant_status status =
+        decant_memory_allocate((size_t)(2 * passes + 2 * stages) * 8, "the simulated pipeline", &numbers, err);
+    if (status != DECANT_OK)
+        return status;
+    double *ends_s = numbers;
+    pipeline line = {stages, sequences, NULL, ends_s + 2 * passes, ends_s, ends_s + passes};
+    line.taken = (int64_t *)(line.free_s + stages);
+    for (int64_t i = 0; i < 2 * passes; i++)
+        ends_s[i] = -1;
+    for (; progress > 0; steps += progress) {
+        progress = 0;
+        for (int s = 0; s < stages; s++)
+            progress += advance(&line, s, forward_s[s], backward_s[s]);
+    }
+    for (int s = 0; s < stages; s++)
+        last_s = line.free_s[s] > last_s ? line.free_s[s] : last_s;
+    for (int s = 0; s < stages; s++)
+        idle[s] = last_s > 0 ? 1 - (double)sequences * (forward_s[s] + backward_s[s]) / last_s : 0;
+    decant_memory_free(numbers);
+    if (steps != 2 * passes)
+        return DECANT_ERROR(err, DECANT_ERROR_BUG, "the schedule of %d stages does not end", stages);
+    return DECANT_OK;
+}

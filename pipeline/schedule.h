@@ -1,0 +1,63 @@
+/* Who does what when: how layers are shared out over stages, and in which order a stage passes sequences
+ * forward and backward. Pure: no MPI, no kernels, no files; `decant plan` and the tests ask it anything. */
+#ifndef DECANT_PIPELINE_SCHEDULE_H
+#define DECANT_PIPELINE_SCHEDULE_H
+
+#include "io/model_config.h"
+
+#include <stdint.h>
+
+/* The consecutive layers of one stage; a stage with count 0 has nothing to do. */
+typedef struct decant_layer_range {
+    int first, count;
+} decant_layer_range;
+
+/* Splits `layers` layers over `stages` stages so that the most expensive stage is as cheap as can be, then the
+ * second most expensive, and so on; among equals the earlier stages take more layers. The first
+ * min(layers, stages) stages get at least one layer each, the others none.
+ *
+ *   layer_cost   cost of one layer, > 0
+ *   first_cost   what the stage with layer 0 does besides (embedding), >= 0
+ *   last_cost    what the stage with the last layer does besides (head and loss), >= 0
+ *   ranges       [stages] */
+void decant_schedule_layers(int layers, int stages, double layer_cost, double first_cost, double last_cost,
+                            decant_layer_range *ranges);
+
+/* The multiply-adds of one forward pass of `tokens` tokens through one block and through the head. Calibrating
+ * takes three such passes in a block (forward, gradient of the input, gradient of the weights), four when
+ * activations are recomputed, and two in the head, whose weights are not quantized; balancing weighs them so.
+ */
+double decant_schedule_block_cost(const decant_model_config *config, int64_t tokens);
+double decant_schedule_head_cost(const decant_model_config *config, int64_t tokens);
+
+/* How many stages have layers. */
+int decant_schedule_active_stages(const decant_layer_range *ranges, int stages);
+
+typedef enum decant_direction { DECANT_FORWARD, DECANT_BACKWARD } decant_direction;
+
+typedef struct decant_step {
+    decant_direction direction;
+    int64_t sequence;
+} decant_step;
+
+/* One-forward-one-backward order (PipeDream-flush, Narayanan et al. 2021): stage s first passes
+ * min(stages − s − 1, sequences) sequences forward, then alternates forward and backward, then drains. A stage
+ * has 2 · sequences steps; at most stages − s sequences wait for their backward pass. Backward passes are in
+ * sequence order on every stage. */
+decant_step decant_schedule_step(int stages, int stage, int64_t sequences, int64_t index);
+
+/* How many sequences can be between their forward and backward pass on this stage. */
+int64_t decant_schedule_in_flight(int stages, int stage, int64_t sequences);
+
+/* What share of the time from the first step of the first stage to the last step of any stage each stage waits,
+ * when all follow decant_schedule_step, a step begins as soon as its stage is free and its input is there, and
+ * messages take no time. `stages` counts those that have layers.
+ *
+ *   forward_s, backward_s   [stages]: seconds of one sequence's pass on each stage, >= 0
+ *   idle                    [stages]: 0 … 1; filled
+ *
+ * DECANT_ERROR_MEMORY when there is none for stages · sequences numbers. */
+decant_status decant_schedule_idle_share(int stages, int64_t sequences, const double *forward_s,
+                                         const double *backward_s, double *idle, decant_error *err);
+
+#endif

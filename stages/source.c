@@ -1,0 +1,228 @@
+/* See source.h. The dataset names are those of docs/container.md. */
+#include "stages/source.h"
+
+#include "base/memory.h"
+#include "stages/quantize.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- a folder of safetensors ---- */
+
+static decant_status matrix_of_model(void *context, const char *name, int64_t rows, int64_t columns,
+                                     decant_matrix *matrix, decant_error *err)
+{
+    return decant_safetensors_matrix(context, name, rows, columns, matrix, err);
+}
+
+decant_weight_source decant_source_of_model(const decant_safetensors *model)
+{
+    return (decant_weight_source){.context = (void *)model, .matrix = matrix_of_model};
+}
+
+/* ---- a container ---- */
+
+struct decant_container_source {
+    const decant_container *container;
+    void **blocks; /* tensors read so far */
+    int64_t count, capacity;
+};
+
+decant_status decant_container_source_create(const decant_container *container,
+                                             decant_container_source **source, decant_error *err)
+{
+    decant_status status =
+        decant_memory_allocate(sizeof **source, "a container's tensors", (void **)source, err);
+    if (status == DECANT_OK)
+        (*source)->container = container;
+    return status;
+}
+
+void decant_container_source_destroy(decant_container_source **source)
+{
+    if (!*source)
+        return;
+    for (int64_t i = 0; i < (*source)->count; i++)
+        decant_memory_free((*source)->blocks[i]);
+    decant_memory_free((*source)->blocks);
+    decant_memory_free(*source);
+    *source = NULL;
+}
+
+/* Memory that lives as long as the source. */
+static decant_status keep_block(decant_container_source *source, size_t size_bytes, const char *what,
+                                void **block, decant_error *err)
+{
+    decant_status status;
+    if (source->count == source->capacity) {
+        int64_t capacity = 2 * source->capacity + 16;
+        DECANT_TRY(decant_memory_resize((size_t)capacity * sizeof *source->blocks, "a container's tensors",
+                                        (void **)&source->blocks, err));
+        source->capacity = capacity;
+    }
+    DECANT_TRY(decant_memory_allocate(size_bytes, what, block, err));
+    source->blocks[source->count++] = *block;
+done:
+    return status;
+}
+
+static bool element_of_stored(decant_stored type, decant_element *element)
+{
+    *element = type == DECANT_STORED_F32 ? DECANT_F32 : type == DECANT_STORED_F16 ? DECANT_F16 : DECANT_BF16;
+    return type == DECANT_STORED_F32 || type == DECANT_STORED_F16 || type == DECANT_STORED_BF16;
+}
+
+static decant_status matrix_of_container(void *context, const char *name, int64_t rows, int64_t columns,
+                                         decant_matrix *matrix, decant_error *err)
+{
+    decant_container_source *source = context;
+    char path[DECANT_CONTAINER_PATH_BYTES];
+    snprintf(path, sizeof path, "/%s", name);
+    decant_stored type;
+    decant_shape shape;
+    decant_status status;
+    *matrix = (decant_matrix){.rows = rows, .columns = columns};
+    DECANT_TRY(decant_container_describe(source->container, path, &type, &shape, err));
+    bool is_vector = shape.dimensions == 1 && rows == 1 && shape.extent[0] == columns;
+    bool is_matrix = shape.dimensions == 2 && shape.extent[0] == rows && shape.extent[1] == columns;
+    if (!(is_vector || is_matrix) || !element_of_stored(type, &matrix->element))
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s in the container is no [%lld, %lld] array of floats", path,
+                    (long long)rows, (long long)columns);
+    DECANT_TRY(keep_block(source, decant_matrix_bytes(*matrix), name, &matrix->data, err));
+    DECANT_TRY(decant_container_read(source->container, path, type, &shape, matrix->data, err));
+done:
+    return status;
+}
+
+/* Reads the dataset GROUP/PART, which must have this type and shape, through host memory onto the device. */
+static decant_status read_to_device(const decant_container *container, decant_backend *backend,
+                                    const char *group, const char *part, decant_stored type, decant_shape shape,
+                                    void *device, decant_error *err)
+{
+    char path[DECANT_CONTAINER_PATH_BYTES];
+    snprintf(path, sizeof path, "/%s/%s", group, part);
+    size_t size_bytes = decant_stored_bytes(type);
+    for (int i = 0; i < shape.dimensions; i++)
+        size_bytes *= (size_t)shape.extent[i];
+    void *host = NULL;
+    decant_status status;
+    DECANT_TRY(decant_memory_allocate(size_bytes, path, &host, err));
+    DECANT_TRY(decant_container_read(container, path, type, &shape, host, err));
+    DECANT_TRY(backend->memory->upload(backend, device, host, size_bytes, err));
+done:
+    decant_memory_free(host);
+    return status;
+}
+
+/* The row offsets and columns of a CSR part, checked: a kernel indexes with them. */
+static decant_status read_pattern(const decant_container *container, decant_backend *backend, const char *group,
+                                  decant_packed_matrix *packed, decant_error *err)
+{
+    int64_t rows = packed->rows, count = packed->sparse.count;
+    bool narrow = decant_sparse_index_bytes(packed->columns) == 2;
+    char path[DECANT_CONTAINER_PATH_BYTES];
+    uint32_t *row_offsets = NULL, *columns = NULL;
+    decant_status status;
+    DECANT_TRY(decant_memory_allocate((size_t)(rows + 1) * 4, group, (void **)&row_offsets, err));
+    DECANT_TRY(decant_memory_allocate((size_t)count * 4, group, (void **)&columns, err));
+    snprintf(path, sizeof path, "/%s/sparse/row_offsets", group);
+    DECANT_TRY(decant_container_read(container, path, DECANT_STORED_U32, &(decant_shape){1, {rows + 1}},
+                                     row_offsets, err));
+    snprintf(path, sizeof path, "/%s/sparse/columns", group);
+    DECANT_TRY(decant_container_read(container, path, narrow ? DECANT_STORED_U16 : DECANT_STORED_U32,
+                                     &(decant_shape){1, {count}}, columns, err));
+    if (narrow) /* widen in place, from the end */
+        for (int64_t i = count - 1; i >= 0; i--) {
+            uint16_t column;
+            memcpy(&column, (const char *)columns + 2 * i, sizeof column);
+            columns[i] = column;
+        }
+    bool good = row_offsets[0] == 0 && row_offsets[rows] == (uint64_t)count;
+    for (int64_t row = 0; good && row < rows; row++)
+        good = row_offsets[row] <= row_offsets[row + 1] && row_offsets[row + 1] <= (uint64_t)count;
+    for (int64_t i = 0; good && i < count; i++)
+        good = columns[i] < (uint64_t)packed->columns;
+    if (!good)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s in the container has sparse indices outside the matrix",
+                    group);
+    DECANT_TRY(
+        backend->memory->upload(backend, packed->sparse.row_offsets, row_offsets, (size_t)(rows + 1) * 4, err));
+    DECANT_TRY(backend->memory->upload(backend, packed->sparse.columns, columns, (size_t)count * 4, err));
+done:
+    decant_memory_free(row_offsets);
+    decant_memory_free(columns);
+    return status;
+}
+
+static decant_status read_packed(const decant_container *container, decant_backend *backend, const char *name,
+                                 int64_t rows, int64_t columns, decant_packed_matrix *packed, decant_error *err)
+{
+    char group[DECANT_CONTAINER_PATH_BYTES], path[DECANT_CONTAINER_PATH_BYTES];
+    snprintf(group, sizeof group, "/%s", name);
+    int64_t bits, count = 0;
+    decant_shape shape;
+    decant_stored type;
+    decant_status status;
+    DECANT_TRY(decant_container_get_integer(container, group, "bits", &bits, err));
+    if (bits < DECANT_BITS_MINIMUM || bits > DECANT_BITS_MAXIMUM)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s in the container has %lld bits", name, (long long)bits);
+    snprintf(path, sizeof path, "/%s/sparse/values", name);
+    if (decant_container_has(container, path)) {
+        DECANT_TRY(decant_container_describe(container, path, &type, &shape, err));
+        count = shape.dimensions == 1 ? shape.extent[0] : -1;
+        if (count < 0 || count > rows * columns || count > UINT32_MAX)
+            DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s in the container has an impossible shape", path);
+    }
+    DECANT_TRY(decant_packed_matrix_create(backend, rows, columns, (int)bits, count, packed, err));
+    DECANT_TRY(read_to_device(container, backend, name, "codes", DECANT_STORED_U32,
+                              (decant_shape){3, {rows, bits, (columns + 31) / 32}}, packed->planes, err));
+    DECANT_TRY(read_to_device(container, backend, name, "levels", DECANT_STORED_F16,
+                              (decant_shape){2, {rows, (int64_t)1 << bits}}, packed->levels, err));
+    if (count > 0) {
+        DECANT_TRY(read_pattern(container, backend, name, packed, err));
+        DECANT_TRY(read_to_device(container, backend, name, "sparse/values", DECANT_STORED_F16,
+                                  (decant_shape){1, {count}}, packed->sparse_values, err));
+    }
+done:
+    return status;
+}
+
+static decant_status packed_of_container(void *context, decant_backend *backend, const char *name, int64_t rows,
+                                         int64_t columns, decant_packed_matrix **packed, decant_error *err)
+{
+    decant_container_source *source = context;
+    decant_status status;
+    DECANT_TRY(decant_memory_allocate(sizeof **packed, name, (void **)packed, err));
+    DECANT_TRY(read_packed(source->container, backend, name, rows, columns, *packed, err));
+done:
+    if (status != DECANT_OK && *packed) {
+        decant_packed_matrix_free(backend, *packed);
+        decant_memory_free(*packed);
+        *packed = NULL;
+    }
+    return status;
+}
+
+decant_weight_source decant_source_of_container(decant_container_source *source)
+{
+    return (decant_weight_source){
+        .context = source, .matrix = matrix_of_container, .packed = packed_of_container};
+}
+
+decant_status decant_container_config(const decant_container *container, const char *origin,
+                                      decant_model_config *config, decant_error *err)
+{
+    decant_stored type;
+    decant_shape shape;
+    char *json = NULL;
+    decant_status status;
+    DECANT_TRY(decant_container_describe(container, "/config", &type, &shape, err));
+    if (type != DECANT_STORED_U8 || shape.dimensions != 1)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: /config is no text", origin);
+    DECANT_TRY(decant_memory_allocate((size_t)shape.extent[0] + 1, "the model's config", (void **)&json, err));
+    DECANT_TRY(decant_container_read(container, "/config", type, &shape, json, err));
+    DECANT_TRY(decant_model_config_parse(json, (size_t)shape.extent[0], origin, config, err));
+done:
+    decant_memory_free(json);
+    return status;
+}

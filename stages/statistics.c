@@ -1,0 +1,159 @@
+/* See statistics.h. */
+#include "stages/statistics.h"
+
+#include "base/memory.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const form_names[] = {
+    [DECANT_FISHER_SEQUENCE] = "sequence", [DECANT_FISHER_TOKEN] = "token"};
+
+static void fisher_path(const decant_linear *linear, char path[DECANT_CONTAINER_PATH_BYTES])
+{
+    snprintf(path, DECANT_CONTAINER_PATH_BYTES, "/%s/fisher", linear->name);
+}
+
+/* Collective: the dataset of every linear layer of the model; ids[layer · linear_count + linear]. */
+static decant_status define_sums(decant_container_writer *writer, const decant_fisher_sums *fisher, int *ids,
+                                 decant_error *err)
+{
+    int linears = fisher->family->linear_count;
+    for (int i = 0; i < fisher->config->layers * linears; i++) {
+        decant_linear linear;
+        char path[DECANT_CONTAINER_PATH_BYTES];
+        fisher->family->linear(fisher->config, i / linears, i % linears, &linear);
+        fisher_path(&linear, path);
+        decant_shape shape = {2, {linear.rows, linear.columns}};
+        decant_status status = decant_container_define(writer, path, DECANT_STORED_F32, &shape, &ids[i], err);
+        if (status != DECANT_OK)
+            return status;
+    }
+    return DECANT_OK;
+}
+
+static decant_status set_origin(decant_container_writer *writer, const decant_statistics_origin *origin,
+                                decant_error *err)
+{
+    decant_status status;
+    DECANT_TRY(decant_container_set_text(writer, "/", "kind", "statistics", err));
+    DECANT_TRY(decant_container_set_text(writer, "/", "program_version", DECANT_VERSION, err));
+    DECANT_TRY(decant_container_set_text(writer, "/", "fisher", form_names[origin->form], err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "sequences", origin->sequences, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "length", origin->length, err));
+    DECANT_TRY(decant_container_set_real(writer, "/", "loss", origin->loss, err));
+    DECANT_TRY(
+        decant_container_set_integer(writer, "/", "calibration_crc32", origin->calibration_checksum, err));
+done:
+    return status;
+}
+
+/* Local: this rank's sums, one layer at a time through host memory. */
+static decant_status write_sums(decant_container_writer *writer, const decant_fisher_sums *fisher,
+                                const int *ids, decant_error *err)
+{
+    decant_backend *backend = fisher->backend;
+    int linears = fisher->family->linear_count;
+    float *host = NULL;
+    decant_status status = DECANT_OK;
+    for (int i = 0; i < fisher->layer_count * linears; i++) {
+        decant_linear linear;
+        fisher->family->linear(fisher->config, fisher->first_layer + i / linears, i % linears, &linear);
+        int64_t count = linear.rows * linear.columns;
+        decant_memory_free(host);
+        DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *host, "Fisher sums", (void **)&host, err));
+        DECANT_TRY(backend->memory->download(backend, host,
+                                             decant_fisher_sums_at(fisher, i / linears, i % linears),
+                                             (size_t)count * sizeof *host, err));
+        DECANT_TRY(decant_container_write(writer, ids[fisher->first_layer * linears + i], 0, count, host, err));
+    }
+done:
+    decant_memory_free(host);
+    return status;
+}
+
+decant_status decant_statistics_write(decant_ranks *ranks, const char *path, bool overwrite,
+                                      const decant_fisher_sums *fisher, const decant_statistics_origin *origin,
+                                      decant_error *err)
+{
+    decant_container_writer *writer = NULL;
+    int *ids = NULL;
+    decant_status status;
+    DECANT_TRY(decant_ranks_agree(ranks,
+                                  decant_memory_allocate((size_t)fisher->config->layers *
+                                                             (size_t)fisher->family->linear_count * sizeof *ids,
+                                                         "dataset numbers", (void **)&ids, err),
+                                  err));
+    DECANT_TRY(decant_container_create(ranks, path, overwrite, &writer, err));
+    DECANT_TRY(define_sums(writer, fisher, ids, err));
+    DECANT_TRY(set_origin(writer, origin, err));
+    DECANT_TRY(decant_ranks_agree(ranks, write_sums(writer, fisher, ids, err), err));
+    DECANT_TRY(decant_container_finish(&writer, err));
+done:
+    decant_container_discard(&writer);
+    decant_memory_free(ids);
+    return status;
+}
+
+static decant_status read_origin(const decant_container *file, const char *path,
+                                 decant_statistics_origin *origin, decant_error *err)
+{
+    char kind[32], form[32];
+    int64_t checksum;
+    decant_status status;
+    DECANT_TRY(decant_container_get_text(file, "/", "kind", kind, sizeof kind, err));
+    if (strcmp(kind, "statistics") != 0)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s holds a %s, not statistics", path, kind);
+    DECANT_TRY(decant_container_get_text(file, "/", "fisher", form, sizeof form, err));
+    origin->form =
+        strcmp(form, form_names[DECANT_FISHER_TOKEN]) == 0 ? DECANT_FISHER_TOKEN : DECANT_FISHER_SEQUENCE;
+    if (strcmp(form, form_names[origin->form]) != 0)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s has Fisher sums of an unknown form, '%s'", path, form);
+    DECANT_TRY(decant_container_get_integer(file, "/", "sequences", &origin->sequences, err));
+    DECANT_TRY(decant_container_get_integer(file, "/", "length", &origin->length, err));
+    DECANT_TRY(decant_container_get_real(file, "/", "loss", &origin->loss, err));
+    DECANT_TRY(decant_container_get_integer(file, "/", "calibration_crc32", &checksum, err));
+    origin->calibration_checksum = (uint32_t)checksum;
+    if (origin->sequences < 1 || origin->length < 2)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s claims %lld sequences of %lld tokens", path,
+                    (long long)origin->sequences, (long long)origin->length);
+done:
+    return status;
+}
+
+decant_status decant_statistics_open(const char *path, decant_container **file,
+                                     decant_statistics_origin *origin, decant_error *err)
+{
+    decant_status status;
+    DECANT_TRY(decant_container_open(path, file, err));
+    DECANT_TRY(read_origin(*file, path, origin, err));
+done:
+    if (status != DECANT_OK)
+        decant_container_close(file);
+    return status;
+}
+
+decant_status decant_statistics_read(const decant_container *file, decant_fisher_sums *fisher,
+                                     decant_error *err)
+{
+    decant_backend *backend = fisher->backend;
+    int linears = fisher->family->linear_count;
+    float *host = NULL;
+    decant_status status = DECANT_OK;
+    for (int i = 0; i < fisher->layer_count * linears; i++) {
+        decant_linear linear;
+        char path[DECANT_CONTAINER_PATH_BYTES];
+        fisher->family->linear(fisher->config, fisher->first_layer + i / linears, i % linears, &linear);
+        fisher_path(&linear, path);
+        size_t size_bytes = (size_t)(linear.rows * linear.columns) * sizeof *host;
+        decant_memory_free(host);
+        DECANT_TRY(decant_memory_allocate(size_bytes, path, (void **)&host, err));
+        DECANT_TRY(decant_container_read(file, path, DECANT_STORED_F32,
+                                         &(decant_shape){2, {linear.rows, linear.columns}}, host, err));
+        DECANT_TRY(backend->memory->upload(backend, decant_fisher_sums_at(fisher, i / linears, i % linears),
+                                           host, size_bytes, err));
+    }
+done:
+    decant_memory_free(host);
+    return status;
+}

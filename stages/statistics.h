@@ -1,0 +1,31 @@
+/* The statistics file: Fisher sums kept for later runs. An HDF5 file like the container, with one dataset
+ * /NAME/fisher F32 [rows, columns] a linear layer, and at the root what they were made from. */
+#ifndef DECANT_STAGES_STATISTICS_H
+#define DECANT_STAGES_STATISTICS_H
+
+#include "io/container.h"
+#include "stages/fisher_sums.h"
+
+/* What the sums were made from. */
+typedef struct decant_statistics_origin {
+    decant_fisher_form form;
+    int64_t sequences; /* N */
+    int64_t length;    /* tokens a sequence */
+    double loss;       /* mean over the sequences */
+    uint32_t calibration_checksum;
+} decant_statistics_origin;
+
+/* Collective. Writes the sums of all ranks' layers; each rank brings its own. */
+decant_status decant_statistics_write(decant_ranks *ranks, const char *path, bool overwrite,
+                                      const decant_fisher_sums *fisher, const decant_statistics_origin *origin,
+                                      decant_error *err);
+
+/* Local. What the file was made from. DECANT_ERROR_INPUT when it is no statistics file. */
+decant_status decant_statistics_open(const char *path, decant_container **file,
+                                     decant_statistics_origin *origin, decant_error *err);
+
+/* Local. Reads the sums of this rank's layers into `fisher`, which is created for them. */
+decant_status decant_statistics_read(const decant_container *file, decant_fisher_sums *fisher,
+                                     decant_error *err);
+
+#endif

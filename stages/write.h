@@ -1,0 +1,33 @@
+/* Writing the container: what goes into it, and which rank brings what. The schema is docs/container.md. */
+#ifndef DECANT_STAGES_WRITE_H
+#define DECANT_STAGES_WRITE_H
+
+#include "base/ranks.h"
+#include "io/container.h"
+#include "io/safetensors.h"
+#include "stages/error_table.h"
+#include "stages/model.h"
+#include "stages/statistics.h"
+
+/* Everything the container is made of. All ranks hold the same, but for `first_layer` to `quantized`. */
+typedef struct decant_container_contents {
+    const decant_model_config *config;
+    const decant_family *family;
+    const decant_safetensors *model;
+    const decant_error_table *table;
+    const int *chosen; /* [table->layers] */
+    const decant_plan_summary *summary;
+    const decant_statistics_origin *origin;
+    const char *options; /* what decided the contents, one line */
+    const char *device;  /* "cpu", "cuda bf16" …: the arithmetic that made the statistics */
+    /* this rank's layers */
+    decant_backend *backend;
+    int first_layer, layer_count;
+    decant_quantized_layer *quantized; /* [layer_count · linear_count] */
+} decant_container_contents;
+
+/* Collective. Writes PATH as a whole; on failure there is no file of that name that was not there before. */
+decant_status decant_write_container(decant_ranks *ranks, const char *path, bool overwrite,
+                                     const decant_container_contents *contents, decant_error *err);
+
+#endif

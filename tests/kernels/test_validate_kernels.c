@@ -1,0 +1,229 @@
+/* The validate table of a backend: products straight from packed weights of every width, and the comparison of
+ * two models' logits. */
+#include "tests/kernels/device_arrays.h"
+
+/* A packed matrix made by the book (docs of kernels/backend.h), and the weights that it stands for. */
+typedef struct packed_case {
+    decant_packed_matrix packed;
+    double *weights; /* [rows, columns] */
+} packed_case;
+
+static void *to_device(decant_backend *backend, const void *host, size_t size_bytes)
+{
+    void *device = NULL;
+    REQUIRE(backend->memory->allocate(backend, size_bytes, "packed weights", &device, err));
+    REQUIRE(backend->memory->upload(backend, device, host, size_bytes, err));
+    REQUIRE(backend->memory->synchronize(backend, err));
+    return device;
+}
+
+static void pack_codes(decant_backend *backend, packed_case *made, uint64_t *seed)
+{
+    decant_packed_matrix *packed = &made->packed;
+    int64_t words = (packed->columns + 31) / 32, levels = (int64_t)1 << packed->bits;
+    size_t planes_bytes = (size_t)(packed->rows * packed->bits * words) * sizeof(uint32_t);
+    size_t levels_bytes = (size_t)(packed->rows * levels) * sizeof(uint16_t);
+    uint32_t *planes = calloc(1, planes_bytes);
+    uint16_t *table = calloc(1, levels_bytes);
+    assert_true(planes && table);
+    for (int64_t row = 0; row < packed->rows; row++) {
+        for (int64_t i = 0; i < levels; i++) /* ascending */
+            table[row * levels + i] = decant_f32_to_f16(
+                (float)(2.0 * (double)(i + 1) / (double)levels - 1 + random_value(seed) / 2 / (double)levels));
+        for (int64_t column = 0; column < packed->columns; column++) {
+            int64_t code = (int64_t)((random_value(seed) + 1) / 2 * (double)levels);
+            made->weights[row * packed->columns + column] = decant_f16_to_f32(table[row * levels + code]);
+            for (int bit = 0; bit < packed->bits; bit++)
+                planes[(row * packed->bits + bit) * words + column / 32] |= (uint32_t)(code >> bit & 1)
+                                                                            << column % 32;
+        }
+    }
+    packed->planes = to_device(backend, planes, planes_bytes);
+    packed->levels = to_device(backend, table, levels_bytes);
+    free(planes);
+    free(table);
+}
+
+/* About one entry in sixteen; some rows stay empty, and first and last columns occur. */
+static void pack_sparse(decant_backend *backend, packed_case *made, uint64_t *seed)
+{
+    decant_packed_matrix *packed = &made->packed;
+    size_t most = (size_t)(packed->rows * packed->columns);
+    uint32_t *offsets = calloc((size_t)packed->rows + 1, sizeof *offsets),
+             *columns = calloc(most, sizeof *columns);
+    uint16_t *values = calloc(most, sizeof *values);
+    assert_true(offsets && columns && values);
+    uint32_t count = 0;
+    for (int64_t row = 0; row < packed->rows; row++) {
+        for (int64_t column = 0; column < packed->columns && row % 5 != 1; column++) {
+            bool edge = row % 3 == 0 && (column == 0 || column == packed->columns - 1);
+            if (!edge && random_value(seed) < 0.875)
+                continue;
+            values[count] = decant_f32_to_f16((float)(3 * random_value(seed)));
+            made->weights[row * packed->columns + column] += decant_f16_to_f32(values[count]);
+            columns[count++] = (uint32_t)column;
+        }
+        offsets[row + 1] = count;
+    }
+    packed->sparse.count = count;
+    packed->sparse.row_offsets = to_device(backend, offsets, ((size_t)packed->rows + 1) * sizeof *offsets);
+    packed->sparse.columns = to_device(backend, columns, count * sizeof *columns);
+    packed->sparse_values = to_device(backend, values, count * sizeof *values);
+    free(offsets);
+    free(columns);
+    free(values);
+}
+
+static void drop_packed(decant_backend *backend, packed_case *made)
+{
+    decant_packed_matrix *packed = &made->packed;
+    void *arrays[] = {packed->planes, packed->levels, packed->sparse.row_offsets, packed->sparse.columns,
+                      packed->sparse_values};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        backend->memory->release(backend, &arrays[i]);
+    free(made->weights);
+}
+
+static void add_products(int64_t tokens, const packed_case *made, const double *x, double *y)
+{
+    int64_t rows = made->packed.rows, columns = made->packed.columns;
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t i = 0; i < columns; i++)
+                y[t * rows + row] += x[t * columns + i] * made->weights[row * columns + i];
+}
+
+static void check_packed(decant_backend *backend, int bits, bool sparse, int64_t tokens, int64_t in,
+                         int64_t out)
+{
+    uint64_t seed = 7;
+    packed_case made = {.packed = {.rows = out, .columns = in, .bits = bits}, .weights = doubles(out * in)};
+    pack_codes(backend, &made, &seed);
+    if (sparse)
+        pack_sparse(backend, &made, &seed);
+    device_array x = activation_array(backend, tokens, in, 1, 1),
+                 y = activation_array(backend, tokens, out, 1, 2);
+    double *expected = doubles(tokens * out);
+    add_products(tokens, &made, x.values, expected);
+    REQUIRE(backend->validate->packed_linear(backend, x.matrix, &made.packed, false, y.matrix, err));
+    expect_close(backend, y.matrix, expected, sparse ? "packed linear with a sparse part" : "packed linear");
+    add_products(tokens, &made, x.values, expected);
+    REQUIRE(backend->validate->packed_linear(backend, x.matrix, &made.packed, true, y.matrix, err));
+    expect_close(backend, y.matrix, expected, "packed linear, accumulated");
+    free(expected);
+    drop(backend, &x);
+    drop(backend, &y);
+    drop_packed(backend, &made);
+}
+
+static void packed_linear_matches_at_every_width(void **state)
+{
+    for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++) {
+        check_packed(*state, bits, false, 3, 33, 17);
+        check_packed(*state, bits, true, 37, 95, 61);
+        check_packed(*state, bits, true, 1, 1, 1);
+    }
+    check_packed(*state, 3, true, 5, 2051, 261); /* more than one tile of rows and block of columns */
+    check_packed(*state, 4, true, 1, 1024, 256);
+}
+
+/* ---- comparison ---- */
+
+/* log p of every token, from one row of logits. */
+static void log_softmax(const double *logits, int64_t vocabulary, double *log_p)
+{
+    double largest = logits[0], sum = 0;
+    for (int64_t i = 1; i < vocabulary; i++)
+        largest = fmax(largest, logits[i]);
+    for (int64_t i = 0; i < vocabulary; i++)
+        sum += exp(logits[i] - largest);
+    for (int64_t i = 0; i < vocabulary; i++)
+        log_p[i] = logits[i] - largest - log(sum);
+}
+
+static int64_t top(const double *logits, int64_t vocabulary)
+{
+    int64_t best = 0;
+    for (int64_t i = 1; i < vocabulary; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    return best;
+}
+
+static decant_comparison reference_comparison(const double *original, const double *quantized,
+                                              const int32_t *tokens, int64_t length, int64_t vocabulary)
+{
+    decant_comparison result = {.targets = length - 1};
+    double *log_p = doubles(vocabulary), *log_q = doubles(vocabulary);
+    for (int64_t t = 0; t < length - 1; t++) {
+        log_softmax(original + t * vocabulary, vocabulary, log_p);
+        log_softmax(quantized + t * vocabulary, vocabulary, log_q);
+        result.loss_original -= log_p[tokens[t + 1]];
+        result.loss_quantized -= log_q[tokens[t + 1]];
+        for (int64_t i = 0; i < vocabulary; i++)
+            result.divergence += exp(log_p[i]) * (log_p[i] - log_q[i]);
+        result.same_top +=
+            top(original + t * vocabulary, vocabulary) == top(quantized + t * vocabulary, vocabulary);
+    }
+    free(log_p);
+    free(log_q);
+    return result;
+}
+
+/* Logits of which every second row differs little, and whose rows often have their largest value twice. */
+static void check_comparison(decant_backend *backend, int64_t length, int64_t vocabulary)
+{
+    device_array a = activation_array(backend, length, vocabulary, 4, 1);
+    device_array b = activation_array(backend, length, vocabulary, 4, 2);
+    int32_t *tokens = calloc((size_t)length, sizeof *tokens);
+    assert_non_null(tokens);
+    for (int64_t t = 0; t < length; t++) {
+        tokens[t] = (int32_t)(t * 7 % vocabulary);
+        for (int64_t i = 0; i < vocabulary && t % 2 == 0; i++)
+            b.values[t * vocabulary + i] = a.values[t * vocabulary + i] * 1.0625;
+        a.values[t * vocabulary + t % vocabulary] = a.values[t * vocabulary + vocabulary / 2] = 5;
+        b.values[t * vocabulary + t * 3 % vocabulary] = b.values[t * vocabulary + vocabulary / 2] = 5;
+    }
+    a.values[vocabulary - 2] = b.values[vocabulary - 1] =
+        6; /* tops that differ, at the very end of the first row */
+    device_array *both[] = {&a, &b};
+    for (int which = 0; which < 2; which++) {
+        for (int64_t i = 0; i < length * vocabulary; i++) {
+            store_element(backend->activation, both[which]->values[i], both[which]->host, i);
+            both[which]->values[i] = load_element(backend->activation, both[which]->host, i);
+        }
+        REQUIRE(backend->memory->upload(backend, both[which]->matrix.data, both[which]->host,
+                                        decant_matrix_bytes(both[which]->matrix), err));
+    }
+    decant_comparison expected = reference_comparison(a.values, b.values, tokens, length, vocabulary), actual;
+    REQUIRE(backend->validate->compare(backend, a.matrix, b.matrix, tokens, &actual, err));
+    expect_number_close(backend, actual.loss_original, expected.loss_original, "loss of the original");
+    expect_number_close(backend, actual.loss_quantized, expected.loss_quantized, "loss of the quantized model");
+    /* A small divergence is the difference of larger numbers, which floats carry to about 1e-7 a target. */
+    double divergence_scale = expected.divergence + 1e-2 * (double)expected.targets;
+    assert_true(fabs(actual.divergence - expected.divergence) <= tolerance(backend) * divergence_scale);
+    assert_int_equal(actual.same_top, expected.same_top);
+    assert_int_equal(actual.targets, expected.targets);
+    REQUIRE(backend->validate->compare(backend, a.matrix, a.matrix, tokens, &actual, err));
+    assert_true(fabs(actual.divergence) < 1e-9);
+    assert_int_equal(actual.same_top, length - 1);
+    free(tokens);
+    drop(backend, &a);
+    drop(backend, &b);
+}
+
+static void comparison_matches(void **state)
+{
+    check_comparison(*state, 2, 5);
+    check_comparison(*state, 37, 113);
+    check_comparison(*state, 9, 3001);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(packed_linear_matches_at_every_width),
+        cmocka_unit_test(comparison_matches),
+    };
+    return cmocka_run_group_tests_name("validate kernels", tests, open_backend, close_backend);
+}

@@ -1,0 +1,364 @@
+/* The searches for the best clusters of one row, against a plain dynamic program over all splits and against the
+ * golden costs of tests/reference/make_kmeans_golden.py. These are the CPU backend's own; what every backend must do
+ * is in test_fit_levels.c. */
+#include "kernels/cpu/kmeans_exact.h"
+#include "kernels/cpu/kmeans_lagrangian.h"
+#include "kernels/cpu/kmeans_lloyd.h"
+#include "kernels/cpu/levels.h"
+#include "tests/kernels/kmeans_rows.h"
+
+enum { MANY = 64, LONGEST = 700 };
+
+/* Relative to the optimum; prefix sums are in double, so that the part lost depends on the cost of one cluster. */
+static const double COST_TOLERANCE = 1e-12, COST_TOLERANCE_OF_ONE = 1e-15;
+
+/* Everything one row needs, on the heap. */
+typedef struct row_test {
+    float values[LONGEST], masses[LONGEST];
+    int64_t n;
+    decant_points points;
+    void *memory, *scratch;
+    int32_t boundaries[MANY + 1][MANY + 2]; /* of each number of clusters */
+} row_test;
+
+static size_t largest_scratch(int64_t n)
+{
+    size_t exact = decant_kmeans_exact_bytes(n), penalty = decant_kmeans_lagrangian_bytes(n);
+    size_t lloyd = decant_kmeans_lloyd_bytes(n, MANY);
+    size_t larger = exact > penalty ? exact : penalty;
+    return larger > lloyd ? larger : lloyd;
+}
+
+/* Space for a row of n values, of no content yet. */
+static row_test *make_row(int64_t n)
+{
+    row_test *row = calloc(1, sizeof *row);
+    assert_non_null(row);
+    row->n = n;
+    row->memory = aligned_alloc(64, (decant_points_bytes(n) + 63) / 64 * 64);
+    row->scratch = aligned_alloc(64, (largest_scratch(n) + 63) / 64 * 64);
+    assert_true(row->memory && row->scratch);
+    memset(row->scratch, 0xa5, largest_scratch(n));
+    decant_points_place(n, row->memory, &row->points);
+    return row;
+}
+
+static void build(row_test *row)
+{
+    decant_points_build(row->values, row->masses, row->n, NULL, 0, &row->points);
+}
+
+static void free_row(row_test *row)
+{
+    free(row->memory);
+    free(row->scratch);
+    free(row);
+}
+
+static double cost_of(const decant_points *points, const int32_t *boundaries, int clusters)
+{
+    long double cost = 0;
+    for (int c = 0; c < clusters; c++) {
+        long double mass = 0, moment = 0;
+        for (int32_t i = boundaries[c]; i < boundaries[c + 1]; i++) {
+            mass += (long double)points->mass[i];
+            moment += (long double)points->mass[i] * (long double)points->value[i];
+        }
+        for (int32_t i = boundaries[c]; i < boundaries[c + 1]; i++) {
+            long double distance = (long double)points->value[i] - moment / mass;
+            cost += (long double)points->mass[i] * distance * distance;
+        }
+    }
+    return (double)cost;
+}
+
+static void expect_partition(const decant_points *points, const int32_t *boundaries, int clusters)
+{
+    assert_int_equal(boundaries[0], 0);
+    assert_int_equal(boundaries[clusters], points->count);
+    for (int c = 0; c < clusters; c++)
+        assert_true(boundaries[c] < boundaries[c + 1]);
+}
+
+static void expect_cost(const row_test *row, int clusters, double best, double best_of_one, const char *search,
+                        const char *what, int number)
+{
+    expect_partition(&row->points, row->boundaries[clusters], clusters);
+    double cost = cost_of(&row->points, row->boundaries[clusters], clusters);
+    if (!(fabs(cost - best) <= COST_TOLERANCE * best + COST_TOLERANCE_OF_ONE * best_of_one))
+        fail_msg("%s, %s %d: %d clusters cost %.17g, not %.17g; %.1e more", search, what, number, clusters, cost,
+                 best, (cost - best) / best);
+}
+
+/* How many numbers of clusters from 2 to most can be asked of a row, and arrays for the answers. */
+static int list_targets(row_test *row, int most, int *clusters, int32_t **boundaries)
+{
+    int n = 0;
+    for (int k = 2; k <= most && k < row->points.count; k++) {
+        clusters[n] = k;
+        boundaries[n++] = row->boundaries[k];
+    }
+    return n;
+}
+
+static void solve_exact(row_test *row, int most)
+{
+    int clusters[MANY];
+    int32_t *boundaries[MANY];
+    int n = list_targets(row, most, clusters, boundaries);
+    decant_kmeans_exact(&row->points, clusters, n, boundaries, row->scratch);
+}
+
+static void solve_lagrangian(row_test *row, int most)
+{
+    int clusters[MANY];
+    int32_t *boundaries[MANY];
+    int n = list_targets(row, most, clusters, boundaries);
+    decant_kmeans_lagrangian(&row->points, clusters, n, boundaries, row->scratch);
+}
+
+/* ---- golden costs ---- */
+
+typedef struct golden_file {
+    char *bytes;
+    size_t header_bytes;
+} golden_file;
+
+static golden_file read_golden(void)
+{
+    char path[512];
+    const char *source = getenv("DECANT_TEST_SOURCE");
+    snprintf(path, sizeof path, "%s/tests/reference/kmeans_golden.safetensors", source ? source : ".");
+    FILE *file = fopen(path, "rb");
+    if (!file)
+        fail_msg("cannot open %s", path);
+    assert_int_equal(fseek(file, 0, SEEK_END), 0);
+    size_t size = (size_t)ftell(file);
+    rewind(file);
+    golden_file golden = {calloc(size + 1, 1), 0};
+    assert_non_null(golden.bytes);
+    assert_int_equal(fread(golden.bytes, 1, size, file), size);
+    fclose(file);
+    uint64_t header_bytes;
+    memcpy(&header_bytes, golden.bytes, sizeof header_bytes);
+    golden.header_bytes = header_bytes;
+    return golden;
+}
+
+/* The data of a tensor: what "data_offsets" says after its name in the header. */
+static const void *golden_tensor(const golden_file *golden, const char *name, size_t *size_bytes)
+{
+    char quoted[64];
+    size_t begin, end;
+    snprintf(quoted, sizeof quoted, "\"%s\"", name);
+    const char *entry = strstr(golden->bytes + 8, quoted);
+    assert_non_null(entry);
+    const char *offsets = strstr(entry, "\"data_offsets\":[");
+    assert_non_null(offsets);
+    assert_int_equal(sscanf(offsets, "\"data_offsets\":[%zu,%zu]", &begin, &end), 2);
+    *size_bytes = end - begin;
+    return golden->bytes + 8 + golden->header_bytes + begin;
+}
+
+enum { GOLDEN_MOST = 16 };
+
+static void check_golden_row(row_test *row, const double *cost, int number)
+{
+    build(row);
+    solve_exact(row, GOLDEN_MOST);
+    for (int k = 2; k <= GOLDEN_MOST && k < row->points.count; k++)
+        expect_cost(row, k, cost[k - 1], cost[0], "dynamic program", "golden row", number);
+    memset(row->boundaries, 0, sizeof row->boundaries);
+    solve_lagrangian(row, GOLDEN_MOST);
+    for (int k = 2; k <= GOLDEN_MOST && k < row->points.count; k++)
+        expect_cost(row, k, cost[k - 1], cost[0], "penalty", "golden row", number);
+}
+
+static void golden_costs_are_reached_by_both_searches(void **state)
+{
+    (void)state;
+    golden_file golden = read_golden();
+    size_t value_bytes, mass_bytes, offset_bytes, cost_bytes;
+    const char *values = golden_tensor(&golden, "values", &value_bytes);
+    const char *masses = golden_tensor(&golden, "weights", &mass_bytes);
+    const char *offsets = golden_tensor(&golden, "offsets", &offset_bytes);
+    const char *costs = golden_tensor(&golden, "cost", &cost_bytes);
+    int rows = (int)(offset_bytes / sizeof(int64_t)) - 1;
+    assert_int_equal(cost_bytes, (size_t)rows * GOLDEN_MOST * sizeof(double));
+    assert_true(rows > 30);
+    for (int number = 0; number < rows; number++) {
+        int64_t ends[2];
+        double cost[GOLDEN_MOST];
+        memcpy(ends, offsets + (size_t)number * sizeof *ends, sizeof ends);
+        memcpy(cost, costs + (size_t)number * sizeof cost, sizeof cost);
+        assert_in_range(ends[1] - ends[0], 1, LONGEST);
+        row_test *row = make_row(ends[1] - ends[0]);
+        memcpy(row->values, values + (size_t)ends[0] * sizeof(float), (size_t)row->n * sizeof(float));
+        memcpy(row->masses, masses + (size_t)ends[0] * sizeof(float), (size_t)row->n * sizeof(float));
+        check_golden_row(row, cost, number);
+        free_row(row);
+    }
+    free(golden.bytes);
+}
+
+/* ---- against the plain program ---- */
+
+static void check_against_slow(row_kind kind, int64_t n, uint64_t seed)
+{
+    long double best[MANY];
+    row_test *row = make_row(n);
+    fill_row(kind, n, seed, row->values, row->masses);
+    build(row);
+    sorted_row sorted = sort_row(row->values, row->masses, NULL, n);
+    slow_kmeans(&sorted, MANY, best, NULL);
+    solve_exact(row, DECANT_KMEANS_EXACT_MAXIMUM);
+    for (int k = 2; k <= DECANT_KMEANS_EXACT_MAXIMUM && k < row->points.count; k++)
+        expect_cost(row, k, (double)best[k - 1], (double)best[0], "dynamic program", "row kind", (int)kind);
+    memset(row->boundaries, 0, sizeof row->boundaries);
+    solve_lagrangian(row, MANY);
+    for (int k = 2; k <= MANY && k < row->points.count; k++)
+        expect_cost(row, k, (double)best[k - 1], (double)best[0], "penalty", "row kind", (int)kind);
+    free_sorted_row(&sorted);
+    free_row(row);
+}
+
+static void cost_is_optimal_when_rows_are_of_every_kind_and_length(void **state)
+{
+    (void)state;
+    static const int64_t lengths[] = {1, 2, 3, 5, 17, 31, 32, 33, 64, 65, 100, 129, 300};
+    for (int kind = 0; kind < ROW_KINDS; kind++)
+        for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+            for (uint64_t seed = 1; seed <= (lengths[i] <= 100 ? 5 : 1); seed++)
+                check_against_slow((row_kind)kind, lengths[i], seed);
+}
+
+static void answer_is_the_same_when_one_target_is_asked_alone(void **state)
+{
+    (void)state;
+    row_test *row = make_row(LONGEST);
+    fill_row(ROW_NORMAL, LONGEST, 9, row->values, row->masses);
+    build(row);
+    solve_exact(row, DECANT_KMEANS_EXACT_MAXIMUM);
+    for (int k = 2; k <= DECANT_KMEANS_EXACT_MAXIMUM; k++) {
+        int32_t alone[MANY + 1], *boundaries = alone;
+        decant_kmeans_exact(&row->points, &k, 1, &boundaries, row->scratch);
+        assert_memory_equal(alone, row->boundaries[k], (size_t)(k + 1) * sizeof *alone);
+    }
+    solve_lagrangian(row, MANY);
+    for (int k = 2; k <= MANY; k++) {
+        int32_t alone[MANY + 1], *boundaries = alone;
+        decant_kmeans_lagrangian(&row->points, &k, 1, &boundaries, row->scratch);
+        assert_memory_equal(alone, row->boundaries[k], (size_t)(k + 1) * sizeof *alone);
+    }
+    free_row(row);
+}
+
+/* Few heavy points and long stretches of light ones: windows far longer than a block of either search. */
+static void both_searches_agree_when_rows_are_long(void **state)
+{
+    (void)state;
+    enum { LONG = 20000 };
+    float *values = calloc(LONG, sizeof *values), *masses = calloc(LONG, sizeof *masses);
+    assert_true(values && masses);
+    row_test *row = make_row(LONG);
+    for (int kind = ROW_NORMAL; kind <= ROW_HALF_ZERO; kind++) {
+        static const int clusters[] = {4, 8, 16};
+        int32_t other[3][17], *boundaries[] = {row->boundaries[4], row->boundaries[8], row->boundaries[16]};
+        int32_t *others[] = {other[0], other[1], other[2]};
+        fill_row((row_kind)kind, LONG, 3, values, masses);
+        decant_points_build(values, masses, LONG, NULL, 0, &row->points);
+        decant_kmeans_exact(&row->points, clusters, 3, boundaries, row->scratch);
+        decant_kmeans_lagrangian(&row->points, clusters, 3, others, row->scratch);
+        for (int i = 0; i < 3; i++) {
+            double best = cost_of(&row->points, others[i], clusters[i]);
+            expect_cost(row, clusters[i], best, best, "dynamic program", "long row kind", kind);
+        }
+    }
+    free(values);
+    free(masses);
+    free_row(row);
+}
+
+/* ---- points and levels ---- */
+
+static void points_are_merged_when_values_are_equal(void **state)
+{
+    (void)state;
+    static const float values[] = {0.5f, -0.0f, 2, 0.0f, -1, 0.5f, 7, 9}, masses[] = {1, 2, 4, 8, 16, 32, 0, 64};
+    static const uint32_t excluded[] = {2, 7};
+    row_test *row = make_row(8);
+    decant_points_build(values, masses, 8, excluded, 2, &row->points);
+    assert_int_equal(row->points.count, 3); /* the 7 has no mass, 2 and 9 are left out */
+    static const double expected_values[] = {-1, 0, 0.5}, expected_masses[] = {16, 10, 33};
+    for (int i = 0; i < 3; i++) {
+        assert_true(row->points.value[i] == expected_values[i] && row->points.mass[i] == expected_masses[i]);
+        assert_true(row->points.mass_before[i + 1] - row->points.mass_before[i] == expected_masses[i]);
+    }
+    assert_true(fabs(row->points.mean - (-16 + 16.5) / 59) < 1e-15);
+    free_row(row);
+}
+
+static void levels_are_clamped_and_repeated_when_rounded_to_f16(void **state)
+{
+    (void)state;
+    static const float values[] = {-1e6f, -1e-9f, 1, 3, 2e9f};
+    static const int32_t boundaries[] = {0, 1, 2, 2, 4, 5, 5, 5, 5};
+    uint16_t levels[8];
+    row_test *row = make_row(5);
+    decant_points_build(values, NULL, 5, NULL, 0, &row->points);
+    decant_levels_of_clusters(&row->points, boundaries, 8, levels);
+    static const float expected[] = {-65504, 0, 2, 65504, 65504, 65504, 65504, 65504};
+    for (int i = 0; i < 8; i++)
+        assert_true(decant_f16_to_f32(levels[i]) == expected[i]);
+    assert_int_equal(levels[1], 0); /* not −0 */
+    free_row(row);
+}
+
+/* ---- Lloyd ---- */
+
+static void lloyd_stops_near_a_local_minimum_when_seeded(void **state)
+{
+    (void)state;
+    row_test *row = make_row(500);
+    int differing = 0;
+    for (int kind = 0; kind < ROW_KINDS - 1; kind++) { /* the last one is constant */
+        fill_row((row_kind)kind, 500, 4, row->values, row->masses);
+        build(row);
+        int clusters = row->points.count > 16 ? 16 : row->points.count - 1;
+        int32_t best[MANY + 1], *boundaries = best, again[MANY + 1], first[MANY + 1];
+        decant_kmeans_exact(&row->points, &clusters, 1, &boundaries, row->scratch);
+        double optimum = cost_of(&row->points, best, clusters), mean = 0;
+        for (uint64_t seed = 0; seed < 10; seed++) {
+            decant_kmeans_lloyd(&row->points, clusters, seed, row->boundaries[clusters], row->scratch);
+            decant_kmeans_lloyd(&row->points, clusters, seed, again, row->scratch);
+            assert_memory_equal(again, row->boundaries[clusters], (size_t)(clusters + 1) * sizeof *again);
+            if (seed == 0)
+                memcpy(first, again, sizeof again);
+            differing += memcmp(again, first, (size_t)(clusters + 1) * sizeof *again) != 0;
+            for (int c = 0; c < clusters; c++)
+                assert_true(again[c] <= again[c + 1]);
+            assert_true(again[0] == 0 && again[clusters] == row->points.count);
+            double cost = cost_of(&row->points, again, clusters);
+            assert_true(cost >= optimum * (1 - COST_TOLERANCE));
+            mean += cost / 10;
+        }
+        printf("kind %d mean %.4f\n", kind, mean/optimum);        if (!(mean <= 1.5 * optimum))
+            fail_msg("row kind %d: %g on average, the optimum is %g", kind, mean, optimum);
+    }
+    assert_true(differing > 20); /* seeds matter */
+    free_row(row);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(golden_costs_are_reached_by_both_searches),
+        cmocka_unit_test(cost_is_optimal_when_rows_are_of_every_kind_and_length),
+        cmocka_unit_test(answer_is_the_same_when_one_target_is_asked_alone),
+        cmocka_unit_test(both_searches_agree_when_rows_are_long),
+        cmocka_unit_test(points_are_merged_when_values_are_equal),
+        cmocka_unit_test(levels_are_clamped_and_repeated_when_rounded_to_f16),
+        cmocka_unit_test(lloyd_stops_near_a_local_minimum_when_seeded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

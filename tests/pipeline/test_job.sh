@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# The whole job end to end on small models: the same bytes on any number of ranks, statistics used again, every command,
+# every documented exit status, and nothing left behind by a job that failed or was killed.
+set -euo pipefail
+decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+fail() { echo "FAILED: $*" >&2; exit 1; }
+
+# on RANKS ARGUMENTS…: decant under mpirun, quiet.
+on() {
+  local ranks=$1
+  shift
+  mpirun -n "$ranks" "$decant" "$@" --quiet --device cpu
+}
+
+# expect STATUS PATTERN COMMAND…: the exit status, and one line on stderr that says why.
+expect() {
+  local status=$1 pattern=$2 got=0
+  shift 2
+  "$@" >"$work/out" 2>"$work/err" || got=$?
+  [[ $got == "$status" ]] || fail "'$*' gave $got, not $status: $(cat "$work/err")"
+  [[ $(grep -c '^decant: ' "$work/err") == 1 ]] || fail "'$*' did not print one line: $(cat "$work/err")"
+  grep -q -- "$pattern" "$work/err" || fail "'$*' does not say '$pattern': $(cat "$work/err")"
+}
+
+model=$source/tests/reference/llama_mha
+tokens=$model/tokens.npy
+run=(run --model "$model" --calibration "$tokens" --text "$tokens" --bits 5)
+
+# ---- the same bytes on any number of ranks, more ranks than layers included, threads or none, kept or recomputed
+on 1 "${run[@]}" --output "$work/1.h5" >"$work/result"
+grep -q 'perplexity after' "$work/result" || fail "no result: $(cat "$work/result")"
+for ranks in 2 3 4 5; do
+  on $ranks "${run[@]}" --output "$work/$ranks.h5" >/dev/null
+  cmp "$work/1.h5" "$work/$ranks.h5" || fail "$ranks ranks give other bytes than 1"
+done
+on 2 "${run[@]}" --output "$work/recompute.h5" --activations recompute --threads 2 >/dev/null
+cmp "$work/1.h5" "$work/recompute.h5" || fail "recomputed activations give other bytes"
+on 2 "${run[@]}" --output "$work/sequence.h5" --fisher sequence >/dev/null
+cmp -s "$work/1.h5" "$work/sequence.h5" && fail "--fisher changes nothing"
+for other in llama_gqa_tied llama_bf16_headdim; do
+  folder=$source/tests/reference/$other
+  for ranks in 1 3; do
+    on $ranks run --model "$folder" --calibration "$folder/tokens.npy" --text "$folder/tokens.npy" --bits 6 \
+      --output "$work/$other.$ranks.h5" >/dev/null
+  done
+  cmp "$work/$other.1.h5" "$work/$other.3.h5" || fail "$other: 3 ranks give other bytes than 1"
+done
+
+# ---- statistics are used again, to the same model
+on 2 calibrate --model "$model" --calibration "$tokens" --output "$work/statistics.h5"
+on 3 run --model "$model" --statistics "$work/statistics.h5" --text "$tokens" --bits 5 --output "$work/again.h5" >/dev/null
+cmp "$work/1.h5" "$work/again.h5" || fail "statistics from a file give other bytes"
+
+# ---- a job file says the same as the command line, which wins
+printf 'model = %s\ncalibration = %s\nbits = 4\ntext = %s\n' "$model" "$tokens" "$tokens" >"$work/job.ini"
+on 2 run --config "$work/job.ini" --bits 5 --output "$work/config.h5" >/dev/null
+cmp "$work/1.h5" "$work/config.h5" || fail "the job file gives other bytes"
+
+# ---- looking at it
+"$decant" inspect "$work/1.h5" | grep -q 'model.layers.2.mlp.down_proj' || fail "inspect"
+"$decant" inspect --json "$work/1.h5" | python3 -c '
+import json, sys
+found = json.load(sys.stdin)
+assert found["bits"] <= 5 and len(found["layers"]) == 21, found
+assert sum(layer["stored_bytes"] for layer in found["layers"]) == found["quantized_bytes"]
+assert found["perplexity_quantized"] > 1 and found["perplexity_original"] > 1'
+"$decant" verify "$work/1.h5" | grep -q 'every checksum is right' || fail "verify"
+"$decant" compare "$work/1.h5" "$work/4.h5" >/dev/null || fail "compare finds a difference where there is none"
+expect 3 'differ' "$decant" compare "$work/1.h5" "$work/sequence.h5"
+"$decant" allocate "$work/1.h5" --bits 4.5 --json | python3 -c '
+import json, sys
+assert json.load(sys.stdin)["bits"] <= 4.5'
+on 2 validate "$work/1.h5" --model "$model" --text "$tokens" --json >"$work/two.json"
+on 1 validate "$work/1.h5" --model "$model" --text "$tokens" --json >"$work/one.json"
+cmp "$work/one.json" "$work/two.json" || fail "validation depends on the ranks"
+on 2 validate "$work/1.h5" --text "$tokens" | grep -q 'perplexity after' || fail "validate without the original"
+on 2 "${run[@]}" --output "$work/logged.h5" --log "$work/log.jsonl" >/dev/null
+python3 -c '
+import json, sys
+events = [json.loads(line) for line in open(sys.argv[1])]
+stages = {event.get("event") for event in events}
+assert {"calibrate", "quantize", "allocate", "write", "validate", "rank"} <= stages, stages
+assert {event["rank"] for event in events if event["event"] == "rank"} == {0, 1}' "$work/log.jsonl"
+
+# ---- exit statuses and messages; nothing is harmed
+before=$(sha256sum "$work/1.h5")
+expect 2 'exists' on 2 "${run[@]}" --output "$work/1.h5"
+[[ $(sha256sum "$work/1.h5") == "$before" ]] || fail "an existing output was harmed"
+expect 2 'no command' "$decant" frobnicate
+expect 2 'bits' "$decant" "${run[@]}" --bits many --output "$work/no.h5"
+expect 2 'calibration' "$decant" run --model "$model" --bits 4 --output "$work/no.h5"
+expect 2 'smallest' on 2 "${run[@]}" --bits 1.5 --output "$work/no.h5"
+expect 3 'config.json' on 2 run --model "$work/nothing" --calibration "$tokens" --bits 4 --output "$work/no.h5"
+expect 3 'tokens' on 2 run --model "$model" --calibration "$work/absent_tokens.npy" --bits 4 --output "$work/no.h5"
+expect 3 'HDF5' "$decant" inspect "$tokens"
+expect 3 'statistics' "$decant" inspect "$work/statistics.h5"
+expect 3 'model' on 2 run --model "$model" --statistics "$work/1.h5" --bits 4 --output "$work/no.h5"
+expect 4 'rite' on 2 "${run[@]}" --output "$work/absent/no.h5"
+if ! nvidia-smi >/dev/null 2>&1; then
+  expect 5 'CUDA' mpirun -n 2 "$decant" "${run[@]}" --device cuda --output "$work/no.h5"
+fi
+mkdir "$work/nan" && cp "$model"/config.json "$work/nan" && python3 - "$model" "$work/nan" <<'PY'
+import json, struct, sys
+raw = bytearray(open(sys.argv[1] + "/model.safetensors", "rb").read())
+size = struct.unpack("<Q", raw[:8])[0]
+entry = json.loads(raw[8 : 8 + size])["model.layers.1.mlp.up_proj.weight"]
+begin = 8 + size + entry["data_offsets"][0]
+raw[begin + 40 : begin + 44] = struct.pack("<f", float("nan"))
+open(sys.argv[2] + "/model.safetensors", "wb").write(raw)
+PY
+expect 3 'model.layers.1.mlp.up_proj' on 3 run --model "$work/nan" --statistics "$work/statistics.h5" --bits 4 \
+  --output "$work/no.h5"
+[[ ! -e $work/no.h5 && ! -e $work/no.h5.partial ]] || fail "a failed job left a file"
+
+# ---- a killed job leaves no final name, and the next one is not disturbed by what it left
+mpirun -n 2 "$decant" "${run[@]}" --quiet --device cpu --output "$work/killed.h5" >/dev/null 2>&1 &
+sleep 0.3
+kill -KILL $! 2>/dev/null || true
+wait $! 2>/dev/null || true
+pkill -KILL -f "$work/killed.h5" 2>/dev/null || true
+[[ ! -e $work/killed.h5 ]] || cmp "$work/1.h5" "$work/killed.h5" || fail "a killed job left a broken container"
+on 2 "${run[@]}" --output "$work/killed.h5" --overwrite >/dev/null
+cmp "$work/1.h5" "$work/killed.h5" || fail "a job after a killed one gives other bytes"
+echo "the whole job: passed"

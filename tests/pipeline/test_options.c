@@ -1,0 +1,121 @@
+/* The command line and the job file. */
+#include "pipeline/options.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define READ(options, err, ...)                                                                                \
+    decant_options_read((int)(sizeof((char *[]){"decant", __VA_ARGS__}) / sizeof(char *)),                     \
+                        (char *[]){"decant", __VA_ARGS__}, (options), (err))
+
+static void defaults_when_little_is_given(void **state)
+{
+    (void)state;
+    decant_options options;
+    decant_error err;
+    assert_int_equal(READ(&options, &err, "run", "--model", "m", "--calibration", "c.npy", "--bits", "3.25",
+                          "--output", "o.h5"),
+                     DECANT_OK);
+    assert_int_equal(options.command, DECANT_COMMAND_RUN);
+    assert_string_equal(options.model, "m");
+    assert_true(options.bits == 3.25);
+    assert_true(options.sensitive > 0.000499 && options.sensitive < 0.000501);
+    assert_true(options.outliers > 0.00399 && options.outliers < 0.00401);
+    assert_int_equal(options.fisher, DECANT_FISHER_TOKEN);
+    assert_int_equal(options.bit_widths.count, 5);
+    assert_false(options.overwrite);
+}
+
+static void widths_are_sorted_when_given_as_ranges(void **state)
+{
+    (void)state;
+    decant_options options;
+    decant_error err;
+    assert_int_equal(READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--bits", "4", "--output", "o",
+                          "--bit-widths", "6,2-4,3"),
+                     DECANT_OK);
+    const int expected[] = {2, 3, 4, 6};
+    assert_int_equal(options.bit_widths.count, 4);
+    assert_memory_equal(options.bit_widths.bits, expected, sizeof expected);
+    const char *bad[] = {"", "1", "9", "4-2", "3,", "a", "3-", "2;3"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(READ(&options, &err, "run", "--bit-widths", (char *)bad[i]), DECANT_ERROR_USAGE);
+}
+
+static void one_line_tells_when_usage_is_wrong(void **state)
+{
+    (void)state;
+    decant_options options;
+    decant_error err;
+    assert_int_equal(READ(&options, &err, "run", "--model", "m"), DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "--calibration"));
+    assert_int_equal(READ(&options, &err, "run", "--outliers", "60%"), DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "--outliers"));
+    assert_int_equal(READ(&options, &err, "run", "--fisher", "tok"), DECANT_ERROR_USAGE);
+    assert_int_equal(READ(&options, &err, "run", "--sequences", "12x"), DECANT_ERROR_USAGE);
+    assert_int_equal(READ(&options, &err, "run", "--bits", "nan"), DECANT_ERROR_USAGE);
+    assert_int_equal(READ(&options, &err, "run", "--nonsense"), DECANT_ERROR_USAGE);
+    assert_int_equal(READ(&options, &err, "verify"), DECANT_ERROR_USAGE);
+    assert_int_equal(READ(&options, &err, "verify", "a", "b"), DECANT_ERROR_USAGE);
+    assert_int_equal(READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--output", "o"),
+                     DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "--bits"));
+    assert_int_equal(decant_options_read(1, (char *[]){"decant", NULL}, &options, &err), DECANT_ERROR_USAGE);
+}
+
+static void command_line_wins_when_job_file_says_otherwise(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/decant_options_XXXXXX";
+    int descriptor = mkstemp(path);
+    FILE *file = fdopen(descriptor, "w");
+    fputs("; a comment\nmodel = from_file\nbits = 3\noverwrite = yes\n[section]\ncalibration = c.npy\n", file);
+    fclose(file);
+    decant_options options;
+    decant_error err;
+    assert_int_equal(READ(&options, &err, "run", "--config", path, "--bits", "4", "--output", "o"), DECANT_OK);
+    assert_string_equal(options.model, "from_file");
+    assert_true(options.bits == 4);
+    assert_true(options.overwrite);
+    file = fopen(path, "w");
+    fputs("modle = x\n", file);
+    fclose(file);
+    assert_int_equal(READ(&options, &err, "run", "--config", path), DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "modle"));
+    remove(path);
+    assert_int_equal(READ(&options, &err, "run", "--config", path), DECANT_ERROR_INPUT);
+}
+
+static void provenance_changes_when_and_only_when_contents_would(void **state)
+{
+    (void)state;
+    decant_options options;
+    decant_error err;
+    char first[1024], second[1024], third[1024];
+    READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--bits", "4", "--output", "o");
+    decant_options_describe(&options, first, sizeof first);
+    READ(&options, &err, "run", "--model", "elsewhere", "--calibration", "d", "--bits", "4", "--output", "p", "--threads",
+         "7");
+    decant_options_describe(&options, second, sizeof second);
+    READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--bits", "4", "--output", "o", "--outliers", "1%");
+    decant_options_describe(&options, third, sizeof third);
+    assert_string_equal(first, second);
+    assert_string_not_equal(first, third);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults_when_little_is_given),
+        cmocka_unit_test(widths_are_sorted_when_given_as_ranges),
+        cmocka_unit_test(one_line_tells_when_usage_is_wrong),
+        cmocka_unit_test(command_line_wins_when_job_file_says_otherwise),
+        cmocka_unit_test(provenance_changes_when_and_only_when_contents_would),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

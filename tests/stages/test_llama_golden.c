@@ -1,0 +1,357 @@
+/* The LLaMA family against PyTorch: logits, losses, hidden states, gradients and both Fisher sums of small
+ * random models, as tests/reference/make_golden.py computed them in double. Runs on the backend that
+ * DECANT_TEST_DEVICE names. */
+#include "io/safetensors.h"
+#include "io/token_array.h"
+#include "stages/model.h"
+#include "tests/kernels/device_arrays.h"
+
+/* Relative L2 errors. F32: three or four blocks of float sums; a Fisher sum doubles the error of its gradient.
+ * BF16: eight bits a rounding. */
+static const double F32_FORWARD_TOLERANCE = 2e-6, F32_GRADIENT_TOLERANCE = 2e-5;
+static const double BF16_FORWARD_TOLERANCE = 3e-2, BF16_GRADIENT_TOLERANCE = 1e-1;
+
+enum { SEQUENCES = 5, PATH_BYTES = 1024, LAYERS_MAXIMUM = 4 };
+
+/* One model and its golden numbers. */
+typedef struct golden_model {
+    decant_backend *backend;
+    decant_model_config config;
+    decant_safetensors *weights, *golden;
+    decant_token_array tokens;
+} golden_model;
+
+static decant_status matrix_of_folder(void *context, const char *name, int64_t rows, int64_t columns,
+                                      decant_matrix *matrix, decant_error *err)
+{
+    return decant_safetensors_matrix(context, name, rows, columns, matrix, err);
+}
+
+static decant_weight_source source_of(const golden_model *model)
+{
+    return (decant_weight_source){.context = model->weights, .matrix = matrix_of_folder};
+}
+
+static golden_model open_model(decant_backend *backend, const char *name)
+{
+    golden_model model = {.backend = backend};
+    char folder[PATH_BYTES], path[PATH_BYTES + 32];
+    const char *root = getenv("DECANT_TEST_SOURCE");
+    snprintf(folder, sizeof folder, "%s/tests/reference/%s", root ? root : ".", name);
+    REQUIRE(decant_model_config_read(folder, &model.config, err));
+    REQUIRE(decant_safetensors_open(folder, &model.weights, err));
+    snprintf(path, sizeof path, "%s/golden", folder);
+    REQUIRE(decant_safetensors_open(path, &model.golden, err));
+    snprintf(path, sizeof path, "%s/tokens.npy", folder);
+    REQUIRE(decant_token_array_read(path, 0, 0, model.config.vocabulary_size, &model.tokens, err));
+    assert_int_equal(model.tokens.sequences, SEQUENCES);
+    assert_true(model.config.layers <= LAYERS_MAXIMUM);
+    return model;
+}
+
+static void close_model(golden_model *model)
+{
+    decant_token_array_free(&model->tokens);
+    decant_safetensors_close(&model->golden);
+    decant_safetensors_close(&model->weights);
+    decant_model_config_free(&model->config);
+}
+
+/* Compares floats with a golden tensor, from its element `first` on. */
+static void expect_golden(const golden_model *model, const char *name, int64_t first, int64_t count,
+                          const double *actual, double largest_error)
+{
+    const decant_tensor *tensor = decant_safetensors_find(model->golden, name);
+    if (!tensor)
+        fail_msg("no golden tensor %s", name);
+    assert_true((size_t)(first + count) * sizeof(float) <= tensor->size_bytes);
+    const float *expected = (const float *)tensor->data + first;
+    double difference = 0, norm = 0;
+    for (int64_t i = 0; i < count; i++) {
+        difference += (actual[i] - expected[i]) * (actual[i] - expected[i]);
+        norm += (double)expected[i] * expected[i];
+    }
+    if (!(norm > 0 && sqrt(difference / norm) <= largest_error))
+        fail_msg("%s is off by %.2e, relative L2 norm", name, sqrt(difference / norm));
+}
+
+/* What the device holds, as doubles; free() them. */
+static double *download(const golden_model *model, decant_matrix matrix)
+{
+    void *bytes = download_bytes(model->backend, matrix);
+    double *values = doubles(element_count(matrix));
+    for (int64_t i = 0; i < element_count(matrix); i++)
+        values[i] = load_element(matrix.element, bytes, i);
+    free(bytes);
+    return values;
+}
+
+static void expect_golden_matrix(const golden_model *model, const char *name, int64_t first,
+                                 decant_matrix matrix, double largest_error)
+{
+    double *values = download(model, matrix);
+    expect_golden(model, name, first, element_count(matrix), values, largest_error);
+    free(values);
+}
+
+static double forward_tolerance(const golden_model *model)
+{
+    return model->backend->activation == DECANT_F32 ? F32_FORWARD_TOLERANCE : BF16_FORWARD_TOLERANCE;
+}
+
+static double gradient_tolerance(const golden_model *model)
+{
+    return model->backend->activation == DECANT_F32 ? F32_GRADIENT_TOLERANCE : BF16_GRADIENT_TOLERANCE;
+}
+
+/* A part of the model and what one sequence needs on its way through. */
+typedef struct model_run {
+    golden_model *model;
+    decant_model_part part;
+    decant_activations *kept[LAYERS_MAXIMUM];
+    decant_matrix hidden[LAYERS_MAXIMUM + 1], gradient, normed, logits;
+    float *inverse_rms;
+    decant_block_fisher fisher[LAYERS_MAXIMUM];
+} model_run;
+
+static decant_matrix make_matrix(golden_model *model, int64_t columns)
+{
+    decant_matrix matrix;
+    REQUIRE(decant_activation_create(model->backend, model->tokens.length, columns, "a test's array", &matrix,
+                                     err));
+    return matrix;
+}
+
+static void *make_floats(golden_model *model, int64_t count)
+{
+    void *floats;
+    REQUIRE(model->backend->memory->allocate(model->backend, (size_t)count * sizeof(float), "a test's array",
+                                             &floats, err));
+    return floats;
+}
+
+static model_run start(golden_model *model, decant_fisher_form form, int first_layer, int layer_count)
+{
+    model_run run = {.model = model};
+    decant_weight_source source = source_of(model);
+    REQUIRE(decant_model_part_load(model->backend, &model->config, &source, first_layer, layer_count,
+                                   model->tokens.length, &run.part, err));
+    for (int block = 0; block < layer_count; block++) {
+        REQUIRE(run.part.family->create_activations(&run.part, &run.kept[block], err));
+        run.fisher[block].form = form;
+        for (int i = 0; i < run.part.family->linear_count; i++) {
+            const decant_linear *linear = &run.part.blocks[block].linears[i];
+            run.fisher[block].sums[i] = make_floats(model, linear->rows * linear->columns);
+        }
+    }
+    for (int block = 0; block <= layer_count; block++)
+        run.hidden[block] = make_matrix(model, model->config.hidden_size);
+    run.gradient = make_matrix(model, model->config.hidden_size);
+    run.normed = make_matrix(model, model->config.hidden_size);
+    run.logits = make_matrix(model, model->config.vocabulary_size);
+    run.inverse_rms = make_floats(model, model->tokens.length);
+    return run;
+}
+
+static void release_floats(const model_run *run, float *floats)
+{
+    void *memory = floats;
+    run->model->backend->memory->release(run->model->backend, &memory);
+}
+
+static void finish(model_run *run)
+{
+    decant_backend *backend = run->model->backend;
+    for (int block = 0; block < run->part.layer_count; block++) {
+        run->part.family->destroy_activations(&run->part, &run->kept[block]);
+        for (int i = 0; i < run->part.family->linear_count; i++)
+            release_floats(run, run->fisher[block].sums[i]);
+    }
+    for (int block = 0; block <= run->part.layer_count; block++)
+        backend->memory->release(backend, &run->hidden[block].data);
+    decant_matrix *matrices[] = {&run->gradient, &run->normed, &run->logits};
+    for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
+        backend->memory->release(backend, &matrices[i]->data);
+    release_floats(run, run->inverse_rms);
+    decant_model_part_unload(&run->part);
+}
+
+static void forward_block(model_run *run, int block)
+{
+    REQUIRE(run->part.family->forward(&run->part, &run->part.blocks[block], run->hidden[block],
+                                      run->hidden[block + 1], run->kept[block], err));
+}
+
+/* Embedding (where the part has it), blocks, and head (likewise). */
+static void forward(model_run *run, const int32_t *tokens)
+{
+    if (run->part.embedding.data)
+        REQUIRE(decant_model_embed(&run->part, tokens, run->hidden[0], err));
+    for (int block = 0; block < run->part.layer_count; block++)
+        forward_block(run, block);
+    if (run->part.head.data)
+        REQUIRE(decant_model_head(&run->part, run->hidden[run->part.layer_count], run->normed, run->inverse_rms,
+                                  run->logits, err));
+}
+
+/* From the logits, which become their gradient, down to the embedding. When `again`, blocks share the first
+ * one's activations and are run forward once more, as a job does that keeps only what is between blocks. */
+static void backward(model_run *run, bool again)
+{
+    REQUIRE(decant_model_head_backward(&run->part, run->logits, run->hidden[run->part.layer_count],
+                                       run->inverse_rms, run->normed, run->gradient, err));
+    for (int block = run->part.layer_count - 1; block >= 0; block--) {
+        decant_activations *kept = run->kept[again ? 0 : block];
+        if (again)
+            REQUIRE(run->part.family->forward(&run->part, &run->part.blocks[block], run->hidden[block],
+                                              run->hidden[block + 1], kept, err));
+        REQUIRE(run->part.family->backward(&run->part, &run->part.blocks[block], run->hidden[block],
+                                           run->gradient, kept, &run->fisher[block], run->gradient, err));
+    }
+}
+
+static decant_matrix fisher_of(const model_run *run, int block, int index)
+{
+    const decant_linear *linear = &run->part.blocks[block].linears[index];
+    return (decant_matrix){run->fisher[block].sums[index], DECANT_F32, linear->rows, linear->columns};
+}
+
+static void check_fisher(const model_run *run, const char *kind)
+{
+    for (int block = 0; block < run->part.layer_count; block++)
+        for (int i = 0; i < run->part.family->linear_count; i++) {
+            char name[DECANT_NAME_BYTES + 32];
+            snprintf(name, sizeof name, "%s.%s", kind, run->part.blocks[block].linears[i].name);
+            expect_golden_matrix(run->model, name, 0, fisher_of(run, block, i), gradient_tolerance(run->model));
+        }
+}
+
+/* After one sequence the sequence form is the squared gradient: its root is compared with the golden one's
+ * size. */
+static void check_gradients(const model_run *run)
+{
+    for (int block = 0; block < run->part.layer_count; block++)
+        for (int i = 0; i < run->part.family->linear_count; i++) {
+            decant_matrix fisher = fisher_of(run, block, i);
+            char name[DECANT_NAME_BYTES + 32];
+            snprintf(name, sizeof name, "gradient.%s", run->part.blocks[block].linears[i].name);
+            const decant_tensor *tensor = decant_safetensors_find(run->model->golden, name);
+            assert_non_null(tensor);
+            double *values = download(run->model, fisher);
+            for (int64_t j = 0; j < element_count(fisher); j++)
+                values[j] = copysign(sqrt(values[j]), (double)((const float *)tensor->data)[j]);
+            expect_golden(run->model, name, 0, element_count(fisher), values, gradient_tolerance(run->model));
+            free(values);
+        }
+}
+
+static void check_forward(model_run *run, int64_t sequence)
+{
+    const golden_model *model = run->model;
+    int64_t logit_count = element_count(run->logits);
+    expect_golden_matrix(model, "logits", sequence * logit_count, run->logits, forward_tolerance(model));
+    for (int block = 0; block <= run->part.layer_count && sequence == 0; block++) {
+        char name[32];
+        snprintf(name, sizeof name, "hidden.%d", block);
+        expect_golden_matrix(model, name, 0, run->hidden[block], forward_tolerance(model));
+    }
+}
+
+static void check_model(decant_backend *backend, const char *name, decant_fisher_form form)
+{
+    golden_model model = open_model(backend, name);
+    model_run run = start(&model, form, 0, model.config.layers);
+    for (int64_t sequence = 0; sequence < SEQUENCES; sequence++) {
+        const int32_t *tokens = decant_token_array_sequence(&model.tokens, sequence);
+        double loss;
+        forward(&run, tokens);
+        check_forward(&run, sequence);
+        REQUIRE(backend->model->cross_entropy(backend, run.logits, tokens, true, &loss, err));
+        expect_golden(&model, "loss", sequence, 1, &loss, forward_tolerance(&model));
+        backward(&run, sequence % 2 == 0);
+        if (sequence == 0 && form == DECANT_FISHER_SEQUENCE)
+            check_gradients(&run);
+    }
+    check_fisher(&run, form == DECANT_FISHER_SEQUENCE ? "fisher_sequence" : "fisher_token");
+    finish(&run);
+    close_model(&model);
+}
+
+static const char *const names[] = {"llama_mha", "llama_gqa_tied", "llama_bf16_headdim"};
+
+static void forward_gradients_and_sequence_fisher_match(void **state)
+{
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        check_model(*state, names[i], DECANT_FISHER_SEQUENCE);
+}
+
+static void forward_and_token_fisher_match(void **state)
+{
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        check_model(*state, names[i], DECANT_FISHER_TOKEN);
+}
+
+static void parts_of_a_model_give_the_bits_of_the_whole(void **state)
+{
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        golden_model model = open_model(*state, names[i]);
+        const int32_t *tokens = decant_token_array_sequence(&model.tokens, 1);
+        model_run whole = start(&model, DECANT_FISHER_SEQUENCE, 0, model.config.layers);
+        model_run first = start(&model, DECANT_FISHER_SEQUENCE, 0, 1);
+        model_run second = start(&model, DECANT_FISHER_SEQUENCE, 1, model.config.layers - 1);
+        assert_true(first.part.embedding.data && !first.part.head.data);
+        assert_true(!second.part.embedding.data && second.part.head.data);
+        forward(&whole, tokens);
+        forward(&first, tokens);
+        REQUIRE(model.backend->memory->copy(model.backend, second.hidden[0].data, first.hidden[1].data,
+                                            decant_matrix_bytes(first.hidden[1]), err));
+        forward(&second, tokens);
+        void *expected = download_bytes(model.backend, whole.logits);
+        void *actual = download_bytes(model.backend, second.logits);
+        assert_memory_equal(actual, expected, decant_matrix_bytes(whole.logits));
+        free(expected);
+        free(actual);
+        finish(&whole);
+        finish(&first);
+        finish(&second);
+        close_model(&model);
+    }
+}
+
+static void a_short_sequence_fits_a_part_made_for_longer_ones(void **state)
+{
+    golden_model model = open_model(*state, names[1]);
+    const int32_t *tokens = decant_token_array_sequence(&model.tokens, 0);
+    const int64_t length = 11; /* causal: the first rows do not depend on what follows */
+    model_run run = start(&model, DECANT_FISHER_SEQUENCE, 0, model.config.layers);
+    for (int block = 0; block <= run.part.layer_count; block++)
+        run.hidden[block].rows = length;
+    run.normed.rows = run.logits.rows = length;
+    forward(&run, tokens);
+    expect_golden_matrix(&model, "logits", 0, run.logits, forward_tolerance(&model));
+    finish(&run);
+    close_model(&model);
+}
+
+static void an_unknown_family_is_refused_by_name(void **state)
+{
+    (void)state;
+    decant_model_config config = {.architecture = "MambaForCausalLM"};
+    const decant_family *family;
+    decant_error err = {0};
+    assert_int_equal(decant_family_find(&config, &family, &err), DECANT_ERROR_INPUT);
+    assert_non_null(strstr(err.message, "MambaForCausalLM"));
+    assert_null(family);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(forward_gradients_and_sequence_fisher_match),
+        cmocka_unit_test(forward_and_token_fisher_match),
+        cmocka_unit_test(parts_of_a_model_give_the_bits_of_the_whole),
+        cmocka_unit_test(a_short_sequence_fits_a_part_made_for_longer_ones),
+        cmocka_unit_test(an_unknown_family_is_refused_by_name),
+    };
+    return cmocka_run_group_tests_name("LLaMA against PyTorch", tests, open_backend, close_backend);
+}
