@@ -42,8 +42,7 @@ typedef struct decant_shape {
     int64_t extent[DECANT_CONTAINER_DIMENSIONS];
 } decant_shape;
 
-/* ------------------------------------------------------------------------------------------------ writing ----
- */
+/* -------------------------------------------------------------------------------------------- writing ---- */
 
 typedef struct decant_container_writer decant_container_writer;
 
@@ -58,8 +57,13 @@ decant_status decant_container_create(decant_ranks *ranks, const char *path, boo
 decant_status decant_container_define(decant_container_writer *writer, const char *path, decant_stored type,
                                       const decant_shape *shape, int *id, decant_error *err);
 
-/* Not collective: any rank writes any part of a dataset, once. Elements [first, first + count) in row-major
- * order; parts of one dataset by different ranks must not overlap. */
+/* Collective, between the last define and the first write: all ranks open the file to put data into it. A
+ * define may follow, but then begin comes again before the next write. Attributes can be set before and after.
+ */
+decant_status decant_container_begin(decant_container_writer *writer, decant_error *err);
+
+/* Not collective, after begin: any rank writes any part of a dataset, once. Elements [first, first + count) in
+ * row-major order; parts of one dataset by different ranks must not overlap. */
 decant_status decant_container_write(decant_container_writer *writer, int id, int64_t first, int64_t count,
                                      const void *data, decant_error *err);
 
@@ -79,8 +83,7 @@ decant_status decant_container_finish(decant_container_writer **writer, decant_e
 /* Collective. Gives up: closes, removes the partial file, frees. Takes NULL. */
 void decant_container_discard(decant_container_writer **writer);
 
-/* ------------------------------------------------------------------------------------------------ reading ----
- */
+/* -------------------------------------------------------------------------------------------- reading ---- */
 
 typedef struct decant_container decant_container;
 

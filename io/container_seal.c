@@ -6,6 +6,7 @@
 #include "io/mapped_file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -34,10 +35,12 @@ static int compare_stretches(const void *left, const void *right)
     return (a->begin > b->begin) - (a->begin < b->begin);
 }
 
-/* What is left of [0, bytes) without the data; at most data_count + 1 stretches. */
-static uint64_t invert(const decant_stretch *data, int64_t data_count, uint64_t bytes, decant_stretch *rest)
+int64_t decant_stretches_invert(decant_stretch *data, int64_t data_count, uint64_t bytes, decant_stretch *rest)
 {
-    uint64_t count = 0, at = 0;
+    int64_t count = 0;
+    uint64_t at = 0;
+    if (data_count)
+        qsort(data, (size_t)data_count, sizeof *data, compare_stretches);
     for (int64_t i = 0; i < data_count; i++) {
         if (data[i].begin > at)
             rest[count++] = (decant_stretch){at, data[i].begin};
@@ -83,8 +86,9 @@ static decant_status write_all(int descriptor, const char *path, const void *dat
     return DECANT_OK;
 }
 
-decant_status decant_container_seal(int descriptor, const char *path, decant_stretch *data, int64_t data_count,
-                                    decant_error *err)
+/* Appends the seal to the open file. */
+static decant_status append(int descriptor, const char *path, decant_stretch *data, int64_t data_count,
+                            decant_error *err)
 {
     decant_status status = DECANT_OK;
     void *memory = NULL, *buffer = NULL;
@@ -97,10 +101,8 @@ decant_status decant_container_seal(int descriptor, const char *path, decant_str
         decant_memory_allocate(((size_t)data_count + 1) * sizeof(decant_stretch), "the seal", &memory, err));
     DECANT_TRY(decant_memory_allocate(READ_BYTES, "the seal", &buffer, err));
     decant_stretch *rest = memory;
-    if (data_count)
-        qsort(data, (size_t)data_count, sizeof *data, compare_stretches);
     footer.bytes = (uint64_t)about.st_size;
-    footer.count = invert(data, data_count, footer.bytes, rest);
+    footer.count = (uint64_t)decant_stretches_invert(data, data_count, footer.bytes, rest);
     for (uint64_t i = 0; i < footer.count; i++)
         DECANT_TRY(read_checksum(descriptor, path, rest[i], buffer, &checksum, err));
     size_t table_bytes = (size_t)footer.count * sizeof *rest;
@@ -112,6 +114,18 @@ decant_status decant_container_seal(int descriptor, const char *path, decant_str
 done:
     decant_memory_free(buffer);
     decant_memory_free(memory);
+    return status;
+}
+
+decant_status decant_container_seal(const char *path, decant_stretch *data, int64_t data_count,
+                                    decant_error *err)
+{
+    int descriptor = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    if (descriptor < 0)
+        return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be opened again: %s", path, strerror(errno));
+    decant_status status = append(descriptor, path, data, data_count, err);
+    if (close(descriptor) != 0 && status == DECANT_OK)
+        status = DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be sealed: %s", path, strerror(errno));
     return status;
 }
 

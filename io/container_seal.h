@@ -19,10 +19,14 @@ typedef struct decant_stretch {
     uint64_t begin, end;
 } decant_stretch;
 
-/* Appends the seal to a file that is otherwise complete.
+/* What the data leave of [0, bytes): at most data_count + 1 stretches, ascending, none empty; their number is
+ * returned. data   not empty, do not overlap, lie before `bytes`; sorted here */
+int64_t decant_stretches_invert(decant_stretch *data, int64_t data_count, uint64_t bytes, decant_stretch *rest);
+
+/* Appends the seal to a file that is otherwise complete and that nobody has open.
  *   data, data_count   where the datasets' data lie; not empty, do not overlap; sorted here
  * DECANT_ERROR_DISK when the file cannot be read or written. */
-decant_status decant_container_seal(int descriptor, const char *path, decant_stretch *data, int64_t data_count,
+decant_status decant_container_seal(const char *path, decant_stretch *data, int64_t data_count,
                                     decant_error *err);
 
 /* DECANT_ERROR_INPUT when path is no HDF5 file with a seal that fits it. */

@@ -63,7 +63,7 @@ decant_status decant_cpu_silu_multiply(decant_backend *backend, decant_matrix ga
     const float *g = gate.data, *u = up.data;
     float *out = y.data;
     int64_t count = y.rows * y.columns;
-#pragma omp parallel for num_threads(decant_cpu_of(backend)->threads) schedule(static)
+#pragma omp parallel for num_threads(decant_cpu_threads_for(backend, count)) schedule(static)
     for (int64_t i = 0; i < count; i += CHUNK)
         forward_chunk(g + i, u + i, chunk_length(i, count), out + i);
     return DECANT_OK;
@@ -77,7 +77,7 @@ decant_status decant_cpu_silu_multiply_backward(decant_backend *backend, decant_
     const float *g = gate.data, *u = up.data, *d = dy.data;
     float *dg = dgate.data, *du = dup.data;
     int64_t count = dy.rows * dy.columns;
-#pragma omp parallel for num_threads(decant_cpu_of(backend)->threads) schedule(static)
+#pragma omp parallel for num_threads(decant_cpu_threads_for(backend, count)) schedule(static)
     for (int64_t i = 0; i < count; i += CHUNK)
         backward_chunk(g + i, u + i, d + i, chunk_length(i, count), dg + i, du + i);
     return DECANT_OK;

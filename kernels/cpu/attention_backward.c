@@ -108,11 +108,12 @@ static void differentiate_block(const backward_task *task, int64_t head, const d
 }
 
 /* target[t, head] = the partial sums of the group's query heads, in order. */
-static void sum_partials(int threads, const decant_attention_shape *shape, const float *partial,
+static void sum_partials(decant_backend *backend, const decant_attention_shape *shape, const float *partial,
                          decant_matrix target)
 {
     int64_t group = shape->heads / shape->key_value_heads, dimension = shape->head_dimension;
     int64_t partial_floats = shape->tokens * dimension;
+    const int threads = decant_cpu_threads_for(backend, shape->heads * PARTS * partial_floats);
 #pragma omp parallel for num_threads(threads) schedule(static) collapse(2)
     for (int64_t head = 0; head < shape->key_value_heads; head++)
         for (int64_t t = 0; t < shape->tokens; t++) {
@@ -153,7 +154,7 @@ decant_status decant_cpu_attention_backward(decant_backend *backend, const decan
             differentiate_block(&task, index / PARTS, &block, own_dk, own_dv, scores, scores + scores_floats);
         }
     }
-    sum_partials(threads, shape, partial_dk, dk);
-    sum_partials(threads, shape, partial_dv, dv);
+    sum_partials(backend, shape, partial_dk, dk);
+    sum_partials(backend, shape, partial_dv, dv);
     return DECANT_OK;
 }

@@ -21,6 +21,14 @@ static inline decant_cpu *decant_cpu_of(decant_backend *backend)
     return (decant_cpu *)backend->state;
 }
 
+/* Threads for row-by-row and element-wise work: one where it would be done before another has woken up. Results
+ * do not depend on it, as every row is computed by one thread either way. */
+static inline int decant_cpu_threads_for(decant_backend *backend, int64_t elements)
+{
+    enum { WORTH_WAKING_FOR = 1 << 20 };
+    return elements < WORTH_WAKING_FOR ? 1 : decant_cpu_of(backend)->threads;
+}
+
 /* The calling thread's number in its team: its share of a scratch made for all. */
 static inline int64_t decant_cpu_thread(void)
 {

@@ -90,8 +90,8 @@ decant_status decant_cpu_fisher_add(decant_backend *backend, decant_fisher_form 
         return status;
     float *scratch = memory;
     if (form == DECANT_FISHER_TOKEN) {
-        square(threads, dy.data, dy_count, scratch);
-        square(threads, x.data, x_count, scratch + dy_count);
+        square(decant_cpu_threads_for(backend, dy_count), dy.data, dy_count, scratch);
+        square(decant_cpu_threads_for(backend, x_count), x.data, x_count, scratch + dy_count);
         task.dy = scratch;
         task.x = scratch + dy_count;
     }

@@ -63,9 +63,7 @@ static void finish_columns(const kmeans_level *level, int32_t first, const decan
         level->split[first + lane] = (int32_t)lanes->at[lane];
 }
 
-enum {
-    GAP = 8
-}; /* columns between two solved ones that are solved at a time, the second of the two among them */
+enum { GAP = 8 }; /* columns solved at a time, the last of them once more */
 
 /* The columns left + 1 … left + GAP, all with splits among low … high. */
 static void solve_gap(const kmeans_level *level, int32_t left, int32_t low, int32_t high)
@@ -106,7 +104,8 @@ static void solve_columns(const kmeans_level *level, int32_t first, int32_t last
         for (int32_t j = first + step; j < last; j += 2 * step)
             solve_column(level, j, larger(split[j - step], below[j]),
                          smaller(j - 1, split[smaller(j + step, last)]));
-    for (int32_t left = first; left < last; left += GAP) {
+    /* From the right, so that no gap waits for what another one has just stored. */
+    for (int32_t left = first + (last - first - 1) / GAP * GAP; left >= first; left -= GAP) {
         int32_t right = smaller(left + GAP, last);
         solve_gap(level, left, larger(split[left], below[left + 1]), smaller(split[right], right - 1));
     }

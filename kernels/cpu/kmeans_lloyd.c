@@ -221,7 +221,7 @@ void decant_kmeans_lloyd(const decant_points *points, int clusters, uint64_t see
     boundaries[clusters] = points->count;
     const double enough = tolerance * variance_of(points);
     assign(points, centres, clusters, boundaries);
-    for (int iteration = 0; iteration < 0; iteration++) {
+    for (int iteration = 0; iteration < ITERATIONS; iteration++) {
         double movement = move(points, boundaries, clusters, centres);
         if (!assign(points, centres, clusters, boundaries) || movement <= enough)
             break;

@@ -6,6 +6,12 @@
 #include <stdint.h>
 #include <string.h>
 
+/* GCC warns where these types are passed without AVX, as other compilers' code would pass them differently:
+ * they never leave the file that they are used in. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
 enum { DECANT_LANES = 8 };
 
 typedef float decant_lanes __attribute__((vector_size(4 * DECANT_LANES)));

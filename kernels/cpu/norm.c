@@ -29,7 +29,7 @@ decant_status decant_cpu_rms_norm(decant_backend *backend, decant_matrix x, deca
     if (status != DECANT_OK)
         return status;
     int64_t hidden = x.columns;
-#pragma omp parallel for num_threads(decant_cpu_of(backend)->threads) schedule(static)
+#pragma omp parallel for num_threads(decant_cpu_threads_for(backend, x.rows *hidden)) schedule(static)
     for (int64_t t = 0; t < x.rows; t++) {
         const float *row = (const float *)x.data + t * hidden;
         float *out = (float *)y.data + t * hidden;
@@ -47,8 +47,8 @@ decant_status decant_cpu_rms_norm_backward(decant_backend *backend, decant_matri
                                            decant_matrix weight, const float *inverse_rms, decant_matrix dx,
                                            decant_error *err)
 {
-    const int threads = decant_cpu_of(backend)->threads;
     int64_t hidden = x.columns;
+    const int threads = decant_cpu_threads_for(backend, x.rows * hidden);
     void *scratch;
     size_t scratch_floats = (size_t)hidden * (size_t)(threads + 1);
     decant_status status = decant_cpu_scratch(backend, scratch_floats * sizeof(float), &scratch, err);

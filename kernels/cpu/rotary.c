@@ -8,7 +8,7 @@ decant_status decant_cpu_rotary(decant_backend *backend, decant_matrix x, int he
     (void)err;
     int64_t half = x.columns / heads / 2;
     float direction = inverse ? -1.0f : 1.0f;
-#pragma omp parallel for num_threads(decant_cpu_of(backend)->threads) schedule(static)
+#pragma omp parallel for num_threads(decant_cpu_threads_for(backend, x.rows *x.columns)) schedule(static)
     for (int64_t t = 0; t < x.rows; t++) {
         const float *cosine = cosines + t * half, *sine = sines + t * half;
         for (int head = 0; head < heads; head++) {

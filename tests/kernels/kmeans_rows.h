@@ -99,7 +99,8 @@ static inline sorted_row sort_row(const float *values, const float *masses, cons
     for (int64_t i = 0; i < n; i++)
         any |= !(left_out && left_out[i]) && masses[i] > 0;
     long double(*pairs)[2] = calloc((size_t)n + 1, sizeof *pairs);
-    sorted_row row = {0, calloc((size_t)n + 1, sizeof(long double)), calloc((size_t)n + 1, sizeof(long double))};
+    sorted_row row = {0, calloc((size_t)n + 1, sizeof(long double)),
+                      calloc((size_t)n + 1, sizeof(long double))};
     assert_true(pairs && row.value && row.mass);
     for (int64_t i = 0; i < n; i++) {
         if ((left_out && left_out[i]) || (any && !(masses[i] > 0)))
@@ -122,13 +123,15 @@ static inline void free_sorted_row(sorted_row *row)
     free(row->mass);
 }
 
-/* The least cost for 1 … clusters clusters into best[0 … clusters − 1], and where each of `clusters` clusters begins
- * into first [clusters] when that is not NULL. The plain dynamic program over all splits, in long double; the cost of
- * an interval comes from a running mean, so that no large sums are subtracted (Welford, 1962). */
+/* The least cost for 1 … clusters clusters into best[0 … clusters − 1], and where each of `clusters` clusters
+ * begins into first [clusters] when that is not NULL. The plain dynamic program over all splits, in long
+ * double; the cost of an interval comes from a running mean, so that no large sums are subtracted (Welford,
+ * 1962). */
 static inline void slow_kmeans(const sorted_row *row, int clusters, long double *best, int *first)
 {
     size_t n = (size_t)row->n;
-    long double *cost = calloc((size_t)clusters * (n + 1) + 1, sizeof *cost); /* [k][end] of the points before end */
+    long double *cost =
+        calloc((size_t)clusters * (n + 1) + 1, sizeof *cost); /* [k][end] of the points before end */
     int *split = calloc((size_t)clusters * (n + 1) + 1, sizeof *split);
     assert_true(cost && split);
     for (size_t k = 0; k < (size_t)clusters; k++)

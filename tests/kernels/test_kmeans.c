@@ -1,6 +1,6 @@
-/* The searches for the best clusters of one row, against a plain dynamic program over all splits and against the
- * golden costs of tests/reference/make_kmeans_golden.py. These are the CPU backend's own; what every backend must do
- * is in test_fit_levels.c. */
+/* The searches for the best clusters of one row, against a plain dynamic program over all splits and against
+ * the golden costs of tests/reference/make_kmeans_golden.py. These are the CPU backend's own; what every
+ * backend must do is in test_fit_levels.c. */
 #include "kernels/cpu/kmeans_exact.h"
 #include "kernels/cpu/kmeans_lagrangian.h"
 #include "kernels/cpu/kmeans_lloyd.h"
@@ -9,7 +9,8 @@
 
 enum { MANY = 64, LONGEST = 700 };
 
-/* Relative to the optimum; prefix sums are in double, so that the part lost depends on the cost of one cluster. */
+/* Relative to the optimum; prefix sums are in double, so that the part lost depends on the cost of one cluster.
+ */
 static const double COST_TOLERANCE = 1e-12, COST_TOLERANCE_OF_ONE = 1e-15;
 
 /* Everything one row needs, on the heap. */
@@ -86,8 +87,8 @@ static void expect_cost(const row_test *row, int clusters, double best, double b
     expect_partition(&row->points, row->boundaries[clusters], clusters);
     double cost = cost_of(&row->points, row->boundaries[clusters], clusters);
     if (!(fabs(cost - best) <= COST_TOLERANCE * best + COST_TOLERANCE_OF_ONE * best_of_one))
-        fail_msg("%s, %s %d: %d clusters cost %.17g, not %.17g; %.1e more", search, what, number, clusters, cost,
-                 best, (cost - best) / best);
+        fail_msg("%s, %s %d: %d clusters cost %.17g, not %.17g; %.1e more", search, what, number, clusters,
+                 cost, best, (cost - best) / best);
 }
 
 /* How many numbers of clusters from 2 to most can be asked of a row, and arrays for the answers. */
@@ -284,7 +285,8 @@ static void both_searches_agree_when_rows_are_long(void **state)
 static void points_are_merged_when_values_are_equal(void **state)
 {
     (void)state;
-    static const float values[] = {0.5f, -0.0f, 2, 0.0f, -1, 0.5f, 7, 9}, masses[] = {1, 2, 4, 8, 16, 32, 0, 64};
+    static const float values[] = {0.5f, -0.0f, 2, 0.0f, -1, 0.5f, 7, 9},
+                       masses[] = {1, 2, 4, 8, 16, 32, 0, 64};
     static const uint32_t excluded[] = {2, 7};
     row_test *row = make_row(8);
     decant_points_build(values, masses, 8, excluded, 2, &row->points);
@@ -316,36 +318,50 @@ static void levels_are_clamped_and_repeated_when_rounded_to_f16(void **state)
 
 /* ---- Lloyd ---- */
 
-static void lloyd_stops_near_a_local_minimum_when_seeded(void **state)
+enum { SEEDS = 10, LLOYD_CLUSTERS = 16 };
+
+/* The average cost under several seeds, relative to the optimum; counts the seeds that differ from the first.
+ */
+static double average_lloyd(row_test *row, int clusters, int *differing)
+{
+    size_t size_bytes = (size_t)(clusters + 1) * sizeof(int32_t);
+    int32_t best[MANY + 1], first[MANY + 1], now[MANY + 1], *boundaries = best,
+                                                            *again = row->boundaries[clusters];
+    decant_kmeans_exact(&row->points, &clusters, 1, &boundaries, row->scratch);
+    double optimum = cost_of(&row->points, best, clusters), sum = 0;
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        decant_kmeans_lloyd(&row->points, clusters, seed, now, row->scratch);
+        decant_kmeans_lloyd(&row->points, clusters, seed, again, row->scratch);
+        assert_memory_equal(again, now, size_bytes);
+        if (seed == 0)
+            memcpy(first, now, size_bytes);
+        *differing += memcmp(now, first, size_bytes) != 0;
+        for (int c = 0; c < clusters; c++)
+            assert_true(now[c] <= now[c + 1]);
+        assert_true(now[0] == 0 && now[clusters] == row->points.count);
+        double cost = cost_of(&row->points, now, clusters);
+        assert_true(cost >= optimum * (1 - COST_TOLERANCE));
+        sum += cost / optimum;
+    }
+    return sum / SEEDS;
+}
+
+/* 1.13 times the optimum on average over these rows; the start without any iteration has 1.21. */
+static void lloyd_comes_near_the_optimum_when_seeded(void **state)
 {
     (void)state;
     row_test *row = make_row(500);
     int differing = 0;
-    for (int kind = 0; kind < ROW_KINDS - 1; kind++) { /* the last one is constant */
+    double sum = 0;
+    for (int kind = 0; kind < ROW_CONSTANT; kind++) {
         fill_row((row_kind)kind, 500, 4, row->values, row->masses);
         build(row);
-        int clusters = row->points.count > 16 ? 16 : row->points.count - 1;
-        int32_t best[MANY + 1], *boundaries = best, again[MANY + 1], first[MANY + 1];
-        decant_kmeans_exact(&row->points, &clusters, 1, &boundaries, row->scratch);
-        double optimum = cost_of(&row->points, best, clusters), mean = 0;
-        for (uint64_t seed = 0; seed < 10; seed++) {
-            decant_kmeans_lloyd(&row->points, clusters, seed, row->boundaries[clusters], row->scratch);
-            decant_kmeans_lloyd(&row->points, clusters, seed, again, row->scratch);
-            assert_memory_equal(again, row->boundaries[clusters], (size_t)(clusters + 1) * sizeof *again);
-            if (seed == 0)
-                memcpy(first, again, sizeof again);
-            differing += memcmp(again, first, (size_t)(clusters + 1) * sizeof *again) != 0;
-            for (int c = 0; c < clusters; c++)
-                assert_true(again[c] <= again[c + 1]);
-            assert_true(again[0] == 0 && again[clusters] == row->points.count);
-            double cost = cost_of(&row->points, again, clusters);
-            assert_true(cost >= optimum * (1 - COST_TOLERANCE));
-            mean += cost / 10;
-        }
-        if (!(mean <= 1.5 * optimum))
-            fail_msg("row kind %d: %g on average, the optimum is %g", kind, mean, optimum);
+        assert_true(row->points.count > LLOYD_CLUSTERS);
+        sum += average_lloyd(row, LLOYD_CLUSTERS, &differing);
     }
-    assert_true(differing > 20); /* seeds matter */
+    assert_true(differing > ROW_CONSTANT * SEEDS / 2); /* seeds matter */
+    if (!(sum / ROW_CONSTANT <= 1.16))
+        fail_msg("%g times the optimum on average", sum / ROW_CONSTANT);
     free_row(row);
 }
 
@@ -358,7 +374,7 @@ int main(void)
         cmocka_unit_test(both_searches_agree_when_rows_are_long),
         cmocka_unit_test(points_are_merged_when_values_are_equal),
         cmocka_unit_test(levels_are_clamped_and_repeated_when_rounded_to_f16),
-        cmocka_unit_test(lloyd_stops_near_a_local_minimum_when_seeded),
+        cmocka_unit_test(lloyd_comes_near_the_optimum_when_seeded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -96,6 +96,7 @@ static decant_status write_sample(decant_ranks *ranks, const char *path, bool ov
     int ids[SAMPLES];
     DECANT_TRY(decant_container_create(ranks, path, overwrite, &writer, err));
     DECANT_TRY(define_sample(writer, ids, err));
+    DECANT_TRY(decant_container_begin(writer, err));
     for (int i = SAMPLES - 1; i >= 0; i--)
         status = status == DECANT_OK ? write_mine(writer, ranks, shift, i, ids[i], err) : status;
     DECANT_TRY(decant_ranks_agree(ranks, status, err));
@@ -267,6 +268,7 @@ static void every_part_can_be_written(void **state)
             int id, rest = ranks->size - 1;
             assert_ok(decant_container_create(ranks, at.path, true, &writer, &err));
             assert_ok(decant_container_define(writer, "/a", DECANT_STORED_U16, &shape, &id, &err));
+            assert_ok(decant_container_begin(writer, &err));
             if (ranks->rank == 0)
                 assert_ok(decant_container_write(writer, id, first, count, values + first, &err));
             if (ranks->rank == rest)
@@ -282,6 +284,63 @@ static void every_part_can_be_written(void **state)
             decant_container_close(&container);
             assert_ok(decant_ranks_agree(ranks, DECANT_OK, &err));
         }
+    remove_folder(ranks, at.folder);
+}
+
+static void data_and_definitions_may_take_turns(void **state)
+{
+    decant_ranks *ranks = *state;
+    decant_error err = {0};
+    place at = make_place(ranks);
+    decant_container_writer *writer;
+    decant_container *container;
+    int ids[4];
+    char path[16];
+    const decant_shape shape = {1, {50}};
+    unsigned char bytes[50], got[50];
+    memset(bytes, 7, sizeof bytes);
+    assert_ok(decant_container_create(ranks, at.path, false, &writer, &err));
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "/g%d/a", i);
+        assert_ok(decant_container_define(writer, path, DECANT_STORED_U8, &shape, &ids[i], &err));
+        assert_ok(decant_container_begin(writer, &err));
+        if (ranks->rank == i % ranks->size)
+            assert_ok(decant_container_write(writer, ids[i], 0, i == 3 ? 50 : 20, bytes, &err));
+        assert_ok(decant_container_set_integer(writer, path, "turn", i, &err));
+    }
+    for (int i = 0; i < 3; i++)
+        if (ranks->rank == ranks->size - 1)
+            assert_ok(decant_container_write(writer, ids[i], 20, 30, bytes, &err));
+    assert_ok(decant_container_finish(&writer, &err));
+    assert_ok(decant_container_open(at.path, &container, &err));
+    assert_ok(decant_container_verify(container, NULL, NULL, &err));
+    for (int i = 0; i < 4; i++) {
+        int64_t turn;
+        snprintf(path, sizeof path, "/g%d/a", i);
+        assert_ok(decant_container_read(container, path, DECANT_STORED_U8, &shape, got, &err));
+        assert_memory_equal(got, bytes, sizeof got);
+        assert_ok(decant_container_get_integer(container, path, "turn", &turn, &err));
+        assert_int_equal(turn, i);
+    }
+    decant_container_close(&container);
+    remove_folder(ranks, at.folder);
+}
+
+static void container_may_be_empty(void **state)
+{
+    decant_ranks *ranks = *state;
+    decant_error err = {0};
+    place at = make_place(ranks);
+    decant_container_writer *writer;
+    decant_container *container;
+    int64_t datasets, bytes;
+    assert_ok(decant_container_create(ranks, at.path, false, &writer, &err));
+    assert_ok(decant_container_finish(&writer, &err));
+    assert_ok(decant_container_open(at.path, &container, &err));
+    assert_ok(decant_container_verify(container, &datasets, &bytes, &err));
+    assert_int_equal(datasets, 0);
+    assert_int_equal(bytes, 0);
+    decant_container_close(&container);
     remove_folder(ranks, at.folder);
 }
 
@@ -351,18 +410,15 @@ static void expect_failure(decant_ranks *ranks, void (*parts)(decant_ranks *, de
     decant_error err = {0};
     place at = make_place(ranks);
     decant_container_writer *writer;
-    int id, unused;
+    int id, other;
     const decant_shape shape = {1, {10}}, scalar = {0, {0}};
     assert_ok(decant_container_create(ranks, at.path, false, &writer, &err));
+    assert_ok(decant_container_define(writer, "/before", DECANT_STORED_F32, &scalar, &other, &err));
     assert_ok(decant_container_define(writer, "/a", DECANT_STORED_F32, &shape, &id, &err));
+    assert_ok(decant_container_begin(writer, &err));
+    parts(ranks, writer, id);
     if (ranks->rank == 0)
-        parts(ranks, writer, id);
-    assert_ok(decant_ranks_agree(ranks, DECANT_OK, &err));
-    if (ranks->rank == ranks->size - 1 && ranks->size > 1)
-        parts(ranks, writer, id);
-    assert_ok(decant_container_define(writer, "/never", DECANT_STORED_F32, &scalar, &unused, &err));
-    if (ranks->rank == 0)
-        assert_ok(decant_container_write(writer, unused, 0, 1, "1234", &err));
+        assert_ok(decant_container_write(writer, other, 0, 1, "1234", &err));
     assert_status(decant_container_finish(&writer, &err), expected);
     assert_null(writer);
     if (!strstr(err.message, named))
@@ -410,6 +466,26 @@ static void write_outside(decant_ranks *ranks, decant_container_writer *writer, 
         assert_status(decant_container_write(writer, id + 7, 0, 1, ten, &err), DECANT_ERROR_BUG);
         assert_status(decant_container_write(writer, id, INT64_MAX, INT64_MAX, ten, &err), DECANT_ERROR_BUG);
     }
+}
+
+static void write_before_begin(decant_ranks *ranks, decant_container_writer *writer, int id)
+{
+    decant_error err;
+    int late;
+    assert_ok(decant_container_write(writer, id, 0, ranks->rank ? 0 : 10, ten, &err));
+    assert_ok(
+        decant_container_define(writer, "/late", DECANT_STORED_I32, &(decant_shape){0, {0}}, &late, &err));
+    assert_ok(decant_container_begin(writer, &err));
+    assert_ok(
+        decant_container_define(writer, "/later", DECANT_STORED_I32, &(decant_shape){0, {0}}, &late, &err));
+    if (ranks->rank == ranks->size - 1)
+        assert_status(decant_container_write(writer, late, 0, 1, ten, &err), DECANT_ERROR_BUG);
+    assert_ok(decant_container_begin(writer, &err));
+}
+
+static void write_is_refused_before_begin(void **state)
+{
+    expect_failure(*state, write_before_begin, DECANT_ERROR_BUG, "decant_container_begin");
 }
 
 static void finish_fails_when_parts_are_missing(void **state)
@@ -577,6 +653,7 @@ static void finish_fails_on_all_ranks_when_the_disk_is_full(void **state)
     float *row = calloc(ROW, sizeof *row);
     assert_ok(decant_container_create(ranks, at.path, false, &writer, &err));
     assert_ok(decant_container_define(writer, "/a", DECANT_STORED_F32, &shape, &id, &err));
+    assert_ok(decant_container_begin(writer, &err));
     if (ranks->rank == victim)
         limit_file_size(ROW);
     decant_status status = decant_container_write(writer, id, (int64_t)ranks->rank * ROW, ROW, row, &err);
@@ -671,6 +748,7 @@ static void dataset_beyond_2_gigabytes_comes_back(void **state)
     int64_t end = (int64_t)ROWS * COLUMNS * (ranks->rank + 1) / ranks->size;
     assert_ok(decant_container_create(ranks, at.path, false, &writer, &err));
     assert_ok(decant_container_define(writer, "/large", DECANT_STORED_U16, &shape, &id, &err));
+    assert_ok(decant_container_begin(writer, &err));
     assert_ok(decant_container_write(writer, id, first, end - first, values + first, &err));
     assert_ok(decant_container_finish(&writer, &err));
     memset(values, 0, (size_t)ROWS * COLUMNS * 2);
@@ -708,8 +786,11 @@ int main(int argc, char **argv)
         cmocka_unit_test(attributes_come_back),
         cmocka_unit_test(every_part_can_be_read),
         cmocka_unit_test(every_part_can_be_written),
+        cmocka_unit_test(data_and_definitions_may_take_turns),
+        cmocka_unit_test(container_may_be_empty),
         cmocka_unit_test(reading_is_refused_when_type_or_shape_differ),
         cmocka_unit_test(existing_output_is_refused_without_overwrite),
+        cmocka_unit_test(write_is_refused_before_begin),
         cmocka_unit_test(finish_fails_when_parts_are_missing),
         cmocka_unit_test(finish_fails_when_parts_overlap),
         cmocka_unit_test(finish_fails_when_one_rank_failed_to_write),
