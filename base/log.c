@@ -129,10 +129,13 @@ void decant_log_event(decant_log *log, const char *event, const char *fields, ..
 {
     if (!log->json)
         return;
-    fprintf(log->json, "{\"time_s\":%.3f,\"event\":\"%s\"%s", decant_clock_s() - log->start_s, event,
-            *fields ? "," : "");
-    va_list arguments;
+    va_list arguments, again;
     va_start(arguments, fields);
+    va_copy(again, arguments);
+    bool has_fields = vsnprintf(NULL, 0, fields, again) > 0;
+    va_end(again);
+    fprintf(log->json, "{\"time_s\":%.3f,\"event\":\"%s\"%s", decant_clock_s() - log->start_s, event,
+            has_fields ? "," : "");
     vfprintf(log->json, fields, arguments);
     va_end(arguments);
     fputs("}\n", log->json);

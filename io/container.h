@@ -57,9 +57,8 @@ decant_status decant_container_create(decant_ranks *ranks, const char *path, boo
 decant_status decant_container_define(decant_container_writer *writer, const char *path, decant_stored type,
                                       const decant_shape *shape, int *id, decant_error *err);
 
-/* Collective, between the last define and the first write: all ranks open the file to put data into it. A
- * define may follow, but then begin comes again before the next write. Attributes can be set before and after.
- */
+/* Collective, between the last define and the first write: all ranks open the file to put data into it. After
+ * another define, begin comes again before the next write. Attributes can be set before and after. */
 decant_status decant_container_begin(decant_container_writer *writer, decant_error *err);
 
 /* Not collective, after begin: any rank writes any part of a dataset, once. Elements [first, first + count) in
@@ -74,6 +73,14 @@ decant_status decant_container_set_integer(decant_container_writer *writer, cons
                                            int64_t value, decant_error *err);
 decant_status decant_container_set_real(decant_container_writer *writer, const char *path, const char *name,
                                         double value, decant_error *err);
+
+/* Collective, after the last write. Everything that finish does but the final name: a whole container stands at
+ * decant_container_partial_path, ready to be read and checked. Attributes may still be set afterwards; finish
+ * puts them in. On failure the writer is still to be discarded. */
+decant_status decant_container_settle(decant_container_writer *writer, decant_error *err);
+
+/* Where the file is until it is finished; owned by the writer. */
+const char *decant_container_partial_path(const decant_container_writer *writer);
 
 /* Collective. Checks that every dataset was written whole, stores the checksums, flushes to disk, closes and,
  * when all ranks agree, renames to the final name. Frees the writer whatever happens; on failure nothing has

@@ -7,8 +7,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* ----------------------------------------------------------------------------------------------------- file
@@ -17,51 +15,57 @@
 decant_status decant_structure_create(decant_structure *structure, decant_error *err)
 {
     decant_status status = DECANT_OK;
-    char name[64];
     hid_t creation = H5Pcreate(H5P_FILE_CREATE), access = H5Pcreate(H5P_FILE_ACCESS);
-    *structure = (decant_structure){H5I_INVALID_HID, memfd_create("container", MFD_CLOEXEC)};
-    if (structure->descriptor < 0)
-        DECANT_FAIL(err, DECANT_ERROR_MEMORY, "the container's structure: %s", strerror(errno));
-    snprintf(name, sizeof name, "/proc/self/fd/%d", structure->descriptor);
+    hid_t driver = H5I_INVALID_HID;
     if (creation < 0 || access < 0 || H5Pset_obj_track_times(creation, false) < 0 ||
         H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V110) < 0 ||
-        H5Pset_file_locking(access, false, true) < 0)
+        decant_hdf5_memory_use(access, &structure->memory, &driver) < 0)
         DECANT_HDF5_FAIL(err, DECANT_ERROR_MEMORY, "the container's structure");
-    structure->file = H5Fcreate(name, H5F_ACC_TRUNC, creation, access);
+    structure->file = H5Fcreate("structure", H5F_ACC_TRUNC, creation, access);
     if (structure->file < 0)
         DECANT_HDF5_FAIL(err, DECANT_ERROR_MEMORY, "the container's structure");
+    structure->driver = driver;
+    structure->is_open = true;
+    driver = H5I_INVALID_HID;
 done:
     if (access >= 0)
         H5Pclose(access);
     if (creation >= 0)
         H5Pclose(creation);
+    if (driver >= 0)
+        H5FDunregister(driver);
     return status;
 }
 
 decant_status decant_structure_close(decant_structure *structure, decant_error *err)
 {
-    hid_t file = structure->file;
-    structure->file = H5I_INVALID_HID;
-    if (file >= 0 && H5Fclose(file) < 0)
-        return decant_hdf5_fail(err, DECANT_ERROR_MEMORY, __FILE__, __LINE__, "the container's structure");
-    return DECANT_OK;
+    decant_status status = DECANT_OK;
+    if (!structure->is_open)
+        return DECANT_OK;
+    structure->is_open = false;
+    if (H5Fclose(structure->file) < 0)
+        status = decant_hdf5_fail(err, DECANT_ERROR_MEMORY, __FILE__, __LINE__, "the container's structure");
+    H5FDunregister(structure->driver);
+    return status;
 }
 
 void decant_structure_free(decant_structure *structure)
 {
     decant_error ignored;
     decant_structure_close(structure, &ignored);
-    if (structure->descriptor >= 0)
-        close(structure->descriptor);
-    structure->descriptor = -1;
+    decant_sparse_memory_free(&structure->memory.bytes);
 }
 
-static decant_status write_all(int descriptor, const char *path, const char *bytes, decant_stretch stretch,
-                               decant_error *err)
+/* Writes a stretch of the structure into the file. */
+static decant_status store_stretch(const decant_structure *structure, int descriptor, const char *path,
+                                   decant_stretch stretch, decant_error *err)
 {
+    char buffer[8192];
     while (stretch.begin < stretch.end) {
-        ssize_t written = pwrite(descriptor, bytes + stretch.begin, (size_t)(stretch.end - stretch.begin),
-                                 (off_t)stretch.begin);
+        uint64_t left = stretch.end - stretch.begin;
+        size_t part = left < sizeof buffer ? (size_t)left : sizeof buffer;
+        decant_sparse_memory_read(&structure->memory.bytes, stretch.begin, buffer, part);
+        ssize_t written = pwrite(descriptor, buffer, part, (off_t)stretch.begin);
         if (written < 0 && errno == EINTR)
             continue;
         if (written <= 0)
@@ -75,25 +79,22 @@ decant_status decant_structure_store(decant_structure *structure, int descriptor
                                      decant_stretch *data, int64_t data_count, decant_error *err)
 {
     decant_status status = DECANT_OK;
-    struct stat about = {0};
-    void *memory = NULL, *bytes = MAP_FAILED;
-    if (structure->file >= 0 && H5Fflush(structure->file, H5F_SCOPE_GLOBAL) < 0)
+    void *memory = NULL;
+    if (structure->is_open && H5Fflush(structure->file, H5F_SCOPE_GLOBAL) < 0)
         DECANT_HDF5_FAIL(err, DECANT_ERROR_MEMORY, "the container's structure");
+    if (structure->memory.status != DECANT_OK) {
+        *err = structure->memory.err;
+        DECANT_TRY(structure->memory.status);
+    }
     DECANT_TRY(decant_memory_allocate(((size_t)data_count + 1) * sizeof(decant_stretch),
                                       "the container's structure", &memory, err));
-    if (fstat(structure->descriptor, &about) == 0)
-        bytes = mmap(NULL, (size_t)about.st_size, PROT_READ, MAP_SHARED, structure->descriptor, 0);
-    if (bytes == MAP_FAILED)
-        DECANT_FAIL(err, DECANT_ERROR_MEMORY, "the container's structure: %s", strerror(errno));
     decant_stretch *rest = memory;
-    int64_t count = decant_stretches_invert(data, data_count, (uint64_t)about.st_size, rest);
+    int64_t count = decant_stretches_invert(data, data_count, structure->memory.size_bytes, rest);
     for (int64_t i = 0; i < count; i++)
-        DECANT_TRY(write_all(descriptor, path, bytes, rest[i], err));
-    if (ftruncate(descriptor, about.st_size) != 0)
+        DECANT_TRY(store_stretch(structure, descriptor, path, rest[i], err));
+    if (ftruncate(descriptor, (off_t)structure->memory.size_bytes) != 0)
         DECANT_FAIL(err, DECANT_ERROR_DISK, "%s: cannot be written: %s", path, strerror(errno));
 done:
-    if (bytes != MAP_FAILED)
-        munmap(bytes, (size_t)about.st_size);
     decant_memory_free(memory);
     return status;
 }

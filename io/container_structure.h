@@ -6,11 +6,13 @@
 #define DECANT_IO_CONTAINER_STRUCTURE_H
 
 #include "io/container_seal.h"
-#include "io/hdf5_support.h"
+#include "io/hdf5_memory.h"
 
+/* All zero to begin with. */
 typedef struct decant_structure {
-    hid_t file;     /* negative when closed */
-    int descriptor; /* the file in memory; -1 when there is none */
+    decant_hdf5_memory memory;
+    hid_t file, driver;
+    bool is_open; /* file and driver are valid */
 } decant_structure;
 
 /* An attribute: text when text is not NULL, else integer or real. */
@@ -23,8 +25,8 @@ typedef struct decant_attribute {
     double real;
 } decant_attribute;
 
-/* Makes an empty structure. DECANT_ERROR_MEMORY when that fails, as for all that follows; on failure, too, it
- * is freed with decant_structure_free, which takes one that is all zero but for file and descriptor -1. */
+/* Makes an empty structure; it stays where it is until it is freed. DECANT_ERROR_MEMORY when that fails, as for
+ * all that follows. Freed with decant_structure_free, which takes one that is all zero. */
 decant_status decant_structure_create(decant_structure *structure, decant_error *err);
 void decant_structure_free(decant_structure *structure);
 

@@ -124,8 +124,8 @@ decant_status decant_container_create(decant_ranks *ranks, const char *path, boo
     }
     *writer = memory;
     (*writer)->ranks = ranks;
-    (*writer)->file.descriptor = (*writer)->structure.descriptor = -1;
-    (*writer)->structure.file = (*writer)->data = (*writer)->target = H5I_INVALID_HID;
+    (*writer)->file.descriptor = -1;
+    (*writer)->data = (*writer)->target = H5I_INVALID_HID;
     DECANT_TRY(require_equal(ranks, digest_text(overwrite, path), path, err));
     DECANT_TRY(make_file(*writer, path, overwrite, err));
     DECANT_TRY(decant_container_set_text(*writer, "/", "format", "decant", err));
@@ -467,36 +467,49 @@ done:
     return status;
 }
 
-/* Rank 0: what is left to do when all data are on the disk. */
+/* Rank 0, when all data are on the disk: everything but the final name. */
 static decant_status complete(decant_container_writer *writer, const uint32_t *checksums, decant_error *err)
 {
     decant_status status = DECANT_OK;
     for (int64_t i = 0; i < writer->dataset_count; i++)
         DECANT_TRY(
             decant_structure_set_checksum(&writer->structure, writer->datasets[i].path, checksums[i], err));
-    DECANT_TRY(decant_structure_close(&writer->structure, err));
     DECANT_TRY(store_structure(writer, err));
     DECANT_TRY(seal(writer, err));
     DECANT_TRY(read_back(writer, err));
-    DECANT_TRY(decant_partial_file_publish(&writer->file, err));
 done:
+    return status;
+}
+
+const char *decant_container_partial_path(const decant_container_writer *writer)
+{
+    return writer->file.partial;
+}
+
+decant_status decant_container_settle(decant_container_writer *writer, decant_error *err)
+{
+    decant_status status = writer->failed;
+    uint32_t *checksums = NULL;
+    if (status != DECANT_OK)
+        *err = writer->failure;
+    DECANT_TRY(decant_ranks_agree(writer->ranks, status, err));
+    DECANT_TRY(enter_structure(writer, err));
+    DECANT_TRY(find_checksums(writer, &checksums, err));
+    if (is_first(writer))
+        status = complete(writer, checksums, err);
+    DECANT_TRY(decant_ranks_agree(writer->ranks, status, err));
+done:
+    decant_memory_free(checksums);
     return status;
 }
 
 decant_status decant_container_finish(decant_container_writer **writer, decant_error *err)
 {
-    decant_status status = (*writer)->failed;
-    uint32_t *checksums = NULL;
-    if (status != DECANT_OK)
-        *err = (*writer)->failure;
-    DECANT_TRY(decant_ranks_agree((*writer)->ranks, status, err));
-    DECANT_TRY(enter_structure(*writer, err));
-    DECANT_TRY(find_checksums(*writer, &checksums, err));
-    if (is_first(*writer))
-        status = complete(*writer, checksums, err);
-    DECANT_TRY(decant_ranks_agree((*writer)->ranks, status, err));
-done:
-    decant_memory_free(checksums);
+    decant_ranks *ranks = (*writer)->ranks;
+    decant_status status = decant_container_settle(*writer, err);
+    if (status == DECANT_OK && is_first(*writer))
+        status = decant_partial_file_publish(&(*writer)->file, err);
+    status = decant_ranks_agree(ranks, status, err);
     decant_container_discard(writer);
     return status;
 }

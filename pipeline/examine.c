@@ -188,6 +188,9 @@ static const char *const integer_attributes[] = {"quantized_weights",     "quant
                                                  "calibration_crc32",     "model_crc32"};
 static const char *const real_attributes[] = {"bits", "predicted_loss_increase", "predicted_lower_bound",
                                               "calibration_loss"};
+/* Where the job had text to validate on. */
+static const char *const optional_attributes[] = {"perplexity_original", "perplexity_quantized",
+                                                  "kl_divergence", "top1_agreement", "measured_loss_increase"};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static decant_status inspect_as_json(const decant_container *container, const container_plan *plan,
@@ -210,6 +213,10 @@ static decant_status inspect_as_json(const decant_container *container, const co
         DECANT_TRY(decant_container_get_real(container, "/", real_attributes[i], &real, err));
         cJSON_AddNumberToObject(root, real_attributes[i], real);
     }
+    decant_error absent;
+    for (size_t i = 0; i < COUNT(optional_attributes); i++)
+        if (decant_container_get_real(container, "/", optional_attributes[i], &real, &absent) == DECANT_OK)
+            cJSON_AddNumberToObject(root, optional_attributes[i], real);
     cJSON_AddNumberToObject(root, "file_bytes", (double)file_bytes);
     cJSON_AddItemToObject(root, "layers", layers_as_json(plan));
     print_json(root, stream);
@@ -239,6 +246,10 @@ static decant_status inspect_as_text(const decant_container *container, const co
         DECANT_TRY(decant_container_get_real(container, "/", real_attributes[i], &real, err));
         fprintf(stream, "%-24s %.6g\n", real_attributes[i], real);
     }
+    decant_error absent;
+    for (size_t i = 0; i < COUNT(optional_attributes); i++)
+        if (decant_container_get_real(container, "/", optional_attributes[i], &real, &absent) == DECANT_OK)
+            fprintf(stream, "%-24s %.6g\n", optional_attributes[i], real);
     fprintf(stream, "\n");
     print_layers(plan, stream);
 done:

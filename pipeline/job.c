@@ -72,8 +72,8 @@ done:
     return status;
 }
 
-/* Balanced for calibration: a block takes its forward pass, the gradient of its input and that of its weights; the
- * head only the first two. The share depends on the model alone, not on what is asked of it. */
+/* Balanced for calibration: a block takes its forward pass, the gradient of its input and that of its weights;
+ * the head only the first two. The share depends on the model alone, not on what is asked of it. */
 static void shard_layers(decant_job *job)
 {
     const int64_t tokens = 512;
@@ -137,7 +137,8 @@ static decant_status check_budget(decant_job *job, decant_error *err)
     double least = 8.0 * (double)smallest / (double)weights;
     if (smallest <= (int64_t)(options->bits * (double)weights / 8))
         return DECANT_OK;
-    return DECANT_ERROR(err, DECANT_ERROR_USAGE, "--bits %g cannot be kept: the smallest candidates take %.4f bits a weight",
+    return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                        "--bits %g cannot be kept: the smallest candidates take %.4f bits a weight",
                         options->bits, least);
 }
 
@@ -312,10 +313,11 @@ done:
 
 /* ---- write ---- */
 
+/* The container stands complete on disk afterwards, but under its partial name. */
 static decant_status write_output(decant_job *job, const quantized_share *share,
                                   const decant_error_table *table, const int *chosen,
                                   const decant_plan_summary *summary, const decant_statistics_origin *origin,
-                                  decant_error *err)
+                                  decant_container_writer **writer, decant_error *err)
 {
     decant_layer_range layers = decant_job_layers(job);
     char options[1024], device[64];
@@ -338,8 +340,8 @@ static decant_status write_output(decant_job *job, const quantized_share *share,
         .quantized = share->layers,
     };
     decant_log_stage(job->log, "write");
-    decant_status status =
-        decant_write_container(job->ranks, job->options->output, job->options->overwrite, &contents, err);
+    decant_status status = decant_write_container(job->ranks, job->options->output, job->options->overwrite,
+                                                  &contents, writer, err);
     if (status == DECANT_OK)
         decant_report_writing(job, decant_clock_s() - start_s);
     return status;
@@ -347,15 +349,51 @@ static decant_status write_output(decant_job *job, const quantized_share *share,
 
 /* ---- validate ---- */
 
-static decant_status validate(decant_job *job, const char *path, const decant_token_array *text,
-                              const decant_plan_summary *summary, decant_error *err)
+/* The container's own record of what it is worth. */
+static decant_status set_result(decant_container_writer *writer, const decant_validation_result *result,
+                                decant_error *err)
+{
+    const decant_comparison *sums = &result->sums;
+    double targets = (double)sums->targets;
+    decant_status status;
+    DECANT_TRY(decant_container_set_integer(writer, "/", "validation_windows", result->windows, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "validation_targets", sums->targets, err));
+    DECANT_TRY(decant_container_set_real(writer, "/", "perplexity_original",
+                                         decant_validation_perplexity_original(result), err));
+    DECANT_TRY(decant_container_set_real(writer, "/", "perplexity_quantized",
+                                         decant_validation_perplexity_quantized(result), err));
+    DECANT_TRY(decant_container_set_real(writer, "/", "kl_divergence", sums->divergence / targets, err));
+    DECANT_TRY(decant_container_set_real(writer, "/", "top1_agreement", (double)sums->same_top / targets, err));
+    DECANT_TRY(decant_container_set_real(writer, "/", "measured_loss_increase",
+                                         (sums->loss_quantized - sums->loss_original) / targets, err));
+done:
+    return status;
+}
+
+/* Validates the file that was just written. A container that cannot be validated is kept all the same: the work
+ * in it is whole, and `decant validate` can be run again. */
+static decant_status validate_and_finish(decant_job *job, const decant_token_array *text,
+                                         const decant_plan_summary *summary, decant_container_writer **writer,
+                                         decant_error *err)
 {
     decant_validation_result result;
+    decant_error validation_error;
+    decant_status validated = DECANT_OK;
     double start_s = decant_clock_s();
-    decant_status status = decant_job_validate(job, path, text, &result, err);
-    if (status == DECANT_OK)
+    if (text->sequences > 0) {
+        validated =
+            decant_job_validate(job, decant_container_partial_path(*writer), text, &result, &validation_error);
+        if (validated == DECANT_OK)
+            validated = set_result(*writer, &result, &validation_error);
+    }
+    decant_status status = decant_container_finish(writer, err);
+    if (status != DECANT_OK)
+        return status;
+    if (validated != DECANT_OK)
+        *err = validation_error;
+    else if (text->sequences > 0)
         decant_report_validation(job, &result, summary, decant_clock_s() - start_s);
-    return status;
+    return validated;
 }
 
 /* ---- the commands ---- */
@@ -368,6 +406,7 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     decant_error_table table = {0};
     decant_plan_summary summary = {0};
     decant_token_array text = {0};
+    decant_container_writer *writer = NULL;
     int *chosen = NULL;
     decant_status status;
     DECANT_TRY(check_output(job, err));
@@ -381,12 +420,12 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
         decant_memory_allocate((size_t)table.layers * sizeof *chosen, "the allocation", (void **)&chosen, err),
         err));
     DECANT_TRY(allocate(job, &table, chosen, &summary, err));
-    DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, err));
+    DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &writer, err));
     free_share(job, &share);
     share = (quantized_share){0};
-    if (job->options->text[0])
-        DECANT_TRY(validate(job, job->options->output, &text, &summary, err));
+    DECANT_TRY(validate_and_finish(job, &text, &summary, &writer, err));
 done:
+    decant_container_discard(&writer);
     decant_token_array_free(&text);
     decant_fisher_sums_free(&fisher);
     free_share(job, &share);
@@ -413,9 +452,12 @@ done:
 static decant_status run_validation(decant_job *job, decant_error *err)
 {
     decant_token_array text = {0};
+    decant_validation_result result;
     decant_status status;
     DECANT_TRY(read_text(job, &text, err));
-    DECANT_TRY(validate(job, job->options->container, &text, NULL, err));
+    double start_s = decant_clock_s();
+    DECANT_TRY(decant_job_validate(job, job->options->container, &text, &result, err));
+    decant_report_validation(job, &result, NULL, decant_clock_s() - start_s);
 done:
     decant_token_array_free(&text);
     return status;

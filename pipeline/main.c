@@ -7,11 +7,24 @@
 #include "pipeline/options.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 static bool needs_ranks(decant_command command)
 {
     return command == DECANT_COMMAND_RUN || command == DECANT_COMMAND_CALIBRATE ||
            command == DECANT_COMMAND_VALIDATE;
+}
+
+/* Under mpirun and srun every process reads the same command line; one of them tells what is wrong with it. */
+static bool is_first_process(void)
+{
+    const char *const variables[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
+        const char *value = getenv(variables[i]);
+        if (value)
+            return atoi(value) == 0;
+    }
+    return true;
 }
 
 static int fail(decant_status status, const decant_error *err)
@@ -51,7 +64,7 @@ int main(int argument_count, char **arguments)
     decant_error err;
     decant_status status = decant_options_read(argument_count, arguments, &options, &err);
     if (status != DECANT_OK)
-        return fail(status, &err);
+        return is_first_process() ? fail(status, &err) : decant_status_exit(status);
     if (options.command == DECANT_COMMAND_HELP) {
         decant_options_print_help(stdout);
         return 0;

@@ -59,6 +59,21 @@ static bool has_choice(const decant_error_table *table)
     return false;
 }
 
+/* The fewest bits a weight that the candidates allow. */
+static double smallest_bits(const decant_error_table *table)
+{
+    int64_t weights = 0, bytes = 0;
+    for (int64_t layer = 0; layer < table->layers; layer++) {
+        const decant_table_row *row = &table->rows[layer];
+        int64_t smallest = row->candidate[0].bytes;
+        for (int i = 1; i < row->candidates; i++)
+            smallest = row->candidate[i].bytes < smallest ? row->candidate[i].bytes : smallest;
+        weights += row->weights;
+        bytes += smallest;
+    }
+    return 8.0 * (double)bytes / (double)weights;
+}
+
 decant_status decant_error_table_choose(const decant_error_table *table, int64_t budget_bytes, int *chosen,
                                         decant_plan_summary *summary, decant_error *err)
 {
@@ -66,12 +81,16 @@ decant_status decant_error_table_choose(const decant_error_table *table, int64_t
     decant_choice *choices = NULL;
     int64_t *offsets = NULL;
     decant_allocation allocation = {0};
+    double least = smallest_bits(table);
     if (!has_choice(table) && budget_bytes < 0) {
         for (int64_t layer = 0; layer < table->layers; layer++)
             chosen[layer] = 0;
         summarize(table, chosen, summary);
         return DECANT_OK;
     }
+    if (decant_error_table_budget(table, least) > budget_bytes)
+        DECANT_FAIL(err, DECANT_ERROR_USAGE,
+                    "the budget cannot be kept: the smallest candidates take %.4f bits a weight", least);
     DECANT_TRY(decant_memory_allocate((size_t)table->layers * DECANT_CANDIDATES * sizeof *choices,
                                       "the allocator's candidates", (void **)&choices, err));
     DECANT_TRY(decant_memory_allocate((size_t)(table->layers + 1) * sizeof *offsets, "the allocator's layers",

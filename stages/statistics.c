@@ -87,6 +87,7 @@ decant_status decant_statistics_write(decant_ranks *ranks, const char *path, boo
     DECANT_TRY(decant_container_create(ranks, path, overwrite, &writer, err));
     DECANT_TRY(define_sums(writer, fisher, ids, err));
     DECANT_TRY(set_origin(writer, origin, err));
+    DECANT_TRY(decant_container_begin(writer, err));
     DECANT_TRY(decant_ranks_agree(ranks, write_sums(writer, fisher, ids, err), err));
     DECANT_TRY(decant_container_finish(&writer, err));
 done:

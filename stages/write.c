@@ -409,27 +409,30 @@ done:
 }
 
 decant_status decant_write_container(decant_ranks *ranks, const char *path, bool overwrite,
-                                     const decant_container_contents *contents, decant_error *err)
+                                     const decant_container_contents *contents,
+                                     decant_container_writer **writer, decant_error *err)
 {
-    decant_container_writer *writer = NULL;
     container_ids ids = {0};
     char *names = NULL;
     int64_t name_bytes = 0;
     decant_status status, local;
+    *writer = NULL;
     local = create_ids(contents, &ids, err);
     if (local == DECANT_OK)
         local = list_names(contents, &names, &name_bytes, err);
     DECANT_TRY(decant_ranks_agree(ranks, local, err));
-    DECANT_TRY(decant_container_create(ranks, path, overwrite, &writer, err));
-    DECANT_TRY(define_layers(writer, contents, &ids, err));
-    DECANT_TRY(define_tensors(writer, contents, &ids, err));
-    DECANT_TRY(define_tables(writer, contents, name_bytes, &ids, err));
-    DECANT_TRY(set_provenance(writer, contents, err));
-    local = write_share(writer, contents, &ids, ranks, names, name_bytes, err);
+    DECANT_TRY(decant_container_create(ranks, path, overwrite, writer, err));
+    DECANT_TRY(define_layers(*writer, contents, &ids, err));
+    DECANT_TRY(define_tensors(*writer, contents, &ids, err));
+    DECANT_TRY(define_tables(*writer, contents, name_bytes, &ids, err));
+    DECANT_TRY(set_provenance(*writer, contents, err));
+    DECANT_TRY(decant_container_begin(*writer, err));
+    local = write_share(*writer, contents, &ids, ranks, names, name_bytes, err);
     DECANT_TRY(decant_ranks_agree(ranks, local, err));
-    DECANT_TRY(decant_container_finish(&writer, err));
+    DECANT_TRY(decant_container_settle(*writer, err));
 done:
-    decant_container_discard(&writer);
+    if (status != DECANT_OK)
+        decant_container_discard(writer);
     decant_memory_free(ids.layers);
     decant_memory_free(ids.tensors);
     decant_memory_free(names);

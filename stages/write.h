@@ -26,8 +26,11 @@ typedef struct decant_container_contents {
     decant_quantized_layer *quantized; /* [layer_count · linear_count] */
 } decant_container_contents;
 
-/* Collective. Writes PATH as a whole; on failure there is no file of that name that was not there before. */
+/* Collective. Writes everything; the container then stands complete at decant_container_partial_path(*writer),
+ * to be validated there, and takes its name with decant_container_finish. On failure *writer is NULL and there
+ * is no file of that name that was not there before. */
 decant_status decant_write_container(decant_ranks *ranks, const char *path, bool overwrite,
-                                     const decant_container_contents *contents, decant_error *err);
+                                     const decant_container_contents *contents,
+                                     decant_container_writer **writer, decant_error *err);
 
 #endif

@@ -1,6 +1,5 @@
-/* The nearest of ascending levels is found by comparing with the midpoints between them: all of them at once
- * for up to 16 levels, by bisection above. Midpoints of F16 levels are exact in double; rounded down to a float
- * they divide the floats in the same way. */
+/* The nearest of ascending levels is found by comparing with the midpoints between them. Midpoints of F16
+ * levels are exact in double; rounded down to a float they divide the floats in the same way. */
 #include "kernels/cpu/codes.h"
 
 #include "kernels/cpu/lanes.h"
@@ -36,36 +35,41 @@ void decant_code_book_build(const uint16_t *levels, int bits, decant_code_book *
 
 typedef uint8_t place_lanes __attribute__((vector_size(DECANT_LANES)));
 
-/* How many of the thresholds each value exceeds. */
-static void count_thresholds(const decant_code_book *book, const float *values, int64_t count, uint8_t *places)
+typedef uint8_t place_lanes __attribute__((vector_size(DECANT_LANES)));
+
+enum { COUNTED_BITS = 4 }; /* so many upper bits of a place are found by counting, those below by bisection */
+
+/* Places with only their upper bits, a multiple of `step`: how many of every step-th threshold each value
+ * exceeds. */
+static void count_thresholds(const decant_code_book *book, int step, const float *values, int64_t count,
+                             uint8_t *places)
 {
-    const int thresholds = (1 << book->bits) - 1;
     int64_t j = 0;
     for (; j + 2 * DECANT_LANES <= count; j += 2 * DECANT_LANES) {
         decant_lanes first = decant_lanes_load(values + j),
                      second = decant_lanes_load(values + j + DECANT_LANES);
         decant_lane_mask first_place = {0}, second_place = {0};
-        for (int t = 0; t < thresholds; t++) {
-            first_place -= first > book->threshold[t];
-            second_place -= second > book->threshold[t];
+        for (int t = step; t < 1 << book->bits; t += step) {
+            first_place -= first > book->threshold[t - 1];
+            second_place -= second > book->threshold[t - 1];
         }
-        place_lanes narrow[2] = {__builtin_convertvector(first_place, place_lanes),
-                                 __builtin_convertvector(second_place, place_lanes)};
+        place_lanes narrow[2] = {__builtin_convertvector(first_place * step, place_lanes),
+                                 __builtin_convertvector(second_place * step, place_lanes)};
         memcpy(places + j, narrow, sizeof narrow);
     }
     for (; j < count; j++) {
         places[j] = 0;
-        for (int t = 0; t < thresholds; t++)
-            places[j] += values[j] > book->threshold[t];
+        for (int t = step; t < 1 << book->bits; t += step)
+            places[j] += values[j] > book->threshold[t - 1] ? step : 0;
     }
 }
 
-/* The same by bisection. */
-static void bisect_thresholds(const decant_code_book *book, const float *values, int64_t count, uint8_t *places)
+static void bisect_thresholds(const decant_code_book *book, int step, const float *values, int64_t count,
+                              uint8_t *places)
 {
     for (int64_t j = 0; j < count; j++) {
-        int32_t place = 0;
-        for (int32_t half = 1 << (book->bits - 1); half > 0; half /= 2)
+        int place = places[j];
+        for (int half = step / 2; half > 0; half /= 2)
             place += values[j] > book->threshold[place + half - 1] ? half : 0;
         places[j] = (uint8_t)place;
     }
@@ -73,10 +77,10 @@ static void bisect_thresholds(const decant_code_book *book, const float *values,
 
 void decant_code_book_find(const decant_code_book *book, const float *values, int64_t count, uint8_t *places)
 {
-    if (book->bits <= 4)
-        count_thresholds(book, values, count, places);
-    else
-        bisect_thresholds(book, values, count, places);
+    const int step = book->bits > COUNTED_BITS ? 1 << (book->bits - COUNTED_BITS) : 1;
+    count_thresholds(book, step, values, count, places);
+    if (step > 1)
+        bisect_thresholds(book, step, values, count, places);
 }
 
 /* Bit `bit` of eight codes, the first in the lowest place. The product moves bit 8i to bit 56 + i, without

@@ -1,8 +1,9 @@
 /* Levels of all rows: each row is one weighted k-means problem of its own, solved by one thread from beginning
  * to end, so that neither the number of threads nor their timing can show in the result.
  *
- * Exact search: up to DECANT_KMEANS_EXACT_MAXIMUM levels one dynamic program answers all widths; more levels
- * are found through a penalty, which is exact too and gets cheaper as levels get more. */
+ * Exact search: few levels come from one dynamic program for all widths, more from a search for a penalty,
+ * which takes about the same time for 16 levels and for 256. The levels of one width do not depend on which
+ * other widths are asked, not even by the choice among several optima: they may be fitted again, alone. */
 #include "kernels/cpu/quantize.h"
 
 #include "kernels/cpu/kmeans_exact.h"
@@ -13,7 +14,10 @@
 #include <inttypes.h>
 #include <math.h>
 
-enum { N_WIDTHS = DECANT_BITS_MAXIMUM - DECANT_BITS_MINIMUM + 1 };
+enum {
+    N_WIDTHS = DECANT_BITS_MAXIMUM - DECANT_BITS_MINIMUM + 1,
+    TABLE_LEVELS = 8 /* up to here the dynamic program is faster */
+};
 
 typedef struct fit_job {
     decant_matrix weight;
@@ -102,25 +106,31 @@ static void separate(const decant_points *points, int clusters, int32_t *boundar
         boundaries[c] = c < points->count ? c : points->count;
 }
 
+static void find_exact(const fit_job *job, int n_widths, workspace *space)
+{
+    const decant_points *points = &space->points;
+    int n_table = 0;
+    while (n_table < n_widths && job->clusters[n_table] <= TABLE_LEVELS)
+        n_table++;
+    if (n_table > 0)
+        decant_kmeans_exact(points, TABLE_LEVELS, job->clusters, n_table, space->boundaries, space->scratch);
+    for (int i = n_table; i < n_widths; i++)
+        decant_kmeans_lagrangian(points, job->clusters[i], space->boundaries[i], space->scratch);
+}
+
 static void find_clusters(const fit_job *job, workspace *space)
 {
-    int n_table = 0,
-        n_all = 0; /* widths that the dynamic program answers, and those with fewer levels than points */
-    while (n_all < job->n_widths && job->clusters[n_all] < space->points.count) {
-        n_table += job->clusters[n_all] <= DECANT_KMEANS_EXACT_MAXIMUM;
-        n_all++;
-    }
-    if (job->search == DECANT_LEVELS_LLOYD) {
-        for (int i = 0; i < n_all; i++)
+    int n = 0; /* widths with fewer levels than there are points */
+    while (n < job->n_widths && job->clusters[n] < space->points.count)
+        n++;
+    if (job->search == DECANT_LEVELS_EXACT)
+        find_exact(job, n, space);
+    else
+        for (int i = 0; i < n; i++)
             decant_kmeans_lloyd(&space->points, job->clusters[i], job->seed, space->boundaries[i],
                                 space->scratch);
-    } else {
-        decant_kmeans_exact(&space->points, job->clusters, n_table, space->boundaries, space->scratch);
-        decant_kmeans_lagrangian(&space->points, job->clusters + n_table, n_all - n_table,
-                                 space->boundaries + n_table, space->scratch);
-    }
-    for (int i = n_all; i < job->n_widths; i++)
-        separate(&space->points, job->clusters[i], space->boundaries[i]);
+    for (; n < job->n_widths; n++)
+        separate(&space->points, job->clusters[n], space->boundaries[n]);
 }
 
 /* false when the row's input is bad, and *bad tells what. */

@@ -127,37 +127,29 @@ static void trace(const kmeans_table *table, int k, int32_t *boundaries)
         boundaries[c - 1] = table->split[(size_t)(c - 1) * table->stride + (size_t)boundaries[c]];
 }
 
-void decant_kmeans_exact(const decant_points *points, const int *clusters, int n_targets,
+void decant_kmeans_exact(const decant_points *points, int most, const int *clusters, int n_targets,
                          int32_t *const *boundaries, void *scratch)
 {
-    if (n_targets == 0)
-        return;
-    kmeans_table table = {.points = points, .stride = table_stride(points->count)};
+    const int32_t count = points->count;
+    kmeans_table table = {.points = points, .stride = table_stride(count)};
     table.gain[0] = scratch;
     table.gain[1] = table.gain[0] + table.stride;
     table.split = (int32_t *)(table.gain[1] + table.stride);
     first_level(&table);
-    int32_t count = points->count, first_below = 1;
+    int32_t first_below = 1;
     for (int k = 2, target = 0; target < n_targets; k++) {
         int32_t *split = table.split + (size_t)(k - 1) * table.stride;
-        kmeans_level level = {{points->mass_before, points->moment_before, table.gain[0]},
-                              split - table.stride,
-                              first_below,
-                              table.gain[1],
-                              split};
+        const decant_splits splits = {points->mass_before, points->moment_before, table.gain[0]};
+        const kmeans_level level = {splits, split - table.stride, first_below, table.gain[1], split};
         solve_column(&level, count, larger(first_below, level.split_below[count]), count - 1);
         int32_t path[DECANT_KMEANS_EXACT_MAXIMUM + 1];
         trace(&table, k, path);
         if (k == clusters[target])
             memcpy(boundaries[target++], path, (size_t)(k + 1) * sizeof *path);
         if (target == n_targets)
-            break;
-        int32_t first = count;
-        for (int t = target; t < n_targets; t++)
-            first = smaller(first, 2 * k > clusters[t] ? path[2 * k - clusters[t]] : k);
-        first = larger(first, k);
-        solve_columns(&level, first, count);
-        first_below = first;
+            return;
+        first_below = larger(k, 2 * k > most ? path[2 * k - most] : k);
+        solve_columns(&level, first_below, count);
         double *filled = table.gain[1];
         table.gain[1] = table.gain[0];
         table.gain[0] = filled;

@@ -122,21 +122,18 @@ static void relax(penalty_search *search)
     count_clusters(points, &search->now);
 }
 
-/* No penalty, under which each point is a cluster. */
-static void reset_more(penalty_search *search)
+/* Between no penalty, under which each point is a cluster, and one that leaves a single cluster. */
+static void bound_search(penalty_search *search)
 {
-    for (int32_t j = 0; j <= search->points->count; j++)
+    int32_t count = search->points->count;
+    for (int32_t j = 0; j <= count; j++) {
+        search->fewer.split[j] = 0;
         search->more.split[j] = larger(0, j - 1);
-    search->more.penalty = 0;
-    count_clusters(search->points, &search->more);
-}
-
-/* A penalty that leaves a single cluster. */
-static void reset_fewer(penalty_search *search)
-{
-    memset(search->fewer.split, 0, ((size_t)search->points->count + 1) * sizeof *search->fewer.split);
+    }
     search->fewer.penalty = INFINITY;
+    search->more.penalty = 0;
     count_clusters(search->points, &search->fewer);
+    count_clusters(search->points, &search->more);
 }
 
 /* The error of K clusters is about (∫ density^⅓)³ / (12 K²) (Panter and Dite, 1951), and the penalty minus its
@@ -154,9 +151,7 @@ static double first_penalty(const decant_points *points, int clusters)
     return pow(sum / clusters, 3) / 12;
 }
 
-enum {
-    GUESSES = 8
-}; /* after so many passes for one target, the chord alone is used: it cannot fail to progress */
+enum { GUESSES = 8 }; /* after so many passes the chord alone is used: it cannot fail to progress */
 
 /* The penalty to try next. The slope of the gain at K clusters is about proportional to K^−3. Between two
  * solutions it is known from the chord; beyond one, its penalty is all there is, and half a cluster more is
@@ -208,45 +203,27 @@ static void join(penalty_search *search, int clusters, int32_t *boundaries)
     memcpy(boundaries + kept + 1, others + kept + 1 + ahead, (size_t)(clusters - kept) * sizeof *others);
 }
 
-/* The best partition into a number of clusters between those of fewer and more. */
-static void find(penalty_search *search, int clusters, int32_t *boundaries)
+void decant_kmeans_lagrangian(const decant_points *points, int clusters, int32_t *boundaries, void *scratch)
 {
-    for (int passes = 0;; passes++) {
-        relaxation *now = &search->now;
-        now->penalty = next_penalty(search, clusters, passes);
-        relax(search);
-        if (now->clusters == clusters)
-            break;
-        bool tie = passes >= GUESSES &&
-                   (now->clusters <= search->fewer.clusters || now->clusters >= search->more.clusters);
-        if (tie) {
-            join(search, clusters, boundaries);
-            return;
-        }
-        exchange(now, now->clusters < clusters ? &search->fewer : &search->more);
-    }
-    trace(&search->now, search->points->count, boundaries);
-    exchange(&search->now, &search->more); /* the next target is smaller */
-}
-
-/* From the largest number of clusters to the smallest: each solution bounds the next from above. */
-void decant_kmeans_lagrangian(const decant_points *points, const int *clusters, int n_targets,
-                              int32_t *const *boundaries, void *scratch)
-{
-    if (n_targets == 0)
-        return;
-    size_t stride = search_stride(points->count);
+    const size_t stride = search_stride(points->count);
     penalty_search search = {.points = points, .value = scratch};
     search.fewer.split = (int32_t *)(search.value + stride);
     search.more.split = search.fewer.split + stride;
     search.now.split = search.more.split + stride;
-    reset_more(&search);
-    reset_fewer(&search);
-    for (int target = n_targets - 1; target >= 0; target--) {
-        if (search.fewer.clusters >= clusters[target]) {
-            exchange(&search.fewer, &search.more);
-            reset_fewer(&search);
+    bound_search(&search);
+    for (int passes = 0;; passes++) {
+        relaxation *now = &search.now;
+        now->penalty = next_penalty(&search, clusters, passes);
+        relax(&search);
+        if (now->clusters == clusters) {
+            trace(now, points->count, boundaries);
+            return;
         }
-        find(&search, clusters[target], boundaries[target]);
+        bool tie = now->clusters <= search.fewer.clusters || now->clusters >= search.more.clusters;
+        if (tie && passes >= GUESSES) {
+            join(&search, clusters, boundaries);
+            return;
+        }
+        exchange(now, now->clusters < clusters ? &search.fewer : &search.more);
     }
 }

@@ -7,11 +7,9 @@
 /* Scratch for points->count up to `count`. */
 size_t decant_kmeans_lagrangian_bytes(int64_t count);
 
-/* The clusters of least Σ mass (value − mean of the cluster)², for several numbers of clusters.
- *   clusters    [n_targets] ascending, each at least 2 and below points->count
- *   boundaries  [n_targets] arrays [clusters + 1]: cluster c is the points from boundaries[c] to before
- *               boundaries[c + 1] */
-void decant_kmeans_lagrangian(const decant_points *points, const int *clusters, int n_targets,
-                              int32_t *const *boundaries, void *scratch);
+/* The clusters of least Σ mass (value − mean of the cluster)².
+ *   clusters    at least 2 and below points->count
+ *   boundaries  [clusters + 1]: cluster c is the points from boundaries[c] to before boundaries[c + 1] */
+void decant_kmeans_lagrangian(const decant_points *points, int clusters, int32_t *boundaries, void *scratch);
 
 #endif

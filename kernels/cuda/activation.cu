@@ -1,5 +1,5 @@
-/* The gated activation, element by element: y = silu(gate) ∘ up, and its gradients. An output may be the same array as
- * an input: each element is read before it is written, by the same thread. */
+/* The gated activation, element by element: y = silu(gate) ∘ up, and its gradients. An output may be the same
+ * array as an input: each element is read before it is written, by the same thread. */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
 
@@ -66,11 +66,9 @@ decant_status decant_cuda_silu_multiply(decant_backend *backend, decant_matrix g
         const T *gates = (const T *)gate.data, *ups = (const T *)up.data;
         T *target = (T *)y.data;
         if (decant_has_vectors<T>(count, gates, ups, target))
-            silu_multiply_kernel<T, N>
-                <<<blocks_for(count, N), THREADS, 0, stream>>>(gates, ups, target, count);
+            silu_multiply_kernel<T, N><<<blocks_for(count, N), THREADS, 0, stream>>>(gates, ups, target, count);
         else
-            silu_multiply_kernel<T, 1>
-                <<<blocks_for(count, 1), THREADS, 0, stream>>>(gates, ups, target, count);
+            silu_multiply_kernel<T, 1><<<blocks_for(count, 1), THREADS, 0, stream>>>(gates, ups, target, count);
         return decant_cuda_launched(backend, "silu_multiply", err);
     });
 }

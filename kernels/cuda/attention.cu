@@ -1,5 +1,5 @@
-/* What both ways of computing attention share: which shapes the tensor-core kernels take, and the figure of each query
- * that the gradients start from. */
+/* What both ways of computing attention share: which shapes the tensor-core kernels take, and the figure of
+ * each query that the gradients start from. */
 #include "kernels/cuda/attention.cuh"
 
 #include <climits>
@@ -59,11 +59,11 @@ decant_status decant_cuda_attention_delta(decant_backend *backend, const decant_
     unsigned blocks = (unsigned)((count + WARPS - 1) / WARPS);
     int tokens = (int)shape->tokens;
     if (y.element == DECANT_F32)
-        attention_delta_kernel<<<blocks, THREADS, 0, stream>>>((const float *)y.data, (const float *)dy.data, tokens,
-                                                               shape->heads, shape->head_dimension, delta);
+        attention_delta_kernel<<<blocks, THREADS, 0, stream>>>(
+            (const float *)y.data, (const float *)dy.data, tokens, shape->heads, shape->head_dimension, delta);
     else
         attention_delta_kernel<<<blocks, THREADS, 0, stream>>>((const __nv_bfloat16 *)y.data,
-                                                               (const __nv_bfloat16 *)dy.data, tokens, shape->heads,
-                                                               shape->head_dimension, delta);
+                                                               (const __nv_bfloat16 *)dy.data, tokens,
+                                                               shape->heads, shape->head_dimension, delta);
     return decant_cuda_launched(backend, "attention_delta", err);
 }

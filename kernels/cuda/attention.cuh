@@ -1,9 +1,9 @@
-/* What the tensor-core kernels of attention share: their arguments, tiles of a head's rows in shared memory, the two
- * kinds of products they are made of, and who sees whom.
+/* What the tensor-core kernels of attention share: their arguments, tiles of a head's rows in shared memory,
+ * the two kinds of products they are made of, and who sees whom.
  *
- * All of them run with four warps. A warp owns whole rows of the scores (queries forward and for dq, keys for dk and
- * dv), so a row's maximum and sum stay within four lanes, and the scores of one product become an operand of the next
- * without leaving the registers. */
+ * All of them run with four warps. A warp owns whole rows of the scores (queries forward and for dq, keys for
+ * dk and dv), so a row's maximum and sum stay within four lanes, and the scores of one product become an
+ * operand of the next without leaving the registers. */
 #ifndef DECANT_KERNELS_CUDA_ATTENTION_CUH
 #define DECANT_KERNELS_CUDA_ATTENTION_CUH
 
@@ -42,11 +42,11 @@ static __device__ __forceinline__ bool decant_all_see(const decant_attention_tas
     return last_key <= first_query && last_query - first_key < task.window;
 }
 
-/* Tokens first … first + ROWS − 1 of one head into a tile; zeros beyond the last token. `head` points at the head's
- * components of token 0. */
+/* Tokens first … first + ROWS − 1 of one head into a tile; zeros beyond the last token. `head` points at the
+ * head's components of token 0. */
 template <int D, int ROWS>
-static __device__ __forceinline__ void decant_load_head(uint32_t tile, const __nv_bfloat16 *head, int64_t stride,
-                                                        int first, int tokens)
+static __device__ __forceinline__ void decant_load_head(uint32_t tile, const __nv_bfloat16 *head,
+                                                        int64_t stride, int first, int tokens)
 {
     constexpr int CHUNKS = D / 8, STEP = DECANT_ATTENTION_THREADS / CHUNKS; /* rows between a thread's chunks */
     const int own_row = (int)threadIdx.x / CHUNKS, chunk = (int)threadIdx.x % CHUNKS;
@@ -60,11 +60,12 @@ static __device__ __forceinline__ void decant_load_head(uint32_t tile, const __n
     }
 }
 
-/* A warp's 16·M rows of sums leave through the rows of a tile that only this warp uses, so that the stores to device
- * memory are whole rows. `tile` is the generic address; first is the token of its row 0. */
+/* A warp's 16·M rows of sums leave through the rows of a tile that only this warp uses, so that the stores to
+ * device memory are whole rows. `tile` is the generic address; first is the token of its row 0. */
 template <int D, int M>
-static __device__ __forceinline__ void decant_store_head(char *tile, int warp_row, const float (&sums)[M][D / 8][4],
-                                                         __nv_bfloat16 *head, int64_t stride, int first, int tokens)
+static __device__ __forceinline__ void decant_store_head(char *tile, int warp_row,
+                                                         const float (&sums)[M][D / 8][4], __nv_bfloat16 *head,
+                                                         int64_t stride, int first, int tokens)
 {
     constexpr int CHUNKS = D / 8;
     const int lane = threadIdx.x % DECANT_WARP;
@@ -89,8 +90,8 @@ static __device__ __forceinline__ void decant_store_head(char *tile, int warp_ro
     }
 }
 
-/* sums += a bᵀ: M·16 rows of tile a, beginning at a_row, by the N rows of tile b from b_row on; both tiles have D columns.
- * Element c of sums[m][n] is that of mma's c, for rows a_row + 16 m and columns 8 n. */
+/* sums += a bᵀ: M·16 rows of tile a, beginning at a_row, by the N rows of tile b from b_row on; both tiles have
+ * D columns. Element c of sums[m][n] is that of mma's c, for rows a_row + 16 m and columns 8 n. */
 template <int D, int M, int N>
 static __device__ __forceinline__ void decant_multiply_tiles(float (&sums)[M][N / 8][4], uint32_t a, int a_row,
                                                              uint32_t b)
@@ -114,8 +115,8 @@ static __device__ __forceinline__ void decant_multiply_tiles(float (&sums)[M][N 
     }
 }
 
-/* sums += weights b: the weights [16·M, K] are in registers as an earlier product left them, b is a tile of K rows and D
- * columns. */
+/* sums += weights b: the weights [16·M, K] are in registers as an earlier product left them, b is a tile of K
+ * rows and D columns. */
 template <int D, int M, int K>
 static __device__ __forceinline__ void decant_multiply_weights(float (&sums)[M][D / 8][4],
                                                                const float (&weights)[M][K / 8][4], uint32_t b)

@@ -1,9 +1,9 @@
-/* The gradients of causal attention on tensor cores, from the log-sum-exp that the forward pass kept. With scores
- * S = q kᵀ / sqrt(d), weights P = exp(S − log_sum_exp) and D = Σ y ∘ dy of each query:
- *     dv = Pᵀ dy     dP = dy vᵀ     dS = P ∘ (dP − D)     dq = dS k / sqrt(d)     dk = dSᵀ q / sqrt(d)
- * Two kernels, so that every sum has one owner and one order: a block of the first holds a tile of keys and passes over
- * the queries that see them, head after head of its group; a block of the second holds a tile of queries and passes over
- * the keys they see. The scores are computed in both: two more products than a version that adds dq with atomics.
+/* The gradients of causal attention on tensor cores, from the log-sum-exp that the forward pass kept. With
+ * scores S = q kᵀ / sqrt(d), weights P = exp(S − log_sum_exp) and D = Σ y ∘ dy of each query: dv = Pᵀ dy     dP
+ * = dy vᵀ     dS = P ∘ (dP − D)     dq = dS k / sqrt(d)     dk = dSᵀ q / sqrt(d) Two kernels, so that every sum
+ * has one owner and one order: a block of the first holds a tile of keys and passes over the queries that see
+ * them, head after head of its group; a block of the second holds a tile of queries and passes over the keys
+ * they see. The scores are computed in both: two more products than a version that adds dq with atomics.
  * Source: Dao et al., "FlashAttention" (2022), appendix B. */
 #include "kernels/cuda/attention.cuh"
 
@@ -32,8 +32,8 @@ static __device__ __forceinline__ void load_queries(const decant_attention_task 
                                                     int first)
 {
     decant_load_head<D, TILE_QUERIES>(stage, task.q + (int64_t)head * D, task.query_stride, first, task.tokens);
-    decant_load_head<D, TILE_QUERIES>(stage + query_stage<D>::DY, task.dy + (int64_t)head * D, task.query_stride,
-                                      first, task.tokens);
+    decant_load_head<D, TILE_QUERIES>(stage + query_stage<D>::DY, task.dy + (int64_t)head * D,
+                                      task.query_stride, first, task.tokens);
     const float *figures = threadIdx.x < TILE_QUERIES ? task.log_sum_exp : task.delta;
     int query = first + (int)threadIdx.x % TILE_QUERIES;
     bool valid = query < task.tokens;
@@ -43,12 +43,14 @@ static __device__ __forceinline__ void load_queries(const decant_attention_task 
 
 /* scores → weights P; rows are keys, columns queries. */
 static __device__ __forceinline__ void weigh_queries(const decant_attention_task &task,
-                                                     float (&scores)[1][TILE_QUERIES / 8][4], const float *log_sum_exp,
-                                                     float scale_log2, int first_key, int first_query)
+                                                     float (&scores)[1][TILE_QUERIES / 8][4],
+                                                     const float *log_sum_exp, float scale_log2, int first_key,
+                                                     int first_query)
 {
     const int lane = threadIdx.x % DECANT_WARP;
-    const bool all = first_query + TILE_QUERIES <= task.tokens &&
-                     decant_all_see(task, first_query, first_query + TILE_QUERIES - 1, first_key, first_key + 15);
+    const bool all =
+        first_query + TILE_QUERIES <= task.tokens &&
+        decant_all_see(task, first_query, first_query + TILE_QUERIES - 1, first_key, first_key + 15);
 #pragma unroll
     for (int n = 0; n < TILE_QUERIES / 8; n++) {
         float2 lse = *(const float2 *)(log_sum_exp + 8 * n + 2 * (lane % 4));
@@ -122,8 +124,8 @@ __global__ void __launch_bounds__(DECANT_ATTENTION_THREADS)
 #pragma unroll
         for (int c = 0; c < 4; c++)
             dk[0][n][c] *= task.scale;
-    decant_store_head<D, 1>(shared_memory, warp_row, dk, task.dk + (int64_t)head * D, task.key_stride, first_key,
-                            task.tokens);
+    decant_store_head<D, 1>(shared_memory, warp_row, dk, task.dk + (int64_t)head * D, task.key_stride,
+                            first_key, task.tokens);
     decant_store_head<D, 1>(shared_memory + TILE_KEYS * D * 2, warp_row, dv, task.dv + (int64_t)head * D,
                             task.key_stride, first_key, task.tokens);
 }
@@ -132,15 +134,14 @@ __global__ void __launch_bounds__(DECANT_ATTENTION_THREADS)
 
 /* scores → dS, rows are queries, columns keys; log_sum_exp_log2 and delta are those of the lane's rows. */
 template <int M, int KEYS>
-static __device__ __forceinline__ void differentiate_rows(const decant_attention_task &task,
-                                                          float (&scores)[M][KEYS / 8][4],
-                                                          const float (&products)[M][KEYS / 8][4],
-                                                          const float (&log_sum_exp_log2)[M][2],
-                                                          const float (&delta)[M][2], float scale_log2,
-                                                          int first_query, int first_key)
+static __device__ __forceinline__ void
+differentiate_rows(const decant_attention_task &task, float (&scores)[M][KEYS / 8][4],
+                   const float (&products)[M][KEYS / 8][4], const float (&log_sum_exp_log2)[M][2],
+                   const float (&delta)[M][2], float scale_log2, int first_query, int first_key)
 {
     const int lane = threadIdx.x % DECANT_WARP;
-    const bool all = decant_all_see(task, first_query, first_query + 16 * M - 1, first_key, first_key + KEYS - 1);
+    const bool all =
+        decant_all_see(task, first_query, first_query + 16 * M - 1, first_key, first_key + KEYS - 1);
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
@@ -169,13 +170,16 @@ __global__ void __launch_bounds__(DECANT_ATTENTION_THREADS)
     const int warp_row = (int)threadIdx.x / DECANT_WARP * 16 * M, warp_query = first_query + warp_row;
     const int lane = threadIdx.x % DECANT_WARP;
     const int end = min(task.tokens, first_query + QUERIES);
-    const int begin = max(0, first_query - task.window + 1) / KEYS * KEYS, rounds = (end - begin + KEYS - 1) / KEYS;
+    const int begin = max(0, first_query - task.window + 1) / KEYS * KEYS,
+              rounds = (end - begin + KEYS - 1) / KEYS;
     const __nv_bfloat16 *k_head = task.k + (int64_t)(head / task.group) * D;
     const __nv_bfloat16 *v_head = task.v + (int64_t)(head / task.group) * D;
     const float scale_log2 = task.scale * DECANT_LOG2_E;
 
-    decant_load_head<D, QUERIES>(q_tile, task.q + (int64_t)head * D, task.query_stride, first_query, task.tokens);
-    decant_load_head<D, QUERIES>(dy_tile, task.dy + (int64_t)head * D, task.query_stride, first_query, task.tokens);
+    decant_load_head<D, QUERIES>(q_tile, task.q + (int64_t)head * D, task.query_stride, first_query,
+                                 task.tokens);
+    decant_load_head<D, QUERIES>(dy_tile, task.dy + (int64_t)head * D, task.query_stride, first_query,
+                                 task.tokens);
     decant_load_head<D, KEYS>(stages, k_head, task.key_stride, begin, task.tokens);
     decant_load_head<D, KEYS>(stages + KEY_BYTES, v_head, task.key_stride, begin, task.tokens);
     decant_copy_commit();
@@ -193,13 +197,15 @@ __global__ void __launch_bounds__(DECANT_ATTENTION_THREADS)
         if (next < rounds) {
             uint32_t at = stages + (uint32_t)(next % STAGES) * STAGE_BYTES;
             decant_load_head<D, KEYS>(at, k_head, task.key_stride, begin + next * KEYS, task.tokens);
-            decant_load_head<D, KEYS>(at + KEY_BYTES, v_head, task.key_stride, begin + next * KEYS, task.tokens);
+            decant_load_head<D, KEYS>(at + KEY_BYTES, v_head, task.key_stride, begin + next * KEYS,
+                                      task.tokens);
         }
         decant_copy_commit();
         decant_copy_wait<1>();
         __syncthreads(); /* this round's tiles have arrived */
         if (key <= warp_query + 16 * M - 1) {
-            const uint32_t k_tile = stages + (uint32_t)(round % STAGES) * STAGE_BYTES, v_tile = k_tile + KEY_BYTES;
+            const uint32_t k_tile = stages + (uint32_t)(round % STAGES) * STAGE_BYTES,
+                           v_tile = k_tile + KEY_BYTES;
             float scores[M][KEYS / 8][4] = {}, products[M][KEYS / 8][4] = {};
             decant_multiply_tiles<D, M, KEYS>(scores, q_tile, warp_row, k_tile);
             decant_multiply_tiles<D, M, KEYS>(products, dy_tile, warp_row, v_tile);
@@ -215,21 +221,21 @@ __global__ void __launch_bounds__(DECANT_ATTENTION_THREADS)
 #pragma unroll
             for (int c = 0; c < 4; c++)
                 dq[m][n][c] *= task.scale;
-    decant_store_head<D, M>(shared_memory, warp_row, dq, task.dq + (int64_t)head * D, task.query_stride, first_query,
-                            task.tokens);
+    decant_store_head<D, M>(shared_memory, warp_row, dq, task.dq + (int64_t)head * D, task.query_stride,
+                            first_query, task.tokens);
 }
 
 /* ---- the entry ---- */
 
 template <int D>
-static decant_status launch_keys(decant_backend *backend, const decant_attention_task &task, int key_value_heads,
-                                 decant_error *err)
+static decant_status launch_keys(decant_backend *backend, const decant_attention_task &task,
+                                 int key_value_heads, decant_error *err)
 {
     const int shared_bytes = 2 * TILE_KEYS * D * 2 + STAGES * (int)query_stage<D>::BYTES;
     dim3 blocks((unsigned)((task.tokens + TILE_KEYS - 1) / TILE_KEYS), (unsigned)key_value_heads);
     DECANT_RETURN_ON_FAILURE(
-        decant_cuda_check(cudaFuncSetAttribute(attention_keys_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                               shared_bytes),
+        decant_cuda_check(cudaFuncSetAttribute(attention_keys_kernel<D>,
+                                               cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
                           "shared memory of attention_keys", err));
     attention_keys_kernel<D>
         <<<blocks, DECANT_ATTENTION_THREADS, shared_bytes, decant_cuda_of(backend)->stream>>>(task);
@@ -242,10 +248,10 @@ static decant_status launch_queries(decant_backend *backend, const decant_attent
 {
     const int queries = 64 * M, shared_bytes = 2 * queries * D * 2 + STAGES * 2 * KEYS * D * 2;
     dim3 blocks((unsigned)((task.tokens + queries - 1) / queries), (unsigned)heads);
-    DECANT_RETURN_ON_FAILURE(decant_cuda_check(cudaFuncSetAttribute(attention_queries_kernel<D, M, KEYS>,
-                                                                    cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                                    shared_bytes),
-                                               "shared memory of attention_queries", err));
+    DECANT_RETURN_ON_FAILURE(
+        decant_cuda_check(cudaFuncSetAttribute(attention_queries_kernel<D, M, KEYS>,
+                                               cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+                          "shared memory of attention_queries", err));
     attention_queries_kernel<D, M, KEYS>
         <<<blocks, DECANT_ATTENTION_THREADS, shared_bytes, decant_cuda_of(backend)->stream>>>(task);
     return decant_cuda_launched(backend, "attention_queries", err);
@@ -258,8 +264,10 @@ decant_status decant_cuda_attention_backward(decant_backend *backend, const deca
 {
     if (shape->tokens == 0)
         return DECANT_OK;
-    if (!decant_cuda_attention_has_kernel(shape, q, k, v, y) || !decant_cuda_attention_has_kernel(shape, dq, dk, dv, dy))
-        return decant_cuda_attention_plain_backward(backend, shape, q, k, v, y, log_sum_exp, dy, dq, dk, dv, err);
+    if (!decant_cuda_attention_has_kernel(shape, q, k, v, y) ||
+        !decant_cuda_attention_has_kernel(shape, dq, dk, dv, dy))
+        return decant_cuda_attention_plain_backward(backend, shape, q, k, v, y, log_sum_exp, dy, dq, dk, dv,
+                                                    err);
     void *delta;
     DECANT_RETURN_ON_FAILURE(
         decant_cuda_scratch(backend, (size_t)(shape->heads * shape->tokens) * sizeof(float), &delta, err));

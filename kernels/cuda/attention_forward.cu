@@ -1,6 +1,6 @@
-/* Causal attention on tensor cores: a block holds a tile of queries of one head and passes over the keys they see, 64 at a
- * time, with the running maximum and sum of every row. Scores stay in registers and F32; the weights meet V as BF16.
- * Source: Dao et al., "FlashAttention" (2022), section 3.1. */
+/* Causal attention on tensor cores: a block holds a tile of queries of one head and passes over the keys they
+ * see, 64 at a time, with the running maximum and sum of every row. Scores stay in registers and F32; the
+ * weights meet V as BF16. Source: Dao et al., "FlashAttention" (2022), section 3.1. */
 #include "kernels/cuda/attention.cuh"
 
 #include <climits>
@@ -69,8 +69,9 @@ static __device__ __forceinline__ void mask(const decant_attention_task &task, f
 
 /* Divides by the rows' sums and keeps their log-sum-exp. */
 template <int D, int M>
-static __device__ __forceinline__ void finish(const decant_attention_task &task, const running_softmax<M> &softmax,
-                                              float (&sums)[M][D / 8][4], int head, int first_query)
+static __device__ __forceinline__ void finish(const decant_attention_task &task,
+                                              const running_softmax<M> &softmax, float (&sums)[M][D / 8][4],
+                                              int head, int first_query)
 {
     const int lane = threadIdx.x % DECANT_WARP;
 #pragma unroll
@@ -110,7 +111,8 @@ __global__ void __launch_bounds__(DECANT_ATTENTION_THREADS) attention_kernel(con
     const __nv_bfloat16 *v_head = task.v + (int64_t)(head / task.group) * D;
     const float scale_log2 = task.scale * DECANT_LOG2_E;
 
-    decant_load_head<D, QUERIES>(q_tile, task.q + (int64_t)head * D, task.query_stride, first_query, task.tokens);
+    decant_load_head<D, QUERIES>(q_tile, task.q + (int64_t)head * D, task.query_stride, first_query,
+                                 task.tokens);
     decant_load_head<D, KEYS>(k_tile, k_head, task.key_stride, begin, task.tokens);
     decant_copy_commit();
     float sums[M][D / 8][4] = {};
@@ -144,27 +146,27 @@ __global__ void __launch_bounds__(DECANT_ATTENTION_THREADS) attention_kernel(con
         decant_multiply_weights<D, M, KEYS>(sums, scores, v_tile);
     }
     finish<D, M>(task, softmax, sums, head, warp_query);
-    decant_store_head<D, M>(shared_memory, warp_row, sums, task.y + (int64_t)head * D, task.query_stride, first_query,
-                            task.tokens);
+    decant_store_head<D, M>(shared_memory, warp_row, sums, task.y + (int64_t)head * D, task.query_stride,
+                            first_query, task.tokens);
 }
 
 template <int D, int M>
-static decant_status launch(decant_backend *backend, const decant_attention_task &task, int heads, decant_error *err)
+static decant_status launch(decant_backend *backend, const decant_attention_task &task, int heads,
+                            decant_error *err)
 {
     const int queries = 64 * M, shared_bytes = (queries + 2 * KEYS) * D * 2;
     dim3 blocks((unsigned)((task.tokens + queries - 1) / queries), (unsigned)heads);
-    DECANT_RETURN_ON_FAILURE(
-        decant_cuda_check(cudaFuncSetAttribute(attention_kernel<D, M>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                               shared_bytes),
-                          "shared memory of attention", err));
+    DECANT_RETURN_ON_FAILURE(decant_cuda_check(
+        cudaFuncSetAttribute(attention_kernel<D, M>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+        "shared memory of attention", err));
     attention_kernel<D, M>
         <<<blocks, DECANT_ATTENTION_THREADS, shared_bytes, decant_cuda_of(backend)->stream>>>(task);
     return decant_cuda_launched(backend, "attention", err);
 }
 
-decant_status decant_cuda_attention(decant_backend *backend, const decant_attention_shape *shape, decant_matrix q,
-                                    decant_matrix k, decant_matrix v, decant_matrix y, float *log_sum_exp,
-                                    decant_error *err)
+decant_status decant_cuda_attention(decant_backend *backend, const decant_attention_shape *shape,
+                                    decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
+                                    float *log_sum_exp, decant_error *err)
 {
     if (shape->tokens == 0)
         return DECANT_OK;

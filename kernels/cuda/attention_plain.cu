@@ -1,9 +1,10 @@
-/* Causal attention by plain products, for head dimensions without a kernel and for F32 activations: the scores of some
- * heads at a time are written out and cuBLAS multiplies. All of it runs in F32; BF16 activations are converted on the
- * way in and out. Not fast: T² scores a head pass through memory, half of them masked.
+/* Causal attention by plain products, for head dimensions without a kernel and for F32 activations: the scores
+ * of some heads at a time are written out and cuBLAS multiplies. All of it runs in F32; BF16 activations are
+ * converted on the way in and out. Not fast: T² scores a head pass through memory, half of them masked.
  *
- * Heads are taken in runs that share a key-value head, or, when each query head has its own, in runs of any length, so
- * that one strided product serves a run. Gradients of a shared key or value are added head by head, in order. */
+ * Heads are taken in runs that share a key-value head, or, when each query head has its own, in runs of any
+ * length, so that one strided product serves a run. Gradients of a shared key or value are added head by head,
+ * in order. */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
 
@@ -129,7 +130,8 @@ static decant_status gather_keys(decant_backend *backend, const plain_task *task
     return decant_cuda_multiply(backend, &product, "attention", err);
 }
 
-/* target (heads of keys) = or += scale · weightsᵀ values (heads of queries); heads of a shared key one after the other. */
+/* target (heads of keys) = or += scale · weightsᵀ values (heads of queries); heads of a shared key one after
+ * the other. */
 static decant_status gather_queries(decant_backend *backend, const plain_task *task, const head_run *run,
                                     const float *weights, const float *values, float scale, float *target,
                                     decant_error *err)
@@ -198,7 +200,8 @@ static decant_status run_backward(decant_backend *backend, const plain_task *tas
         task->delta + run->head * tokens);
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "differentiate", err));
     DECANT_RETURN_ON_FAILURE(gather_queries(backend, task, run, task->scores, task->dy, 1.0f, task->dv, err));
-    DECANT_RETURN_ON_FAILURE(gather_queries(backend, task, run, task->products, task->q, task->scale, task->dk, err));
+    DECANT_RETURN_ON_FAILURE(
+        gather_queries(backend, task, run, task->products, task->q, task->scale, task->dk, err));
     return gather_keys(backend, task, run, task->products, task->k, task->scale, task->dq, err);
 }
 
@@ -226,18 +229,18 @@ static void assign(decant_backend *backend, const plain_array *arrays, int count
                                                               : (float *)(scratch + arrays[i].offset);
 }
 
-static decant_status convert_arrays(decant_backend *backend, const plain_array *arrays, int count, bool to_floats,
-                                    decant_error *err)
+static decant_status convert_arrays(decant_backend *backend, const plain_array *arrays, int count,
+                                    bool to_floats, decant_error *err)
 {
     cudaStream_t stream = decant_cuda_of(backend)->stream;
     for (int i = 0; i < count && backend->activation != DECANT_F32; i++) {
         decant_matrix matrix = arrays[i].matrix;
         int64_t size = matrix.rows * matrix.columns;
         void *floats = *arrays[i].floats;
-        DECANT_RETURN_ON_FAILURE(
-            to_floats
-                ? decant_cuda_convert(backend, stream, matrix.element, matrix.data, DECANT_F32, floats, size, err)
-                : decant_cuda_convert(backend, stream, DECANT_F32, floats, matrix.element, matrix.data, size, err));
+        DECANT_RETURN_ON_FAILURE(to_floats ? decant_cuda_convert(backend, stream, matrix.element, matrix.data,
+                                                                 DECANT_F32, floats, size, err)
+                                           : decant_cuda_convert(backend, stream, DECANT_F32, floats,
+                                                                 matrix.element, matrix.data, size, err));
     }
     return DECANT_OK;
 }
@@ -245,7 +248,8 @@ static decant_status convert_arrays(decant_backend *backend, const plain_array *
 static plain_task task_of(const decant_attention_shape *shape, decant_matrix q, decant_matrix k)
 {
     plain_task task = {};
-    int64_t head_bytes = shape->tokens * shape->tokens * (int64_t)sizeof(float), fit = SCORES_BYTES / head_bytes;
+    int64_t head_bytes = shape->tokens * shape->tokens * (int64_t)sizeof(float),
+            fit = SCORES_BYTES / head_bytes;
     task.shape = shape;
     task.query_stride = q.columns;
     task.key_stride = k.columns;

@@ -1,9 +1,10 @@
-/* The CUDA backend itself: one device, its streams and libraries, and how their failures become errors. The arithmetic
- * is in the other files, one an operation.
+/* The CUDA backend itself: one device, its streams and libraries, and how their failures become errors. The
+ * arithmetic is in the other files, one an operation.
  *
- * Two settings are read from the environment, once, so that ways of the same operation can be measured side by side:
- *   DECANT_CUDA_FISHER   tiles | mma | wgmma      how fisher_add forms its product (fisher.cu)
- *   DECANT_CUDA_SPARSE   folded | cusparse        who multiplies the sparse part of a packed matrix (packed_linear.cu)
+ * Two settings are read from the environment, once, so that ways of the same operation can be measured side by
+ * side: DECANT_CUDA_FISHER   tiles | mma | wgmma      how fisher_add forms its product (fisher.cu)
+ *   DECANT_CUDA_SPARSE   folded | cusparse        who multiplies the sparse part of a packed matrix
+ * (packed_linear.cu)
  */
 #include "kernels/cuda/context.h"
 
@@ -15,7 +16,8 @@ extern "C" {
 #include <cstdlib>
 #include <cstring>
 
-/* What cuBLAS asks for on Hopper. Given once, so that a product's split does not depend on what memory is free. */
+/* What cuBLAS asks for on Hopper. Given once, so that a product's split does not depend on what memory is free.
+ */
 enum { BLAS_WORKSPACE_BYTES = 32 << 20, CAPABILITY_MINIMUM = 80 };
 
 /* ---- errors ---- */
@@ -25,7 +27,8 @@ decant_status decant_cuda_check(cudaError_t code, const char *what, decant_error
     if (code == cudaSuccess)
         return DECANT_OK;
     decant_status status = code == cudaErrorMemoryAllocation ? DECANT_ERROR_MEMORY : DECANT_ERROR_DEVICE;
-    return DECANT_ERROR(err, status, "CUDA: %s: %s (%s)", what, cudaGetErrorString(code), cudaGetErrorName(code));
+    return DECANT_ERROR(err, status, "CUDA: %s: %s (%s)", what, cudaGetErrorString(code),
+                        cudaGetErrorName(code));
 }
 
 decant_status decant_cublas_check(cublasStatus_t code, const char *what, decant_error *err)
@@ -40,8 +43,7 @@ decant_status decant_cusparse_check(cusparseStatus_t code, const char *what, dec
 {
     if (code == CUSPARSE_STATUS_SUCCESS)
         return DECANT_OK;
-    bool no_memory =
-        code == CUSPARSE_STATUS_ALLOC_FAILED || code == CUSPARSE_STATUS_INSUFFICIENT_RESOURCES;
+    bool no_memory = code == CUSPARSE_STATUS_ALLOC_FAILED || code == CUSPARSE_STATUS_INSUFFICIENT_RESOURCES;
     return DECANT_ERROR(err, no_memory ? DECANT_ERROR_MEMORY : DECANT_ERROR_DEVICE, "cuSPARSE: %s: %s", what,
                         cusparseGetErrorString(code));
 }
@@ -69,8 +71,8 @@ int decant_backend_count_cuda(void)
     return 0;
 }
 
-/* The place of an environment variable's value in a list that ends with NULL; 0 when it is not set, -1 when it is none
- * of them. */
+/* The place of an environment variable's value in a list that ends with NULL; 0 when it is not set, -1 when it
+ * is none of them. */
 static int choice_of(const char *variable, const char *const *values)
 {
     const char *value = getenv(variable);
@@ -94,7 +96,8 @@ static decant_status read_choices(decant_cuda_context *context, decant_error *er
     context->fisher_product = (decant_fisher_product)product;
     context->sparse_by_library = library == 1;
     if (context->fisher_product == DECANT_FISHER_WGMMA && context->capability != 90)
-        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_FISHER=wgmma needs a device of capability 9.0");
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                            "DECANT_CUDA_FISHER=wgmma needs a device of capability 9.0");
     return DECANT_OK;
 }
 
@@ -106,17 +109,42 @@ static decant_status open_device(decant_backend *backend, int device, decant_err
         return DECANT_ERROR(err, DECANT_ERROR_DEVICE, "there is no CUDA device %d; use --device cpu", device);
     cudaDeviceProp properties;
     DECANT_RETURN_ON_FAILURE(decant_cuda_check(cudaSetDevice(device), "choosing the device", err));
-    DECANT_RETURN_ON_FAILURE(
-        decant_cuda_check(cudaGetDeviceProperties(&properties, device), "reading the device's properties", err));
+    DECANT_RETURN_ON_FAILURE(decant_cuda_check(cudaGetDeviceProperties(&properties, device),
+                                               "reading the device's properties", err));
     context->capability = 10 * properties.major + properties.minor;
     if (context->capability < CAPABILITY_MINIMUM)
-        return DECANT_ERROR(err, DECANT_ERROR_DEVICE, "%s has compute capability %d.%d; decant needs 8.0 or newer",
-                            properties.name, properties.major, properties.minor);
+        return DECANT_ERROR(err, DECANT_ERROR_DEVICE,
+                            "%s has compute capability %d.%d; decant needs 8.0 or newer", properties.name,
+                            properties.major, properties.minor);
     cuda->device = device;
     cuda->multiprocessors = properties.multiProcessorCount;
     cuda->shared_memory_bytes = properties.sharedMemPerBlockOptin;
     snprintf(backend->device_name, sizeof backend->device_name, "%s", properties.name);
     return read_choices(context, err);
+}
+
+static decant_status open_ring(decant_staging_ring *ring, int count, size_t slot_bytes, decant_error *err)
+{
+    ring->count = count;
+    ring->slot_bytes = slot_bytes;
+    for (int i = 0; i < count; i++) {
+        decant_staging_slot *slot = &ring->slots[i];
+        DECANT_RETURN_ON_FAILURE(decant_cuda_check(cudaHostAlloc(&slot->host, slot_bytes, cudaHostAllocDefault),
+                                                   "pinned memory", err));
+        DECANT_RETURN_ON_FAILURE(
+            decant_cuda_check(cudaEventCreateWithFlags(&slot->free, cudaEventDisableTiming), "an event", err));
+    }
+    return DECANT_OK;
+}
+
+static void close_ring(decant_staging_ring *ring)
+{
+    for (int i = 0; i < ring->count; i++) {
+        if (ring->slots[i].free)
+            cudaEventDestroy(ring->slots[i].free);
+        if (ring->slots[i].host)
+            cudaFreeHost(ring->slots[i].host);
+    }
 }
 
 static decant_status open_memory(decant_cuda_context *context, decant_error *err)
@@ -135,25 +163,22 @@ static decant_status open_memory(decant_cuda_context *context, decant_error *err
             decant_cuda_check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep_all),
                               "opening the memory pool", err));
     }
-    for (int i = 0; i < DECANT_STAGING_SLOTS; i++) {
-        decant_staging_slot *slot = &context->slots[i];
-        DECANT_RETURN_ON_FAILURE(decant_cuda_check(
-            cudaHostAlloc(&slot->host, DECANT_STAGING_SLOT_BYTES, cudaHostAllocDefault), "pinned memory", err));
-        DECANT_RETURN_ON_FAILURE(
-            decant_cuda_check(cudaEventCreateWithFlags(&slot->free, cudaEventDisableTiming), "an event", err));
-    }
-    return decant_cuda_check(cudaEventCreateWithFlags(&context->uploaded, cudaEventDisableTiming), "an event", err);
+    DECANT_RETURN_ON_FAILURE(open_ring(&context->bulk, DECANT_BULK_SLOTS, DECANT_BULK_BYTES, err));
+    DECANT_RETURN_ON_FAILURE(open_ring(&context->small, DECANT_STAGING_SLOTS_MAXIMUM, DECANT_SMALL_BYTES, err));
+    return decant_cuda_check(cudaEventCreateWithFlags(&context->uploaded, cudaEventDisableTiming), "an event",
+                             err);
 }
 
 static decant_status open_libraries(decant_cuda_context *context, decant_error *err)
 {
     decant_cuda *cuda = &context->shared;
     /* F32 means F32: no TF32. BF16 products that are split add their parts in F32. */
-    cublasMath_t mode = cuda->full_floats ? CUBLAS_DEFAULT_MATH : CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    cublasMath_t mode =
+        cuda->full_floats ? CUBLAS_DEFAULT_MATH : CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
     DECANT_RETURN_ON_FAILURE(decant_cublas_check(cublasCreate(&cuda->blas), "starting", err));
     DECANT_RETURN_ON_FAILURE(decant_cublas_check(cublasSetStream(cuda->blas, cuda->stream), "starting", err));
-    DECANT_RETURN_ON_FAILURE(decant_cuda_acquire(context, cuda->stream, BLAS_WORKSPACE_BYTES, "cuBLAS's workspace",
-                                                 &context->blas_workspace, err));
+    DECANT_RETURN_ON_FAILURE(decant_cuda_acquire(context, cuda->stream, BLAS_WORKSPACE_BYTES,
+                                                 "cuBLAS's workspace", &context->blas_workspace, err));
     DECANT_RETURN_ON_FAILURE(
         decant_cublas_check(cublasSetWorkspace(cuda->blas, context->blas_workspace, BLAS_WORKSPACE_BYTES),
                             "setting the workspace", err));
@@ -175,7 +200,8 @@ static decant_status open_all(decant_backend *backend, int device, decant_error 
     return open_libraries(context, err);
 }
 
-/* Takes a backend at any point of its creation. A failing device has nobody left to tell, so codes go unread here. */
+/* Takes a backend at any point of its creation. A failing device has nobody left to tell, so codes go unread
+ * here. */
 static void destroy(decant_backend *backend)
 {
     decant_cuda_context *context = decant_cuda_context_of(backend);
@@ -194,12 +220,8 @@ static void destroy(decant_backend *backend)
         void *device = context->blocks[context->block_count - 1].device;
         decant_cuda_release(context, &device);
     }
-    for (int i = 0; i < DECANT_STAGING_SLOTS; i++) {
-        if (context->slots[i].free)
-            cudaEventDestroy(context->slots[i].free);
-        if (context->slots[i].host)
-            cudaFreeHost(context->slots[i].host);
-    }
+    close_ring(&context->bulk);
+    close_ring(&context->small);
     if (context->uploaded)
         cudaEventDestroy(context->uploaded);
     if (cuda->stream) {
@@ -214,7 +236,8 @@ static void destroy(decant_backend *backend)
     decant_memory_free(backend);
 }
 
-decant_status decant_backend_create_cuda(int device, bool full_floats, decant_backend **backend, decant_error *err)
+decant_status decant_backend_create_cuda(int device, bool full_floats, decant_backend **backend,
+                                         decant_error *err)
 {
     *backend = NULL;
     void *memory = NULL, *state = NULL;

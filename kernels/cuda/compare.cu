@@ -46,9 +46,8 @@ static __device__ __forceinline__ top block_top(top best, top *parts)
 }
 
 template <typename T, int N>
-__global__ void __launch_bounds__(THREADS)
-    compare_kernel(const T *original, const T *quantized, int columns, const int32_t *tokens, int64_t rows,
-                   double *figures)
+__global__ void __launch_bounds__(THREADS) compare_kernel(const T *original, const T *quantized, int columns,
+                                                          const int32_t *tokens, int64_t rows, double *figures)
 {
     __shared__ top tops[WARPS];
     __shared__ double parts[WARPS];
@@ -128,8 +127,8 @@ decant_status decant_cuda_compare(decant_backend *backend, decant_matrix origina
         launch<decltype(activation)>(stream, original, quantized, list, targets, figures);
         return decant_cuda_launched(backend, "compare", err);
     }));
-    DECANT_RETURN_ON_FAILURE(decant_cuda_sum_rows(backend, figures, FIGURES, targets,
-                                                  (double *)(scratch + sums_at), sums, err));
+    DECANT_RETURN_ON_FAILURE(
+        decant_cuda_sum_rows(backend, figures, FIGURES, targets, (double *)(scratch + sums_at), sums, err));
     comparison->loss_original = sums[LOSS_ORIGINAL];
     comparison->loss_quantized = sums[LOSS_QUANTIZED];
     comparison->divergence = sums[DIVERGENCE];

@@ -1,27 +1,40 @@
-/* What the CUDA backend keeps beyond device.h: how memory is had, how bytes travel between host and device, and which of
- * several ways an operation goes. Only the backend's own files and the model and validate operations include it. */
+/* What the CUDA backend keeps beyond device.h: how memory is had, how bytes travel between host and device, and
+ * which of several ways an operation goes. Only the backend's own files and the model and validate operations
+ * include it. */
 #ifndef DECANT_KERNELS_CUDA_CONTEXT_H
 #define DECANT_KERNELS_CUDA_CONTEXT_H
 
 #include "kernels/cuda/device.h"
 
-/* C++ forbids DECANT_TRY's jump over initialized variables, so functions in .cu files leave at once; what they hold
- * belongs to the context, which frees it. */
-#define DECANT_RETURN_ON_FAILURE(call)                                                                        \
-    do {                                                                                                      \
-        decant_status failure = (call);                                                                       \
-        if (failure != DECANT_OK)                                                                             \
-            return failure;                                                                                   \
+/* C++ forbids DECANT_TRY's jump over initialized variables, so functions in .cu files leave at once; what they
+ * hold belongs to the context, which frees it. */
+#define DECANT_RETURN_ON_FAILURE(call)                                                                         \
+    do {                                                                                                       \
+        decant_status failure = (call);                                                                        \
+        if (failure != DECANT_OK)                                                                              \
+            return failure;                                                                                    \
     } while (0)
 
-/* Bytes pass between ordinary host memory and the device through a ring of pinned slots: while one slot is on its way,
- * the host fills or empties the next. */
-enum { DECANT_STAGING_SLOTS = 4, DECANT_STAGING_SLOT_BYTES = 16 << 20 };
+/* Bytes pass between ordinary host memory and the device through rings of pinned slots: while one slot is on
+ * its way, the host fills or empties the next. Small arrays (tokens, losses) have a ring of their own, so that
+ * they neither wait for a weight that is being uploaded nor hold one up. */
+enum {
+    DECANT_STAGING_SLOTS_MAXIMUM = 32,
+    DECANT_BULK_SLOTS = 4,
+    DECANT_BULK_BYTES = 16 << 20,
+    DECANT_SMALL_BYTES = 64 << 10
+};
 
 typedef struct decant_staging_slot {
     void *host;       /* pinned */
     cudaEvent_t free; /* what was last issued on this slot is done */
 } decant_staging_slot;
+
+typedef struct decant_staging_ring {
+    decant_staging_slot slots[DECANT_STAGING_SLOTS_MAXIMUM];
+    int count, next;
+    size_t slot_bytes;
+} decant_staging_ring;
 
 /* How fisher_add forms F += (dYᵀ X)∘(dYᵀ X); see fisher.cu. */
 typedef enum decant_fisher_product {
@@ -48,8 +61,7 @@ typedef struct decant_cuda_context {
     cudaStream_t upload_stream; /* weights arrive here beside the work of shared.stream */
     cudaEvent_t uploaded;
     void *upload_staging; /* device memory for weights that change type on the way; made when first needed */
-    decant_staging_slot slots[DECANT_STAGING_SLOTS];
-    int next_slot;
+    decant_staging_ring bulk, small;
 
     decant_device_block *blocks; /* [block_count] live, in no order */
     int64_t block_count, block_capacity;
@@ -68,8 +80,8 @@ decant_status decant_cuda_acquire(decant_cuda_context *context, cudaStream_t str
 void decant_cuda_release(decant_cuda_context *context, void **device);
 
 /* Bytes from ordinary host memory, which may change once this returns, to the device; issued on `stream`. */
-decant_status decant_cuda_send(decant_cuda_context *context, cudaStream_t stream, void *device, const void *host,
-                               size_t size_bytes, decant_error *err);
+decant_status decant_cuda_send(decant_cuda_context *context, cudaStream_t stream, void *device,
+                               const void *host, size_t size_bytes, decant_error *err);
 
 /* Bytes from the device to host memory, after all work issued on shared.stream; waits for them. */
 decant_status decant_cuda_receive(decant_cuda_context *context, void *host, const void *device,
@@ -77,11 +89,11 @@ decant_status decant_cuda_receive(decant_cuda_context *context, void *host, cons
 
 /* target[i] = source[i] in another element type, rounded to nearest; issued on `stream`. */
 decant_status decant_cuda_convert(decant_backend *backend, cudaStream_t stream, decant_element source_element,
-                                  const void *source, decant_element target_element, void *target, int64_t count,
-                                  decant_error *err);
+                                  const void *source, decant_element target_element, void *target,
+                                  int64_t count, decant_error *err);
 
-/* Makes room for one array of several that share a scratch: returns its offset and moves *total_bytes past it. Offsets
- * are multiples of 256 bytes, as good as those of allocations of their own. */
+/* Makes room for one array of several that share a scratch: returns its offset and moves *total_bytes past it.
+ * Offsets are multiples of 256 bytes, as good as those of allocations of their own. */
 static inline size_t decant_scratch_reserve(size_t *total_bytes, size_t size_bytes)
 {
     size_t offset = *total_bytes;

@@ -4,8 +4,7 @@
 enum { THREADS = 256 };
 
 template <typename Source, typename Target, int N>
-__global__ void __launch_bounds__(THREADS)
-    convert_kernel(const Source *source, Target *target, int64_t count)
+__global__ void __launch_bounds__(THREADS) convert_kernel(const Source *source, Target *target, int64_t count)
 {
     int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * N;
     if (i + N <= count) {
@@ -51,8 +50,8 @@ static void convert_to(cudaStream_t stream, const void *source, decant_element e
 }
 
 decant_status decant_cuda_convert(decant_backend *backend, cudaStream_t stream, decant_element source_element,
-                                  const void *source, decant_element target_element, void *target, int64_t count,
-                                  decant_error *err)
+                                  const void *source, decant_element target_element, void *target,
+                                  int64_t count, decant_error *err)
 {
     if (count == 0)
         return DECANT_OK;

@@ -1,6 +1,6 @@
-/* Mean cross-entropy of next-token prediction, and its gradient (softmax − one-hot) / (T − 1), which takes the place of
- * the logits. One block a row; exponentials are added in F32, losses in F64. The loss is the one figure of a sequence
- * that the host waits for. */
+/* Mean cross-entropy of next-token prediction, and its gradient (softmax − one-hot) / (T − 1), which takes the
+ * place of the logits. One block a row; exponentials are added in F32, losses in F64. The loss is the one
+ * figure of a sequence that the host waits for. */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
 
@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <typename T>
-static void launch(cudaStream_t stream, decant_matrix logits, const int32_t *tokens, float share, double *losses)
+static void launch(cudaStream_t stream, decant_matrix logits, const int32_t *tokens, float share,
+                   double *losses)
 {
     T *data = (T *)logits.data;
     unsigned rows = (unsigned)logits.rows;
@@ -70,8 +71,9 @@ decant_status decant_cuda_cross_entropy(decant_backend *backend, decant_matrix l
     int64_t targets = logits.rows - 1;
     *loss = 0;
     if (targets < 1) /* a single token predicts nothing: no loss, no gradient */
-        return gradient ? decant_cuda_memory_kernels.zero(backend, logits.data, decant_matrix_bytes(logits), err)
-                        : DECANT_OK;
+        return gradient
+                   ? decant_cuda_memory_kernels.zero(backend, logits.data, decant_matrix_bytes(logits), err)
+                   : DECANT_OK;
     size_t total = 0, tokens_bytes = (size_t)logits.rows * sizeof *tokens;
     size_t tokens_at = decant_scratch_reserve(&total, tokens_bytes);
     size_t losses_at = decant_scratch_reserve(&total, (size_t)targets * sizeof(double));

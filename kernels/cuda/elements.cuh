@@ -1,5 +1,5 @@
-/* Device code that every operation stands on: elements read and written as floats, one or sixteen bytes at a time, and
- * sums over a warp or a block in an order that never changes. */
+/* Device code that every operation stands on: elements read and written as floats, one or sixteen bytes at a
+ * time, and sums over a warp or a block in an order that never changes. */
 #ifndef DECANT_KERNELS_CUDA_ELEMENTS_CUH
 #define DECANT_KERNELS_CUDA_ELEMENTS_CUH
 
@@ -48,7 +48,8 @@ template <> __device__ __forceinline__ __half decant_from_float<__half>(float va
 /* How many elements sixteen bytes hold. */
 template <typename T> constexpr int DECANT_VECTOR = 16 / (int)sizeof(T);
 
-/* N consecutive elements as floats. N > 1: the address is a multiple of 16 bytes, and so is N elements' size. */
+/* N consecutive elements as floats. N > 1: the address is a multiple of 16 bytes, and so is N elements' size.
+ */
 template <typename T, int N>
 static __device__ __forceinline__ void decant_load(const T *source, float (&values)[N])
 {
@@ -124,9 +125,10 @@ static __device__ __forceinline__ float decant_warp_maximum(float value)
     return value;
 }
 
-/* Over a block of whole warps; every thread gets the result. `parts` is shared, one for each warp, and free again when
- * the function returns. */
-template <typename Number> static __device__ __forceinline__ Number decant_block_sum(Number value, Number *parts)
+/* Over a block of whole warps; every thread gets the result. `parts` is shared, one for each warp, and free
+ * again when the function returns. */
+template <typename Number>
+static __device__ __forceinline__ Number decant_block_sum(Number value, Number *parts)
 {
     const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
     value = decant_warp_sum(value);

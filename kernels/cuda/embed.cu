@@ -26,11 +26,9 @@ static void embed(cudaStream_t stream, const int32_t *tokens, decant_matrix tabl
     const Source *source = (const Source *)table.data;
     Target *target = (Target *)y.data;
     if (y.columns % N == 0 && decant_has_vectors<Target>(y.columns, source, target))
-        embed_kernel<Source, Target, N>
-            <<<blocks, THREADS, 0, stream>>>(tokens, source, (int)y.columns, target);
+        embed_kernel<Source, Target, N><<<blocks, THREADS, 0, stream>>>(tokens, source, (int)y.columns, target);
     else
-        embed_kernel<Source, Target, 1>
-            <<<blocks, THREADS, 0, stream>>>(tokens, source, (int)y.columns, target);
+        embed_kernel<Source, Target, 1><<<blocks, THREADS, 0, stream>>>(tokens, source, (int)y.columns, target);
 }
 
 decant_status decant_cuda_embed(decant_backend *backend, const int32_t *tokens, decant_matrix table,

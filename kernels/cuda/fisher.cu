@@ -5,35 +5,34 @@
  *     the product               2 · T · 6.5 · 10⁹ operations      8 ms at T = 512, 34 ms at T = 2048
  *     F read once, written once   8 · 6.5 · 10⁹ bytes            17 ms
  * so short sequences are bound by F and long ones by the product. Three ways are here:
- *     tiles   cuBLAS writes rows of G into a scratch tile small enough to stay in the L2 cache, and a kernel reads the
- *             tile from there, squares and adds: G never reaches device memory, but the two steps take turns, so that
- *             the times above add up (25 and 51 ms, and two launches a tile)
- *     mma     one kernel, G in registers, F read and written once in its epilogue; blocks on the same multiprocessor
- *             overlap one's epilogue with the other's product. mma.sync reaches about half of the rate above on Hopper,
- *             so 17 ms and 68 ms; on Ampere it is the full rate
- *     wgmma   the same with Hopper's own instructions (fisher_wgmma.cu): near max(8, 17) and 34 ms plus what of the
- *             epilogue stays exposed
- * `tiles` is the default, and what odd widths and F32 activations always take. Which is best is for measurements to say
- * (tests/bench/bench_model_kernels).
+ *     tiles   cuBLAS writes rows of G into a scratch tile small enough to stay in the L2 cache, and a kernel
+ * reads the tile from there, squares and adds: G never reaches device memory, but the two steps take turns, so
+ * that the times above add up (25 and 51 ms, and two launches a tile) mma     one kernel, G in registers, F
+ * read and written once in its epilogue; blocks on the same multiprocessor overlap one's epilogue with the
+ * other's product. mma.sync reaches about half of the rate above on Hopper, so 17 ms and 68 ms; on Ampere it is
+ * the full rate wgmma   the same with Hopper's own instructions (fisher_wgmma.cu): near max(8, 17) and 34 ms
+ * plus what of the epilogue stays exposed `tiles` is the default, and what odd widths and F32 activations
+ * always take. Which is best is for measurements to say (tests/bench/bench_model_kernels).
  *
- * The token form (dY∘dY)ᵀ(X∘X) is one product of squares that adds straight into F. In BF16 a square is rounded to 8
- * bits, an independent relative error of at most 2⁻⁹ a term in a sum of T positive terms; its exponent has F32's range,
- * so gradients down to 1e-19 keep a normal square. */
+ * The token form (dY∘dY)ᵀ(X∘X) is one product of squares that adds straight into F. In BF16 a square is rounded
+ * to 8 bits, an independent relative error of at most 2⁻⁹ a term in a sum of T positive terms; its exponent has
+ * F32's range, so gradients down to 1e-19 keep a normal square. */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
 
 enum {
     THREADS = 256,
-    VECTOR = 4,                /* floats in sixteen bytes */
-    TILE_BYTES = 16 << 20,     /* of G: a third of an H100's L2 cache, and one wave of cuBLAS's blocks */
-    TILE_ROWS_MULTIPLE = 128,  /* rows of a cuBLAS block */
+    VECTOR = 4,            /* floats in sixteen bytes */
+    TILE_BYTES = 17 << 20, /* of G: a third of an H100's L2 cache, and one wave of blocks of 128 × 256 on it */
+    TILE_ROWS_MULTIPLE = 128, /* rows of a cuBLAS block */
 };
 
 /* ---- the sequence form by tiles ---- */
 
 /* fisher += gradient², count elements. */
 template <int N>
-__global__ void __launch_bounds__(THREADS) add_squares_kernel(const float *gradient, float *fisher, int64_t count)
+__global__ void __launch_bounds__(THREADS)
+    add_squares_kernel(const float *gradient, float *fisher, int64_t count)
 {
     int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * N;
     if (i >= count)

@@ -1,16 +1,18 @@
-/* fisher += (dYᵀ X)∘(dYᵀ X) in one kernel on mma.sync. A block forms a tile of G in registers, from tokens that stream
- * through shared memory, then adds its squares to the tile of F, which was called into the L2 cache at the start. Two
- * blocks share a multiprocessor, so that one's reading and writing of F goes beside the other's product.
+/* fisher += (dYᵀ X)∘(dYᵀ X) in one kernel on mma.sync. A block forms a tile of G in registers, from tokens that
+ * stream through shared memory, then adds its squares to the tile of F, which was called into the L2 cache at
+ * the start. Two blocks share a multiprocessor, so that one's reading and writing of F goes beside the other's
+ * product.
  *
- * Each element of F belongs to one thread, and the sum over tokens runs in their order: the same bits every time. */
+ * Each element of F belongs to one thread, and the sum over tokens runs in their order: the same bits every
+ * time. */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
 #include "kernels/cuda/tensor_core.cuh"
 
 enum {
-    TILE = 128,        /* rows and columns of G in a block */
-    WARP_TILE = 64,    /* rows and columns of a warp */
-    TOKENS = 32,       /* tokens of a stage */
+    TILE = 128,     /* rows and columns of G in a block */
+    WARP_TILE = 64, /* rows and columns of a warp */
+    TOKENS = 32,    /* tokens of a stage */
     STAGES = 4,
     THREADS = 128,
     TILE_BYTES = TOKENS * TILE * 2, /* of one operand in one stage */
@@ -26,8 +28,8 @@ typedef struct fisher_task {
 } fisher_task;
 
 /* Tokens first_token … +31, columns first … +127 of a matrix; zeros beyond its ends. */
-static __device__ __forceinline__ void load_tile(uint32_t tile, const __nv_bfloat16 *matrix, int tokens, int width,
-                                                 int first_token, int first)
+static __device__ __forceinline__ void load_tile(uint32_t tile, const __nv_bfloat16 *matrix, int tokens,
+                                                 int width, int first_token, int first)
 {
     const int chunks = TILE / 8;
 #pragma unroll
@@ -40,8 +42,8 @@ static __device__ __forceinline__ void load_tile(uint32_t tile, const __nv_bfloa
     }
 }
 
-static __device__ __forceinline__ void load_stage(uint32_t shared, const fisher_task &task, int stage, int first_row,
-                                                  int first_column)
+static __device__ __forceinline__ void load_stage(uint32_t shared, const fisher_task &task, int stage,
+                                                  int first_row, int first_column)
 {
     uint32_t at = shared + (uint32_t)(stage % STAGES) * STAGE_BYTES;
     load_tile(at, task.dy, task.tokens, task.rows, stage * TOKENS, first_row);
@@ -62,7 +64,8 @@ static __device__ __forceinline__ void prefetch_tile(const fisher_task &task, in
 /* The sums of a warp: 4 × 8 products of 16×8. */
 typedef float warp_sums[WARP_TILE / 16][WARP_TILE / 8][4];
 
-static __device__ __forceinline__ void multiply_stage(warp_sums &sums, uint32_t stage, int warp_row, int warp_column)
+static __device__ __forceinline__ void multiply_stage(warp_sums &sums, uint32_t stage, int warp_row,
+                                                      int warp_column)
 {
 #pragma unroll
     for (int k = 0; k < TOKENS / 16; k++) {
@@ -83,10 +86,11 @@ static __device__ __forceinline__ void multiply_stage(warp_sums &sums, uint32_t 
     }
 }
 
-/* Rows first_row + lane / 4 (+ 8 · half) of F gain the squares of one row of products. All reads come before the first
- * write, so that they are under way together. */
-static __device__ __forceinline__ void add_squares(const fisher_task &task, const float (&sums)[WARP_TILE / 8][4],
-                                                   int half, int first_row, int first_column)
+/* Rows first_row + lane / 4 (+ 8 · half) of F gain the squares of one row of products. All reads come before
+ * the first write, so that they are under way together. */
+static __device__ __forceinline__ void add_squares(const fisher_task &task,
+                                                   const float (&sums)[WARP_TILE / 8][4], int half,
+                                                   int first_row, int first_column)
 {
     const int lane = threadIdx.x % DECANT_WARP;
     int row = first_row + lane / 4 + 8 * half, column = first_column + 2 * (lane % 4);
@@ -124,7 +128,8 @@ __global__ void __launch_bounds__(THREADS, 2) fisher_mma_kernel(const fisher_tas
     warp_sums sums = {};
     for (int stage = 0; stage < stages; stage++) {
         decant_copy_wait<STAGES - 2>();
-        __syncthreads(); /* the stage has arrived, and everybody is done with the one that the next load replaces */
+        __syncthreads(); /* the stage has arrived, and everybody is done with the one that the next load
+                            replaces */
         if (stage + STAGES - 1 < stages)
             load_stage(shared, task, stage + STAGES - 1, first_row, first_column);
         decant_copy_commit();
@@ -140,8 +145,12 @@ __global__ void __launch_bounds__(THREADS, 2) fisher_mma_kernel(const fisher_tas
 decant_status decant_cuda_fisher_mma(decant_backend *backend, decant_matrix dy, decant_matrix x, float *fisher,
                                      decant_error *err)
 {
-    fisher_task task = {(const __nv_bfloat16 *)dy.data, (const __nv_bfloat16 *)x.data, fisher, (int)x.rows,
-                        (int)dy.columns, (int)x.columns};
+    fisher_task task = {(const __nv_bfloat16 *)dy.data,
+                        (const __nv_bfloat16 *)x.data,
+                        fisher,
+                        (int)x.rows,
+                        (int)dy.columns,
+                        (int)x.columns};
     dim3 blocks((unsigned)((task.rows + TILE - 1) / TILE), (unsigned)((task.columns + TILE - 1) / TILE));
     DECANT_RETURN_ON_FAILURE(decant_cuda_check(
         cudaFuncSetAttribute(fisher_mma_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES),

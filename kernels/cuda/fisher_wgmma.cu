@@ -1,14 +1,16 @@
-/* fisher += (dYᵀ X)∘(dYᵀ X) in one kernel on Hopper's wgmma. One block a multiprocessor passes over tiles of 128 × 256 of
- * G. A warp of its last warpgroup, the producer, has the tensor memory accelerator bring tokens of dY and X, 64 at a time, into a ring of
- * stages, and calls the tile of F into the L2 cache; two warpgroups, the consumers, multiply 64 rows each and add the
- * squares. The producer runs ahead over the ring, so the next tile's first stages arrive during the consumers' epilogue.
+/* fisher += (dYᵀ X)∘(dYᵀ X) in one kernel on Hopper's wgmma. One block a multiprocessor passes over tiles of
+ * 128 × 256 of G. A warp of its last warpgroup, the producer, has the tensor memory accelerator bring tokens of
+ * dY and X, 64 at a time, into a ring of stages, and calls the tile of F into the L2 cache; two warpgroups, the
+ * consumers, multiply 64 rows each and add the squares. The producer runs ahead over the ring, so the next
+ * tile's first stages arrive during the consumers' epilogue.
  *
  * Both operands lie in memory with the tokens, the terms of the sum, as the slow dimension: the layout that the
- * instruction set calls M-major and N-major. A stage holds them as boxes of 64 tokens × 64 columns, 128 bytes a row,
- * swizzled by the accelerator as wgmma expects it.
+ * instruction set calls M-major and N-major. A stage holds them as boxes of 64 tokens × 64 columns, 128 bytes a
+ * row, swizzled by the accelerator as wgmma expects it.
  *
- * An operand byte that enters shared memory serves 85 operations: at 790 TFLOP/s the L2 cache must deliver 9 TB/s. If
- * measurements show that as the limit, blocks in clusters of two that share the X boxes halve most of it. */
+ * An operand byte that enters shared memory serves 85 operations: at 790 TFLOP/s the L2 cache must deliver 9
+ * TB/s. If measurements show that as the limit, blocks in clusters of two that share the X boxes halve most of
+ * it. */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/operations.h"
@@ -23,7 +25,8 @@ enum {
     GROUP = 128,           /* threads of a warpgroup; a consuming one owns BOX rows of the tile */
     CONSUMERS = 2 * GROUP, /* threads */
     THREADS = CONSUMERS + GROUP,
-    CONSUMER_REGISTERS = 232, /* a thread; 168 at the start for all, and what the producer gives up the others take */
+    CONSUMER_REGISTERS =
+        232, /* a thread; 168 at the start for all, and what the producer gives up the others take */
     PRODUCER_REGISTERS = 40,
     BOX_BYTES = BOX * BOX * 2,
     EIGHT_TOKENS_BYTES = 8 * BOX * 2, /* of a box: the piece that a swizzle pattern spans */
@@ -31,8 +34,9 @@ enum {
     STAGE_BYTES = DY_BYTES + TILE_COLUMNS / BOX * BOX_BYTES,
     ALIGNMENT = 1024, /* the swizzle is a function of the address */
     SHARED_BYTES = STAGES * STAGE_BYTES + ALIGNMENT,
-    ROW_TILES_TOGETHER = 12, /* tiles that run at the same time form a near-square, so that they share operands */
-    PAIRS_AT_ONCE = 16,      /* of F's elements under way in a thread */
+    ROW_TILES_TOGETHER =
+        12,             /* tiles that run at the same time form a near-square, so that they share operands */
+    PAIRS_AT_ONCE = 16, /* of F's elements under way in a thread */
 };
 
 /* Other devices get an empty kernel, which is never launched: backend_cuda.cu refuses the choice. */
@@ -82,7 +86,8 @@ static __device__ __forceinline__ void advance(ring_place &place)
 
 /* Addresses in shared memory. */
 typedef struct fisher_ring {
-    uint32_t stages, full, empty; /* full[STAGES]: the bytes are there; empty[STAGES]: all consumers have read them */
+    uint32_t stages, full,
+        empty; /* full[STAGES]: the bytes are there; empty[STAGES]: all consumers have read them */
 } fisher_ring;
 
 static __device__ __forceinline__ uint32_t stage_at(const fisher_ring &ring, uint32_t stage)
@@ -106,8 +111,9 @@ static __device__ __forceinline__ void prefetch_fisher(const fisher_sizes &sizes
                                   (uint32_t)width * (uint32_t)sizeof(float));
 }
 
-static __device__ __forceinline__ void fetch_stage(const fisher_ring &ring, uint32_t stage, const CUtensorMap *dy,
-                                                   const CUtensorMap *x, tile_place place, int token)
+static __device__ __forceinline__ void fetch_stage(const fisher_ring &ring, uint32_t stage,
+                                                   const CUtensorMap *dy, const CUtensorMap *x,
+                                                   tile_place place, int token)
 {
     const uint32_t at = stage_at(ring, stage), full = barrier_at(ring.full, stage);
     decant_barrier_expect(full, STAGE_BYTES);
@@ -138,7 +144,8 @@ static __device__ __forceinline__ void produce(const fisher_ring &ring, const fi
 
 /* ---- the consumers: two warpgroups ---- */
 
-static __device__ __forceinline__ void multiply_stage(float (&sums)[DECANT_PRODUCT_SUMS], uint32_t stage, int group)
+static __device__ __forceinline__ void multiply_stage(float (&sums)[DECANT_PRODUCT_SUMS], uint32_t stage,
+                                                      int group)
 {
     decant_products_begin();
 #pragma unroll
@@ -159,8 +166,8 @@ static __device__ __forceinline__ void release_stage(const fisher_ring &ring, ui
 }
 
 /* Row `row` of F gains the squares of half the lane's sums; reads go out in bunches before their writes. */
-static __device__ __forceinline__ void add_squares(const fisher_sizes &sizes, const float (&sums)[DECANT_PRODUCT_SUMS],
-                                                   int half, int row, int column)
+static __device__ __forceinline__ void
+add_squares(const fisher_sizes &sizes, const float (&sums)[DECANT_PRODUCT_SUMS], int half, int row, int column)
 {
     if (row >= sizes.rows)
         return;
@@ -176,14 +183,16 @@ static __device__ __forceinline__ void add_squares(const fisher_sizes &sizes, co
         for (int i = 0; i < PAIRS_AT_ONCE; i++)
             if (column + 8 * (first + i) < sizes.columns) {
                 float low = sums[4 * (first + i) + 2 * half], high = sums[4 * (first + i) + 2 * half + 1];
-                __stcs(target + 4 * (first + i), make_float2(values[i].x + low * low, values[i].y + high * high));
+                __stcs(target + 4 * (first + i),
+                       make_float2(values[i].x + low * low, values[i].y + high * high));
             }
     }
 }
 
 static __device__ __forceinline__ void consume(const fisher_ring &ring, const fisher_sizes &sizes)
 {
-    const int group = threadIdx.x / GROUP, warp = threadIdx.x % GROUP / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
+    const int group = threadIdx.x / GROUP, warp = threadIdx.x % GROUP / DECANT_WARP,
+              lane = threadIdx.x % DECANT_WARP;
     ring_place at = {0, 0};
     for (int tile = blockIdx.x; tile < tile_count(sizes); tile += gridDim.x) {
         const tile_place place = place_of(sizes, tile);
@@ -242,8 +251,9 @@ __global__ void __launch_bounds__(THREADS, 1)
 /* ---- the host's side ---- */
 
 typedef CUresult (*map_encoder)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                                const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
-                                CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+                                const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
+                                CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                                CUtensorMapFloatOOBfill);
 
 /* The driver's function, found through the runtime: decant links no driver library. */
 static decant_status find_encoder(decant_cuda_context *context, map_encoder *encode, decant_error *err)
@@ -251,10 +261,10 @@ static decant_status find_encoder(decant_cuda_context *context, map_encoder *enc
     const unsigned since = 12000;
     if (!context->encode_map) {
         cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-        DECANT_RETURN_ON_FAILURE(decant_cuda_check(
-            cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &context->encode_map, since,
-                                             cudaEnableDefault, &result),
-            "finding cuTensorMapEncodeTiled", err));
+        DECANT_RETURN_ON_FAILURE(
+            decant_cuda_check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &context->encode_map,
+                                                               since, cudaEnableDefault, &result),
+                              "finding cuTensorMapEncodeTiled", err));
         if (result != cudaDriverEntryPointSuccess || !context->encode_map)
             return DECANT_ERROR(err, DECANT_ERROR_DEVICE,
                                 "the driver has no cuTensorMapEncodeTiled; use DECANT_CUDA_FISHER=tiles");
@@ -273,13 +283,14 @@ static decant_status map_of(map_encoder encode, decant_matrix matrix, CUtensorMa
                            CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                            CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (code != CUDA_SUCCESS)
-        return DECANT_ERROR(err, DECANT_ERROR_DEVICE, "CUDA: describing an activation of %lld by %lld: error %d",
-                            (long long)matrix.rows, (long long)matrix.columns, (int)code);
+        return DECANT_ERROR(err, DECANT_ERROR_DEVICE,
+                            "CUDA: describing an activation of %lld by %lld: error %d", (long long)matrix.rows,
+                            (long long)matrix.columns, (int)code);
     return DECANT_OK;
 }
 
-decant_status decant_cuda_fisher_wgmma(decant_backend *backend, decant_matrix dy, decant_matrix x, float *fisher,
-                                       decant_error *err)
+decant_status decant_cuda_fisher_wgmma(decant_backend *backend, decant_matrix dy, decant_matrix x,
+                                       float *fisher, decant_error *err)
 {
     decant_cuda_context *context = decant_cuda_context_of(backend);
     map_encoder encode;
@@ -289,10 +300,10 @@ decant_status decant_cuda_fisher_wgmma(decant_backend *backend, decant_matrix dy
     DECANT_RETURN_ON_FAILURE(map_of(encode, x, &x_map, err));
     const fisher_sizes sizes = {fisher, (int)x.rows, (int)dy.columns, (int)x.columns};
     const int tiles = tile_count(sizes), multiprocessors = context->shared.multiprocessors;
+    const int blocks = tiles < multiprocessors ? tiles : multiprocessors;
     DECANT_RETURN_ON_FAILURE(decant_cuda_check(
         cudaFuncSetAttribute(fisher_wgmma_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES),
         "shared memory of fisher_wgmma", err));
-    fisher_wgmma_kernel<<<tiles < multiprocessors ? tiles : multiprocessors, THREADS, SHARED_BYTES,
-                          context->shared.stream>>>(dy_map, x_map, sizes);
+    fisher_wgmma_kernel<<<blocks, THREADS, SHARED_BYTES, context->shared.stream>>>(dy_map, x_map, sizes);
     return decant_cuda_launched(backend, "fisher_wgmma", err);
 }

@@ -1,6 +1,7 @@
-/* Instructions that only Hopper has, one function each: barriers in shared memory that count arriving bytes, tiles that the
- * tensor memory accelerator brings, and products of a warpgroup (four warps whose first is a multiple of four) with both
- * operands in shared memory. They assemble for sm_90a alone; other targets may include this but call nothing of it. */
+/* Instructions that only Hopper has, one function each: barriers in shared memory that count arriving bytes,
+ * tiles that the tensor memory accelerator brings, and products of a warpgroup (four warps whose first is a
+ * multiple of four) with both operands in shared memory. They assemble for sm_90a alone; other targets may
+ * include this but call nothing of it. */
 #ifndef DECANT_KERNELS_CUDA_HOPPER_CUH
 #define DECANT_KERNELS_CUDA_HOPPER_CUH
 
@@ -30,10 +31,12 @@ static __device__ __forceinline__ void decant_barrier_arrive(uint32_t barrier)
 /* Arrives and announces bytes that have yet to come before the phase is complete. */
 static __device__ __forceinline__ void decant_barrier_expect(uint32_t barrier, uint32_t size_bytes)
 {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(size_bytes) : "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(size_bytes)
+                 : "memory");
 }
 
-/* One look at whether the phase of this parity is complete; a new barrier counts as having completed one of parity 1. */
+/* One look at whether the phase of this parity is complete; a new barrier counts as having completed one of
+ * parity 1. */
 static __device__ __forceinline__ bool decant_barrier_passed(uint32_t barrier, uint32_t parity)
 {
     uint32_t passed;
@@ -56,13 +59,14 @@ static __device__ __forceinline__ void decant_barrier_wait(uint32_t barrier, uin
 
 /* ---- copies ---- */
 
-/* The box of a two-dimensional array whose first element is at (row, column); what lies outside the array is zero. The
- * bytes are counted by the barrier. */
-static __device__ __forceinline__ void decant_copy_box(uint32_t target, const CUtensorMap *map, int row, int column,
-                                                       uint32_t barrier)
+/* The box of a two-dimensional array whose first element is at (row, column); what lies outside the array is
+ * zero. The bytes are counted by the barrier. */
+static __device__ __forceinline__ void decant_copy_box(uint32_t target, const CUtensorMap *map, int row,
+                                                       int column, uint32_t barrier)
 {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
-                 ::"r"(target), "l"(map), "r"(column), "r"(row), "r"(barrier)
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
+                 "%3}], [%4];" ::"r"(target),
+                 "l"(map), "r"(column), "r"(row), "r"(barrier)
                  : "memory");
 }
 
@@ -87,9 +91,10 @@ template <int count> static __device__ __forceinline__ void decant_registers_low
 
 /* ---- products ---- */
 
-/* An operand in shared memory whose rows or columns (m or n) lie side by side, in pieces of 64 BF16 by 8 terms swizzled
- * over 128 bytes; pieces of further terms are terms_bytes apart, those of further rows or columns across_bytes. Fields as
- * in the PTX ISA's matrix descriptor for wgmma: for this layout the leading offset is the one across. */
+/* An operand in shared memory whose rows or columns (m or n) lie side by side, in pieces of 64 BF16 by 8 terms
+ * swizzled over 128 bytes; pieces of further terms are terms_bytes apart, those of further rows or columns
+ * across_bytes. Fields as in the PTX ISA's matrix descriptor for wgmma: for this layout the leading offset is
+ * the one across. */
 static __device__ __forceinline__ uint64_t decant_operand_descriptor(uint32_t address, uint32_t across_bytes,
                                                                      uint32_t terms_bytes)
 {
@@ -124,13 +129,13 @@ static __device__ __forceinline__ void decant_products_settle(float (&sums)[DECA
         asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-#define DECANT_SUMS_8(i)                                                                                      \
-    "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]), "+f"(sums[i + 5]),     \
-        "+f"(sums[i + 6]), "+f"(sums[i + 7])
+#define DECANT_SUMS_8(i)                                                                                       \
+    "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]),                 \
+        "+f"(sums[i + 5]), "+f"(sums[i + 6]), "+f"(sums[i + 7])
 
-/* sums (64 × 256 over the warpgroup) += aᵀ b, 16 terms: a has 64 rows, b 256 columns, both described as above. With g =
- * lane / 4, t = lane % 4 and w the warp's place in its group, element 4 j + 2 h + e of sums is row 16 w + g + 8 h and
- * column 8 j + 2 t + e. */
+/* sums (64 × 256 over the warpgroup) += aᵀ b, 16 terms: a has 64 rows, b 256 columns, both described as above.
+ * With g = lane / 4, t = lane % 4 and w the warp's place in its group, element 4 j + 2 h + e of sums is row 16
+ * w + g + 8 h and column 8 j + 2 t + e. */
 static __device__ __forceinline__ void decant_multiply_64_256(float (&sums)[DECANT_PRODUCT_SUMS], uint64_t a,
                                                               uint64_t b)
 {
@@ -157,9 +162,9 @@ static __device__ __forceinline__ void decant_multiply_64_256(float (&sums)[DECA
                  "%128, %129, add, 1, 1, 1, 1;\n"
                  "}"
                  : DECANT_SUMS_8(0), DECANT_SUMS_8(8), DECANT_SUMS_8(16), DECANT_SUMS_8(24), DECANT_SUMS_8(32),
-                   DECANT_SUMS_8(40), DECANT_SUMS_8(48), DECANT_SUMS_8(56), DECANT_SUMS_8(64), DECANT_SUMS_8(72),
-                   DECANT_SUMS_8(80), DECANT_SUMS_8(88), DECANT_SUMS_8(96), DECANT_SUMS_8(104), DECANT_SUMS_8(112),
-                   DECANT_SUMS_8(120)
+                   DECANT_SUMS_8(40), DECANT_SUMS_8(48), DECANT_SUMS_8(56), DECANT_SUMS_8(64),
+                   DECANT_SUMS_8(72), DECANT_SUMS_8(80), DECANT_SUMS_8(88), DECANT_SUMS_8(96),
+                   DECANT_SUMS_8(104), DECANT_SUMS_8(112), DECANT_SUMS_8(120)
                  : "l"(a), "l"(b), "r"(1));
 }
 

@@ -1,14 +1,16 @@
 /* Linear layers: y = x weightᵀ and dx = dy weight, one product each. */
 #include "kernels/cuda/operations.h"
 
-/* The weight in the activations' type; one that was placed otherwise (a single row is F32) goes through scratch. */
+/* The weight in the activations' type; one that was placed otherwise (a single row is F32) goes through
+ * scratch. */
 static decant_status as_activation(decant_backend *backend, decant_matrix *weight, decant_error *err)
 {
     if (weight->element == backend->activation)
         return DECANT_OK;
     decant_matrix converted = *weight;
     converted.element = backend->activation;
-    DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, decant_matrix_bytes(converted), &converted.data, err));
+    DECANT_RETURN_ON_FAILURE(
+        decant_cuda_scratch(backend, decant_matrix_bytes(converted), &converted.data, err));
     DECANT_RETURN_ON_FAILURE(decant_cuda_convert(backend, decant_cuda_of(backend)->stream, weight->element,
                                                  weight->data, converted.element, converted.data,
                                                  weight->rows * weight->columns, err));
@@ -16,8 +18,8 @@ static decant_status as_activation(decant_backend *backend, decant_matrix *weigh
     return DECANT_OK;
 }
 
-decant_status decant_cuda_linear(decant_backend *backend, decant_matrix x, decant_matrix weight, bool accumulate,
-                                 decant_matrix y, decant_error *err)
+decant_status decant_cuda_linear(decant_backend *backend, decant_matrix x, decant_matrix weight,
+                                 bool accumulate, decant_matrix y, decant_error *err)
 {
     DECANT_RETURN_ON_FAILURE(as_activation(backend, &weight, err));
     decant_cuda_product product = {

@@ -1,7 +1,7 @@
 /* Device memory, and the bytes that travel between host and device. Knows nothing of what the arrays mean.
  *
- * Memory comes from the driver's stream-ordered pool where there is one, so that releasing and allocating in the middle
- * of a job waits for nothing; the pool keeps what is released until somebody else needs it. */
+ * Memory comes from the driver's stream-ordered pool where there is one, so that releasing and allocating in
+ * the middle of a job waits for nothing; the pool keeps what is released until somebody else needs it. */
 #include "kernels/cuda/context.h"
 
 extern "C" {
@@ -71,8 +71,9 @@ decant_status decant_cuda_acquire(decant_cuda_context *context, cudaStream_t str
         cudaMemGetInfo(&free_bytes, &device_bytes);
         *device = NULL;
         return DECANT_ERROR(err, DECANT_ERROR_MEMORY,
-                            "no device memory for %s: %.3f GB wanted, %.3f of %.3f GB free; use more ranks", what,
-                            (double)size_bytes / 1e9, (double)free_bytes / 1e9, (double)device_bytes / 1e9);
+                            "no device memory for %s: %.3f GB wanted, %.3f of %.3f GB free; use more ranks",
+                            what, (double)size_bytes / 1e9, (double)free_bytes / 1e9,
+                            (double)device_bytes / 1e9);
     }
     DECANT_RETURN_ON_FAILURE(decant_cuda_check(code, what, err));
     decant_status status = remember(context, *device, size_bytes, err);
@@ -112,27 +113,33 @@ decant_status decant_cuda_scratch(decant_backend *backend, size_t size_bytes, vo
 
 /* ---- travel ---- */
 
-/* The next slot, once what was issued on it is done. */
-static decant_status next_slot(decant_cuda_context *context, decant_staging_slot **slot, decant_error *err)
+static decant_staging_ring *ring_for(decant_cuda_context *context, size_t size_bytes)
 {
-    *slot = &context->slots[context->next_slot];
-    context->next_slot = (context->next_slot + 1) % DECANT_STAGING_SLOTS;
+    return size_bytes <= context->small.slot_bytes ? &context->small : &context->bulk;
+}
+
+/* The next slot, once what was issued on it is done. */
+static decant_status next_slot(decant_staging_ring *ring, decant_staging_slot **slot, decant_error *err)
+{
+    *slot = &ring->slots[ring->next];
+    ring->next = (ring->next + 1) % ring->count;
     return decant_cuda_check(cudaEventSynchronize((*slot)->free), "waiting for a transfer", err);
 }
 
-static size_t chunk_of(size_t size_bytes, size_t offset)
+static size_t chunk_of(const decant_staging_ring *ring, size_t size_bytes, size_t offset)
 {
     size_t left = size_bytes - offset;
-    return left < DECANT_STAGING_SLOT_BYTES ? left : DECANT_STAGING_SLOT_BYTES;
+    return left < ring->slot_bytes ? left : ring->slot_bytes;
 }
 
-decant_status decant_cuda_send(decant_cuda_context *context, cudaStream_t stream, void *device, const void *host,
-                               size_t size_bytes, decant_error *err)
+decant_status decant_cuda_send(decant_cuda_context *context, cudaStream_t stream, void *device,
+                               const void *host, size_t size_bytes, decant_error *err)
 {
-    for (size_t offset = 0; offset < size_bytes; offset += DECANT_STAGING_SLOT_BYTES) {
-        size_t chunk = chunk_of(size_bytes, offset);
+    decant_staging_ring *ring = ring_for(context, size_bytes);
+    for (size_t offset = 0; offset < size_bytes; offset += ring->slot_bytes) {
+        size_t chunk = chunk_of(ring, size_bytes, offset);
         decant_staging_slot *slot;
-        DECANT_RETURN_ON_FAILURE(next_slot(context, &slot, err));
+        DECANT_RETURN_ON_FAILURE(next_slot(ring, &slot, err));
         memcpy(slot->host, (const char *)host + offset, chunk);
         DECANT_RETURN_ON_FAILURE(decant_cuda_check(
             cudaMemcpyAsync((char *)device + offset, slot->host, chunk, cudaMemcpyHostToDevice, stream),
@@ -164,10 +171,11 @@ decant_status decant_cuda_receive(decant_cuda_context *context, void *host, cons
                                   size_t size_bytes, decant_error *err)
 {
     cudaStream_t stream = context->shared.stream;
+    decant_staging_ring *ring = ring_for(context, size_bytes);
     arrival before = {NULL, NULL, 0};
-    for (size_t offset = 0; offset < size_bytes; offset += DECANT_STAGING_SLOT_BYTES) {
-        arrival chunk = {NULL, (char *)host + offset, chunk_of(size_bytes, offset)};
-        DECANT_RETURN_ON_FAILURE(next_slot(context, &chunk.slot, err));
+    for (size_t offset = 0; offset < size_bytes; offset += ring->slot_bytes) {
+        arrival chunk = {NULL, (char *)host + offset, chunk_of(ring, size_bytes, offset)};
+        DECANT_RETURN_ON_FAILURE(next_slot(ring, &chunk.slot, err));
         DECANT_RETURN_ON_FAILURE(
             decant_cuda_check(cudaMemcpyAsync(chunk.slot->host, (const char *)device + offset, chunk.size_bytes,
                                               cudaMemcpyDeviceToHost, stream),
@@ -190,8 +198,8 @@ static decant_status memory_zero(decant_backend *backend, void *device, size_t s
                              "clearing device memory", err);
 }
 
-static decant_status memory_allocate(decant_backend *backend, size_t size_bytes, const char *what, void **device,
-                                     decant_error *err)
+static decant_status memory_allocate(decant_backend *backend, size_t size_bytes, const char *what,
+                                     void **device, decant_error *err)
 {
     decant_cuda_context *context = decant_cuda_context_of(backend);
     DECANT_RETURN_ON_FAILURE(

@@ -1,5 +1,5 @@
-/* Root-mean-square norm of each row, and its gradient: one block a row, sums in F32. Source: Zhang and Sennrich, "Root
- * Mean Square Layer Normalization" (2019), as LLaMA uses it: no mean, no bias. */
+/* Root-mean-square norm of each row, and its gradient: one block a row, sums in F32. Source: Zhang and
+ * Sennrich, "Root Mean Square Layer Normalization" (2019), as LLaMA uses it: no mean, no bias. */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
 
@@ -38,8 +38,8 @@ __global__ void __launch_bounds__(THREADS)
 /* With r = 1/rms and g = weight ∘ dy:  dx += r g − x r³ mean(g ∘ x). */
 template <typename T, int N>
 __global__ void __launch_bounds__(THREADS)
-    rms_norm_backward_kernel(const T *dy, const T *x, const float *weight, const float *inverse_rms, int columns,
-                             T *dx)
+    rms_norm_backward_kernel(const T *dy, const T *x, const float *weight, const float *inverse_rms,
+                             int columns, T *dx)
 {
     __shared__ float parts[THREADS / DECANT_WARP];
     const int64_t first = (int64_t)blockIdx.x * columns;
@@ -80,12 +80,12 @@ static decant_status as_floats(decant_backend *backend, decant_matrix weight, co
     DECANT_RETURN_ON_FAILURE(
         decant_cuda_scratch(backend, (size_t)weight.columns * sizeof(float), &scratch, err));
     *floats = (const float *)scratch;
-    return decant_cuda_convert(backend, decant_cuda_of(backend)->stream, weight.element, weight.data, DECANT_F32,
-                               scratch, weight.columns, err);
+    return decant_cuda_convert(backend, decant_cuda_of(backend)->stream, weight.element, weight.data,
+                               DECANT_F32, scratch, weight.columns, err);
 }
 
-decant_status decant_cuda_rms_norm(decant_backend *backend, decant_matrix x, decant_matrix weight, float epsilon,
-                                   decant_matrix y, float *inverse_rms, decant_error *err)
+decant_status decant_cuda_rms_norm(decant_backend *backend, decant_matrix x, decant_matrix weight,
+                                   float epsilon, decant_matrix y, float *inverse_rms, decant_error *err)
 {
     const float *scales;
     if (x.rows == 0)

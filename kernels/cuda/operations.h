@@ -1,4 +1,5 @@
-/* The model and validation operations of the CUDA backend, one file each; kernels/backend.h says what they compute. */
+/* The model and validation operations of the CUDA backend, one file each; kernels/backend.h says what they
+ * compute. */
 #ifndef DECANT_KERNELS_CUDA_OPERATIONS_H
 #define DECANT_KERNELS_CUDA_OPERATIONS_H
 
@@ -8,22 +9,22 @@
 
 decant_status decant_cuda_embed(decant_backend *backend, const int32_t *tokens, decant_matrix table,
                                 decant_matrix y, decant_error *err);
-decant_status decant_cuda_rms_norm(decant_backend *backend, decant_matrix x, decant_matrix weight, float epsilon,
-                                   decant_matrix y, float *inverse_rms, decant_error *err);
+decant_status decant_cuda_rms_norm(decant_backend *backend, decant_matrix x, decant_matrix weight,
+                                   float epsilon, decant_matrix y, float *inverse_rms, decant_error *err);
 decant_status decant_cuda_rms_norm_backward(decant_backend *backend, decant_matrix dy, decant_matrix x,
                                             decant_matrix weight, const float *inverse_rms, decant_matrix dx,
                                             decant_error *err);
-decant_status decant_cuda_linear(decant_backend *backend, decant_matrix x, decant_matrix weight, bool accumulate,
-                                 decant_matrix y, decant_error *err);
+decant_status decant_cuda_linear(decant_backend *backend, decant_matrix x, decant_matrix weight,
+                                 bool accumulate, decant_matrix y, decant_error *err);
 decant_status decant_cuda_linear_backward(decant_backend *backend, decant_matrix dy, decant_matrix weight,
                                           bool accumulate, decant_matrix dx, decant_error *err);
 decant_status decant_cuda_fisher_add(decant_backend *backend, decant_fisher_form form, decant_matrix dy,
                                      decant_matrix x, float *fisher, decant_error *err);
 decant_status decant_cuda_rotary(decant_backend *backend, decant_matrix x, int heads, const float *cosines,
                                  const float *sines, bool inverse, decant_error *err);
-decant_status decant_cuda_attention(decant_backend *backend, const decant_attention_shape *shape, decant_matrix q,
-                                    decant_matrix k, decant_matrix v, decant_matrix y, float *log_sum_exp,
-                                    decant_error *err);
+decant_status decant_cuda_attention(decant_backend *backend, const decant_attention_shape *shape,
+                                    decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
+                                    float *log_sum_exp, decant_error *err);
 decant_status decant_cuda_attention_backward(decant_backend *backend, const decant_attention_shape *shape,
                                              decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
                                              const float *log_sum_exp, decant_matrix dy, decant_matrix dq,
@@ -46,16 +47,16 @@ decant_status decant_cuda_compare(decant_backend *backend, decant_matrix origina
 
 /* ---- what they are made of ---- */
 
-/* c [m, n] = scale · a b, or c += scale · a b, row-major; sums are in F32. `batch` such products of the same shape,
- * whose operands lie a, b and c_batch elements apart (0: the same operand for all). Fields left zero: batch is 1,
- * scale is 1. */
+/* c [m, n] = scale · a b, or c += scale · a b, row-major; sums are in F32. `batch` such products of the same
+ * shape, whose operands lie a, b and c_batch elements apart (0: the same operand for all). Fields left zero:
+ * batch is 1, scale is 1. */
 typedef struct decant_cuda_product {
     int64_t m, n, k;
     decant_element element; /* of a and b */
     const void *a;          /* [m, k], or [k, m] when a_transposed */
     int64_t a_stride;       /* elements from a row to the next as stored, likewise below */
     bool a_transposed;
-    const void *b;          /* [k, n], or [n, k] when b_transposed */
+    const void *b; /* [k, n], or [n, k] when b_transposed */
     int64_t b_stride;
     bool b_transposed;
     float scale;
@@ -66,15 +67,16 @@ typedef struct decant_cuda_product {
     int64_t batch, a_batch, b_batch, c_batch;
 } decant_cuda_product;
 
-decant_status decant_cuda_multiply(decant_backend *backend, const decant_cuda_product *product, const char *what,
-                                   decant_error *err);
+decant_status decant_cuda_multiply(decant_backend *backend, const decant_cuda_product *product,
+                                   const char *what, decant_error *err);
 
-/* sums[i] = Σ figures[i, :] for `arrays` arrays of `rows` figures; waits for them. device_sums [arrays] is scratch. */
+/* sums[i] = Σ figures[i, :] for `arrays` arrays of `rows` figures; waits for them. device_sums [arrays] is
+ * scratch. */
 decant_status decant_cuda_sum_rows(decant_backend *backend, const double *figures, int arrays, int64_t rows,
                                    double *device_sums, double *sums, decant_error *err);
 
-/* The attention of heads whose dimension has no kernel of its own, and of F32 activations: scores are written out, head
- * by head, and cuBLAS multiplies. */
+/* The attention of heads whose dimension has no kernel of its own, and of F32 activations: scores are written
+ * out, head by head, and cuBLAS multiplies. */
 decant_status decant_cuda_attention_plain(decant_backend *backend, const decant_attention_shape *shape,
                                           decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
                                           float *log_sum_exp, decant_error *err);
@@ -84,17 +86,19 @@ decant_status decant_cuda_attention_plain_backward(decant_backend *backend, cons
                                                    decant_matrix dq, decant_matrix dk, decant_matrix dv,
                                                    decant_error *err);
 
-/* delta [heads, T] = Σ over a head's components of y ∘ dy; the gradients of both kinds of attention start from it. */
+/* delta [heads, T] = Σ over a head's components of y ∘ dy; the gradients of both kinds of attention start from
+ * it. */
 decant_status decant_cuda_attention_delta(decant_backend *backend, const decant_attention_shape *shape,
                                           decant_matrix y, decant_matrix dy, float *delta, decant_error *err);
 
 /* fisher += (dyᵀ x)∘(dyᵀ x) in one kernel; BF16, both widths multiples of 8. */
 decant_status decant_cuda_fisher_mma(decant_backend *backend, decant_matrix dy, decant_matrix x, float *fisher,
                                      decant_error *err);
-decant_status decant_cuda_fisher_wgmma(decant_backend *backend, decant_matrix dy, decant_matrix x, float *fisher,
-                                       decant_error *err);
+decant_status decant_cuda_fisher_wgmma(decant_backend *backend, decant_matrix dy, decant_matrix x,
+                                       float *fisher, decant_error *err);
 
-/* y = x ŵᵀ (or y += …) for few tokens: the codes are looked up as they are read. sparse: its part is added too. */
+/* y = x ŵᵀ (or y += …) for few tokens: the codes are looked up as they are read. sparse: its part is added too.
+ */
 enum { DECANT_PACKED_VECTORS_MAXIMUM = 16 };
 decant_status decant_cuda_packed_vectors(decant_backend *backend, decant_matrix x,
                                          const decant_packed_matrix *packed, bool sparse, bool accumulate,

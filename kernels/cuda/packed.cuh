@@ -1,12 +1,16 @@
-/* Reading packed matrices on the device: bit planes to codes, eight columns at a time. docs/container.md has the layout:
- * bit j % 32 of word j / 32 of plane b of a row is bit b of the code of column j. */
+/* Reading packed matrices on the device: bit planes to codes, eight columns at a time. docs/container.md has
+ * the layout: bit j % 32 of word j / 32 of plane b of a row is bit b of the code of column j. */
 #ifndef DECANT_KERNELS_CUDA_PACKED_CUH
 #define DECANT_KERNELS_CUDA_PACKED_CUH
 
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
 
-enum { DECANT_OCTET = 8 /* columns */, DECANT_WORD_OCTETS = 4, DECANT_LEVELS_MAXIMUM = 1 << DECANT_BITS_MAXIMUM };
+enum {
+    DECANT_OCTET = 8 /* columns */,
+    DECANT_WORD_OCTETS = 4,
+    DECANT_LEVELS_MAXIMUM = 1 << DECANT_BITS_MAXIMUM
+};
 
 /* A packed matrix as kernels see it. */
 typedef struct decant_packed_view {
@@ -37,9 +41,10 @@ static __device__ __forceinline__ const uint32_t *decant_row_planes(const decant
 
 /* The codes of columns 8·octet … +7 of a row, a byte each: columns 0 … 3 in x, 4 … 7 in y.
  *
- * Multiplying four bits by 1 + 2⁷ + 2¹⁴ + 2²¹ puts bit i at place 8 i, among others that the mask removes; no two
- * products meet in one place, so nothing carries. */
-static __device__ __forceinline__ uint2 decant_octet_codes(const uint32_t *row_planes, int bits, int words, int octet)
+ * Multiplying four bits by 1 + 2⁷ + 2¹⁴ + 2²¹ puts bit i at place 8 i, among others that the mask removes; no
+ * two products meet in one place, so nothing carries. */
+static __device__ __forceinline__ uint2 decant_octet_codes(const uint32_t *row_planes, int bits, int words,
+                                                           int octet)
 {
     const uint32_t spread = 0x00204081u, places = 0x01010101u;
     const uint32_t *word = row_planes + octet / DECANT_WORD_OCTETS;

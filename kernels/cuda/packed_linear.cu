@@ -1,10 +1,11 @@
-/* y = x ŵᵀ from the packed form. Few tokens go to the lookup kernel (packed_vectors.cu); for more, rows are decoded into
- * a tile of scratch, in the activations' type, and cuBLAS multiplies. The tile is small enough to be still in the L2
- * cache when the product reads it.
+/* y = x ŵᵀ from the packed form. Few tokens go to the lookup kernel (packed_vectors.cu); for more, rows are
+ * decoded into a tile of scratch, in the activations' type, and cuBLAS multiplies. The tile is small enough to
+ * be still in the L2 cache when the product reads it.
  *
- * The sparse part is folded into the decoded tile, or into the lookup kernel, unless DECANT_CUDA_SPARSE=cusparse: then
- * the dense part goes these ways without it and cuSPARSE adds x Sᵀ to y. Folded costs one more pass over the few sparse
- * entries; cuSPARSE reads and writes y again. In BF16, folding rounds level + value once, cuSPARSE rounds y twice. */
+ * The sparse part is folded into the decoded tile, or into the lookup kernel, unless
+ * DECANT_CUDA_SPARSE=cusparse: then the dense part goes these ways without it and cuSPARSE adds x Sᵀ to y.
+ * Folded costs one more pass over the few sparse entries; cuSPARSE reads and writes y again. In BF16, folding
+ * rounds level + value once, cuSPARSE rounds y twice. */
 #include "kernels/cuda/packed.cuh"
 
 enum { THREADS = 256, TILE_BYTES = 32 << 20, TILE_ROWS_MULTIPLE = 256 };
@@ -70,11 +71,13 @@ static decant_status decode(decant_backend *backend, const decant_packed_matrix 
     });
 }
 
-static decant_status multiply_decoded(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
-                                      bool sparse, bool accumulate, decant_matrix y, decant_error *err)
+static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
+                                      const decant_packed_matrix *packed, bool sparse, bool accumulate,
+                                      decant_matrix y, decant_error *err)
 {
     const size_t element_bytes = decant_element_bytes(backend->activation);
-    int64_t at_once = TILE_BYTES / (int64_t)element_bytes / packed->columns / TILE_ROWS_MULTIPLE * TILE_ROWS_MULTIPLE;
+    int64_t at_once =
+        TILE_BYTES / (int64_t)element_bytes / packed->columns / TILE_ROWS_MULTIPLE * TILE_ROWS_MULTIPLE;
     if (at_once < TILE_ROWS_MULTIPLE)
         at_once = TILE_ROWS_MULTIPLE;
     if (at_once > packed->rows)

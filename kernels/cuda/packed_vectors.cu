@@ -1,12 +1,12 @@
-/* y = x ŵᵀ for up to sixteen tokens: each code is looked up once, where it is read, and meets all tokens. A warp owns two
- * rows; a lane owns every 32nd octet of their columns, so that x is read sixteen bytes a lane side by side, and once for
- * both rows. Sums are in F32: a lane's columns in order, then the warp's fixed tree.
+/* y = x ŵᵀ for up to sixteen tokens: each code is looked up once, where it is read, and meets all tokens. A
+ * warp owns two rows; a lane owns every 32nd octet of their columns, so that x is read sixteen bytes a lane
+ * side by side, and once for both rows. Sums are in F32: a lane's columns in order, then the warp's fixed tree.
  *
- * Up to 32 levels live in the lanes themselves and a lookup is a shuffle, which has no bank conflicts: lane i holds level
- * i % 2^bits, so whatever stands above a code's bits does no harm. More levels go to shared memory.
+ * Up to 32 levels live in the lanes themselves and a lookup is a shuffle, which has no bank conflicts: lane i
+ * holds level i % 2^bits, so whatever stands above a code's bits does no harm. More levels go to shared memory.
  *
- * Bound: the codes, rows · columns · bits / 8 bytes; next to it about 5 integer operations and a shuffle a weight, on
- * an H100 some 1.5 times the time of the codes at 4 bits. */
+ * Bound: the codes, rows · columns · bits / 8 bytes; next to it about 5 integer operations and a shuffle a
+ * weight, on an H100 some 1.5 times the time of the codes at 4 bits. */
 #include "kernels/cuda/packed.cuh"
 
 enum { THREADS = 128, WARPS = THREADS / DECANT_WARP, ROWS = 2 /* of a warp */, SHUFFLE_BITS = 5 };
@@ -18,7 +18,8 @@ template <bool WIDE> struct level_table {
 };
 
 template <bool WIDE>
-static __device__ __forceinline__ float level_of(const level_table<WIDE> &table, int row, uint32_t codes, int place)
+static __device__ __forceinline__ float level_of(const level_table<WIDE> &table, int row, uint32_t codes,
+                                                 int place)
 {
     uint32_t code = codes >> 8 * place;
     if constexpr (WIDE)
@@ -66,19 +67,21 @@ static __device__ __forceinline__ void load_octet(const T *row, int column, int 
 /* The dense part: sums[r][t] += Σ over this lane's columns of level · x. */
 template <typename T, int TOKENS, bool WIDE>
 static __device__ __forceinline__ void add_dense(const decant_packed_view &packed, const int (&rows)[ROWS],
-                                                 const level_table<WIDE> &table, const T *x, int tokens, bool vectors,
-                                                 float (&sums)[ROWS][TOKENS])
+                                                 const level_table<WIDE> &table, const T *x, int tokens,
+                                                 bool vectors, float (&sums)[ROWS][TOKENS])
 {
     const int octets = (packed.columns + DECANT_OCTET - 1) / DECANT_OCTET;
 #pragma unroll(TOKENS == 1 ? 4 : 1)
-    for (int base = 0; base < octets; base += DECANT_WARP) { /* every lane takes every turn: lookups are shuffles */
+    for (int base = 0; base < octets;
+         base += DECANT_WARP) { /* every lane takes every turn: lookups are shuffles */
         const int octet = base + (int)threadIdx.x % DECANT_WARP;
         float levels[ROWS][DECANT_OCTET];
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             uint2 codes = {0, 0};
             if (octet < octets)
-                codes = decant_octet_codes(decant_row_planes(packed, rows[r]), packed.bits, packed.words, octet);
+                codes =
+                    decant_octet_codes(decant_row_planes(packed, rows[r]), packed.bits, packed.words, octet);
 #pragma unroll
             for (int i = 0; i < DECANT_OCTET / 2; i++) {
                 levels[r][i] = level_of(table, r, codes.x, i);
@@ -100,11 +103,11 @@ static __device__ __forceinline__ void add_dense(const decant_packed_view &packe
     }
 }
 
-/* The sparse part. A row has no more entries than columns, so the longest row costs its warp little more than the dense
- * part did: the rows need no balancing. */
+/* The sparse part. A row has no more entries than columns, so the longest row costs its warp little more than
+ * the dense part did: the rows need no balancing. */
 template <typename T, int TOKENS>
-static __device__ __forceinline__ void add_sparse(const decant_packed_view &packed, const int (&rows)[ROWS], const T *x,
-                                                  int tokens, float (&sums)[ROWS][TOKENS])
+static __device__ __forceinline__ void add_sparse(const decant_packed_view &packed, const int (&rows)[ROWS],
+                                                  const T *x, int tokens, float (&sums)[ROWS][TOKENS])
 {
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
@@ -122,8 +125,8 @@ static __device__ __forceinline__ void add_sparse(const decant_packed_view &pack
 
 /* Lane r · TOKENS + t writes the sum of row r and token t. */
 template <typename T, int TOKENS>
-static __device__ __forceinline__ void store_sums(const float (&sums)[ROWS][TOKENS], int first_row, int row_count,
-                                                  int tokens, bool accumulate, T *y)
+static __device__ __forceinline__ void store_sums(const float (&sums)[ROWS][TOKENS], int first_row,
+                                                  int row_count, int tokens, bool accumulate, T *y)
 {
     static_assert(ROWS * TOKENS <= DECANT_WARP, "a lane for every sum");
     const int lane = threadIdx.x % DECANT_WARP;

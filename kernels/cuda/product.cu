@@ -9,8 +9,8 @@ static cudaDataType type_of(decant_element element)
     return element == DECANT_F32 ? CUDA_R_32F : element == DECANT_F16 ? CUDA_R_16F : CUDA_R_16BF;
 }
 
-decant_status decant_cuda_multiply(decant_backend *backend, const decant_cuda_product *product, const char *what,
-                                   decant_error *err)
+decant_status decant_cuda_multiply(decant_backend *backend, const decant_cuda_product *product,
+                                   const char *what, decant_error *err)
 {
     if (product->m == 0 || product->n == 0)
         return DECANT_OK;
@@ -28,9 +28,10 @@ decant_status decant_cuda_multiply(decant_backend *backend, const decant_cuda_pr
                             (int)product->b_stride, product->a, type, (int)product->a_stride, &beta, product->c,
                             c_type, (int)product->c_stride, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
     else
-        code = cublasGemmStridedBatchedEx(
-            blas, b_operation, a_operation, n, m, k, &scale, product->b, type, (int)product->b_stride,
-            product->b_batch, product->a, type, (int)product->a_stride, product->a_batch, &beta, product->c, c_type,
-            (int)product->c_stride, product->c_batch, (int)product->batch, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+        code = cublasGemmStridedBatchedEx(blas, b_operation, a_operation, n, m, k, &scale, product->b, type,
+                                          (int)product->b_stride, product->b_batch, product->a, type,
+                                          (int)product->a_stride, product->a_batch, &beta, product->c, c_type,
+                                          (int)product->c_stride, product->c_batch, (int)product->batch,
+                                          CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
     return decant_cublas_check(code, what, err);
 }

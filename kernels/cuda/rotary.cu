@@ -1,4 +1,5 @@
-/* Rotary position embedding, in place: component i of a head's first half turns with component i of its second. */
+/* Rotary position embedding, in place: component i of a head's first half turns with component i of its second.
+ */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
 
@@ -6,9 +7,8 @@ enum { THREADS = 256 };
 
 /* A thread turns N pairs of one head at one token. direction is 1, or −1 to turn back. */
 template <typename T, int N>
-__global__ void __launch_bounds__(THREADS)
-    rotary_kernel(T *x, int heads, int half, const float *cosines, const float *sines, float direction,
-                  int64_t pairs)
+__global__ void __launch_bounds__(THREADS) rotary_kernel(T *x, int heads, int half, const float *cosines,
+                                                         const float *sines, float direction, int64_t pairs)
 {
     int64_t pair = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * N;
     if (pair >= pairs)

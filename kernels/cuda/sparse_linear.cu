@@ -1,6 +1,7 @@
-/* y += x Sᵀ by cuSPARSE, S the CSR part of a packed matrix. cuSPARSE multiplies a sparse matrix from the left, so it is
- * asked for yᵀ += S xᵀ: a row-major [T, n] array is a column-major [n, T] one. It wants one type for S and x, so the F16
- * values are converted to the activations' type. CSR_ALG3 is the algorithm with the same bits in every run. */
+/* y += x Sᵀ by cuSPARSE, S the CSR part of a packed matrix. cuSPARSE multiplies a sparse matrix from the left,
+ * so it is asked for yᵀ += S xᵀ: a row-major [T, n] array is a column-major [n, T] one. It wants one type for S
+ * and x, so the F16 values are converted to the activations' type. CSR_ALG3 is the algorithm with the same bits
+ * in every run. */
 #include "kernels/cuda/operations.h"
 
 static cudaDataType type_of(const decant_backend *backend)
@@ -30,14 +31,16 @@ static decant_status open_views(decant_backend *backend, decant_matrix x, const 
     const char *what = "describing the sparse part";
     cudaDataType type = type_of(backend);
     DECANT_RETURN_ON_FAILURE(decant_cusparse_check(
-        cusparseCreateCsr(&views->s, packed->rows, packed->columns, packed->sparse.count, packed->sparse.row_offsets,
-                          packed->sparse.columns, values, CUSPARSE_INDEX_32I, CUSPARSE_INDEX_32I,
-                          CUSPARSE_INDEX_BASE_ZERO, type),
+        cusparseCreateCsr(&views->s, packed->rows, packed->columns, packed->sparse.count,
+                          packed->sparse.row_offsets, packed->sparse.columns, values, CUSPARSE_INDEX_32I,
+                          CUSPARSE_INDEX_32I, CUSPARSE_INDEX_BASE_ZERO, type),
         what, err));
     DECANT_RETURN_ON_FAILURE(decant_cusparse_check(
-        cusparseCreateDnMat(&views->x, x.columns, x.rows, x.columns, x.data, type, CUSPARSE_ORDER_COL), what, err));
+        cusparseCreateDnMat(&views->x, x.columns, x.rows, x.columns, x.data, type, CUSPARSE_ORDER_COL), what,
+        err));
     return decant_cusparse_check(
-        cusparseCreateDnMat(&views->y, y.columns, y.rows, y.columns, y.data, type, CUSPARSE_ORDER_COL), what, err);
+        cusparseCreateDnMat(&views->y, y.columns, y.rows, y.columns, y.data, type, CUSPARSE_ORDER_COL), what,
+        err);
 }
 
 /* The product itself; scratch holds the converted values, then cuSPARSE's buffer. */
@@ -51,11 +54,11 @@ static decant_status multiply(decant_backend *backend, decant_matrix x, const de
     /* the size does not depend on the values, which have no place yet */
     DECANT_RETURN_ON_FAILURE(open_views(backend, x, packed, packed->sparse_values, y, views, err));
     DECANT_RETURN_ON_FAILURE(decant_cusparse_check(
-        cusparseSpMM_bufferSize(cuda->sparse, plain, plain, &one, views->s, views->x, &one, views->y, CUDA_R_32F,
-                                CUSPARSE_SPMM_CSR_ALG3, &buffer_bytes),
+        cusparseSpMM_bufferSize(cuda->sparse, plain, plain, &one, views->s, views->x, &one, views->y,
+                                CUDA_R_32F, CUSPARSE_SPMM_CSR_ALG3, &buffer_bytes),
         "sizing the sparse product", err));
-    size_t values_at = decant_scratch_reserve(
-        &total, (size_t)packed->sparse.count * decant_element_bytes(backend->activation));
+    size_t values_at = decant_scratch_reserve(&total, (size_t)packed->sparse.count *
+                                                          decant_element_bytes(backend->activation));
     size_t buffer_at = decant_scratch_reserve(&total, buffer_bytes);
     void *memory;
     DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, total, &memory, err));
@@ -64,8 +67,8 @@ static decant_status multiply(decant_backend *backend, decant_matrix x, const de
                                                  backend->activation, values, packed->sparse.count, err));
     DECANT_RETURN_ON_FAILURE(
         decant_cusparse_check(cusparseSpMatSetValues(views->s, values), "describing the sparse part", err));
-    return decant_cusparse_check(cusparseSpMM(cuda->sparse, plain, plain, &one, views->s, views->x, &one, views->y,
-                                              CUDA_R_32F, CUSPARSE_SPMM_CSR_ALG3, buffer),
+    return decant_cusparse_check(cusparseSpMM(cuda->sparse, plain, plain, &one, views->s, views->x, &one,
+                                              views->y, CUDA_R_32F, CUSPARSE_SPMM_CSR_ALG3, buffer),
                                  "the sparse product", err);
 }
 

@@ -1,4 +1,5 @@
-/* Figures of rows added up in row order's fixed tree: the last step of every operation that returns a number. */
+/* Figures of rows added up in row order's fixed tree: the last step of every operation that returns a number.
+ */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
 

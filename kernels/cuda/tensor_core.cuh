@@ -1,10 +1,9 @@
-/* The instructions of Ampere's tensor cores, one function each: copies into shared memory that run beside the program,
- * fragments read from there, and products of fragments; and the one layout of tiles in shared memory that makes these
- * reads free of bank conflicts. Shapes and the owner of each element are the instruction set's (PTX ISA, mma.m16n8k16):
- * with g = lane / 4 and t = lane % 4,
- *   a (16×16)  [0]: row g, columns 2t, 2t+1   [1]: row g+8   [2]: row g, columns 2t+8, 2t+9   [3]: row g+8, the same
- *   b (16×8)   [0]: rows 2t, 2t+1 of column g                [1]: rows 2t+8, 2t+9
- *   c (16×8)   [0], [1]: row g, columns 2t, 2t+1             [2], [3]: row g+8 */
+/* The instructions of Ampere's tensor cores, one function each: copies into shared memory that run beside the
+ * program, fragments read from there, and products of fragments; and the one layout of tiles in shared memory
+ * that makes these reads free of bank conflicts. Shapes and the owner of each element are the instruction set's
+ * (PTX ISA, mma.m16n8k16): with g = lane / 4 and t = lane % 4, a (16×16)  [0]: row g, columns 2t, 2t+1   [1]:
+ * row g+8   [2]: row g, columns 2t+8, 2t+9   [3]: row g+8, the same b (16×8)   [0]: rows 2t, 2t+1 of column g
+ * [1]: rows 2t+8, 2t+9 c (16×8)   [0], [1]: row g, columns 2t, 2t+1             [2], [3]: row g+8 */
 #ifndef DECANT_KERNELS_CUDA_TENSOR_CORE_CUH
 #define DECANT_KERNELS_CUDA_TENSOR_CORE_CUH
 
@@ -19,7 +18,8 @@ static __device__ __forceinline__ uint32_t decant_shared_address(const void *sha
     return (uint32_t)__cvta_generic_to_shared(shared);
 }
 
-/* Sixteen bytes from device to shared memory; zeros when not valid, and then `source` only has to be some address. */
+/* Sixteen bytes from device to shared memory; zeros when not valid, and then `source` only has to be some
+ * address. */
 static __device__ __forceinline__ void decant_copy_16(uint32_t target, const void *source, bool valid)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(valid ? 16 : 0)
@@ -38,7 +38,8 @@ static __device__ __forceinline__ void decant_copy_commit(void)
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-/* Waits until at most `pending` of this thread's groups are under way; a barrier then tells the other threads. */
+/* Waits until at most `pending` of this thread's groups are under way; a barrier then tells the other threads.
+ */
 template <int pending> static __device__ __forceinline__ void decant_copy_wait(void)
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
@@ -63,7 +64,8 @@ static __device__ __forceinline__ void decant_load_transposed(uint32_t (&matrice
 }
 
 /* c += a b, BF16 operands, F32 sums. */
-static __device__ __forceinline__ void decant_mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+static __device__ __forceinline__ void decant_mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                  uint32_t b1)
 {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
                  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -96,7 +98,8 @@ static __device__ __forceinline__ uint32_t decant_pair(float low, float high)
     return bits;
 }
 
-/* The 16×16 operand a whose columns 0 … 7 and 8 … 15 are the sums `left` and `right`: both lie in the same lanes. */
+/* The 16×16 operand a whose columns 0 … 7 and 8 … 15 are the sums `left` and `right`: both lie in the same
+ * lanes. */
 static __device__ __forceinline__ void decant_operand_of_sums(uint32_t (&a)[4], const float (&left)[4],
                                                               const float (&right)[4])
 {
@@ -108,19 +111,20 @@ static __device__ __forceinline__ void decant_operand_of_sums(uint32_t (&a)[4], 
 
 /* ---- tiles in shared memory ---- */
 
-/* A tile has rows of W elements, W a multiple of 64, cut into chunks of sixteen bytes. Chunk c of row r lies where chunk
- * c ^ (r % 8) would: eight rows of the same chunk then fall into different banks. Tiles begin at multiples of their
- * row's bytes. */
+/* A tile has rows of W elements, W a multiple of 64, cut into chunks of sixteen bytes. Chunk c of row r lies
+ * where chunk c ^ (r % 8) would: eight rows of the same chunk then fall into different banks. Tiles begin at
+ * multiples of their row's bytes. */
 template <int W> static __device__ __forceinline__ uint32_t decant_tile_offset(int row, int chunk)
 {
     return (uint32_t)(row * W * 2 + ((chunk ^ (row & 7)) << 4));
 }
 
-/* Where the chunk of (first_row + lane_row, first_column + 8 · lane_chunk) lies; first_row is a multiple of 8 and
- * first_column one of 16, so that all that depends on the lane is the same for every operand of a tile. */
+/* Where the chunk of (first_row + lane_row, first_column + 8 · lane_chunk) lies; first_row is a multiple of 8
+ * and first_column one of 16, so that all that depends on the lane is the same for every operand of a tile. */
 template <int W>
-static __device__ __forceinline__ uint32_t decant_operand_address(uint32_t tile, int first_row, int first_column,
-                                                                  int lane_row, int lane_chunk)
+static __device__ __forceinline__ uint32_t decant_operand_address(uint32_t tile, int first_row,
+                                                                  int first_column, int lane_row,
+                                                                  int lane_chunk)
 {
     return (tile + (uint32_t)(first_row * W * 2) + decant_tile_offset<W>(lane_row, lane_chunk)) ^
            (uint32_t)(first_column * 2);
@@ -136,23 +140,23 @@ static __device__ __forceinline__ void decant_operand_a(uint32_t (&a)[4], uint32
 
 /* The same operand of a tile that holds a column by column: tile row = column of a. */
 template <int W>
-static __device__ __forceinline__ void decant_operand_a_transposed(uint32_t (&a)[4], uint32_t tile, int first_row,
-                                                                   int k)
+static __device__ __forceinline__ void decant_operand_a_transposed(uint32_t (&a)[4], uint32_t tile,
+                                                                   int first_row, int k)
 {
     const int lane = threadIdx.x % 32;
-    decant_load_transposed(a, decant_operand_address<W>(tile, 16 * k, first_row, (lane & 7) + ((lane >> 4) << 3),
-                                                        (lane >> 3) & 1));
+    decant_load_transposed(a, decant_operand_address<W>(tile, 16 * k, first_row,
+                                                        (lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1));
 }
 
-/* The operands b of rows 16k … +15 and columns first_column … +15, two 16×8 ones: {b[0], b[1]} and {b[2], b[3]}, of a
- * tile that holds b column by column: tile row = column of b. */
+/* The operands b of rows 16k … +15 and columns first_column … +15, two 16×8 ones: {b[0], b[1]} and {b[2],
+ * b[3]}, of a tile that holds b column by column: tile row = column of b. */
 template <int W>
-static __device__ __forceinline__ void decant_operand_b_columns(uint32_t (&b)[4], uint32_t tile, int first_column,
-                                                                int k)
+static __device__ __forceinline__ void decant_operand_b_columns(uint32_t (&b)[4], uint32_t tile,
+                                                                int first_column, int k)
 {
     const int lane = threadIdx.x % 32;
-    decant_load_matrices(b, decant_operand_address<W>(tile, first_column, 16 * k, (lane & 7) + ((lane >> 4) << 3),
-                                                      (lane >> 3) & 1));
+    decant_load_matrices(b, decant_operand_address<W>(tile, first_column, 16 * k,
+                                                      (lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1));
 }
 
 /* The same operands of a tile that holds b row by row. */

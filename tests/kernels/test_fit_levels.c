@@ -315,6 +315,28 @@ static void levels_are_the_same_bytes_when_rows_come_in_parts(void **state)
     free(in_parts);
 }
 
+/* On rows of equal spacings, where many partitions are as good. */
+static void levels_are_the_same_bytes_when_widths_are_asked_alone(void **state)
+{
+    decant_backend *backend = *state;
+    quantize_case test = make_case(backend, ROW_EQUAL_SPACING, DECANT_F32, 3, 300);
+    level_arrays together = make_levels(backend, 3), alone = make_levels(backend, 3);
+    REQUIRE(fit(&test, DECANT_LEVELS_EXACT, 0, &together, err));
+    for (int i = 0; i < WIDTHS; i++) {
+        REQUIRE(backend->quantize->fit_levels(backend, test.weight, test.fisher, &test.pattern,
+                                              DECANT_LEVELS_EXACT, 0, &alone.bits[i], 1, &alone.device[i],
+                                              err));
+        uint16_t *expected = from_device(backend, together.device[i], together.size_bytes[i]);
+        uint16_t *actual = from_device(backend, alone.device[i], alone.size_bytes[i]);
+        assert_memory_equal(actual, expected, together.size_bytes[i]);
+        free(expected);
+        free(actual);
+    }
+    free_levels(backend, &together);
+    free_levels(backend, &alone);
+    drop_case(&test);
+}
+
 static void levels_are_the_same_bytes_when_threads_differ(void **state)
 {
     uint16_t *expected = fit_all(*state, false);
@@ -362,6 +384,7 @@ int main(void)
         cmocka_unit_test(first_bad_row_is_named_when_all_are_bad),
         cmocka_unit_test(widths_are_refused_when_they_do_not_ascend),
         cmocka_unit_test(levels_are_the_same_bytes_when_rows_come_in_parts),
+        cmocka_unit_test(levels_are_the_same_bytes_when_widths_are_asked_alone),
         cmocka_unit_test(levels_are_the_same_bytes_when_threads_differ),
         cmocka_unit_test(lloyd_is_worse_than_exact_when_compared),
     };

@@ -91,32 +91,43 @@ static void expect_cost(const row_test *row, int clusters, double best, double b
                  cost, best, (cost - best) / best);
 }
 
-/* How many numbers of clusters from 2 to most can be asked of a row, and arrays for the answers. */
-static int list_targets(row_test *row, int most, int *clusters, int32_t **boundaries)
+/* All numbers of clusters up to `most`, from one table. */
+static void solve_exact(row_test *row, int most)
 {
-    int n = 0;
+    int clusters[DECANT_KMEANS_EXACT_MAXIMUM], n = 0;
+    int32_t *boundaries[DECANT_KMEANS_EXACT_MAXIMUM];
     for (int k = 2; k <= most && k < row->points.count; k++) {
         clusters[n] = k;
         boundaries[n++] = row->boundaries[k];
     }
-    return n;
+    decant_kmeans_exact(&row->points, most, clusters, n, boundaries, row->scratch);
 }
 
-static void solve_exact(row_test *row, int most)
+/* Each from a table that is made for no more. */
+static void solve_exact_alone(row_test *row, int most)
 {
-    int clusters[MANY];
-    int32_t *boundaries[MANY];
-    int n = list_targets(row, most, clusters, boundaries);
-    decant_kmeans_exact(&row->points, clusters, n, boundaries, row->scratch);
+    for (int k = 2; k <= most && k < row->points.count; k++) {
+        int32_t *boundaries = row->boundaries[k];
+        decant_kmeans_exact(&row->points, k, &k, 1, &boundaries, row->scratch);
+    }
 }
 
 static void solve_lagrangian(row_test *row, int most)
 {
-    int clusters[MANY];
-    int32_t *boundaries[MANY];
-    int n = list_targets(row, most, clusters, boundaries);
-    decant_kmeans_lagrangian(&row->points, clusters, n, boundaries, row->scratch);
+    for (int k = 2; k <= most && k < row->points.count; k++)
+        decant_kmeans_lagrangian(&row->points, k, row->boundaries[k], row->scratch);
 }
+
+typedef struct kmeans_search {
+    const char *name;
+    void (*solve)(row_test *row, int most);
+    int most;
+} kmeans_search;
+
+static const kmeans_search searches[] = {{"one table", solve_exact, DECANT_KMEANS_EXACT_MAXIMUM},
+                                         {"a table each", solve_exact_alone, DECANT_KMEANS_EXACT_MAXIMUM},
+                                         {"penalty", solve_lagrangian, MANY}};
+enum { SEARCHES = sizeof searches / sizeof *searches };
 
 /* ---- golden costs ---- */
 
@@ -166,13 +177,12 @@ enum { GOLDEN_MOST = 16 };
 static void check_golden_row(row_test *row, const double *cost, int number)
 {
     build(row);
-    solve_exact(row, GOLDEN_MOST);
-    for (int k = 2; k <= GOLDEN_MOST && k < row->points.count; k++)
-        expect_cost(row, k, cost[k - 1], cost[0], "dynamic program", "golden row", number);
-    memset(row->boundaries, 0, sizeof row->boundaries);
-    solve_lagrangian(row, GOLDEN_MOST);
-    for (int k = 2; k <= GOLDEN_MOST && k < row->points.count; k++)
-        expect_cost(row, k, cost[k - 1], cost[0], "penalty", "golden row", number);
+    for (int i = 0; i < SEARCHES; i++) {
+        memset(row->boundaries, 0, sizeof row->boundaries);
+        searches[i].solve(row, GOLDEN_MOST);
+        for (int k = 2; k <= GOLDEN_MOST && k < row->points.count; k++)
+            expect_cost(row, k, cost[k - 1], cost[0], searches[i].name, "golden row", number);
+    }
 }
 
 static void golden_costs_are_reached_by_both_searches(void **state)
@@ -212,13 +222,12 @@ static void check_against_slow(row_kind kind, int64_t n, uint64_t seed)
     build(row);
     sorted_row sorted = sort_row(row->values, row->masses, NULL, n);
     slow_kmeans(&sorted, MANY, best, NULL);
-    solve_exact(row, DECANT_KMEANS_EXACT_MAXIMUM);
-    for (int k = 2; k <= DECANT_KMEANS_EXACT_MAXIMUM && k < row->points.count; k++)
-        expect_cost(row, k, (double)best[k - 1], (double)best[0], "dynamic program", "row kind", (int)kind);
-    memset(row->boundaries, 0, sizeof row->boundaries);
-    solve_lagrangian(row, MANY);
-    for (int k = 2; k <= MANY && k < row->points.count; k++)
-        expect_cost(row, k, (double)best[k - 1], (double)best[0], "penalty", "row kind", (int)kind);
+    for (int i = 0; i < SEARCHES; i++) {
+        memset(row->boundaries, 0, sizeof row->boundaries);
+        searches[i].solve(row, searches[i].most);
+        for (int k = 2; k <= searches[i].most && k < row->points.count; k++)
+            expect_cost(row, k, (double)best[k - 1], (double)best[0], searches[i].name, "row kind", (int)kind);
+    }
     free_sorted_row(&sorted);
     free_row(row);
 }
@@ -233,23 +242,21 @@ static void cost_is_optimal_when_rows_are_of_every_kind_and_length(void **state)
                 check_against_slow((row_kind)kind, lengths[i], seed);
 }
 
+/* Rows of equal spacings, too, where many partitions are as good. */
 static void answer_is_the_same_when_one_target_is_asked_alone(void **state)
 {
     (void)state;
+    static const int most = DECANT_KMEANS_EXACT_MAXIMUM;
     row_test *row = make_row(LONGEST);
-    fill_row(ROW_NORMAL, LONGEST, 9, row->values, row->masses);
-    build(row);
-    solve_exact(row, DECANT_KMEANS_EXACT_MAXIMUM);
-    for (int k = 2; k <= DECANT_KMEANS_EXACT_MAXIMUM; k++) {
-        int32_t alone[MANY + 1], *boundaries = alone;
-        decant_kmeans_exact(&row->points, &k, 1, &boundaries, row->scratch);
-        assert_memory_equal(alone, row->boundaries[k], (size_t)(k + 1) * sizeof *alone);
-    }
-    solve_lagrangian(row, MANY);
-    for (int k = 2; k <= MANY; k++) {
-        int32_t alone[MANY + 1], *boundaries = alone;
-        decant_kmeans_lagrangian(&row->points, &k, 1, &boundaries, row->scratch);
-        assert_memory_equal(alone, row->boundaries[k], (size_t)(k + 1) * sizeof *alone);
+    for (int kind = 0; kind < ROW_CONSTANT; kind++) {
+        fill_row((row_kind)kind, LONGEST, 9, row->values, row->masses);
+        build(row);
+        solve_exact(row, most);
+        for (int k = 2; k <= most; k++) {
+            int32_t alone[MANY + 1], *boundaries = alone;
+            decant_kmeans_exact(&row->points, most, &k, 1, &boundaries, row->scratch);
+            assert_memory_equal(alone, row->boundaries[k], (size_t)(k + 1) * sizeof *alone);
+        }
     }
     free_row(row);
 }
@@ -268,9 +275,9 @@ static void both_searches_agree_when_rows_are_long(void **state)
         int32_t *others[] = {other[0], other[1], other[2]};
         fill_row((row_kind)kind, LONG, 3, values, masses);
         decant_points_build(values, masses, LONG, NULL, 0, &row->points);
-        decant_kmeans_exact(&row->points, clusters, 3, boundaries, row->scratch);
-        decant_kmeans_lagrangian(&row->points, clusters, 3, others, row->scratch);
+        decant_kmeans_exact(&row->points, 16, clusters, 3, boundaries, row->scratch);
         for (int i = 0; i < 3; i++) {
+            decant_kmeans_lagrangian(&row->points, clusters[i], others[i], row->scratch);
             double best = cost_of(&row->points, others[i], clusters[i]);
             expect_cost(row, clusters[i], best, best, "dynamic program", "long row kind", kind);
         }
@@ -327,7 +334,7 @@ static double average_lloyd(row_test *row, int clusters, int *differing)
     size_t size_bytes = (size_t)(clusters + 1) * sizeof(int32_t);
     int32_t best[MANY + 1], first[MANY + 1], now[MANY + 1], *boundaries = best,
                                                             *again = row->boundaries[clusters];
-    decant_kmeans_exact(&row->points, &clusters, 1, &boundaries, row->scratch);
+    decant_kmeans_exact(&row->points, clusters, &clusters, 1, &boundaries, row->scratch);
     double optimum = cost_of(&row->points, best, clusters), sum = 0;
     for (uint64_t seed = 0; seed < SEEDS; seed++) {
         decant_kmeans_lloyd(&row->points, clusters, seed, now, row->scratch);

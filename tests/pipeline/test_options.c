@@ -36,8 +36,8 @@ static void widths_are_sorted_when_given_as_ranges(void **state)
     (void)state;
     decant_options options;
     decant_error err;
-    assert_int_equal(READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--bits", "4", "--output", "o",
-                          "--bit-widths", "6,2-4,3"),
+    assert_int_equal(READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--bits", "4",
+                          "--output", "o", "--bit-widths", "6,2-4,3"),
                      DECANT_OK);
     const int expected[] = {2, 3, 4, 6};
     assert_int_equal(options.bit_widths.count, 4);
@@ -99,10 +99,11 @@ static void provenance_changes_when_and_only_when_contents_would(void **state)
     char first[1024], second[1024], third[1024];
     READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--bits", "4", "--output", "o");
     decant_options_describe(&options, first, sizeof first);
-    READ(&options, &err, "run", "--model", "elsewhere", "--calibration", "d", "--bits", "4", "--output", "p", "--threads",
-         "7");
+    READ(&options, &err, "run", "--model", "elsewhere", "--calibration", "d", "--bits", "4", "--output", "p",
+         "--threads", "7");
     decant_options_describe(&options, second, sizeof second);
-    READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--bits", "4", "--output", "o", "--outliers", "1%");
+    READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--bits", "4", "--output", "o",
+         "--outliers", "1%");
     decant_options_describe(&options, third, sizeof third);
     assert_string_equal(first, second);
     assert_string_not_equal(first, third);

@@ -1,7 +1,8 @@
 /* io/container, written by all ranks and read back by each. ranks: 1 2 3
  *
- * With the arguments "write PATH SHIFT" the program writes its sample container there instead, which rank
- * writes what being moved on by SHIFT; tests/io/test_container_reproducible.sh compares the files. */
+ * With the arguments "write PATH SHIFT [TEXT]" the program writes its sample container there instead, which
+ * rank writes what being moved on by SHIFT, and the text in it; tests/io/test_container_*.sh look at the files.
+ */
 #include "io/container.h"
 
 #include "tests/ranks/mpi_tests.h"
@@ -74,13 +75,14 @@ static decant_status write_mine(decant_container_writer *writer, const decant_ra
     return status;
 }
 
-static decant_status define_sample(decant_container_writer *writer, int *ids, decant_error *err)
+static decant_status define_sample(decant_container_writer *writer, const char *text, int *ids,
+                                   decant_error *err)
 {
     decant_status status = DECANT_OK;
     for (int i = 0; i < SAMPLES; i++)
         DECANT_TRY(
             decant_container_define(writer, samples[i].path, samples[i].type, &samples[i].shape, &ids[i], err));
-    DECANT_TRY(decant_container_set_text(writer, "/", "program", "decant test", err));
+    DECANT_TRY(decant_container_set_text(writer, "/", "program", text, err));
     DECANT_TRY(decant_container_set_text(writer, "/config", "note", "", err));
     DECANT_TRY(decant_container_set_integer(writer, "/model.layers.0.mlp.up_proj", "bits", -3, err));
     DECANT_TRY(decant_container_set_real(writer, "/model.layers.0.mlp.up_proj/levels", "error", 0.125, err));
@@ -88,14 +90,14 @@ done:
     return status;
 }
 
-static decant_status write_sample(decant_ranks *ranks, const char *path, bool overwrite, int shift,
-                                  decant_error *err)
+static decant_status write_sample_with(decant_ranks *ranks, const char *path, bool overwrite, int shift,
+                                       const char *text, decant_error *err)
 {
     decant_status status = DECANT_OK;
     decant_container_writer *writer = NULL;
     int ids[SAMPLES];
     DECANT_TRY(decant_container_create(ranks, path, overwrite, &writer, err));
-    DECANT_TRY(define_sample(writer, ids, err));
+    DECANT_TRY(define_sample(writer, text, ids, err));
     DECANT_TRY(decant_container_begin(writer, err));
     for (int i = SAMPLES - 1; i >= 0; i--)
         status = status == DECANT_OK ? write_mine(writer, ranks, shift, i, ids[i], err) : status;
@@ -105,6 +107,11 @@ static decant_status write_sample(decant_ranks *ranks, const char *path, bool ov
 done:
     decant_container_discard(&writer);
     return status;
+}
+
+static decant_status write_sample(decant_ranks *ranks, const char *path, bool overwrite, decant_error *err)
+{
+    return write_sample_with(ranks, path, overwrite, 0, "decant test", err);
 }
 
 /* A folder with the path of a container in it. */
@@ -155,7 +162,7 @@ static void everything_comes_back(void **state)
     decant_ranks *ranks = *state;
     decant_error err = {0};
     place at = make_place(ranks);
-    assert_ok(write_sample(ranks, at.path, false, 0, &err));
+    assert_ok(write_sample(ranks, at.path, false, &err));
     assert_false(exists(at.partial));
     decant_container *container;
     assert_ok(decant_container_open(at.path, &container, &err));
@@ -192,7 +199,7 @@ static void attributes_come_back(void **state)
     decant_ranks *ranks = *state;
     decant_error err = {0};
     place at = make_place(ranks);
-    assert_ok(write_sample(ranks, at.path, false, 0, &err));
+    assert_ok(write_sample(ranks, at.path, false, &err));
     decant_container *container;
     assert_ok(decant_container_open(at.path, &container, &err));
     char text[32] = "x";
@@ -227,7 +234,7 @@ static void every_part_can_be_read(void **state)
     decant_ranks *ranks = *state;
     decant_error err = {0};
     place at = make_place(ranks);
-    assert_ok(write_sample(ranks, at.path, false, 0, &err));
+    assert_ok(write_sample(ranks, at.path, false, &err));
     decant_container *container;
     assert_ok(decant_container_open(at.path, &container, &err));
     const sample *of = &samples[0];
@@ -326,6 +333,57 @@ static void data_and_definitions_may_take_turns(void **state)
     remove_folder(ranks, at.folder);
 }
 
+/* Before it has its name the container can be read by all, and an attribute can still be put in. */
+static void settled_container_is_whole_before_it_is_named(void **state)
+{
+    decant_ranks *ranks = *state;
+    decant_error err = {0};
+    place at = make_place(ranks);
+    decant_container_writer *writer;
+    decant_container *container;
+    int id;
+    double real;
+    const decant_shape shape = {1, {10}};
+    const float values[10] = {0};
+    assert_ok(decant_container_create(ranks, at.path, false, &writer, &err));
+    assert_ok(decant_container_define(writer, "/a", DECANT_STORED_F32, &shape, &id, &err));
+    assert_ok(decant_container_begin(writer, &err));
+    if (ranks->rank == ranks->size - 1)
+        assert_ok(decant_container_write(writer, id, 0, 10, values, &err));
+    assert_ok(decant_container_settle(writer, &err));
+    assert_string_equal(decant_container_partial_path(writer), at.partial);
+    assert_false(exists(at.path));
+    assert_ok(decant_container_open(at.partial, &container, &err));
+    assert_ok(decant_container_verify(container, NULL, NULL, &err));
+    decant_container_close(&container);
+    assert_ok(decant_container_set_real(writer, "/", "perplexity", 19.5, &err));
+    assert_ok(decant_container_finish(&writer, &err));
+    assert_false(exists(at.partial));
+    assert_ok(decant_container_open(at.path, &container, &err));
+    assert_ok(decant_container_verify(container, NULL, NULL, &err));
+    assert_ok(decant_container_get_real(container, "/", "perplexity", &real, &err));
+    assert_true(real == 19.5);
+    decant_container_close(&container);
+    remove_folder(ranks, at.folder);
+}
+
+static void settling_fails_when_parts_are_missing(void **state)
+{
+    decant_ranks *ranks = *state;
+    decant_error err = {0};
+    place at = make_place(ranks);
+    decant_container_writer *writer;
+    int id;
+    const decant_shape shape = {1, {10}};
+    assert_ok(decant_container_create(ranks, at.path, false, &writer, &err));
+    assert_ok(decant_container_define(writer, "/a", DECANT_STORED_F32, &shape, &id, &err));
+    assert_status(decant_container_settle(writer, &err), DECANT_ERROR_BUG);
+    assert_non_null(writer);
+    decant_container_discard(&writer);
+    assert_nothing_left(ranks, &at);
+    remove_folder(ranks, at.folder);
+}
+
 static void container_may_be_empty(void **state)
 {
     decant_ranks *ranks = *state;
@@ -349,7 +407,7 @@ static void reading_is_refused_when_type_or_shape_differ(void **state)
     decant_ranks *ranks = *state;
     decant_error err = {0};
     place at = make_place(ranks);
-    assert_ok(write_sample(ranks, at.path, false, 0, &err));
+    assert_ok(write_sample(ranks, at.path, false, &err));
     decant_container *container;
     assert_ok(decant_container_open(at.path, &container, &err));
     unsigned char got[SAMPLE_BYTES];
@@ -386,7 +444,7 @@ static void existing_output_is_refused_without_overwrite(void **state)
     decant_ranks *ranks = *state;
     decant_error err = {0};
     place at = make_place(ranks);
-    assert_ok(write_sample(ranks, at.path, false, 0, &err));
+    assert_ok(write_sample(ranks, at.path, false, &err));
     struct stat before, after;
     assert_int_equal(stat(at.path, &before), 0);
     decant_container_writer *writer;
@@ -396,7 +454,7 @@ static void existing_output_is_refused_without_overwrite(void **state)
     assert_int_equal(before.st_ino, after.st_ino);
     assert_false(exists(at.partial));
     assert_ok(decant_ranks_agree(ranks, DECANT_OK, &err));
-    assert_ok(write_sample(ranks, at.path, true, 0, &err));
+    assert_ok(write_sample(ranks, at.path, true, &err));
     assert_int_equal(stat(at.path, &after), 0);
     assert_int_not_equal(before.st_ino, after.st_ino);
     remove_folder(ranks, at.folder);
@@ -606,7 +664,7 @@ static void older_partial_file_is_replaced(void **state)
         fclose(old);
     }
     assert_ok(decant_ranks_agree(ranks, DECANT_OK, &err));
-    assert_ok(write_sample(ranks, at.path, false, 0, &err));
+    assert_ok(write_sample(ranks, at.path, false, &err));
     struct stat about;
     assert_int_equal(stat(at.path, &about), 0);
     assert_true(about.st_size < 100000);
@@ -686,7 +744,7 @@ static void every_flipped_byte_is_detected(void **state)
     if (ranks->size > 1)
         skip(); /* the bytes are the same */
     place at = make_place(ranks);
-    assert_ok(write_sample(ranks, at.path, false, 0, &err));
+    assert_ok(write_sample(ranks, at.path, false, &err));
     if (ranks->rank == 0) {
         struct stat about;
         int file = open(at.path, O_RDWR);
@@ -712,7 +770,7 @@ static void every_other_length_is_detected(void **state)
     decant_ranks *ranks = *state;
     decant_error err = {0};
     place at = make_place(ranks);
-    assert_ok(write_sample(ranks, at.path, false, 0, &err));
+    assert_ok(write_sample(ranks, at.path, false, &err));
     if (ranks->rank == 0) {
         struct stat about;
         assert_int_equal(stat(at.path, &about), 0);
@@ -763,7 +821,7 @@ static void dataset_beyond_2_gigabytes_comes_back(void **state)
     remove_folder(ranks, at.folder);
 }
 
-/* "write PATH SHIFT" */
+/* "write PATH SHIFT [TEXT]" */
 static int write_for_script(int argc, char **argv)
 {
     decant_error err = {0};
@@ -771,7 +829,8 @@ static int write_for_script(int argc, char **argv)
     MPI_Init(&argc, &argv);
     decant_status status = decant_ranks_create(MPI_COMM_WORLD, &ranks, &err);
     if (status == DECANT_OK)
-        status = write_sample(ranks, argv[2], true, atoi(argv[3]), &err);
+        status =
+            write_sample_with(ranks, argv[2], true, atoi(argv[3]), argc > 4 ? argv[4] : "decant test", &err);
     if (status != DECANT_OK)
         fprintf(stderr, "%s\n", err.message);
     decant_ranks_destroy(&ranks);
@@ -787,6 +846,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_part_can_be_read),
         cmocka_unit_test(every_part_can_be_written),
         cmocka_unit_test(data_and_definitions_may_take_turns),
+        cmocka_unit_test(settled_container_is_whole_before_it_is_named),
+        cmocka_unit_test(settling_fails_when_parts_are_missing),
         cmocka_unit_test(container_may_be_empty),
         cmocka_unit_test(reading_is_refused_when_type_or_shape_differ),
         cmocka_unit_test(existing_output_is_refused_without_overwrite),
@@ -805,7 +866,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_other_length_is_detected),
         cmocka_unit_test(dataset_beyond_2_gigabytes_comes_back),
     };
-    if (argc == 4 && strcmp(argv[1], "write") == 0)
+    if (argc >= 4 && strcmp(argv[1], "write") == 0)
         return write_for_script(argc, argv);
     return run_mpi_tests(argc, argv, tests);
 }

@@ -1,0 +1,161 @@
+/* base/element: every half against the formula of IEEE 754, and rounding against arithmetic in double. */
+#include "base/element.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+/* The value of a finite half by its definition, in double. */
+static double half_by_definition(uint16_t half)
+{
+    int exponent = half >> 10 & 0x1f, mantissa = half & 0x3ff;
+    double magnitude = exponent ? ldexp(1024 + mantissa, exponent - 25) : ldexp(mantissa, -24);
+    return half & 0x8000 ? -magnitude : magnitude;
+}
+
+static uint32_t bits_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static float float_of(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static void every_half_has_its_value(void **state)
+{
+    (void)state;
+    for (uint32_t half = 0; half < 0x10000; half++) {
+        float value = decant_f16_to_f32((uint16_t)half);
+        if ((half & 0x7c00) != 0x7c00) {
+            assert_true((double)value == half_by_definition((uint16_t)half));
+            assert_int_equal(signbit(value) != 0, half >> 15);
+        } else if (half & 0x3ff) {
+            assert_true(isnan(value));
+        } else {
+            assert_true(isinf(value) && (value < 0) == (half >> 15));
+        }
+    }
+}
+
+static void every_half_comes_back(void **state)
+{
+    (void)state;
+    for (uint32_t half = 0; half < 0x10000; half++) {
+        uint16_t back = decant_f32_to_f16(decant_f16_to_f32((uint16_t)half));
+        if ((half & 0x7c00) == 0x7c00 && half & 0x3ff)
+            assert_true((back & 0x7c00) == 0x7c00 && back & 0x3ff); /* NaN stays NaN */
+        else
+            assert_int_equal(back, half);
+    }
+}
+
+/* Between each two neighbours: the middle goes to the even one, and the floats beside it to the nearer one. */
+static void ties_go_to_even(void **state)
+{
+    (void)state;
+    for (uint32_t half = 0; half < 0x7bff; half++) {
+        double low = half_by_definition((uint16_t)half), high = half_by_definition((uint16_t)(half + 1));
+        float middle = (float)((low + high) / 2); /* exact: it takes one more bit than a half has */
+        assert_true((double)middle == (low + high) / 2);
+        uint16_t even = (uint16_t)(half + (half & 1));
+        assert_int_equal(decant_f32_to_f16(middle), even);
+        assert_int_equal(decant_f32_to_f16(-middle), even | 0x8000);
+        assert_int_equal(decant_f32_to_f16(nextafterf(middle, 0)), half);
+        assert_int_equal(decant_f32_to_f16(nextafterf(middle, INFINITY)), half + 1);
+    }
+}
+
+static void beyond_the_range_is_infinity(void **state)
+{
+    (void)state;
+    static const struct {
+        float value;
+        uint16_t half;
+    } cases[] = {{65504, 0x7bff},    {65519.996f, 0x7bff}, {65520, 0x7c00},     {1e30f, 0x7c00},
+                 {INFINITY, 0x7c00}, {-65520, 0xfc00},     {-INFINITY, 0xfc00}, {0x1p-25f, 0x0000},
+                 {0x1.8p-25f, 1},    {1e-30f, 0},          {-1e-30f, 0x8000},   {0x1p-149f, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_int_equal(decant_f32_to_f16(cases[i].value), cases[i].half);
+    assert_int_equal(decant_f32_to_f16(NAN) & 0x7e00, 0x7e00);
+    assert_int_equal(decant_f32_to_f16(float_of(0xff800001)) & 0xfe00, 0xfe00); /* a signalling one, negative */
+}
+
+static void brain_floats_are_the_upper_half(void **state)
+{
+    (void)state;
+    for (uint32_t bits = 0; bits < 0x10000; bits++)
+        assert_int_equal(bits_of(decant_bf16_to_f32((uint16_t)bits)), bits << 16);
+}
+
+/* All lengths up to a few vectors, from an odd place, without touching what lies behind. */
+static void arrays_are_converted_like_single_values(void **state)
+{
+    (void)state;
+    enum { MOST = 40 };
+    uint16_t source[MOST + 1];
+    float wide[MOST + 1], target[MOST + 1];
+    for (int i = 0; i <= MOST; i++) {
+        source[i] = (uint16_t)(i * 1619 + 3);
+        wide[i] = (float)i / 3;
+    }
+    for (int64_t count = 0; count < MOST; count++) {
+        static const decant_element elements[] = {DECANT_F32, DECANT_F16, DECANT_BF16};
+        for (size_t e = 0; e < 3; e++) {
+            for (int i = 0; i <= MOST; i++)
+                target[i] = 77;
+            decant_elements_to_f32(
+                elements[e], elements[e] == DECANT_F32 ? (const void *)(wide + 1) : source + 1, count, target);
+            for (int64_t i = 0; i < count; i++) {
+                float expected = elements[e] == DECANT_F32   ? wide[i + 1]
+                                 : elements[e] == DECANT_F16 ? decant_f16_to_f32(source[i + 1])
+                                                             : decant_bf16_to_f32(source[i + 1]);
+                if (!isnan(expected))
+                    assert_int_equal(bits_of(target[i]), bits_of(expected));
+                else
+                    assert_true(isnan(target[i]));
+            }
+            assert_true(target[count] == 77);
+        }
+    }
+}
+
+static void views_and_sizes_fit(void **state)
+{
+    (void)state;
+    float values[12] = {0};
+    decant_matrix matrix = {values, DECANT_F32, 4, 3};
+    assert_int_equal(decant_matrix_bytes(matrix), 48);
+    decant_matrix rows = decant_matrix_rows(matrix, 1, 2);
+    assert_ptr_equal(rows.data, values + 3);
+    assert_int_equal(rows.rows, 2);
+    assert_int_equal(rows.columns, 3);
+    assert_int_equal(decant_element_bytes(DECANT_F16), 2);
+    assert_int_equal(decant_element_bytes(DECANT_BF16), 2);
+    assert_string_equal(decant_element_name(DECANT_F32), "F32");
+    assert_string_equal(decant_element_name(DECANT_F16), "F16");
+    assert_string_equal(decant_element_name(DECANT_BF16), "BF16");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_half_has_its_value),
+        cmocka_unit_test(every_half_comes_back),
+        cmocka_unit_test(ties_go_to_even),
+        cmocka_unit_test(beyond_the_range_is_infinity),
+        cmocka_unit_test(brain_floats_are_the_upper_half),
+        cmocka_unit_test(arrays_are_converted_like_single_values),
+        cmocka_unit_test(views_and_sizes_fit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
