@@ -85,7 +85,8 @@ decant_status decant_ranks_agree(decant_ranks *ranks, decant_status status, deca
         if (err->status != status)
             DECANT_ERROR(err, status, "%s", decant_status_sentence(status));
         record = *err;
-        record.rank = ranks->rank;
+        if (record.rank == 0) /* else it was agreed on before, and says who failed */
+            record.rank = ranks->rank;
     }
     own = check(MPI_Bcast(&record, (int)sizeof record, MPI_BYTE, worst.rank, ranks->communicator),
                 "the record of a failure cannot be sent", err);

@@ -18,8 +18,8 @@ def table(report: dict[str, Any]) -> str:
     rows = [
         ("", "original", "decant"),
         ("bits a quantized weight", "16.00", number(report, "bits", "{:.2f}")),
-        ("size of those weights", number(report, "original_bytes", "{:.1f} MB", 1e-6),
-         number(report, "stored_bytes", "{:.1f} MB", 1e-6)),
+        ("size of those weights", number(report, "quantized_weights", "{:.1f} MB", 2e-6),
+         number(report, "quantized_bytes", "{:.1f} MB", 1e-6)),
         ("perplexity", number(report, "perplexity_original", "{:.3f}"),
          number(report, "perplexity_quantized", "{:.3f}")),
         ("loss increase, predicted", "", number(report, "predicted_loss_increase", "{:.4f}")),

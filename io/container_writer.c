@@ -505,11 +505,12 @@ done:
 
 decant_status decant_container_finish(decant_container_writer **writer, decant_error *err)
 {
-    decant_ranks *ranks = (*writer)->ranks;
-    decant_status status = decant_container_settle(*writer, err);
-    if (status == DECANT_OK && is_first(*writer))
+    decant_status status = DECANT_OK;
+    DECANT_TRY(decant_container_settle(*writer, err));
+    if (is_first(*writer))
         status = decant_partial_file_publish(&(*writer)->file, err);
-    status = decant_ranks_agree(ranks, status, err);
+    DECANT_TRY(decant_ranks_agree((*writer)->ranks, status, err));
+done:
     decant_container_discard(writer);
     return status;
 }

@@ -134,6 +134,7 @@ typedef struct decant_model_kernels {
     /* y = silu(gate) ∘ up, all [T, intermediate]. */
     decant_status (*silu_multiply)(decant_backend *backend, decant_matrix gate, decant_matrix up,
                                    decant_matrix y, decant_error *err);
+    /* dgate may be gate, dup may be up. */
     decant_status (*silu_multiply_backward)(decant_backend *backend, decant_matrix gate, decant_matrix up,
                                             decant_matrix dy, decant_matrix dgate, decant_matrix dup,
                                             decant_error *err);

@@ -72,7 +72,7 @@ static const option_row option_table[] = {
     {"full-floats", OPTION_FLAG, NULL, NULL, FIELD(full_floats), 0, 0, false,
      "calibrate in F32 on a GPU too, in place of BF16"},
     {"threads", OPTION_NUMBER, "N", "0", FIELD(threads), 0, 4096, false,
-     "threads a rank, 0 for its share of the machine"},
+     "threads a rank, 0: OMP_NUM_THREADS or its share of the machine"},
     {"log", OPTION_PATH, "FILE", NULL, FIELD(log), 0, 0, false, "JSON lines with the figures of every stage"},
     {"quiet", OPTION_FLAG, NULL, NULL, FIELD(quiet), 0, 0, false, "no progress on stderr"},
     {"json", OPTION_FLAG, NULL, NULL, FIELD(json), 0, 0, false, "results as JSON on stdout"},

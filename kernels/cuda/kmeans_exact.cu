@@ -10,7 +10,8 @@
  *   - split[k][j] ≥ split[k−1][j];
  *   - counted from the end, the boundaries of the best partition into K > k clusters lie no further left than those of
  *     the best one into k. So boundary k of the former is at or after boundary 2k − K of the latter, and earlier columns
- *     of level k are not needed.
+ *     of level k are not needed. K is 16 here whatever is wanted: the answer for one number of clusters does not depend
+ *     on which others are asked, not even where several answers are as good.
  *
  * A block takes a row. Columns are solved coarse to fine, each between its solved neighbours: every 256th and then every
  * 32nd by a whole warp that spreads over the candidates, the 31 between by a warp with a column a lane, all lanes walking
@@ -178,28 +179,28 @@ static __device__ __forceinline__ void solve_level(const level<INDEX> &l, int fi
         *next_window = 0;
 }
 
-/* The first column that level k needs, 2k > top, once the last one is solved: boundary 2k − top of the best partition
- * into k clusters. The same on all lanes. */
+/* The first column that level k needs, 2k > MOST_LEVELS, once the last one is solved: boundary 2k − MOST_LEVELS of the
+ * best partition into k clusters. The same on all lanes. */
 template <typename INDEX>
-static __device__ __forceinline__ int first_column(const INDEX *splits, int stride, int k, int top, int points,
-                                                   int last_split)
+static __device__ __forceinline__ int first_column(const INDEX *splits, int stride, int k, int points, int last_split)
 {
     int boundary = boundary_before((uint32_t)last_split, points, k);
-    for (int c = k - 1; c > 2 * k - top; c--)
+    for (int c = k - 1; c > 2 * k - MOST_LEVELS; c--)
         boundary = boundary_before(splits[(int64_t)(c - 2) * stride + boundary], boundary, c);
     return boundary;
 }
 
-/* Where the whole columns of level k begin. Level 2k > top begins with its last column, which says what it needs. */
+/* The first of the columns of level k to be solved. A level 2k > MOST_LEVELS begins with its last column, which says what
+ * it needs. */
 template <typename INDEX>
-static __device__ __forceinline__ int begin_level(const level<INDEX> &l, const INDEX *splits, int stride, int k, int top,
+static __device__ __forceinline__ int begin_level(const level<INDEX> &l, const INDEX *splits, int stride, int k,
                                                   int points, int *shared_first)
 {
-    if (2 * k <= top)
+    if (2 * k <= MOST_LEVELS)
         return k;
     if (threadIdx.x < DECANT_WARP) {
         const int last = solve_column(l, points, l.lowest(points), points - 1);
-        const int needed = first_column(splits, stride, k, top, points, last);
+        const int needed = first_column(splits, stride, k, points, last);
         if (threadIdx.x == 0)
             *shared_first = min(max(needed, l.first_below + 1), points - 1);
     }
@@ -239,8 +240,8 @@ static __global__ void __launch_bounds__(1024)
         l.split = splits + (int64_t)(k - 2) * rows.stride;
         if (k == top)
             break;
-        const int first = begin_level(l, splits, rows.stride, k, top, points, &shared_first);
-        solve_level(l, first, points, 2 * k > top, &next_window);
+        const int first = begin_level(l, splits, rows.stride, k, points, &shared_first);
+        solve_level(l, first, points, 2 * k > MOST_LEVELS, &next_window);
         l.first_below = first;
     }
     if (threadIdx.x < DECANT_WARP) {

@@ -13,9 +13,12 @@
  * a higher penalty as bounds, which get closer with every pass. They also say which columns do not depend on each other:
  * those whose splits lie before the first of them.
  *
- * A warp takes a row and 32 columns at a time, a column a lane. A lane looks at its splits among the columns that are
- * solved; when the bounds say that a lane has none beyond them its column is solved too, which opens the next splits to
- * the lanes after it. The first pass, without bounds, solves a column at a time.
+ * A warp takes a row, one number of clusters after the other and each from the beginning, so that the answer for one does
+ * not depend on which others are asked. It solves 32 columns at a time, a column a lane. A lane looks at its splits among
+ * the columns that are solved; when the bounds say that a lane has none beyond them its column is solved too, which opens
+ * the next splits to the lanes after it. A first pass, without bounds, so solves a column at a time. Where there are many
+ * splits before the 32 columns, the whole warp first finds the last column's best among them: none beyond it is another
+ * column's.
  *
  * When several numbers of clusters are optimal under one λ (equal spacings and masses), a pass may step over K. Then the
  * best partitions with more and with fewer clusters are joined where they interleave, which gives one into K on the same
@@ -32,7 +35,7 @@
 enum {
     WARPS = 4,
     MOST_TARGETS = 4,
-    GUESSES = 8, /* after so many passes for one target, the chord alone is used: it cannot fail to progress */
+    GUESSES = 8, /* after so many passes the chord alone is used: it cannot fail to progress */
 };
 
 /* A solution of the relaxed problem; the same on all lanes. */
@@ -64,8 +67,11 @@ static __device__ __forceinline__ int lane_of_thread()
 
 /* ---- one pass ---- */
 
+enum { MANY_SPLITS = 48 };
+
 /* What a lane knows of its column while it is solved. */
 struct column_state {
+    bool exists, begun;
     int low, high; /* bounds of its split; high ≥ low */
     int next;      /* the first split that it has not looked at */
     double2 sums;  /* mass and moment before the column */
@@ -75,26 +81,46 @@ struct column_state {
 template <typename INDEX>
 static __device__ __forceinline__ column_state begin_column(const penalty_search<INDEX> &s, int column, int split_before)
 {
-    column_state state;
+    column_state state = {};
+    state.exists = column <= s.points;
+    if (!state.exists)
+        return state;
     state.high = s.more.trivial ? column - 1 : min((int)s.more.split[column], column - 1);
     state.low = min(max(split_before, s.fewer.trivial ? 0 : (int)s.fewer.split[column]), state.high);
     state.next = state.low;
     state.sums = s.before[column];
-    state.best = split_choice{0, state.low};
     return state;
 }
 
-/* Looks at the splits up to `solved`, the last column that is. */
+/* The last split at or before `first` that can be that of any of the columns after it. */
 template <typename INDEX>
-static __device__ __forceinline__ void look_at_splits(const penalty_search<INDEX> &s, int solved, column_state *state)
+static __device__ __forceinline__ int last_split_before(const penalty_search<INDEX> &s, int first,
+                                                        const column_state &state)
 {
-    const int upto = min(state->high, solved);
-    if (state->next > upto)
+    const int last = min(DECANT_WARP, s.points - first) - 1; /* lane of the last column */
+    const int low = __shfl_sync(DECANT_ALL_LANES, state.low, 0);
+    const int high = min(first, __shfl_sync(DECANT_ALL_LANES, state.high, last));
+    if (high - low < MANY_SPLITS)
+        return high;
+    split_choice best = {s.value[low], low};
+    compare_splits<DECANT_WARP>(s.before, s.value, s.before[first + 1 + last],
+                                low + (int)threadIdx.x % DECANT_WARP, high, &best);
+    return best_of_warp(best).split;
+}
+
+/* Looks at the splits up to `upto` that the lane has not looked at; all up to `solved` count as looked at then. */
+template <typename INDEX>
+static __device__ __forceinline__ void look_at_splits(const penalty_search<INDEX> &s, int upto, int solved,
+                                                      column_state *state)
+{
+    if (!state->exists || state->next > state->high || state->next > solved)
         return;
-    if (state->next == state->low)
-        state->best.gain = s.value[state->low];
-    compare_splits<1>(s.before, s.value, state->sums, state->next, upto, &state->best);
-    state->next = upto + 1;
+    if (!state->begun) {
+        state->best = split_choice{s.value[state->low], state->low};
+        state->begun = true;
+    }
+    compare_splits<1>(s.before, s.value, state->sums, state->next, min(state->high, upto), &state->best);
+    state->next = solved + 1;
 }
 
 /* Solves the columns first + 1 … first + 32, as many as there are; split_before is the split of column `first`. Returns
@@ -103,22 +129,21 @@ template <typename INDEX>
 static __device__ int relax_columns(const penalty_search<INDEX> &s, int first, int split_before)
 {
     const int column = first + 1 + lane_of_thread();
-    const bool exists = column <= s.points;
-    column_state state = {};
-    if (exists)
-        state = begin_column(s, column, split_before);
-    for (int solved = first; solved < first + DECANT_WARP;) {
-        if (exists)
-            look_at_splits(s, solved, &state);
-        const unsigned waiting = __ballot_sync(DECANT_ALL_LANES, exists && state.next <= state.high);
+    column_state state = begin_column(s, column, split_before);
+    look_at_splits(s, last_split_before(s, first, state), first, &state);
+    for (int solved = first;;) {
+        const unsigned waiting = __ballot_sync(DECANT_ALL_LANES, state.exists && state.next <= state.high);
         const int upto = waiting ? first + __ffs((int)waiting) - 1 : first + DECANT_WARP;
-        if (exists && column > solved && column <= upto) {
+        if (state.exists && column > solved && column <= upto) {
             s.value[column] = state.best.gain - s.now.penalty;
             s.now.split[column] = (INDEX)state.best.split;
             s.count[column] = (INDEX)(s.count[state.best.split] + 1);
         }
         __syncwarp();
+        if (!waiting)
+            break;
         solved = upto;
+        look_at_splits(s, solved, solved, &state);
     }
     return __shfl_sync(DECANT_ALL_LANES, state.best.split, DECANT_WARP - 1);
 }
@@ -257,18 +282,21 @@ template <typename T> static __device__ __forceinline__ void exchange(T &a, T &b
     b = kept;
 }
 
-/* The best partition into a number of clusters between those of fewer and more. */
+/* The best partition into fewer clusters than there are points. */
 template <typename INDEX>
 static __device__ void find_clusters(penalty_search<INDEX> &s, int clusters, int32_t *boundaries)
 {
+    reset_more(s);
+    reset_fewer(s);
     for (int passes = 0;; passes++) {
         s.now.penalty = next_penalty(s, clusters, passes);
         relax(s);
-        if (s.now.clusters == clusters)
-            break;
-        if (passes >= GUESSES && (s.now.clusters <= s.fewer.clusters || s.now.clusters >= s.more.clusters)) {
-            __syncwarp();
-            if (lane_of_thread() == 0)
+        const bool found = s.now.clusters == clusters;
+        const bool tie = s.now.clusters <= s.fewer.clusters || s.now.clusters >= s.more.clusters;
+        if (found || (tie && passes >= GUESSES)) {
+            if (lane_of_thread() == 0 && found)
+                trace(s.now, s.points, boundaries);
+            if (lane_of_thread() == 0 && !found)
                 join(s, clusters, boundaries);
             __syncwarp();
             return;
@@ -278,10 +306,6 @@ static __device__ void find_clusters(penalty_search<INDEX> &s, int clusters, int
         else
             exchange(s.now, s.more);
     }
-    if (lane_of_thread() == 0)
-        trace(s.now, s.points, boundaries);
-    __syncwarp();
-    exchange(s.now, s.more); /* the next target is smaller */
 }
 
 /* What to find: for each number of clusters an array [rows, clusters + 1]. */
@@ -315,7 +339,7 @@ static __device__ penalty_search<INDEX> begin_search(const decant_cuda_points &r
     return s;
 }
 
-/* A warp a row, from the largest number of clusters to the smallest: each solution bounds the next from above. */
+/* A warp a row. */
 template <typename INDEX>
 static __global__ void __launch_bounds__(WARPS *DECANT_WARP)
     search_rows_kernel(decant_cuda_points rows, search_scratch scratch, targets wanted)
@@ -324,23 +348,14 @@ static __global__ void __launch_bounds__(WARPS *DECANT_WARP)
     if (row >= rows.rows)
         return;
     penalty_search<INDEX> s = begin_search<INDEX>(rows, scratch, row);
-    if (s.points > 0) {
-        reset_more(s);
-        reset_fewer(s);
-    }
-    for (int t = wanted.count - 1; t >= 0; t--) {
+    for (int t = 0; t < wanted.count; t++) {
         const int clusters = wanted.clusters[t];
         int32_t *boundaries = wanted.boundaries[t] + row * (clusters + 1);
-        if (clusters >= s.points) {
+        if (clusters < s.points)
+            find_clusters(s, clusters, boundaries);
+        else
             for (int c = lane_of_thread(); c <= clusters; c += DECANT_WARP)
                 boundaries[c] = min(c, s.points);
-            continue;
-        }
-        if (s.fewer.clusters >= clusters) {
-            exchange(s.fewer, s.more);
-            reset_fewer(s);
-        }
-        find_clusters(s, clusters, boundaries);
     }
 }
 

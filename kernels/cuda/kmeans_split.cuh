@@ -9,6 +9,8 @@
 
 #include "kernels/cuda/elements.cuh"
 
+#include <stdint.h>
+
 struct split_choice {
     double gain;
     int split;
@@ -58,15 +60,30 @@ static __device__ __forceinline__ void compare_splits(const double2 *before, con
     }
 }
 
-/* The largest gain of a warp, the lowest split among equals. Gains must not be negative: then their bits are in order. */
+/* The upper half of a double's bits as an integer in the order of the numbers, where the lower half decides between equal
+ * ones; and back. */
+static __device__ __forceinline__ unsigned ordered_of_high(int high)
+{
+    return (unsigned)(high ^ (high >> 31 | INT32_MIN));
+}
+
+static __device__ __forceinline__ int high_of_ordered(unsigned ordered)
+{
+    return (int)ordered < 0 ? (int)ordered ^ INT32_MIN : (int)~ordered;
+}
+
+/* The largest gain of a warp, the lowest split among equals. */
 static __device__ __forceinline__ split_choice best_of_warp(split_choice best)
 {
-    const unsigned high = (unsigned)__double2hiint(best.gain), low = (unsigned)__double2loint(best.gain);
-    const unsigned most_high = __reduce_max_sync(DECANT_ALL_LANES, high);
-    const unsigned most_low = __reduce_max_sync(DECANT_ALL_LANES, high == most_high ? low : 0u);
-    const bool is_best = high == most_high && low == most_low;
+    const int high = __double2hiint(best.gain);
+    const unsigned low = (unsigned)(__double2loint(best.gain) ^ high >> 31); /* negative numbers fall as bits rise */
+    const unsigned ordered = ordered_of_high(high);
+    const unsigned most_high = __reduce_max_sync(DECANT_ALL_LANES, ordered);
+    const unsigned most_low = __reduce_max_sync(DECANT_ALL_LANES, ordered == most_high ? low : 0u);
+    const bool is_best = ordered == most_high && low == most_low;
     const unsigned split = __reduce_min_sync(DECANT_ALL_LANES, is_best ? (unsigned)best.split : 0xffffffffu);
-    return split_choice{__hiloint2double((int)most_high, (int)most_low), (int)split};
+    const int found = high_of_ordered(most_high);
+    return split_choice{__hiloint2double(found, (int)most_low ^ found >> 31), (int)split};
 }
 
 #endif

