@@ -189,7 +189,8 @@ decant_status decant_ranks_sum(decant_ranks *ranks, double *values, int count, d
     size_t all_bytes;
     DECANT_TRY(decant_ranks_gather(ranks, values, (size_t)count * sizeof *values, &all, &all_bytes, err));
     const double *parts = all;
-    memcpy(values, parts, (size_t)count * sizeof *values);
+    for (int i = 0; i < count; i++)
+        values[i] = parts[i];
     for (int rank = 1; rank < ranks->size; rank++)
         for (int i = 0; i < count; i++)
             values[i] += parts[(size_t)rank * (size_t)count + (size_t)i];

@@ -9,7 +9,7 @@
 enum { TAG_FORWARD = 1, TAG_BACKWARD = 2 };
 
 /* Room left beside what is retained, as a share of the memory that a rank may use. */
-static const double RETAINED_SHARE = 0.5;
+static const double RETAINED_SHARE = 0.75;
 
 /* One rank at work. */
 typedef struct stage_run {
@@ -32,7 +32,7 @@ static decant_status choose_retention(stage_run *run, bool *retain, decant_error
     if (status != DECANT_OK)
         return status;
     backend->memory->usage(backend, &held, &peak, &device);
-    double room = (double)device / run->job->ranks->node_size * RETAINED_SHARE - (double)held;
+    double room = (double)device / run->job->sharers * RETAINED_SHARE - (double)held;
     *retain = run->job->options->retention == DECANT_RETAIN_ALL ||
               (run->job->options->retention == DECANT_RETAIN_AUTO && (double)(run->slots * retained) < room);
     return DECANT_OK;

@@ -42,6 +42,7 @@ static decant_status create_backend(decant_job *job, decant_error *err)
 {
     const decant_options *options = job->options;
     int devices = options->device == DECANT_DEVICE_CPU ? 0 : decant_backend_count_cuda();
+    job->sharers = devices > 0 ? (job->ranks->node_size + devices - 1) / devices : job->ranks->node_size;
     if (devices > 0)
         return decant_backend_create_cuda(job->ranks->node_rank % devices, options->full_floats, &job->backend,
                                           err);

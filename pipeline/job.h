@@ -17,6 +17,7 @@ typedef struct decant_job {
     const decant_options *options; /* borrowed */
     decant_log *log;               /* borrowed */
     decant_backend *backend;
+    int sharers; /* ranks that share the backend's memory: all of this machine, or those of one GPU */
     decant_model_config config;
     const decant_family *family;
     decant_safetensors *model;  /* NULL when only a container is at hand */

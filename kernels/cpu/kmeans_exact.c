@@ -39,14 +39,9 @@ typedef struct kmeans_table {
     size_t stride;   /* of split */
 } kmeans_table;
 
-static size_t table_stride(int64_t count)
-{
-    return ((size_t)count + 1 + DECANT_POINTS_PADDING + 15) / 16 * 16;
-}
-
 size_t decant_kmeans_exact_bytes(int64_t count)
 {
-    return table_stride(count) * (2 * sizeof(double) + DECANT_KMEANS_EXACT_MAXIMUM * sizeof(int32_t));
+    return decant_points_stride(count) * (2 * sizeof(double) + DECANT_KMEANS_EXACT_MAXIMUM * sizeof(int32_t));
 }
 
 static void solve_column(const kmeans_level *level, int32_t column, int32_t low, int32_t high)
@@ -79,16 +74,6 @@ static void solve_gap(const kmeans_level *level, int32_t left, int32_t low, int3
     finish_columns(level, left + 5, &far);
 }
 
-static int32_t larger(int32_t a, int32_t b)
-{
-    return a > b ? a : b;
-}
-
-static int32_t smaller(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
-
 /* All columns first … last; the last one is solved already. */
 static void solve_columns(const kmeans_level *level, int32_t first, int32_t last)
 {
@@ -96,18 +81,20 @@ static void solve_columns(const kmeans_level *level, int32_t first, int32_t last
     int32_t *split = level->split;
     if (first == last)
         return;
-    solve_column(level, first, larger(level->first_below, below[first]), smaller(first - 1, split[last]));
+    solve_column(level, first, decant_larger(level->first_below, below[first]),
+                 decant_smaller(first - 1, split[last]));
     int32_t step = GAP;
     while (step < (last - first + 1) / 2)
         step *= 2;
     for (; step >= GAP; step /= 2)
         for (int32_t j = first + step; j < last; j += 2 * step)
-            solve_column(level, j, larger(split[j - step], below[j]),
-                         smaller(j - 1, split[smaller(j + step, last)]));
+            solve_column(level, j, decant_larger(split[j - step], below[j]),
+                         decant_smaller(j - 1, split[decant_smaller(j + step, last)]));
     /* From the right, so that no gap waits for what another one has just stored. */
     for (int32_t left = first + (last - first - 1) / GAP * GAP; left >= first; left -= GAP) {
-        int32_t right = smaller(left + GAP, last);
-        solve_gap(level, left, larger(split[left], below[left + 1]), smaller(split[right], right - 1));
+        int32_t right = decant_smaller(left + GAP, last);
+        solve_gap(level, left, decant_larger(split[left], below[left + 1]),
+                  decant_smaller(split[right], right - 1));
     }
 }
 
@@ -131,7 +118,7 @@ void decant_kmeans_exact(const decant_points *points, int most, const int *clust
                          int32_t *const *boundaries, void *scratch)
 {
     const int32_t count = points->count;
-    kmeans_table table = {.points = points, .stride = table_stride(count)};
+    kmeans_table table = {.points = points, .stride = decant_points_stride(count)};
     table.gain[0] = scratch;
     table.gain[1] = table.gain[0] + table.stride;
     table.split = (int32_t *)(table.gain[1] + table.stride);
@@ -141,14 +128,16 @@ void decant_kmeans_exact(const decant_points *points, int most, const int *clust
         int32_t *split = table.split + (size_t)(k - 1) * table.stride;
         const decant_splits splits = {points->mass_before, points->moment_before, table.gain[0]};
         const kmeans_level level = {splits, split - table.stride, first_below, table.gain[1], split};
-        solve_column(&level, count, larger(first_below, level.split_below[count]), count - 1);
+        solve_column(&level, count, decant_larger(first_below, level.split_below[count]), count - 1);
         int32_t path[DECANT_KMEANS_EXACT_MAXIMUM + 1];
         trace(&table, k, path);
         if (k == clusters[target])
             memcpy(boundaries[target++], path, (size_t)(k + 1) * sizeof *path);
         if (target == n_targets)
             return;
-        first_below = larger(k, 2 * k > most ? path[2 * k - most] : k);
+        int32_t needed = 2 * k > most ? path[2 * k - most] : k;
+        first_below = decant_smaller(decant_larger(first_below + 1, needed),
+                                     count - 1); /* whatever rounding made of the path */
         solve_columns(&level, first_below, count);
         double *filled = table.gain[1];
         table.gain[1] = table.gain[0];

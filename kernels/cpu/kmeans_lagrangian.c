@@ -44,24 +44,9 @@ typedef struct penalty_search {
     relaxation now;
 } penalty_search;
 
-static size_t search_stride(int64_t count)
-{
-    return ((size_t)count + 1 + DECANT_POINTS_PADDING + 15) / 16 * 16;
-}
-
 size_t decant_kmeans_lagrangian_bytes(int64_t count)
 {
-    return search_stride(count) * (sizeof(double) + 3 * sizeof(int32_t));
-}
-
-static int32_t larger(int32_t a, int32_t b)
-{
-    return a > b ? a : b;
-}
-
-static int32_t smaller(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
+    return decant_points_stride(count) * (sizeof(double) + 3 * sizeof(int32_t));
 }
 
 static void count_clusters(const decant_points *points, relaxation *solution)
@@ -84,12 +69,12 @@ static void relax_group(penalty_search *search, const decant_splits *splits, int
                         int32_t settled)
 {
     int32_t *split = search->now.split;
-    int32_t low = larger(split[column - 1], search->fewer.split[column]);
-    int32_t high = search->more.split[smaller(column + 3, search->points->count)];
+    int32_t low = decant_larger(split[column - 1], search->fewer.split[column]);
+    int32_t high = search->more.split[decant_smaller(column + 3, search->points->count)];
     decant_split_lanes lanes = decant_split_lanes_start(splits, column, low);
-    for (int32_t i = low + 1; i <= smaller(settled, high); i++)
+    for (int32_t i = low + 1; i <= decant_smaller(settled, high); i++)
         decant_split_lanes_compare(splits, i, splits->before[i], &lanes);
-    for (int32_t i = larger(low + 1, block); i <= smaller(column - 1, high); i++)
+    for (int32_t i = decant_larger(low + 1, block); i <= decant_smaller(column - 1, high); i++)
         decant_split_lanes_compare(splits, i, splits->before[i], &lanes);
     const double penalty = search->now.penalty;
     if (high >= column)
@@ -111,9 +96,9 @@ static void relax(penalty_search *search)
     search->value[0] = 0;
     search->now.split[0] = 0;
     for (int32_t block = 1; block <= points->count; block += BLOCK) {
-        int32_t end = smaller(block + BLOCK, points->count + 1);
-        int32_t low = larger(search->now.split[block - 1], search->fewer.split[block]);
-        int32_t settled = smaller(block - 1, search->more.split[end - 1]);
+        int32_t end = decant_smaller(block + BLOCK, points->count + 1);
+        int32_t low = decant_larger(search->now.split[block - 1], search->fewer.split[block]);
+        int32_t settled = decant_smaller(block - 1, search->more.split[end - 1]);
         if (settled - low >= LONG_WINDOW)
             settled = decant_split_best(&splits, end - 1, low, settled).first;
         for (int32_t column = block; column < end; column += 4)
@@ -128,7 +113,7 @@ static void bound_search(penalty_search *search)
     int32_t count = search->points->count;
     for (int32_t j = 0; j <= count; j++) {
         search->fewer.split[j] = 0;
-        search->more.split[j] = larger(0, j - 1);
+        search->more.split[j] = decant_larger(0, j - 1);
     }
     search->fewer.penalty = INFINITY;
     search->more.penalty = 0;
@@ -145,7 +130,7 @@ static double first_penalty(const decant_points *points, int clusters)
     for (int block = 0; block < clusters; block++) {
         int32_t first = (int32_t)((int64_t)points->count * block / clusters);
         int32_t end = (int32_t)((int64_t)points->count * (block + 1) / clusters);
-        double width = points->value[smaller(end, points->count - 1)] - points->value[first];
+        double width = points->value[decant_smaller(end, points->count - 1)] - points->value[first];
         sum += cbrt((points->mass_before[end] - points->mass_before[first]) * width * width);
     }
     return pow(sum / clusters, 3) / 12;
@@ -205,7 +190,7 @@ static void join(penalty_search *search, int clusters, int32_t *boundaries)
 
 void decant_kmeans_lagrangian(const decant_points *points, int clusters, int32_t *boundaries, void *scratch)
 {
-    const size_t stride = search_stride(points->count);
+    const size_t stride = decant_points_stride(points->count);
     penalty_search search = {.points = points, .value = scratch};
     search.fewer.split = (int32_t *)(search.value + stride);
     search.more.split = search.fewer.split + stride;

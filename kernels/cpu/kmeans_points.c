@@ -17,7 +17,7 @@ static size_t round_up(size_t size_bytes)
 size_t decant_points_bytes(int64_t columns)
 {
     size_t n = (size_t)columns;
-    return 2 * round_up(n * sizeof(double)) + 2 * round_up((n + 1 + DECANT_POINTS_PADDING) * sizeof(double)) +
+    return 2 * round_up(n * sizeof(double)) + 2 * decant_points_stride(columns) * sizeof(double) +
            2 * round_up(n * sizeof(uint64_t));
 }
 
@@ -28,8 +28,8 @@ void decant_points_place(int64_t columns, void *memory, decant_points *points)
     points->count = 0;
     points->value = (double *)next, next += round_up(n * sizeof(double));
     points->mass = (double *)next, next += round_up(n * sizeof(double));
-    points->mass_before = (double *)next, next += round_up((n + 1 + DECANT_POINTS_PADDING) * sizeof(double));
-    points->moment_before = (double *)next, next += round_up((n + 1 + DECANT_POINTS_PADDING) * sizeof(double));
+    points->mass_before = (double *)next, next += decant_points_stride(columns) * sizeof(double);
+    points->moment_before = (double *)next, next += decant_points_stride(columns) * sizeof(double);
     points->keys[0] = (uint64_t *)next, next += round_up(n * sizeof(uint64_t));
     points->keys[1] = (uint64_t *)next;
 }

@@ -17,8 +17,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Vectors may be read from a little beyond the last prefix sum. */
+/* Vectors may be read from, and scratch written, a little beyond the last prefix sum. */
 enum { DECANT_POINTS_PADDING = 16 };
+
+/* Elements of an array with one for each prefix of `count` points, padding included; whole cache lines. */
+static inline size_t decant_points_stride(int64_t count)
+{
+    return ((size_t)count + 1 + DECANT_POINTS_PADDING + 15) / 16 * 16;
+}
 
 typedef struct decant_points {
     int32_t count;         /* points, values all different; 0 when the row has none that counts */

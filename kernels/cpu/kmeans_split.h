@@ -10,6 +10,16 @@
 
 #include <stdbool.h>
 
+static inline int32_t decant_larger(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+static inline int32_t decant_smaller(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
 /* What splits are judged by. Arrays may be read, not used, up to DECANT_POINTS_PADDING beyond their last
  * element. */
 typedef struct decant_splits {

@@ -188,7 +188,7 @@ static void tokens_outside_the_vocabulary_are_named(void **state)
 /* Every beginning of a good file is refused, however short. */
 static void truncated_files_are_refused(void **state)
 {
-    char whole[4096], path[128];
+    char whole[4096] = {0}, path[128];
     for (int version = 1; version <= 2; version++) {
         write_npy(*state, version, HEADER("<i4", "False", "(3, 4)"), narrow, sizeof narrow);
         size_t size = scratch_read(*state, "t.npy", whole, sizeof whole);

@@ -9,8 +9,7 @@
 
 enum { MANY = 64, LONGEST = 700 };
 
-/* Relative to the optimum; prefix sums are in double, so that the part lost depends on the cost of one cluster.
- */
+/* Relative to the optimum, and to the cost of one cluster, on which the rounding of prefix sums depends. */
 static const double COST_TOLERANCE = 1e-12, COST_TOLERANCE_OF_ONE = 1e-15;
 
 /* Everything one row needs, on the heap. */
@@ -242,6 +241,30 @@ static void cost_is_optimal_when_rows_are_of_every_kind_and_length(void **state)
                 check_against_slow((row_kind)kind, lengths[i], seed);
 }
 
+/* Masses of so many orders of magnitude that most vanish in the prefix sums: what is best is lost, but each
+ * cluster has points. */
+static void clusters_have_points_when_masses_vanish_in_rounding(void **state)
+{
+    (void)state;
+    row_test *row = make_row(LONGEST);
+    for (uint64_t seed = 1; seed <= 50; seed++) {
+        uint64_t random = seed;
+        fill_row(ROW_NORMAL, LONGEST, seed, row->values, row->masses);
+        for (int i = 0; i < LONGEST; i++) {
+            row->masses[i] = (float)pow(10, (seed % 2 ? 12 : 37) * random_value(&random));
+            row->values[i] *= (float)pow(10, (seed % 3 ? 0 : 30) * random_value(&random));
+        }
+        build(row);
+        for (int i = 0; i < SEARCHES; i++) {
+            memset(row->boundaries, 0, sizeof row->boundaries);
+            searches[i].solve(row, searches[i].most);
+            for (int k = 2; k <= searches[i].most && k < row->points.count; k++)
+                expect_partition(&row->points, row->boundaries[k], k);
+        }
+    }
+    free_row(row);
+}
+
 /* Rows of equal spacings, too, where many partitions are as good. */
 static void answer_is_the_same_when_one_target_is_asked_alone(void **state)
 {
@@ -327,8 +350,7 @@ static void levels_are_clamped_and_repeated_when_rounded_to_f16(void **state)
 
 enum { SEEDS = 10, LLOYD_CLUSTERS = 16 };
 
-/* The average cost under several seeds, relative to the optimum; counts the seeds that differ from the first.
- */
+/* The average cost under several seeds, relative to the optimum; counts seeds that differ from the first. */
 static double average_lloyd(row_test *row, int clusters, int *differing)
 {
     size_t size_bytes = (size_t)(clusters + 1) * sizeof(int32_t);
@@ -377,6 +399,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(golden_costs_are_reached_by_both_searches),
         cmocka_unit_test(cost_is_optimal_when_rows_are_of_every_kind_and_length),
+        cmocka_unit_test(clusters_have_points_when_masses_vanish_in_rounding),
         cmocka_unit_test(answer_is_the_same_when_one_target_is_asked_alone),
         cmocka_unit_test(both_searches_agree_when_rows_are_long),
         cmocka_unit_test(points_are_merged_when_values_are_equal),

@@ -165,18 +165,21 @@ static double best_error(const quantize_case *test, int64_t row, int count)
     int *first = zeroed((size_t)clusters + 1, sizeof *first);
     slow_kmeans(&sorted, clusters, cost, first);
     first[clusters] = sorted.n;
+    int filled = 0;
     for (int c = 0; c < clusters; c++) {
+        if (first[c] == first[c + 1])
+            continue; /* fewer clusters do as well */
         long double mass = 0, moment = 0;
         for (int i = first[c]; i < first[c + 1]; i++) {
             mass += sorted.mass[i];
             moment += sorted.mass[i] * sorted.value[i];
         }
-        levels[c] = decant_f32_to_f16((float)(moment / mass));
+        levels[filled++] = decant_f32_to_f16((float)(moment / mass));
     }
     free(cost);
     free(first);
     free_sorted_row(&sorted);
-    return row_error(test, row, levels, clusters);
+    return row_error(test, row, levels, filled);
 }
 
 static quantize_case awkward_case(decant_backend *backend, decant_element element, int64_t columns)
