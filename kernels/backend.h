@@ -160,7 +160,7 @@ typedef struct decant_sparse_pattern {
 } decant_sparse_pattern;
 
 typedef enum decant_level_search {
-    DECANT_LEVELS_EXACT, /* the optimum by dynamic programming up to 16 levels, refined Lloyd above */
+    DECANT_LEVELS_EXACT, /* the optimum, at every width */
     DECANT_LEVELS_LLOYD, /* k-means++ start and Lloyd's iterations, seeded: to compare with */
 } decant_level_search;
 

@@ -1,9 +1,9 @@
-/* From levels to codes: the nearest level of each weight, packed into bit planes, and the error it makes. Knows nothing
- * of how levels are found.
+/* From levels to codes: the nearest level of each weight, packed into bit planes, and the error it makes. Knows
+ * nothing of how levels are found.
  *
- * A block takes a row. A weight's code is the number of thresholds below it, found by halving; a threshold is the middle
- * of two levels, formed exactly and rounded down to a float, so that a weight is above the one exactly when it is above
- * the other, and a weight in the middle gets the lower level. */
+ * A block takes a row. A weight's code is the number of thresholds below it, found by halving; a threshold is
+ * the middle of two levels, formed exactly and rounded down to a float, so that a weight is above the one
+ * exactly when it is above the other, and a weight in the middle gets the lower level. */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/quantize.cuh"
 #include "kernels/cuda/row_pattern.cuh"
@@ -62,7 +62,8 @@ static __device__ __forceinline__ uint16_t sparse_value(float weight, float leve
 
 /* ---- packing ---- */
 
-static __global__ void __launch_bounds__(THREADS) encode_kernel(decant_cuda_rows rows, decant_packed_matrix packed)
+static __global__ void __launch_bounds__(THREADS)
+    encode_kernel(decant_cuda_rows rows, decant_packed_matrix packed)
 {
     __shared__ codebook book;
     const int lane = (int)threadIdx.x % DECANT_WARP, warp = (int)threadIdx.x / DECANT_WARP, bits = packed.bits;
@@ -119,7 +120,8 @@ struct error_sums {
     double weighted, squared, norm;
 };
 
-static __device__ __forceinline__ void add_error(error_sums &sums, float weight, float fisher, float level, bool sparse)
+static __device__ __forceinline__ void add_error(error_sums &sums, float weight, float fisher, float level,
+                                                 bool sparse)
 {
     double miss = (double)weight - (double)level;
     if (sparse)
@@ -199,7 +201,8 @@ decant_status decant_cuda_measure(decant_backend *backend, decant_matrix weight,
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "measure rows", err));
     measure_all_kernel<<<1, TOTAL_THREADS, 0, stream>>>(row_sums, weight.rows, all);
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "measure", err));
-    DECANT_RETURN_ON_FAILURE(decant_cuda_receive(decant_cuda_context_of(backend), &host, all, sizeof host, err));
+    DECANT_RETURN_ON_FAILURE(
+        decant_cuda_receive(decant_cuda_context_of(backend), &host, all, sizeof host, err));
     *error = decant_matrix_error{host.weighted, host.squared, host.norm};
     return DECANT_OK;
 }

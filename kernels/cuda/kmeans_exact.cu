@@ -1,26 +1,28 @@
-/* Exact weighted k-means of every row for 4, 8 and 16 levels at once, by dynamic programming over the row's points.
- * Knows the points alone, not where they come from.
+/* Exact weighted k-means of every row for 4, 8 and 16 levels at once, by dynamic programming over the row's
+ * points. Knows the points alone, not where they come from.
  *
- * The cost of an interval of points is Σ m x² − (Σ m x)² / Σ m. The first sum does not depend on the clusters, so the
- * program maximises the sum of the second, here called gain: with the moments m x about the row's mean,
+ * The cost of an interval of points is Σ m x² − (Σ m x)² / Σ m. The first sum does not depend on the clusters,
+ * so the program maximises the sum of the second, here called gain: with the moments m x about the row's mean,
  *     G[k][j] = max over i < j of G[k−1][i] + (moment_j − moment_i)² / (mass_j − mass_i)
- * is the largest gain of the first j points in k clusters, and split[k][j] is the lowest i that attains it. Three facts,
- * which rounding may break by a rounding error and no more, keep the search short:
+ * is the largest gain of the first j points in k clusters, and split[k][j] is the lowest i that attains it.
+ * Three facts, which rounding may break by a rounding error and no more, keep the search short:
  *   - split[k][j] never falls as j grows;
  *   - split[k][j] ≥ split[k−1][j];
- *   - counted from the end, the boundaries of the best partition into K > k clusters lie no further left than those of
- *     the best one into k. So boundary k of the former is at or after boundary 2k − K of the latter, and earlier columns
- *     of level k are not needed. K is 16 here whatever is wanted: the answer for one number of clusters does not depend
- *     on which others are asked, not even where several answers are as good.
+ *   - counted from the end, the boundaries of the best partition into K > k clusters lie no further left than
+ * those of the best one into k. So boundary k of the former is at or after boundary 2k − K of the latter, and
+ * earlier columns of level k are not needed. K is 16 here whatever is wanted: the answer for one number of
+ * clusters does not depend on which others are asked, not even where several answers are as good.
  *
- * A block takes a row. Columns are solved coarse to fine, each between its solved neighbours: every 256th and then every
- * 32nd by a whole warp that spreads over the candidates, the 31 between by a warp with a column a lane, all lanes walking
- * over the same candidates, so that loads are broadcast. Where F is heavy-tailed splits jump by hundreds from one column
- * to the next, and a window with too many candidates is halved first. The gains of two levels lie in shared memory where
- * they fit; rows are taken in classes by their number of points, so that no row holds more of it than its class needs.
+ * A block takes a row. Columns are solved coarse to fine, each between its solved neighbours: every 256th and
+ * then every 32nd by a whole warp that spreads over the candidates, the 31 between by a warp with a column a
+ * lane, all lanes walking over the same candidates, so that loads are broadcast. Where F is heavy-tailed splits
+ * jump by hundreds from one column to the next, and a window with too many candidates is halved first. The
+ * gains of two levels lie in shared memory where they fit; rows are taken in classes by their number of points,
+ * so that no row holds more of it than its class needs.
  *
- * Source: Wang and Song, The R Journal 3(2), 2011 (the program); Grønlund et al., arXiv:1701.07204 (monotone splits);
- * Aggarwal, Schieber and Tokuyama, Discrete & Computational Geometry 12, 1994 (interleaving of best paths). */
+ * Source: Wang and Song, The R Journal 3(2), 2011 (the program); Grønlund et al., arXiv:1701.07204 (monotone
+ * splits); Aggarwal, Schieber and Tokuyama, Discrete & Computational Geometry 12, 1994 (interleaving of best
+ * paths). */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/kmeans_split.cuh"
 #include "kernels/cuda/quantize.cuh"
@@ -28,22 +30,23 @@
 enum {
     COARSE = 256, /* columns between two that are solved first */
     WINDOW = 32,  /* columns between two that are solved next; one more than a warp then solves at once */
-    CANDIDATES_A_COLUMN = 4, /* a window with more than this many candidates for each of its columns is halved */
+    CANDIDATES_A_COLUMN =
+        4, /* a window with more than this many candidates for each of its columns is halved */
     LEAST_LEVELS = 4,
     MOST_LEVELS = 16,
 };
 
 /* The program's tables; arrays [rows, …]. */
 struct table {
-    void *splits;      /* [rows, whole_levels, stride] of an integer type that holds any number of points */
-    int whole_levels;  /* levels 2 … whole_levels + 1 are kept */
-    uint32_t *last;    /* the split of the last column on the last level */
-    double *gains;     /* [rows, 2, stride], for rows whose gains do not fit in shared memory */
-    uint32_t targets;  /* numbers of levels wanted, a bit each: 4, 8, 16 */
+    void *splits;     /* [rows, whole_levels, stride] of an integer type that holds any number of points */
+    int whole_levels; /* levels 2 … whole_levels + 1 are kept */
+    uint32_t *last;   /* the split of the last column on the last level */
+    double *gains;    /* [rows, 2, stride], for rows whose gains do not fit in shared memory */
+    uint32_t targets; /* numbers of levels wanted, a bit each: 4, 8, 16 */
 };
 
-/* The largest number of levels wanted that is below the number of points; 0 when there is none, and each point may have
- * a level of its own. */
+/* The largest number of levels wanted that is below the number of points; 0 when there is none, and each point
+ * may have a level of its own. */
 static __device__ __forceinline__ int top_level(uint32_t targets, int points)
 {
     int top = 0;
@@ -53,8 +56,8 @@ static __device__ __forceinline__ int top_level(uint32_t targets, int points)
     return top;
 }
 
-/* Where cluster c ends, c ≥ 1 (boundary c), to where it begins. Equals the split in all rows but those where rounding
- * breaks the order; there it keeps clusters from being empty and indices inside the row. */
+/* Where cluster c ends, c ≥ 1 (boundary c), to where it begins. Equals the split in all rows but those where
+ * rounding breaks the order; there it keeps clusters from being empty and indices inside the row. */
 static __device__ __forceinline__ int boundary_before(uint32_t split, int boundary, int c)
 {
     return max(c - 1, min((int)split, boundary - 1));
@@ -64,9 +67,9 @@ static __device__ __forceinline__ int boundary_before(uint32_t split, int bounda
 
 /* One level of one row while it is filled. */
 template <typename INDEX> struct level {
-    const double2 *before;     /* mass and moment */
-    const double *below;       /* G[k−1], valid from first_below */
-    const INDEX *split_below;  /* split[k−1], valid from first_below; NULL on level 2 */
+    const double2 *before;    /* mass and moment */
+    const double *below;      /* G[k−1], valid from first_below */
+    const INDEX *split_below; /* split[k−1], valid from first_below; NULL on level 2 */
     double *gain;
     INDEX *split;
     int first_below;
@@ -80,12 +83,14 @@ template <typename INDEX> struct level {
 
 /* The best split of a column in [low, high], by a whole warp; the same on all lanes. */
 template <typename INDEX>
-static __device__ __forceinline__ split_choice search_column(const level<INDEX> &l, int column, int low, int high)
+static __device__ __forceinline__ split_choice search_column(const level<INDEX> &l, int column, int low,
+                                                             int high)
 {
     high = max(high, l.first_below);
     low = min(low, high);
     split_choice best = {l.below[low], low};
-    compare_splits<DECANT_WARP>(l.before, l.below, l.before[column], low + (int)threadIdx.x % DECANT_WARP, high, &best);
+    compare_splits<DECANT_WARP>(l.before, l.below, l.before[column], low + (int)threadIdx.x % DECANT_WARP, high,
+                                &best);
     return best_of_warp(best);
 }
 
@@ -103,7 +108,8 @@ static __device__ __forceinline__ int solve_column(const level<INDEX> &l, int co
 
 /* Solves the columns strictly between left and right, at most one a lane, by a walk over their splits. */
 template <typename INDEX>
-static __device__ __forceinline__ void walk_window(const level<INDEX> &l, int left, int right, int low, int high)
+static __device__ __forceinline__ void walk_window(const level<INDEX> &l, int left, int right, int low,
+                                                   int high)
 {
     const int column = left + 1 + (int)threadIdx.x % DECANT_WARP;
     if (column < right) {
@@ -140,11 +146,12 @@ template <typename INDEX> static __device__ void solve_window(const level<INDEX>
 
 /* ---- one row ---- */
 
-/* The three sweeps over the columns first … points of a level, all of them solved when the block leaves. The last one is
- * solved already when `last_solved`. next_window is shared, zero at first and zero again in the end. */
+/* The three sweeps over the columns first … points of a level, all of them solved when the block leaves. The
+ * last one is solved already when `last_solved`. next_window is shared, zero at first and zero again in the
+ * end. */
 template <typename INDEX>
-static __device__ __forceinline__ void solve_level(const level<INDEX> &l, int first, int points, bool last_solved,
-                                                   int *next_window)
+static __device__ __forceinline__ void solve_level(const level<INDEX> &l, int first, int points,
+                                                   bool last_solved, int *next_window)
 {
     const int warp = (int)threadIdx.x / DECANT_WARP, warps = (int)blockDim.x / DECANT_WARP;
     const int lane = (int)threadIdx.x % DECANT_WARP;
@@ -179,10 +186,11 @@ static __device__ __forceinline__ void solve_level(const level<INDEX> &l, int fi
         *next_window = 0;
 }
 
-/* The first column that level k needs, 2k > MOST_LEVELS, once the last one is solved: boundary 2k − MOST_LEVELS of the
- * best partition into k clusters. The same on all lanes. */
+/* The first column that level k needs, 2k > MOST_LEVELS, once the last one is solved: boundary 2k − MOST_LEVELS
+ * of the best partition into k clusters. The same on all lanes. */
 template <typename INDEX>
-static __device__ __forceinline__ int first_column(const INDEX *splits, int stride, int k, int points, int last_split)
+static __device__ __forceinline__ int first_column(const INDEX *splits, int stride, int k, int points,
+                                                   int last_split)
 {
     int boundary = boundary_before((uint32_t)last_split, points, k);
     for (int c = k - 1; c > 2 * k - MOST_LEVELS; c--)
@@ -190,8 +198,8 @@ static __device__ __forceinline__ int first_column(const INDEX *splits, int stri
     return boundary;
 }
 
-/* The first of the columns of level k to be solved. A level 2k > MOST_LEVELS begins with its last column, which says what
- * it needs. */
+/* The first of the columns of level k to be solved. A level 2k > MOST_LEVELS begins with its last column, which
+ * says what it needs. */
 template <typename INDEX>
 static __device__ __forceinline__ int begin_level(const level<INDEX> &l, const INDEX *splits, int stride, int k,
                                                   int points, int *shared_first)
@@ -208,8 +216,8 @@ static __device__ __forceinline__ int begin_level(const level<INDEX> &l, const I
     return *shared_first;
 }
 
-/* Rows with from < points ≤ upto; the other blocks leave at once. GAINS_SHARED: shared memory holds 2 (upto + 1)
- * gains. */
+/* Rows with from < points ≤ upto; the other blocks leave at once. GAINS_SHARED: shared memory holds 2 (upto +
+ * 1) gains. */
 template <typename INDEX, bool GAINS_SHARED>
 static __global__ void __launch_bounds__(1024)
     solve_rows_kernel(decant_cuda_points rows, table t, int from, int upto)
@@ -262,8 +270,8 @@ struct outputs {
 
 /* The boundaries of the best partition of a row, fewer clusters than points. */
 template <typename INDEX>
-static __device__ void trace_boundaries(const decant_cuda_points &rows, const table &t, int64_t row, int clusters,
-                                        int points, int32_t *boundaries)
+static __device__ void trace_boundaries(const decant_cuda_points &rows, const table &t, int64_t row,
+                                        int clusters, int points, int32_t *boundaries)
 {
     const INDEX *splits = (const INDEX *)t.splits + row * t.whole_levels * rows.stride;
     const bool is_top = clusters == top_level(t.targets, points);
@@ -282,7 +290,8 @@ enum { TRACE_THREADS = 128 };
 
 /* A thread for each row and number of clusters. */
 template <typename INDEX>
-static __global__ void __launch_bounds__(TRACE_THREADS) trace_kernel(decant_cuda_points rows, table t, outputs out)
+static __global__ void __launch_bounds__(TRACE_THREADS)
+    trace_kernel(decant_cuda_points rows, table t, outputs out)
 {
     const int64_t task = (int64_t)blockIdx.x * TRACE_THREADS + threadIdx.x;
     const int64_t row = task / out.count;
@@ -307,7 +316,8 @@ struct row_class {
 static const row_class row_classes[] = {{8, 256}, {4, 256}, {3, 256}, {2, 512}, {1, 1024}};
 enum { GLOBAL_GAINS_THREADS = 512 };
 
-/* The most points that a row of a class may have. A multiprocessor keeps 1 KiB for itself of each block's share. */
+/* The most points that a row of a class may have. A multiprocessor keeps 1 KiB for itself of each block's
+ * share. */
 static int class_points(const decant_cuda *cuda, const row_class &c)
 {
     const size_t reserved = 1024, fixed = 64;
@@ -329,24 +339,26 @@ static table place_table(const decant_cuda *cuda, decant_cuda_arena *arena, int 
         t.targets |= (uint32_t)clusters[i];
     const size_t entries = (size_t)rows * (size_t)stride;
     t.whole_levels = clusters[n_targets - 1] - 2;
-    t.splits = decant_cuda_arena_take(arena, entries * (size_t)t.whole_levels * (has_short_splits(columns) ? 2 : 4));
+    t.splits =
+        decant_cuda_arena_take(arena, entries * (size_t)t.whole_levels * (has_short_splits(columns) ? 2 : 4));
     t.last = (uint32_t *)decant_cuda_arena_take(arena, (size_t)rows * sizeof *t.last);
     if (columns > class_points(cuda, row_class{1, 0}))
         t.gains = (double *)decant_cuda_arena_take(arena, 2 * entries * sizeof *t.gains);
     return t;
 }
 
-size_t decant_cuda_kmeans_exact_bytes(decant_backend *backend, const decant_cuda_points *points, const int *clusters,
-                                      int n_targets)
+size_t decant_cuda_kmeans_exact_bytes(decant_backend *backend, const decant_cuda_points *points,
+                                      const int *clusters, int n_targets)
 {
     decant_cuda_arena arena = {NULL, 0};
-    place_table(decant_cuda_of(backend), &arena, points->rows, points->stride, points->columns, clusters, n_targets);
+    place_table(decant_cuda_of(backend), &arena, points->rows, points->stride, points->columns, clusters,
+                n_targets);
     return arena.used;
 }
 
 template <typename INDEX, bool GAINS_SHARED>
-static decant_status solve_class(decant_backend *backend, const decant_cuda_points *points, const table &t, int from,
-                                 int upto, int threads, decant_error *err)
+static decant_status solve_class(decant_backend *backend, const decant_cuda_points *points, const table &t,
+                                 int from, int upto, int threads, decant_error *err)
 {
     const size_t shared_bytes = GAINS_SHARED ? 2 * ((size_t)upto + 1) * sizeof(double) : 0;
     DECANT_RETURN_ON_FAILURE(
@@ -376,7 +388,8 @@ static decant_status solve_rows(decant_backend *backend, const decant_cuda_point
             (solve_class<INDEX, false>(backend, points, t, from, points->columns, GLOBAL_GAINS_THREADS, err)));
     const int64_t tasks = (int64_t)points->rows * out.count;
     trace_kernel<INDEX>
-        <<<(unsigned)((tasks + TRACE_THREADS - 1) / TRACE_THREADS), TRACE_THREADS, 0, cuda->stream>>>(*points, t, out);
+        <<<(unsigned)((tasks + TRACE_THREADS - 1) / TRACE_THREADS), TRACE_THREADS, 0, cuda->stream>>>(*points,
+                                                                                                      t, out);
     return decant_cuda_launched(backend, "clusters of exact k-means", err);
 }
 

@@ -1,31 +1,31 @@
-/* Exact weighted k-means of every row for many clusters, through a price for each. Knows the points alone, not where they
- * come from.
+/* Exact weighted k-means of every row for many clusters, through a price for each. Knows the points alone, not
+ * where they come from.
  *
- * With a penalty λ for every cluster the number of clusters is free, and one pass over the points solves the relaxed
- * problem exactly:
- *     V[j] = max over i < j of V[i] + gain(i, j) − λ,
- * where the last cluster of the first j points begins at the i that attains it, split[j]. The best gain G(K) of K clusters
- * is concave in K, because gain has the Monge property; so when the optimum under some λ has K clusters, it is the best
- * partition into K, and such a λ exists for every K. The number of clusters falls as λ grows, so that λ is found in a few
+ * With a penalty λ for every cluster the number of clusters is free, and one pass over the points solves the
+ * relaxed problem exactly: V[j] = max over i < j of V[i] + gain(i, j) − λ, where the last cluster of the first
+ * j points begins at the i that attains it, split[j]. The best gain G(K) of K clusters is concave in K, because
+ * gain has the Monge property; so when the optimum under some λ has K clusters, it is the best partition into
+ * K, and such a λ exists for every K. The number of clusters falls as λ grows, so that λ is found in a few
  * passes: the first from a high-resolution estimate, the next ones by interpolation.
  *
- * split[j] never falls as j grows, nor rises as λ grows: each pass has the splits of a pass under a lower and of one under
- * a higher penalty as bounds, which get closer with every pass. They also say which columns do not depend on each other:
- * those whose splits lie before the first of them.
+ * split[j] never falls as j grows, nor rises as λ grows: each pass has the splits of a pass under a lower and
+ * of one under a higher penalty as bounds, which get closer with every pass. They also say which columns do not
+ * depend on each other: those whose splits lie before the first of them.
  *
- * A warp takes a row, one number of clusters after the other and each from the beginning, so that the answer for one does
- * not depend on which others are asked. It solves 32 columns at a time, a column a lane. A lane looks at its splits among
- * the columns that are solved; when the bounds say that a lane has none beyond them its column is solved too, which opens
- * the next splits to the lanes after it. A first pass, without bounds, so solves a column at a time. Where there are many
- * splits before the 32 columns, the whole warp first finds the last column's best among them: none beyond it is another
- * column's.
+ * A warp takes a row, one number of clusters after the other and each from the beginning, so that the answer
+ * for one does not depend on which others are asked. It solves 32 columns at a time, a column a lane. A lane
+ * looks at its splits among the columns that are solved; when the bounds say that a lane has none beyond them
+ * its column is solved too, which opens the next splits to the lanes after it. A first pass, without bounds, so
+ * solves a column at a time. Where there are many splits before the 32 columns, the whole warp first finds the
+ * last column's best among them: none beyond it is another column's.
  *
- * When several numbers of clusters are optimal under one λ (equal spacings and masses), a pass may step over K. Then the
- * best partitions with more and with fewer clusters are joined where they interleave, which gives one into K on the same
- * line, an optimum again.
+ * When several numbers of clusters are optimal under one λ (equal spacings and masses), a pass may step over K.
+ * Then the best partitions with more and with fewer clusters are joined where they interleave, which gives one
+ * into K on the same line, an optimum again.
  *
- * Source: Aggarwal, Schieber and Tokuyama, Discrete & Computational Geometry 12, 1994 (penalty, joining of paths);
- * Grønlund et al., arXiv:1701.07204 (regularized k-means); Panter and Dite, Proceedings of the IRE 39, 1951 (estimate). */
+ * Source: Aggarwal, Schieber and Tokuyama, Discrete & Computational Geometry 12, 1994 (penalty, joining of
+ * paths); Grønlund et al., arXiv:1701.07204 (regularized k-means); Panter and Dite, Proceedings of the IRE 39,
+ * 1951 (estimate). */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/kmeans_split.cuh"
 #include "kernels/cuda/quantize.cuh"
@@ -53,8 +53,8 @@ template <typename INDEX> struct penalty_search {
     const float *values;
     const uint32_t *first_entry;
     int points;
-    double *value; /* [points + 1] V */
-    INDEX *count;  /* [points + 1] how many clusters the first j points have */
+    double *value;           /* [points + 1] V */
+    INDEX *count;            /* [points + 1] how many clusters the first j points have */
     relaxation<INDEX> fewer; /* under the lowest penalty that gave fewer clusters than wanted */
     relaxation<INDEX> more;  /* under the highest penalty that gave more */
     relaxation<INDEX> now;
@@ -79,7 +79,8 @@ struct column_state {
 };
 
 template <typename INDEX>
-static __device__ __forceinline__ column_state begin_column(const penalty_search<INDEX> &s, int column, int split_before)
+static __device__ __forceinline__ column_state begin_column(const penalty_search<INDEX> &s, int column,
+                                                            int split_before)
 {
     column_state state = {};
     state.exists = column <= s.points;
@@ -108,7 +109,8 @@ static __device__ __forceinline__ int last_split_before(const penalty_search<IND
     return best_of_warp(best).split;
 }
 
-/* Looks at the splits up to `upto` that the lane has not looked at; all up to `solved` count as looked at then. */
+/* Looks at the splits up to `upto` that the lane has not looked at; all up to `solved` count as looked at then.
+ */
 template <typename INDEX>
 static __device__ __forceinline__ void look_at_splits(const penalty_search<INDEX> &s, int upto, int solved,
                                                       column_state *state)
@@ -123,8 +125,8 @@ static __device__ __forceinline__ void look_at_splits(const penalty_search<INDEX
     state->next = solved + 1;
 }
 
-/* Solves the columns first + 1 … first + 32, as many as there are; split_before is the split of column `first`. Returns
- * that of the last column. */
+/* Solves the columns first + 1 … first + 32, as many as there are; split_before is the split of column `first`.
+ * Returns that of the last column. */
 template <typename INDEX>
 static __device__ int relax_columns(const penalty_search<INDEX> &s, int first, int split_before)
 {
@@ -191,16 +193,17 @@ template <typename INDEX> static __device__ void reset_fewer(penalty_search<INDE
     s.fewer.trivial = true;
 }
 
-/* The error of K clusters is about (∫ density^⅓)³ / (12 K²), and the penalty minus its slope. The density is taken over K
- * blocks of as many points each. Half of that estimate: rather too many clusters at first than too few, for bounds from
- * above are what shortens the next pass. */
+/* The error of K clusters is about (∫ density^⅓)³ / (12 K²), and the penalty minus its slope. The density is
+ * taken over K blocks of as many points each. Half of that estimate: rather too many clusters at first than too
+ * few, for bounds from above are what shortens the next pass. */
 template <typename INDEX> static __device__ double first_penalty(const penalty_search<INDEX> &s, int clusters)
 {
     double sum = 0;
     for (int block = lane_of_thread(); block < clusters; block += DECANT_WARP) {
         const int first = (int)((int64_t)s.points * block / clusters);
         const int end = (int)((int64_t)s.points * (block + 1) / clusters);
-        const double width = (double)s.values[s.first_entry[min(end, s.points - 1)]] - s.values[s.first_entry[first]];
+        const double width =
+            (double)s.values[s.first_entry[min(end, s.points - 1)]] - s.values[s.first_entry[first]];
         sum += cbrt((s.before[end].x - s.before[first].x) * width * width);
     }
     sum = decant_warp_sum(sum) / clusters;
@@ -212,9 +215,9 @@ static __device__ double cubed(double x)
     return x * x * x;
 }
 
-/* The penalty to try next. The slope of the gain at K clusters is about proportional to K^−3. Between two solutions it is
- * known from the chord; beyond one, its penalty is all there is, and half a cluster more is asked for, so that the next
- * solution lies on the other side. */
+/* The penalty to try next. The slope of the gain at K clusters is about proportional to K^−3. Between two
+ * solutions it is known from the chord; beyond one, its penalty is all there is, and half a cluster more is
+ * asked for, so that the next solution lies on the other side. */
 template <typename INDEX>
 static __device__ double next_penalty(const penalty_search<INDEX> &s, int clusters, int passes)
 {
@@ -256,9 +259,9 @@ static __device__ void trace(const relaxation<INDEX> &solution, int points, int3
     }
 }
 
-/* The best partition into a number of clusters between those of fewer and more, when both are optimal under the same
- * penalty: the one with fewer up to the cluster that holds one of the other's, and the other from there on. The search
- * goes from the end: `kept` counts the clusters of the first one that are kept. */
+/* The best partition into a number of clusters between those of fewer and more, when both are optimal under the
+ * same penalty: the one with fewer up to the cluster that holds one of the other's, and the other from there
+ * on. The search goes from the end: `kept` counts the clusters of the first one that are kept. */
 template <typename INDEX>
 static __device__ void join(const penalty_search<INDEX> &s, int clusters, int32_t *boundaries)
 {
@@ -322,8 +325,8 @@ struct search_scratch {
 };
 
 template <typename INDEX>
-static __device__ penalty_search<INDEX> begin_search(const decant_cuda_points &rows, const search_scratch &scratch,
-                                                     int64_t row)
+static __device__ penalty_search<INDEX> begin_search(const decant_cuda_points &rows,
+                                                     const search_scratch &scratch, int64_t row)
 {
     const int64_t start = row * rows.stride;
     penalty_search<INDEX> s = {};
@@ -380,9 +383,9 @@ size_t decant_cuda_kmeans_lagrangian_bytes(const decant_cuda_points *points)
     return arena.used;
 }
 
-decant_status decant_cuda_kmeans_lagrangian(decant_backend *backend, const decant_cuda_points *points, void *scratch,
-                                            const int *clusters, int n_targets, int32_t *const *boundaries,
-                                            decant_error *err)
+decant_status decant_cuda_kmeans_lagrangian(decant_backend *backend, const decant_cuda_points *points,
+                                            void *scratch, const int *clusters, int n_targets,
+                                            int32_t *const *boundaries, decant_error *err)
 {
     const cudaStream_t stream = decant_cuda_of(backend)->stream;
     const unsigned blocks = (unsigned)((points->rows + WARPS - 1) / WARPS), threads = WARPS * DECANT_WARP;

@@ -1,13 +1,13 @@
-/* Weighted k-means of every row as it is usually done: a k-means++ start with a few trials a centre, then Lloyd's
- * iterations on prefix sums. Here to compare the exact searches with. Knows the points alone.
+/* Weighted k-means of every row as it is usually done: a k-means++ start with a few trials a centre, then
+ * Lloyd's iterations on prefix sums. Here to compare the exact searches with. Knows the points alone.
  *
- * Rules, seeds and draws are those of kernels/cpu/kmeans_lloyd.c, so that both find the same clusters but where rounding
- * decides: a draw that falls between two points, a point in the very middle of two centres.
+ * Rules, seeds and draws are those of kernels/cpu/kmeans_lloyd.c, so that both find the same clusters but where
+ * rounding decides: a draw that falls between two points, a point in the very middle of two centres.
  *
  * A block takes a row, one number of clusters after the other.
  *
- * Source: Lloyd, IEEE Transactions on Information Theory 28(2), 1982; Arthur and Vassilvitskii, k-means++, SODA 2007;
- * the generator is splitmix64 (Steele, Lea and Flood, OOPSLA 2014). */
+ * Source: Lloyd, IEEE Transactions on Information Theory 28(2), 1982; Arthur and Vassilvitskii, k-means++, SODA
+ * 2007; the generator is splitmix64 (Steele, Lea and Flood, OOPSLA 2014). */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/quantize.cuh"
 
@@ -67,8 +67,8 @@ static __device__ __forceinline__ double next_uniform(uint64_t *state)
     return (double)(next_random(state) >> 11) * 0x1p-53;
 }
 
-/* Different rows start differently under one seed: the points are mixed in one after the other, by one thread, from
- * tiles that all threads bring. */
+/* Different rows start differently under one seed: the points are mixed in one after the other, by one thread,
+ * from tiles that all threads bring. */
 static __device__ uint64_t state_of_points(const lloyd_row &row, uint64_t seed, lloyd_shared *shared)
 {
     uint64_t state = seed;
@@ -175,9 +175,10 @@ static __device__ int rank_of(const int *chosen, int n_chosen, int point)
     return low;
 }
 
-/* What a further centre would save; only points up to the neighbouring centres can come nearer. With `take` the distances
- * are updated. */
-static __device__ double saving_of(const lloyd_row &row, int n_chosen, int centre, bool take, lloyd_shared *shared)
+/* What a further centre would save; only points up to the neighbouring centres can come nearer. With `take` the
+ * distances are updated. */
+static __device__ double saving_of(const lloyd_row &row, int n_chosen, int centre, bool take,
+                                   lloyd_shared *shared)
 {
     const int rank = rank_of(shared->chosen, n_chosen, centre);
     const int first = rank > 0 ? shared->chosen[rank - 1] : 0;
@@ -384,8 +385,8 @@ size_t decant_cuda_kmeans_lloyd_bytes(const decant_cuda_points *points)
 }
 
 decant_status decant_cuda_kmeans_lloyd(decant_backend *backend, const decant_cuda_points *points, void *scratch,
-                                       const int *clusters, int n_targets, uint64_t seed, int32_t *const *boundaries,
-                                       decant_error *err)
+                                       const int *clusters, int n_targets, uint64_t seed,
+                                       int32_t *const *boundaries, decant_error *err)
 {
     decant_cuda_arena arena = {(char *)scratch, 0};
     const lloyd_scratch placed = place_scratch(&arena, points);
@@ -395,7 +396,7 @@ decant_status decant_cuda_kmeans_lloyd(decant_backend *backend, const decant_cud
         wanted.clusters[i] = clusters[i];
         wanted.boundaries[i] = boundaries[i];
     }
-    lloyd_kernel<<<(unsigned)points->rows, THREADS, 0, decant_cuda_of(backend)->stream>>>(*points, placed, wanted,
-                                                                                       seed);
+    lloyd_kernel<<<(unsigned)points->rows, THREADS, 0, decant_cuda_of(backend)->stream>>>(*points, placed,
+                                                                                          wanted, seed);
     return decant_cuda_launched(backend, "Lloyd's k-means", err);
 }

@@ -2,8 +2,8 @@
  *
  * A column is a prefix, the points before it; a split is where its last cluster begins. The gain of a split is
  *     below[split] + (Σ m x)² / Σ m  of the points from the split to the column,
- * moments m x taken about the row's mean and below[] being what the points before the split are worth. It is not a
- * number, and so never the largest, where the mass between is lost in that of all points before. */
+ * moments m x taken about the row's mean and below[] being what the points before the split are worth. It is
+ * not a number, and so never the largest, where the mass between is lost in that of all points before. */
 #ifndef DECANT_KERNELS_CUDA_KMEANS_SPLIT_CUH
 #define DECANT_KERNELS_CUDA_KMEANS_SPLIT_CUH
 
@@ -34,8 +34,8 @@ static __device__ __forceinline__ double split_gain(double2 column, double2 star
 
 /* Takes the first of the splits low, low + STRIDE … up to high that gains most, if more than *best. */
 template <int STRIDE>
-static __device__ __forceinline__ void compare_splits(const double2 *before, const double *below, double2 column,
-                                                      int low, int high, split_choice *best)
+static __device__ __forceinline__ void compare_splits(const double2 *before, const double *below,
+                                                      double2 column, int low, int high, split_choice *best)
 {
     int i = low;
     for (; i + 3 * STRIDE <= high; i += 4 * STRIDE) { /* several loads under way */
@@ -60,8 +60,8 @@ static __device__ __forceinline__ void compare_splits(const double2 *before, con
     }
 }
 
-/* The upper half of a double's bits as an integer in the order of the numbers, where the lower half decides between equal
- * ones; and back. */
+/* The upper half of a double's bits as an integer in the order of the numbers, where the lower half decides
+ * between equal ones; and back. */
 static __device__ __forceinline__ unsigned ordered_of_high(int high)
 {
     return (unsigned)(high ^ (high >> 31 | INT32_MIN));
@@ -76,7 +76,8 @@ static __device__ __forceinline__ int high_of_ordered(unsigned ordered)
 static __device__ __forceinline__ split_choice best_of_warp(split_choice best)
 {
     const int high = __double2hiint(best.gain);
-    const unsigned low = (unsigned)(__double2loint(best.gain) ^ high >> 31); /* negative numbers fall as bits rise */
+    const unsigned low =
+        (unsigned)(__double2loint(best.gain) ^ high >> 31); /* negative numbers fall as bits rise */
     const unsigned ordered = ordered_of_high(high);
     const unsigned most_high = __reduce_max_sync(DECANT_ALL_LANES, ordered);
     const unsigned most_low = __reduce_max_sync(DECANT_ALL_LANES, ordered == most_high ? low : 0u);

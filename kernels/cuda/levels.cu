@@ -1,5 +1,5 @@
-/* From the clusters of each row to its levels, as they are stored: their means, rounded, ascending. Knows nothing of how
- * the clusters were found. */
+/* From the clusters of each row to its levels, as they are stored: their means, rounded, ascending. Knows
+ * nothing of how the clusters were found. */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/quantize.cuh"
 #include "kernels/cuda/weight_bits.cuh"
@@ -25,8 +25,8 @@ static __device__ double mean_of_entries(const float *values, const float *masse
     return origin + moment / mass;
 }
 
-/* The mean of each lane's cluster. It follows from the prefix sums unless the cluster weighs so little beside what is
- * before it that their difference has lost it; then the warp sums the cluster's entries. */
+/* The mean of each lane's cluster. It follows from the prefix sums unless the cluster weighs so little beside
+ * what is before it that their difference has lost it; then the warp sums the cluster's entries. */
 static __device__ double mean_of_cluster(const decant_cuda_points &rows, int64_t row, cluster mine)
 {
     const double2 *before = rows.before + row * rows.stride;
@@ -85,7 +85,7 @@ decant_status decant_cuda_levels_of_clusters(decant_backend *backend, const deca
                                              decant_error *err)
 {
     const unsigned blocks = (unsigned)((points->rows + WARPS - 1) / WARPS);
-    levels_kernel<<<blocks, WARPS * DECANT_WARP, 0, decant_cuda_of(backend)->stream>>>(*points, boundaries, clusters,
-                                                                                     levels);
+    levels_kernel<<<blocks, WARPS * DECANT_WARP, 0, decant_cuda_of(backend)->stream>>>(*points, boundaries,
+                                                                                       clusters, levels);
     return decant_cuda_launched(backend, "levels of clusters", err);
 }

@@ -1,5 +1,5 @@
-/* What the CUDA files on quantizing share: the rows of a matrix, the points that k-means sees of them, and the steps
- * from the one to the other. Only the files named here include it.
+/* What the CUDA files on quantizing share: the rows of a matrix, the points that k-means sees of them, and the
+ * steps from the one to the other. Only the files named here include it.
  *
  *   quantize_cuda.cu      the table of functions; levels in batches of rows that fit the workspace
  *   select_sparse.cu      which weights leave the dense part
@@ -24,15 +24,16 @@
 typedef struct decant_cuda_rows {
     const void *weights;
     decant_element element;
-    const float *fisher;           /* NULL: all ones */
-    const uint32_t *row_offsets;   /* of the sparse pattern, into pattern_columns; NULL: no pattern */
+    const float *fisher;         /* NULL: all ones */
+    const uint32_t *row_offsets; /* of the sparse pattern, into pattern_columns; NULL: no pattern */
     const uint32_t *pattern_columns;
     int rows, columns;
-    int64_t first_row;             /* number of the first one in the whole matrix */
+    int64_t first_row; /* number of the first one in the whole matrix */
 } decant_cuda_rows;
 
 static inline decant_cuda_rows decant_cuda_rows_of(decant_matrix weight, const float *fisher,
-                                                   const decant_sparse_pattern *pattern, int64_t first, int64_t count)
+                                                   const decant_sparse_pattern *pattern, int64_t first,
+                                                   int64_t count)
 {
     const bool sparse = pattern && pattern->count > 0;
     decant_cuda_rows rows;
@@ -47,21 +48,22 @@ static inline decant_cuda_rows decant_cuda_rows_of(decant_matrix weight, const f
     return rows;
 }
 
-/* The weighted points of each row, as one-dimensional k-means wants them. An entry is a weight with its mass (its F);
- * entries of equal value make one point. Sums over an interval of points are differences of `before`.
+/* The weighted points of each row, as one-dimensional k-means wants them. An entry is a weight with its mass
+ * (its F); entries of equal value make one point. Sums over an interval of points are differences of `before`.
  * Arrays are [rows, stride]; row r is used up to the count that is given. */
 typedef struct decant_cuda_points {
     int rows, columns, stride;
-    float *values;         /* [entries] ascending, −0 never occurs */
-    float *masses;         /* [entries] > 0 */
-    uint32_t *entries;     /* one number a row: how many entries count */
-    uint32_t *points;      /* one number a row: how many different values they have */
-    double *mean;          /* one number a row: the weighted mean */
-    double2 *before;       /* [points + 1] sums over the points before: x of mass, y of mass · (value − mean) */
+    float *values;     /* [entries] ascending, −0 never occurs */
+    float *masses;     /* [entries] > 0 */
+    uint32_t *entries; /* one number a row: how many entries count */
+    uint32_t *points;  /* one number a row: how many different values they have */
+    double *mean;      /* one number a row: the weighted mean */
+    double2 *before;   /* [points + 1] sums over the points before: x of mass, y of mass · (value − mean) */
     uint32_t *first_entry; /* [points + 1] number of entries before the point */
 } decant_cuda_points;
 
-/* A block of memory handed out piece by piece. With memory NULL nothing is handed out but the size is counted. */
+/* A block of memory handed out piece by piece. With memory NULL nothing is handed out but the size is counted.
+ */
 typedef struct decant_cuda_arena {
     char *memory;
     size_t used;
@@ -82,42 +84,44 @@ static inline void *decant_cuda_arena_take(decant_cuda_arena *arena, size_t size
 decant_status decant_cuda_sort_rows_bytes(decant_backend *backend, int rows, int columns, size_t *size_bytes,
                                           decant_error *err);
 
-/* Fills values, masses and entries of `points`: the entries outside the pattern with positive F; when there are none,
- * all entries outside the pattern, with mass 1. Lowers *bad to the place of any entry whose weight or F is not finite or
- * whose F is negative; such an entry does not count. */
+/* Fills values, masses and entries of `points`: the entries outside the pattern with positive F; when there are
+ * none, all entries outside the pattern, with mass 1. Lowers *bad to the place of any entry whose weight or F
+ * is not finite or whose F is negative; such an entry does not count. */
 decant_status decant_cuda_sort_rows(decant_backend *backend, const decant_cuda_rows *rows, void *scratch,
-                                    unsigned long long *bad, const decant_cuda_points *points, decant_error *err);
+                                    unsigned long long *bad, const decant_cuda_points *points,
+                                    decant_error *err);
 
 /* ---- row_points.cu ---- */
 
 /* Fills the other arrays of `points` from values, masses and entries. */
-decant_status decant_cuda_sum_rows(decant_backend *backend, const decant_cuda_points *points, decant_error *err);
+decant_status decant_cuda_sum_rows(decant_backend *backend, const decant_cuda_points *points,
+                                   decant_error *err);
 
 /* ---- the searches ---- */
 
 /* Each finds the clusters of every row for several numbers of clusters, ascending powers of two:
  *   scratch     as many bytes as the function beside it says, for points->rows rows
- *   boundaries  [n_targets] device arrays [rows, clusters + 1]: cluster c of a row is its points boundaries[c] …
- *               boundaries[c + 1] − 1. With no more points than clusters each point is one; the last ones are empty. */
+ *   boundaries  [n_targets] device arrays [rows, clusters + 1]: cluster c of a row is its points boundaries[c]
+ * … boundaries[c + 1] − 1. With no more points than clusters each point is one; the last ones are empty. */
 
 /* The best clusters by dynamic programming, 4 to 16 of them. */
-size_t decant_cuda_kmeans_exact_bytes(decant_backend *backend, const decant_cuda_points *points, const int *clusters,
-                                      int n_targets);
+size_t decant_cuda_kmeans_exact_bytes(decant_backend *backend, const decant_cuda_points *points,
+                                      const int *clusters, int n_targets);
 decant_status decant_cuda_kmeans_exact(decant_backend *backend, const decant_cuda_points *points, void *scratch,
                                        const int *clusters, int n_targets, int32_t *const *boundaries,
                                        decant_error *err);
 
 /* The best clusters through a price for each, 32 to 256 of them. */
 size_t decant_cuda_kmeans_lagrangian_bytes(const decant_cuda_points *points);
-decant_status decant_cuda_kmeans_lagrangian(decant_backend *backend, const decant_cuda_points *points, void *scratch,
-                                            const int *clusters, int n_targets, int32_t *const *boundaries,
-                                            decant_error *err);
+decant_status decant_cuda_kmeans_lagrangian(decant_backend *backend, const decant_cuda_points *points,
+                                            void *scratch, const int *clusters, int n_targets,
+                                            int32_t *const *boundaries, decant_error *err);
 
 /* A local optimum: k-means++ start, Lloyd's iterations; some clusters may be empty. */
 size_t decant_cuda_kmeans_lloyd_bytes(const decant_cuda_points *points);
 decant_status decant_cuda_kmeans_lloyd(decant_backend *backend, const decant_cuda_points *points, void *scratch,
-                                       const int *clusters, int n_targets, uint64_t seed, int32_t *const *boundaries,
-                                       decant_error *err);
+                                       const int *clusters, int n_targets, uint64_t seed,
+                                       int32_t *const *boundaries, decant_error *err);
 
 /* ---- levels.cu ---- */
 

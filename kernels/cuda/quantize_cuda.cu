@@ -1,8 +1,8 @@
-/* The quantize table of the CUDA backend, and fitting levels to a matrix in batches of rows that fit a workspace.
- * Knows the order of the steps; what each does is in its own file.
+/* The quantize table of the CUDA backend, and fitting levels to a matrix in batches of rows that fit a
+ * workspace. Knows the order of the steps; what each does is in its own file.
  *
- * The workspace is part of the backend's scratch: what the rows of the matrix need, 45 to 75 bytes a weight, and
- * WORKSPACE_BYTES at most (more only where a single row needs more). */
+ * The workspace is part of the backend's scratch: what the rows of the matrix need, 45 to 75 bytes a weight,
+ * and WORKSPACE_BYTES at most (more only where a single row needs more). */
 #include "kernels/cuda/quantize.cuh"
 
 #include <climits>
@@ -44,20 +44,22 @@ static size_t larger(size_t a, size_t b)
 static decant_status step_bytes(decant_backend *backend, const fit_request &r, const decant_cuda_points *points,
                                 size_t *size_bytes, decant_error *err)
 {
-    DECANT_RETURN_ON_FAILURE(decant_cuda_sort_rows_bytes(backend, points->rows, points->columns, size_bytes, err));
+    DECANT_RETURN_ON_FAILURE(
+        decant_cuda_sort_rows_bytes(backend, points->rows, points->columns, size_bytes, err));
     if (r.search == DECANT_LEVELS_LLOYD) {
         *size_bytes = larger(*size_bytes, decant_cuda_kmeans_lloyd_bytes(points));
         return DECANT_OK;
     }
     if (r.n_exact > 0)
-        *size_bytes = larger(*size_bytes, decant_cuda_kmeans_exact_bytes(backend, points, r.clusters, r.n_exact));
+        *size_bytes =
+            larger(*size_bytes, decant_cuda_kmeans_exact_bytes(backend, points, r.clusters, r.n_exact));
     if (r.n_exact < r.n_widths)
         *size_bytes = larger(*size_bytes, decant_cuda_kmeans_lagrangian_bytes(points));
     return DECANT_OK;
 }
 
-static decant_status place_workspace(decant_backend *backend, const fit_request &r, int rows, decant_cuda_arena *arena,
-                                     fit_workspace *w, decant_error *err)
+static decant_status place_workspace(decant_backend *backend, const fit_request &r, int rows,
+                                     decant_cuda_arena *arena, fit_workspace *w, decant_error *err)
 {
     decant_cuda_points *points = &w->points;
     points->rows = rows;
@@ -82,7 +84,8 @@ static decant_status place_workspace(decant_backend *backend, const fit_request 
 }
 
 /* How many rows a batch has: as many as fit the workspace, all batches about alike. */
-static decant_status rows_of_batch(decant_backend *backend, const fit_request &r, int64_t *rows, decant_error *err)
+static decant_status rows_of_batch(decant_backend *backend, const fit_request &r, int64_t *rows,
+                                   decant_error *err)
 {
     decant_cuda_arena arena = {NULL, 0};
     fit_workspace w;
@@ -94,8 +97,8 @@ static decant_status rows_of_batch(decant_backend *backend, const fit_request &r
 }
 
 /* The levels of the rows from `first` on, as many as the workspace is placed for. */
-static decant_status fit_batch(decant_backend *backend, const fit_request &r, const fit_workspace &w, int64_t first,
-                               decant_error *err)
+static decant_status fit_batch(decant_backend *backend, const fit_request &r, const fit_workspace &w,
+                               int64_t first, decant_error *err)
 {
     const decant_cuda_points *points = &w.points;
     const int exact = r.n_exact, wide = r.n_widths - r.n_exact;
@@ -103,14 +106,14 @@ static decant_status fit_batch(decant_backend *backend, const fit_request &r, co
     DECANT_RETURN_ON_FAILURE(decant_cuda_sort_rows(backend, &rows, w.step, w.bad, points, err));
     DECANT_RETURN_ON_FAILURE(decant_cuda_sum_rows(backend, points, err));
     if (r.search == DECANT_LEVELS_LLOYD)
-        DECANT_RETURN_ON_FAILURE(decant_cuda_kmeans_lloyd(backend, points, w.step, r.clusters, r.n_widths, r.seed,
-                                                          w.boundaries, err));
+        DECANT_RETURN_ON_FAILURE(decant_cuda_kmeans_lloyd(backend, points, w.step, r.clusters, r.n_widths,
+                                                          r.seed, w.boundaries, err));
     if (r.search == DECANT_LEVELS_EXACT && exact > 0)
         DECANT_RETURN_ON_FAILURE(
             decant_cuda_kmeans_exact(backend, points, w.step, r.clusters, exact, w.boundaries, err));
     if (r.search == DECANT_LEVELS_EXACT && wide > 0)
-        DECANT_RETURN_ON_FAILURE(decant_cuda_kmeans_lagrangian(backend, points, w.step, r.clusters + exact, wide,
-                                                               w.boundaries + exact, err));
+        DECANT_RETURN_ON_FAILURE(decant_cuda_kmeans_lagrangian(backend, points, w.step, r.clusters + exact,
+                                                               wide, w.boundaries + exact, err));
     for (int i = 0; i < r.n_widths; i++)
         DECANT_RETURN_ON_FAILURE(decant_cuda_levels_of_clusters(backend, points, w.boundaries[i], r.clusters[i],
                                                                 r.levels[i] + first * r.clusters[i], err));
@@ -155,7 +158,8 @@ static decant_status fit_rows(decant_backend *backend, const fit_request &r, dec
             w.points.rows = (int)(r.weight.rows - first);
         DECANT_RETURN_ON_FAILURE(fit_batch(backend, r, w, first, err));
     }
-    DECANT_RETURN_ON_FAILURE(decant_cuda_receive(decant_cuda_context_of(backend), &bad, w.bad, sizeof bad, err));
+    DECANT_RETURN_ON_FAILURE(
+        decant_cuda_receive(decant_cuda_context_of(backend), &bad, w.bad, sizeof bad, err));
     return bad == DECANT_CUDA_NOWHERE ? DECANT_OK : name_bad_entry(backend, r, bad, err);
 }
 

@@ -1,11 +1,13 @@
-/* The part of a sparse pattern that lies in a stretch of one row, as bits in shared memory. Knows nothing of weights. */
+/* The part of a sparse pattern that lies in a stretch of one row, as bits in shared memory. Knows nothing of
+ * weights. */
 #ifndef DECANT_KERNELS_CUDA_ROW_PATTERN_CUH
 #define DECANT_KERNELS_CUDA_ROW_PATTERN_CUH
 
 #include "kernels/cuda/quantize.cuh"
 
-/* Sets bit c % 32 of marks[c / 32] for each column first + c of the row's pattern, c < 32 · words, and clears the other
- * bits. marks is shared memory; all threads of the block call it together, and may read marks when it returns. */
+/* Sets bit c % 32 of marks[c / 32] for each column first + c of the row's pattern, c < 32 · words, and clears
+ * the other bits. marks is shared memory; all threads of the block call it together, and may read marks when it
+ * returns. */
 static __device__ __forceinline__ void mark_pattern(const decant_cuda_rows &rows, int64_t row, uint32_t first,
                                                     uint32_t *marks, uint32_t words)
 {

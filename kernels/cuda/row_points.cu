@@ -1,7 +1,9 @@
-/* From the sorted entries of each row to points: equal values merged, and prefix sums of mass and moment in double,
- * about the row's weighted mean so that rounding costs least. Knows nothing of where the entries come from.
+/* From the sorted entries of each row to points: equal values merged, and prefix sums of mass and moment in
+ * double, about the row's weighted mean so that rounding costs least. Knows nothing of where the entries come
+ * from.
  *
- * A block takes a row in tiles, in order; every sum is formed in an order that depends on the number of entries alone. */
+ * A block takes a row in tiles, in order; every sum is formed in an order that depends on the number of entries
+ * alone. */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/quantize.cuh"
 
@@ -43,8 +45,8 @@ struct share {
     bool ends_point[ITEMS]; /* the next entry has another value, or there is none */
 };
 
-static __device__ __forceinline__ share read_share(const float *values, const float *masses, int first, int entries,
-                                                   double mean)
+static __device__ __forceinline__ share read_share(const float *values, const float *masses, int first,
+                                                   int entries, double mean)
 {
     share s;
     s.count = min(ITEMS, entries - first);

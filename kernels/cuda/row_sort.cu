@@ -1,10 +1,10 @@
 /* Sorts each row of a matrix by value and keeps what k-means counts: the first step of every level search.
  * Knows nothing of points, clusters or levels.
  *
- * A block sorts a row in registers and shared memory. A short float is sorted as one 32-bit integer that holds its
- * ordered bits and its column, by the upper half alone; a full float as key with its column as payload. Masses are
- * fetched afterwards by column. Rows too long for a block go through CUB's segmented sort in device memory.
- * Entries that do not count sort behind all others, and equal values by column. */
+ * A block sorts a row in registers and shared memory. A short float is sorted as one 32-bit integer that holds
+ * its ordered bits and its column, by the upper half alone; a full float as key with its column as payload.
+ * Masses are fetched afterwards by column. Rows too long for a block go through CUB's segmented sort in device
+ * memory. Entries that do not count sort behind all others, and equal values by column. */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/quantize.cuh"
 #include "kernels/cuda/row_pattern.cuh"
@@ -19,7 +19,11 @@
 #define NOT_COUNTED 0xffffffffu
 
 /* The most columns that one block sorts. */
-enum { BLOCK_SORT_THREADS = 512, BLOCK_SORT_ITEMS = 44, BLOCK_SORT_COLUMNS = BLOCK_SORT_THREADS * BLOCK_SORT_ITEMS };
+enum {
+    BLOCK_SORT_THREADS = 512,
+    BLOCK_SORT_ITEMS = 44,
+    BLOCK_SORT_COLUMNS = BLOCK_SORT_THREADS * BLOCK_SORT_ITEMS
+};
 
 /* ---- which entries count ---- */
 
@@ -120,11 +124,12 @@ template <int THREADS, int ITEMS> struct block_sort<true, THREADS, ITEMS> {
     }
 };
 
-/* Key i of a thread is that of column i · THREADS + thread. Returns how many of the thread's entries count; bad ones are
- * reported where `bad` is given. */
+/* Key i of a thread is that of column i · THREADS + thread. Returns how many of the thread's entries count; bad
+ * ones are reported where `bad` is given. */
 template <int THREADS, int ITEMS, class SORT>
-static __device__ __forceinline__ int load_keys(const decant_cuda_rows &rows, int64_t row, const uint32_t *marks,
-                                                bool once, unsigned long long *bad, SORT &held)
+static __device__ __forceinline__ int load_keys(const decant_cuda_rows &rows, int64_t row,
+                                                const uint32_t *marks, bool once, unsigned long long *bad,
+                                                SORT &held)
 {
     int counted = 0;
 #pragma unroll
@@ -188,8 +193,9 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 template <bool FULL_FLOATS, int THREADS, int ITEMS>
-static decant_status sort_in_blocks(decant_backend *backend, const decant_cuda_rows *rows, unsigned long long *bad,
-                                    const decant_cuda_points *points, decant_error *err)
+static decant_status sort_in_blocks(decant_backend *backend, const decant_cuda_rows *rows,
+                                    unsigned long long *bad, const decant_cuda_points *points,
+                                    decant_error *err)
 {
     const size_t shared_bytes = sizeof(block_sort_storage<FULL_FLOATS, THREADS, ITEMS>);
     DECANT_RETURN_ON_FAILURE(
@@ -202,8 +208,9 @@ static decant_status sort_in_blocks(decant_backend *backend, const decant_cuda_r
 }
 
 template <bool FULL_FLOATS>
-static decant_status sort_short_rows(decant_backend *backend, const decant_cuda_rows *rows, unsigned long long *bad,
-                                     const decant_cuda_points *points, decant_error *err)
+static decant_status sort_short_rows(decant_backend *backend, const decant_cuda_rows *rows,
+                                     unsigned long long *bad, const decant_cuda_points *points,
+                                     decant_error *err)
 {
     if (rows->columns <= 128 * 8)
         return sort_in_blocks<FULL_FLOATS, 128, 8>(backend, rows, bad, points, err);
@@ -250,13 +257,15 @@ static decant_status place_long_sort(decant_backend *backend, decant_cuda_arena 
         scratch->columns[i] = (uint32_t *)decant_cuda_arena_take(arena, all * sizeof(uint32_t));
     }
     scratch->offsets = (int *)decant_cuda_arena_take(arena, ((size_t)rows + 1) * sizeof(int));
-    scratch->temporary = decant_cuda_arena_take(arena, scratch->temporary_bytes + 1); /* NULL would only ask again */
+    scratch->temporary =
+        decant_cuda_arena_take(arena, scratch->temporary_bytes + 1); /* NULL would only ask again */
     return DECANT_OK;
 }
 
 /* One row: keys and columns of all its entries, those that do not count last once sorted. */
 static __global__ void __launch_bounds__(LONG_THREADS)
-    long_keys_kernel(decant_cuda_rows rows, unsigned long long *bad, long_sort scratch, decant_cuda_points points)
+    long_keys_kernel(decant_cuda_rows rows, unsigned long long *bad, long_sort scratch,
+                     decant_cuda_points points)
 {
     __shared__ uint32_t marks[LONG_TILE / 32];
     __shared__ int entries;
@@ -293,7 +302,8 @@ static __global__ void __launch_bounds__(LONG_THREADS)
 }
 
 static __global__ void __launch_bounds__(LONG_THREADS)
-    long_values_kernel(decant_cuda_rows rows, const uint32_t *keys, const uint32_t *columns, decant_cuda_points points)
+    long_values_kernel(decant_cuda_rows rows, const uint32_t *keys, const uint32_t *columns,
+                       decant_cuda_points points)
 {
     const int64_t row = blockIdx.x;
     const int entries = (int)points.entries[row];
@@ -306,7 +316,8 @@ static __global__ void __launch_bounds__(LONG_THREADS)
 }
 
 static decant_status sort_long_rows(decant_backend *backend, const decant_cuda_rows *rows, void *memory,
-                                    unsigned long long *bad, const decant_cuda_points *points, decant_error *err)
+                                    unsigned long long *bad, const decant_cuda_points *points,
+                                    decant_error *err)
 {
     const cudaStream_t stream = decant_cuda_of(backend)->stream;
     decant_cuda_arena arena = {(char *)memory, 0};
@@ -318,7 +329,8 @@ static decant_status sort_long_rows(decant_backend *backend, const decant_cuda_r
     cub::DoubleBuffer<uint32_t> columns(scratch.columns[0], scratch.columns[1]);
     DECANT_RETURN_ON_FAILURE(sort_segments(backend, scratch, rows->rows, rows->columns, keys, columns,
                                            &scratch.temporary_bytes, err));
-    long_values_kernel<<<rows->rows, LONG_THREADS, 0, stream>>>(*rows, keys.Current(), columns.Current(), *points);
+    long_values_kernel<<<rows->rows, LONG_THREADS, 0, stream>>>(*rows, keys.Current(), columns.Current(),
+                                                                *points);
     return decant_cuda_launched(backend, "values of long rows", err);
 }
 
@@ -337,7 +349,8 @@ decant_status decant_cuda_sort_rows_bytes(decant_backend *backend, int rows, int
 }
 
 decant_status decant_cuda_sort_rows(decant_backend *backend, const decant_cuda_rows *rows, void *scratch,
-                                    unsigned long long *bad, const decant_cuda_points *points, decant_error *err)
+                                    unsigned long long *bad, const decant_cuda_points *points,
+                                    decant_error *err)
 {
     if (rows->columns > BLOCK_SORT_COLUMNS)
         return sort_long_rows(backend, rows, scratch, bad, points, err);

@@ -1,10 +1,10 @@
-/* Which weights leave the dense part: the largest by F, then the largest by magnitude among the others, exact counts,
- * the lowest row-major index first among equals. Knows nothing of levels or codes.
+/* Which weights leave the dense part: the largest by F, then the largest by magnitude among the others, exact
+ * counts, the lowest row-major index first among equals. Knows nothing of levels or codes.
  *
- * The n-th largest key is found digit by digit: a histogram of one digit over the keys that agree with the digits found
- * so far, then the digit where the count from the top reaches n. Weights above that key are marked in a bitmap; of those
- * equal to it, counted by row, the first so many are marked too. The bitmap then becomes the CSR pattern. All counts are
- * integers, so that neither threads nor timing show in the result.
+ * The n-th largest key is found digit by digit: a histogram of one digit over the keys that agree with the
+ * digits found so far, then the digit where the count from the top reaches n. Weights above that key are marked
+ * in a bitmap; of those equal to it, counted by row, the first so many are marked too. The bitmap then becomes
+ * the CSR pattern. All counts are integers, so that neither threads nor timing show in the result.
  *
  * Traffic: four readings of each key's source and one more of the rows that hold equal keys to take. */
 #include "kernels/cuda/elements.cuh"
@@ -48,7 +48,7 @@ struct magnitude_key {
 /* The matrix as words of 32 columns, and which of its weights are taken: a bit each. */
 struct bitmap {
     int64_t rows, columns;
-    uint32_t words; /* a row */
+    uint32_t words;  /* a row */
     uint32_t *taken; /* [rows, words] */
 };
 
@@ -59,7 +59,8 @@ struct free_key {
 };
 
 template <typename KEY>
-static __device__ __forceinline__ free_key read_key(const bitmap &map, const KEY &key, int64_t row, uint32_t word)
+static __device__ __forceinline__ free_key read_key(const bitmap &map, const KEY &key, int64_t row,
+                                                    uint32_t word)
 {
     const int lane = (int)threadIdx.x % DECANT_WARP;
     const int64_t column = (int64_t)word * DECANT_WARP + lane;
@@ -77,7 +78,8 @@ struct threshold {
 
 template <typename KEY>
 static __global__ void __launch_bounds__(THREADS)
-    histogram_kernel(bitmap map, KEY key, const threshold *found, int shift, int digit_bits, unsigned long long *bins)
+    histogram_kernel(bitmap map, KEY key, const threshold *found, int shift, int digit_bits,
+                     unsigned long long *bins)
 {
     __shared__ uint32_t counts[BINS];
     for (int i = (int)threadIdx.x; i < BINS; i += THREADS)
@@ -86,7 +88,8 @@ static __global__ void __launch_bounds__(THREADS)
     const int top = shift + digit_bits; /* 32 in the first pass: nothing is found yet */
     const uint32_t digits = top < 32 ? found->key >> top : 0, mask = (1u << digit_bits) - 1;
     const uint64_t words = (uint64_t)map.rows * map.words, step = (uint64_t)gridDim.x * WARPS;
-    for (uint64_t first = (uint64_t)blockIdx.x * WARPS + threadIdx.x / DECANT_WARP; first < words; first += BATCH * step) {
+    for (uint64_t first = (uint64_t)blockIdx.x * WARPS + threadIdx.x / DECANT_WARP; first < words;
+         first += BATCH * step) {
         free_key keys[BATCH];
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
@@ -106,7 +109,8 @@ static __global__ void __launch_bounds__(THREADS)
             atomicAdd(&bins[i], (unsigned long long)counts[i]);
 }
 
-/* One block: the digit in which the count from the top reaches what remains to be taken. Leaves the bins empty. */
+/* One block: the digit in which the count from the top reaches what remains to be taken. Leaves the bins empty.
+ */
 static __global__ void __launch_bounds__(SCAN_THREADS)
     find_digit_kernel(unsigned long long *bins, int shift, threshold *found)
 {
@@ -140,7 +144,8 @@ static __global__ void __launch_bounds__(THREADS)
 {
     const uint32_t last = found->key;
     const uint64_t words = (uint64_t)map.rows * map.words, step = (uint64_t)gridDim.x * WARPS;
-    for (uint64_t first = (uint64_t)blockIdx.x * WARPS + threadIdx.x / DECANT_WARP; first < words; first += BATCH * step) {
+    for (uint64_t first = (uint64_t)blockIdx.x * WARPS + threadIdx.x / DECANT_WARP; first < words;
+         first += BATCH * step) {
         free_key keys[BATCH];
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
@@ -187,8 +192,8 @@ static __global__ void __launch_bounds__(SCAN_THREADS)
         offsets[n] = carried;
 }
 
-/* A warp a row: of the weights that equal the key, the first ones in row-major order as long as any remain to be taken.
- * equal_before: [rows + 1] how many there are in the rows before. */
+/* A warp a row: of the weights that equal the key, the first ones in row-major order as long as any remain to
+ * be taken. equal_before: [rows + 1] how many there are in the rows before. */
 template <typename KEY>
 static __global__ void __launch_bounds__(THREADS)
     take_equal_kernel(bitmap map, KEY key, const threshold *found, const uint32_t *equal_before)
@@ -281,7 +286,8 @@ static selection place_selection(decant_cuda_arena *arena, decant_matrix weight)
     s.map.rows = weight.rows;
     s.map.columns = weight.columns;
     s.map.words = (uint32_t)((weight.columns + 31) / 32);
-    s.map.taken = (uint32_t *)decant_cuda_arena_take(arena, (size_t)weight.rows * s.map.words * sizeof(uint32_t));
+    s.map.taken =
+        (uint32_t *)decant_cuda_arena_take(arena, (size_t)weight.rows * s.map.words * sizeof(uint32_t));
     s.bins = (unsigned long long *)decant_cuda_arena_take(arena, BINS * sizeof *s.bins);
     for (int i = 0; i < 2; i++) {
         s.found[i] = (threshold *)decant_cuda_arena_take(arena, sizeof(threshold));
@@ -302,8 +308,8 @@ static unsigned blocks_of_rows(const bitmap &map)
 
 /* Takes the `count` free weights with the largest keys. */
 template <typename KEY>
-static decant_status take_largest(decant_backend *backend, const selection &s, int which, KEY key, int64_t count,
-                                  decant_error *err)
+static decant_status take_largest(decant_backend *backend, const selection &s, int which, KEY key,
+                                  int64_t count, decant_error *err)
 {
     const cudaStream_t stream = decant_cuda_of(backend)->stream;
     const uint64_t batches = ((uint64_t)s.map.rows * s.map.words + BATCH * WARPS - 1) / (BATCH * WARPS);
@@ -313,7 +319,8 @@ static decant_status take_largest(decant_backend *backend, const selection &s, i
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "begin of selection", err));
     for (int top = 32; top > 0; top -= DIGIT_BITS) {
         const int shift = top > DIGIT_BITS ? top - DIGIT_BITS : 0;
-        histogram_kernel<<<blocks, THREADS, 0, stream>>>(s.map, key, s.found[which], shift, top - shift, s.bins);
+        histogram_kernel<<<blocks, THREADS, 0, stream>>>(s.map, key, s.found[which], shift, top - shift,
+                                                         s.bins);
         DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "histogram of keys", err));
         find_digit_kernel<<<1, SCAN_THREADS, 0, stream>>>(s.bins, shift, s.found[which]);
         DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "digit of keys", err));
@@ -322,7 +329,8 @@ static decant_status take_largest(decant_backend *backend, const selection &s, i
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "taking largest", err));
     add_up_kernel<<<1, SCAN_THREADS, 0, stream>>>(s.equal[which], s.map.rows, s.equal[which]);
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "counting equals", err));
-    take_equal_kernel<<<blocks_of_rows(s.map), THREADS, 0, stream>>>(s.map, key, s.found[which], s.equal[which]);
+    take_equal_kernel<<<blocks_of_rows(s.map), THREADS, 0, stream>>>(s.map, key, s.found[which],
+                                                                     s.equal[which]);
     return decant_cuda_launched(backend, "taking equals", err);
 }
 
@@ -334,7 +342,8 @@ static decant_status list_pattern(decant_backend *backend, const bitmap &map, de
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "counting rows", err));
     add_up_kernel<<<1, SCAN_THREADS, 0, stream>>>(pattern->row_offsets, map.rows, pattern->row_offsets);
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "row offsets", err));
-    list_columns_kernel<<<blocks_of_rows(map), THREADS, 0, stream>>>(map, pattern->row_offsets, pattern->columns);
+    list_columns_kernel<<<blocks_of_rows(map), THREADS, 0, stream>>>(map, pattern->row_offsets,
+                                                                     pattern->columns);
     return decant_cuda_launched(backend, "listing columns", err);
 }
 
@@ -345,7 +354,8 @@ decant_status decant_cuda_select_sparse(decant_backend *backend, decant_matrix w
     const cudaStream_t stream = decant_cuda_of(backend)->stream;
     if (n_sensitive < 0 || n_outliers < 0 || pattern->count != n_sensitive + n_outliers ||
         pattern->count > weight.rows * weight.columns)
-        return DECANT_ERROR(err, DECANT_ERROR_BUG, "a pattern of %lld weights for %lld sensitive ones and %lld outliers",
+        return DECANT_ERROR(err, DECANT_ERROR_BUG,
+                            "a pattern of %lld weights for %lld sensitive ones and %lld outliers",
                             (long long)pattern->count, (long long)n_sensitive, (long long)n_outliers);
     if (pattern->count > UINT32_MAX || weight.rows * ((weight.columns + 31) / 32) > UINT32_MAX)
         return DECANT_ERROR(err, DECANT_ERROR_INPUT, "a matrix of %lld x %lld is too large for a sparse part",
@@ -353,13 +363,15 @@ decant_status decant_cuda_select_sparse(decant_backend *backend, decant_matrix w
     if (pattern->count == 0 && !pattern->row_offsets)
         return DECANT_OK;
     if (pattern->count == 0)
-        return decant_cuda_check(cudaMemsetAsync(pattern->row_offsets, 0, ((size_t)weight.rows + 1) * 4, stream),
-                                 "an empty pattern", err);
+        return decant_cuda_check(
+            cudaMemsetAsync(pattern->row_offsets, 0, ((size_t)weight.rows + 1) * 4, stream), "an empty pattern",
+            err);
     decant_cuda_arena size = {NULL, 0};
     place_selection(&size, weight);
     void *memory;
     DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, size.used, &memory, err));
-    DECANT_RETURN_ON_FAILURE(decant_cuda_check(cudaMemsetAsync(memory, 0, size.used, stream), "selection", err));
+    DECANT_RETURN_ON_FAILURE(
+        decant_cuda_check(cudaMemsetAsync(memory, 0, size.used, stream), "selection", err));
     decant_cuda_arena arena = {(char *)memory, 0};
     const selection s = place_selection(&arena, weight);
     if (n_sensitive > 0)
