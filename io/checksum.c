@@ -1,5 +1,6 @@
-/* zlib's CRC-32 behind checksum.h. One core takes 1.8 GB/s, a fraction of what disks and GPUs deliver, so long arrays
- * are cut into stretches that threads take in turn; zlib joins the checksums of neighbouring stretches exactly. */
+/* zlib's CRC-32 behind checksum.h. One core takes 1.8 GB/s, a fraction of what disks and GPUs deliver, so long
+ * arrays are cut into stretches that threads take in turn; zlib joins the checksums of neighbouring stretches
+ * exactly. */
 #include "io/checksum.h"
 
 #include <stdint.h>

@@ -1,9 +1,13 @@
-/* The gradients of causal attention on tensor cores, from the log-sum-exp that the forward pass kept. With
- * scores S = q kᵀ / sqrt(d), weights P = exp(S − log_sum_exp) and D = Σ y ∘ dy of each query: dv = Pᵀ dy     dP
- * = dy vᵀ     dS = P ∘ (dP − D)     dq = dS k / sqrt(d)     dk = dSᵀ q / sqrt(d) Two kernels, so that every sum
- * has one owner and one order: a block of the first holds a tile of keys and passes over the queries that see
- * them, head after head of its group; a block of the second holds a tile of queries and passes over the keys
- * they see. The scores are computed in both: two more products than a version that adds dq with atomics.
+/* The gradients of causal attention on tensor cores, from the log-sum-exp that the forward pass kept. With the
+ * scores S = q kᵀ / sqrt(d), the weights P = exp(S − log_sum_exp) and D = Σ y ∘ dy of each query:
+ *
+ *     dv = Pᵀ dy    dP = dy vᵀ    dS = P ∘ (dP − D)    dq = dS k / sqrt(d)    dk = dSᵀ q / sqrt(d)
+ *
+ * Two kernels, so that every sum has one owner and one order: a block of the first holds a tile of keys and
+ * passes over the queries that see them, head after head of its group; a block of the second holds a tile of
+ * queries and passes over the keys they see. The scores are computed in both: two more products than a version
+ * that adds dq with atomics.
+ *
  * Source: Dao et al., "FlashAttention" (2022), appendix B. */
 #include "kernels/cuda/attention.cuh"
 
@@ -11,7 +15,7 @@
 
 enum { STAGES = 2 };
 
-/* weights = exp(score · scale − log_sum_exp), 0 where `hidden` says so; in place. */
+/* P of one score. */
 static __device__ __forceinline__ float weight_of(float score, float scale_log2, float log_sum_exp_log2)
 {
     return decant_exp2(score * scale_log2 - log_sum_exp_log2);

@@ -1,11 +1,11 @@
 /* The CUDA backend itself: one device, its streams and libraries, and how their failures become errors. The
  * arithmetic is in the other files, one an operation.
  *
- * Two settings are read from the environment, once, so that ways of the same operation can be measured side by
- * side: DECANT_CUDA_FISHER   tiles | mma | wgmma      how fisher_add forms its product (fisher.cu)
- *   DECANT_CUDA_SPARSE   folded | cusparse        who multiplies the sparse part of a packed matrix
- * (packed_linear.cu)
- */
+ * Two settings are read from the environment, once, so that ways of the same operation can be measured:
+ *
+ *     DECANT_CUDA_FISHER   tiles | mma | wgmma   how fisher_add forms its product (fisher.cu)
+ *
+ *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu) */
 #include "kernels/cuda/context.h"
 
 extern "C" {

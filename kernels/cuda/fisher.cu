@@ -2,17 +2,25 @@
  *
  * The sequence form needs G = dYᵀ X [out, in], squared and added: F += G∘G. What it must cost, for LLaMA-7B
  * (6.5 · 10⁹ weights, T tokens) on an H100 that multiplies at 790 TFLOP/s and moves 3.0 TB/s:
- *     the product               2 · T · 6.5 · 10⁹ operations      8 ms at T = 512, 34 ms at T = 2048
- *     F read once, written once   8 · 6.5 · 10⁹ bytes            17 ms
+ *
+ *     the product                    2 · T · 6.5 · 10⁹ operations    8 ms at T = 512, 34 ms at T = 2048
+ *     F, read once and written once  8 · 6.5 · 10⁹ bytes             17 ms
+ *
  * so short sequences are bound by F and long ones by the product. Three ways are here:
+ *
  *     tiles   cuBLAS writes rows of G into a scratch tile small enough to stay in the L2 cache, and a kernel
- * reads the tile from there, squares and adds: G never reaches device memory, but the two steps take turns, so
- * that the times above add up (25 and 51 ms, and two launches a tile) mma     one kernel, G in registers, F
- * read and written once in its epilogue; blocks on the same multiprocessor overlap one's epilogue with the
- * other's product. mma.sync reaches about half of the rate above on Hopper, so 17 ms and 68 ms; on Ampere it is
- * the full rate wgmma   the same with Hopper's own instructions (fisher_wgmma.cu): near max(8, 17) and 34 ms
- * plus what of the epilogue stays exposed `tiles` is the default, and what odd widths and F32 activations
- * always take. Which is best is for measurements to say (tests/bench/bench_model_kernels).
+ *             reads the tile from there, squares and adds. G never reaches device memory, but the two steps
+ *             take turns: the times above add up to 25 and 51 ms, with two launches a tile.
+ *
+ *     mma     One kernel (fisher_mma.cu): G in registers, F read and written once in its epilogue; two blocks
+ *             on a multiprocessor overlap one's epilogue with the other's product. On Hopper mma.sync reaches
+ *             about half of the rate above, so 17 and 68 ms; on Ampere it is the full rate.
+ *
+ *     wgmma   The same with Hopper's own instructions (fisher_wgmma.cu): 17 and 34 ms, plus what of the
+ *             epilogue stays exposed.
+ *
+ * "tiles" is the default, and what odd widths and F32 activations always take. Which one is best is for
+ * measurements to say (tests/bench/bench_model_kernels).
  *
  * The token form (dY∘dY)ᵀ(X∘X) is one product of squares that adds straight into F. In BF16 a square is rounded
  * to 8 bits, an independent relative error of at most 2⁻⁹ a term in a sum of T positive terms; its exponent has

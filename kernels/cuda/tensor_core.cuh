@@ -1,9 +1,14 @@
 /* The instructions of Ampere's tensor cores, one function each: copies into shared memory that run beside the
  * program, fragments read from there, and products of fragments; and the one layout of tiles in shared memory
  * that makes these reads free of bank conflicts. Shapes and the owner of each element are the instruction set's
- * (PTX ISA, mma.m16n8k16): with g = lane / 4 and t = lane % 4, a (16×16)  [0]: row g, columns 2t, 2t+1   [1]:
- * row g+8   [2]: row g, columns 2t+8, 2t+9   [3]: row g+8, the same b (16×8)   [0]: rows 2t, 2t+1 of column g
- * [1]: rows 2t+8, 2t+9 c (16×8)   [0], [1]: row g, columns 2t, 2t+1             [2], [3]: row g+8 */
+ * (PTX ISA, mma.m16n8k16). With g = lane / 4 and t = lane % 4, a lane's registers hold:
+ *
+ *     a (16×16)   [0]: row g, columns 2t and 2t+1        [1]: the same of row g+8
+ *                 [2]: row g, columns 2t+8 and 2t+9      [3]: the same of row g+8
+ *
+ *     b (16×8)    [0]: rows 2t and 2t+1 of column g      [1]: rows 2t+8 and 2t+9
+ *
+ *     c (16×8)    [0], [1]: row g, columns 2t and 2t+1   [2], [3]: the same of row g+8 */
 #ifndef DECANT_KERNELS_CUDA_TENSOR_CORE_CUH
 #define DECANT_KERNELS_CUDA_TENSOR_CORE_CUH
 

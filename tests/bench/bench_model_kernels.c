@@ -2,10 +2,11 @@
  * larger of the time that its operations and the time that its bytes must take. Ends with what a sequence of
  * the calibration comes to when the operations run one after the other.
  *
- *   bench_model_kernels [--device cpu|cuda|cuda_full_floats] [--tokens 512,2048] [--hidden 4096]
- *       [--intermediate 11008] [--heads 32] [--key-value-heads 32] [--vocabulary 32000] [--layers 32]
- * [--repeats 7]
- *       [--tflops 790] [--gbytes 3000] [--only NAME]
+ *   bench_model_kernels [--device cpu|cuda|cuda_full_floats] [--tokens 512,2048] [--layers 32]
+ *
+ *       [--hidden 4096] [--intermediate 11008] [--heads 32] [--key-value-heads 32] [--vocabulary 32000]
+ *
+ *       [--repeats 7] [--tflops 790] [--gbytes 3000] [--only NAME]
  *
  * Bytes are counted as read once and written once, weights and Fisher sums from memory; activations of short
  * sequences live in a GPU's caches, so a figure over the roofline is possible. Weights and Fisher sums take

@@ -96,10 +96,10 @@ static void matrices_are_checked_against_their_shape(void **state)
         const char *name;
         int64_t rows, columns;
         const char *named;
-    } wrong[] = {{"b.weight", 3, 2, "is [2, 3]"}, {"b.weight", 1, 6, "needs [1, 6]"},
-                 {"c.weight", 4, 1, "is [1, 4]"}, {"scalar", 1, 1, "no matrix"},
-                 {"missing", 1, 1, "no tensor"},  {"position_ids", 1, 1, "F32"},
-                 {"empty", 7, 0, "is [0, 7]"}};
+    } wrong[] = {
+        {"b.weight", 5, 3, "needs [5, 3]"}, {"b.weight", 2, 4, "needs [2, 4]"}, {"b.weight", 3, 2, "is [2, 3]"},
+        {"b.weight", 1, 6, "needs [1, 6]"}, {"c.weight", 4, 1, "is [1, 4]"},    {"scalar", 1, 1, "no matrix"},
+        {"missing", 1, 1, "no tensor"},     {"position_ids", 1, 1, "F32"},      {"empty", 7, 0, "is [0, 7]"}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_status(
             decant_safetensors_matrix(model, wrong[i].name, wrong[i].rows, wrong[i].columns, &matrix, &err),
@@ -175,6 +175,8 @@ static void lying_indexes_are_refused(void **state)
     } cases[] = {
         {"{\"weight_map\":{\"x\":\"1.safetensors\",\"a\":\"3.safetensors\"}}", "3.safetensors: No such file"},
         {"{\"weight_map\":{\"x\":\"1.safetensors\",\"a\":\"1.safetensors\"}}", "no tensor a"},
+        {"{\"weight_map\":{\"x\":\"2.safetensors\",\"a\":\"1.safetensors\"}}",
+         "2.safetensors: has no tensor x"},
         {"{\"weight_map\":{\"x\":\"1.safetensors\",\"b\":\"2.safetensors\"}}", "no tensor b"},
         {"{\"weight_map\":{\"x\":\"1.safetensors\",\"y\":\"again.safetensors\"}}", "named twice"},
         {"{\"weight_map\":{\"x\":\"../1.safetensors\"}}", "no plain file name"},

@@ -31,6 +31,9 @@ static const sample samples[] = {
     {"/errors", DECANT_STORED_F64, {4, {2, 3, 1, 4}}},
     {"/count", DECANT_STORED_I32, {0, {0}}},
     {"/norm", DECANT_STORED_F32, {1, {300}}},
+    {"/model.layers.0.mlp.up_proj.bias",
+     DECANT_STORED_F32,
+     {1, {7}}}, /* in path order before what is in the group */
 };
 enum { SAMPLES = sizeof samples / sizeof *samples, SAMPLE_BYTES = 2000 };
 
