@@ -99,6 +99,9 @@ typedef struct decant_container decant_container;
 decant_status decant_container_open(const char *path, decant_container **container, decant_error *err);
 void decant_container_close(decant_container **container); /* takes NULL, sets NULL */
 
+/* Where it was opened, for messages; owned by the container. */
+const char *decant_container_path(const decant_container *container);
+
 bool decant_container_has(const decant_container *container, const char *path);
 
 /* Type and shape of a dataset; DECANT_ERROR_INPUT when there is none or its type is not one of decant_stored.

@@ -6,7 +6,6 @@
 #include "io/container.h"
 
 #include "base/memory.h"
-#include "io/checksum.h"
 #include "io/container_seal.h"
 #include "io/hdf5_support.h"
 
@@ -20,7 +19,7 @@ struct decant_container {
     uint64_t size_bytes; /* of the file */
 };
 
-enum { VERIFY_BYTES = 1 << 20, TEXT_LARGEST_BYTES = 64 << 20 };
+enum { TEXT_LARGEST_BYTES = 64 << 20 };
 
 /* ------------------------------------------------------------------------------------------------ open ---- */
 
@@ -86,6 +85,11 @@ void decant_container_close(decant_container **container)
     decant_memory_free((*container)->path);
     decant_memory_free(*container);
     *container = NULL;
+}
+
+const char *decant_container_path(const decant_container *container)
+{
+    return container->path;
 }
 
 /* ----------------------------------------------------------------------------------------- find things ---- */
@@ -434,68 +438,5 @@ decant_status decant_container_each(const decant_container *container, decant_co
     }
 done:
     decant_memory_free(list.paths);
-    return status;
-}
-
-/* ---------------------------------------------------------------------------------------------- verify ---- */
-
-typedef struct verification {
-    const decant_container *container;
-    void *buffer; /* VERIFY_BYTES */
-    int64_t datasets, bytes;
-} verification;
-
-/* The checksum of a dataset's bytes, read in pieces. */
-static decant_status sum_dataset(const verification *progress, const char *path, const dataset *opened,
-                                 uint32_t *checksum, decant_error *err)
-{
-    size_t element_bytes = decant_stored_bytes(opened->type);
-    int64_t most = VERIFY_BYTES / (int64_t)element_bytes;
-    decant_status status = DECANT_OK;
-    *checksum = 0;
-    for (int64_t first = 0; first < opened->elements && status == DECANT_OK; first += most) {
-        int64_t count = opened->elements - first < most ? opened->elements - first : most;
-        status = transfer(progress->container, path, opened, first, count, progress->buffer, err);
-        *checksum = decant_checksum(*checksum, progress->buffer, (size_t)count * element_bytes);
-    }
-    return status;
-}
-
-static decant_status verify_dataset(void *context, const char *path, decant_stored type,
-                                    const decant_shape *shape, decant_error *err)
-{
-    (void)shape;
-    verification *progress = context;
-    decant_status status = DECANT_OK;
-    dataset opened = {.id = H5I_INVALID_HID};
-    int64_t expected = 0;
-    uint32_t checksum = 0;
-    DECANT_TRY(decant_container_get_integer(progress->container, path, "crc32", &expected, err));
-    DECANT_TRY(open_dataset(progress->container, path, &opened, err));
-    DECANT_TRY(sum_dataset(progress, path, &opened, &checksum, err));
-    if (expected != (int64_t)checksum)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT,
-                    "%s: dataset %s is damaged: its checksum is %08lx, it was written with %08llx",
-                    progress->container->path, path, (unsigned long)checksum, (unsigned long long)expected);
-    progress->datasets++;
-    progress->bytes += opened.elements * (int64_t)decant_stored_bytes(type);
-done:
-    close_dataset(&opened);
-    return status;
-}
-
-decant_status decant_container_verify(const decant_container *container, int64_t *datasets, int64_t *bytes,
-                                      decant_error *err)
-{
-    verification progress = {.container = container};
-    decant_status status =
-        decant_memory_allocate(VERIFY_BYTES, "a buffer to verify with", &progress.buffer, err);
-    if (status == DECANT_OK)
-        status = decant_container_each(container, verify_dataset, &progress, err);
-    decant_memory_free(progress.buffer);
-    if (datasets)
-        *datasets = progress.datasets;
-    if (bytes)
-        *bytes = progress.bytes;
     return status;
 }

@@ -407,7 +407,7 @@ void decant_options_print_help(FILE *stream)
     }
     fprintf(stream, "  --%-34s %s\n  --%-34s %s\n", "help", "this text", "version", "the program's version");
     fprintf(stream, "\nExit status: 0 done, 2 wrong usage, 3 bad input, 4 not enough memory or disk,\n"
-                    "5 device or MPI failure, 70 internal error, 75 interrupted but resumable.\n");
+                    "5 device or MPI failure, 70 internal error.\n");
 }
 
 /* The index-th of the choices "a|b|c", into text. */

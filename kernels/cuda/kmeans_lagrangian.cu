@@ -344,7 +344,7 @@ static __device__ penalty_search<INDEX> begin_search(const decant_cuda_points &r
 
 /* A warp a row. */
 template <typename INDEX>
-static __global__ void __launch_bounds__(WARPS *DECANT_WARP)
+static __global__ void __launch_bounds__(WARPS *DECANT_WARP, 6)
     search_rows_kernel(decant_cuda_points rows, search_scratch scratch, targets wanted)
 {
     const int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / DECANT_WARP;

@@ -24,7 +24,7 @@ LIBRARIES = {
     r"zlib\.h": ["io/"],
     r"cuda.*|cublas.*|cusparse.*|cub/.*|mma\.h": ["kernels/cuda/"],
     r"cblas\.h": ["kernels/cpu/"],
-    r"omp\.h": ["kernels/cpu/"],
+    r"omp\.h": ["kernels/cpu/", "kernels/cuda/"],
     r"ini\.h|getopt\.h": ["pipeline/options.c"],
 }
 # Within kernels, a backend's files are its own; everyone else sees backend.h.
