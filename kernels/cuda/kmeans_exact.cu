@@ -8,10 +8,11 @@
  * Three facts, which rounding may break by a rounding error and no more, keep the search short:
  *   - split[k][j] never falls as j grows;
  *   - split[k][j] ≥ split[k−1][j];
- *   - counted from the end, the boundaries of the best partition into K > k clusters lie no further left than
- * those of the best one into k. So boundary k of the former is at or after boundary 2k − K of the latter, and
- * earlier columns of level k are not needed. K is 16 here whatever is wanted: the answer for one number of
- * clusters does not depend on which others are asked, not even where several answers are as good.
+ *   - counted from the end, the boundaries of the best partition into K > k clusters lie no further left
+ *     than those of the best one into k. So boundary k of the former is at or after boundary 2k − K of the
+ *     latter, and earlier columns of level k are not needed.
+ * K is 16 in the last one whatever is wanted: the answer for one number of clusters does not depend on which
+ * others are asked, not even where several answers are as good.
  *
  * A block takes a row. Columns are solved coarse to fine, each between its solved neighbours: every 256th and
  * then every 32nd by a whole warp that spreads over the candidates, the 31 between by a warp with a column a
@@ -29,9 +30,8 @@
 
 enum {
     COARSE = 256, /* columns between two that are solved first */
-    WINDOW = 32,  /* columns between two that are solved next; one more than a warp then solves at once */
-    CANDIDATES_A_COLUMN =
-        4, /* a window with more than this many candidates for each of its columns is halved */
+    WINDOW = 32,  /* columns between two that are solved next; a warp then solves those between at once */
+    CANDIDATES_A_COLUMN = 4, /* a window is halved while it has as many candidates for each of its columns */
     LEAST_LEVELS = 4,
     MOST_LEVELS = 16,
 };
@@ -216,8 +216,8 @@ static __device__ __forceinline__ int begin_level(const level<INDEX> &l, const I
     return *shared_first;
 }
 
-/* Rows with from < points ≤ upto; the other blocks leave at once. GAINS_SHARED: shared memory holds 2 (upto +
- * 1) gains. */
+/* Rows with from < points ≤ upto; the other blocks leave at once. GAINS_SHARED: the gains of two levels are in
+ * shared memory, upto + 1 each. */
 template <typename INDEX, bool GAINS_SHARED>
 static __global__ void __launch_bounds__(1024)
     solve_rows_kernel(decant_cuda_points rows, table t, int from, int upto)

@@ -2,11 +2,13 @@
  * where they come from.
  *
  * With a penalty λ for every cluster the number of clusters is free, and one pass over the points solves the
- * relaxed problem exactly: V[j] = max over i < j of V[i] + gain(i, j) − λ, where the last cluster of the first
- * j points begins at the i that attains it, split[j]. The best gain G(K) of K clusters is concave in K, because
- * gain has the Monge property; so when the optimum under some λ has K clusters, it is the best partition into
- * K, and such a λ exists for every K. The number of clusters falls as λ grows, so that λ is found in a few
- * passes: the first from a high-resolution estimate, the next ones by interpolation.
+ * relaxed problem exactly:
+ *     V[j] = max over i < j of V[i] + gain(i, j) − λ,
+ * where the last cluster of the first j points begins at the i that attains it, split[j]. The best gain G(K) of
+ * K clusters is concave in K, because gain has the Monge property; so when the optimum under some λ has K
+ * clusters, it is the best partition into K, and such a λ exists for every K. The number of clusters falls as λ
+ * grows, so that λ is found in a few passes: the first from a high-resolution estimate, the next ones by
+ * interpolation.
  *
  * split[j] never falls as j grows, nor rises as λ grows: each pass has the splits of a pass under a lower and
  * of one under a higher penalty as bounds, which get closer with every pass. They also say which columns do not
@@ -35,7 +37,8 @@
 enum {
     WARPS = 4,
     MOST_TARGETS = 4,
-    GUESSES = 8, /* after so many passes the chord alone is used: it cannot fail to progress */
+    MANY_SPLITS = 48, /* before 32 columns: worth a look by the whole warp */
+    GUESSES = 8,      /* after so many passes the chord alone is used: it cannot fail to progress */
 };
 
 /* A solution of the relaxed problem; the same on all lanes. */
@@ -66,8 +69,6 @@ static __device__ __forceinline__ int lane_of_thread()
 }
 
 /* ---- one pass ---- */
-
-enum { MANY_SPLITS = 48 };
 
 /* What a lane knows of its column while it is solved. */
 struct column_state {

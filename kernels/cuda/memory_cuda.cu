@@ -135,8 +135,8 @@ static size_t chunk_of(const decant_staging_ring *ring, size_t size_bytes, size_
     return left < ring->slot_bytes ? left : ring->slot_bytes;
 }
 
-/* One core copies from the page cache at a third of what the bus to the device takes, so several share the copy into
- * the staging memory. */
+/* One core copies from the page cache at a third of what the bus to the device takes, so several share the copy
+ * into the staging memory. */
 static void copy_by_threads(void *target, const void *source, size_t size_bytes)
 {
     const size_t piece_bytes = (size_t)1 << 20;

@@ -104,6 +104,12 @@ decant_status decant_cuda_packed_vectors(decant_backend *backend, decant_matrix 
                                          const decant_packed_matrix *packed, bool sparse, bool accumulate,
                                          decant_matrix y, decant_error *err);
 
+/* The same on tensor cores, for the x that has_mma accepts. */
+bool decant_cuda_packed_has_mma(decant_matrix x);
+decant_status decant_cuda_packed_mma(decant_backend *backend, decant_matrix x,
+                                     const decant_packed_matrix *packed, bool sparse, bool accumulate,
+                                     decant_matrix y, decant_error *err);
+
 /* y += x Sᵀ with S the sparse part of the packed matrix, by cuSPARSE. */
 decant_status decant_cuda_sparse_linear(decant_backend *backend, decant_matrix x,
                                         const decant_packed_matrix *packed, decant_matrix y, decant_error *err);

@@ -49,14 +49,16 @@ static __device__ __forceinline__ uint2 decant_octet_codes(const uint32_t *row_p
     const uint32_t spread = 0x00204081u, places = 0x01010101u;
     const uint32_t *word = row_planes + octet / DECANT_WORD_OCTETS;
     const int shift = octet % DECANT_WORD_OCTETS * DECANT_OCTET;
+    uint32_t planes[DECANT_BITS_MAXIMUM];
     uint2 codes = {0, 0};
 #pragma unroll
+    for (int bit = 0; bit < DECANT_BITS_MAXIMUM; bit++) /* all under way before the first is used */
+        planes[bit] = bit < bits ? word[bit * words] : 0;
+#pragma unroll
     for (int bit = 0; bit < DECANT_BITS_MAXIMUM; bit++) {
-        if (bit < bits) {
-            uint32_t plane = word[bit * words] >> shift;
-            codes.x |= ((plane & 15u) * (spread << bit)) & (places << bit);
-            codes.y |= ((plane >> 4 & 15u) * (spread << bit)) & (places << bit);
-        }
+        uint32_t plane = planes[bit] >> shift;
+        codes.x |= ((plane & 15u) * (spread << bit)) & (places << bit);
+        codes.y |= ((plane >> 4 & 15u) * (spread << bit)) & (places << bit);
     }
     return codes;
 }

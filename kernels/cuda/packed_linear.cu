@@ -1,6 +1,6 @@
-/* y = x ŵᵀ from the packed form. Few tokens go to the lookup kernel (packed_vectors.cu); for more, rows are
- * decoded into a tile of scratch, in the activations' type, and cuBLAS multiplies. The tile is small enough to
- * be still in the L2 cache when the product reads it.
+/* y = x ŵᵀ from the packed form. Few tokens go to the lookup kernels (packed_mma.cu, packed_vectors.cu); for
+ * more, rows are decoded into a tile of scratch, in the activations' type, and cuBLAS multiplies. The tile is
+ * small enough to be still in the L2 cache when the product reads it.
  *
  * The sparse part is folded into the decoded tile, or into the lookup kernel, unless
  * DECANT_CUDA_SPARSE=cusparse: then the dense part goes these ways without it and cuSPARSE adds x Sᵀ to y.
@@ -117,7 +117,9 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
     const bool has_sparse = packed->sparse.count > 0;
     const bool by_library = has_sparse && decant_cuda_context_of(backend)->sparse_by_library;
     const bool folded = has_sparse && !by_library;
-    if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM)
+    if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM && decant_cuda_packed_has_mma(x))
+        DECANT_RETURN_ON_FAILURE(decant_cuda_packed_mma(backend, x, packed, folded, accumulate, y, err));
+    else if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM)
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_vectors(backend, x, packed, folded, accumulate, y, err));
     else
         DECANT_RETURN_ON_FAILURE(multiply_decoded(backend, x, packed, folded, accumulate, y, err));

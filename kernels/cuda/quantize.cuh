@@ -62,8 +62,7 @@ typedef struct decant_cuda_points {
     uint32_t *first_entry; /* [points + 1] number of entries before the point */
 } decant_cuda_points;
 
-/* A block of memory handed out piece by piece. With memory NULL nothing is handed out but the size is counted.
- */
+/* A block of memory handed out piece by piece. With memory NULL only the size is counted. */
 typedef struct decant_cuda_arena {
     char *memory;
     size_t used;
@@ -101,8 +100,9 @@ decant_status decant_cuda_sum_rows(decant_backend *backend, const decant_cuda_po
 
 /* Each finds the clusters of every row for several numbers of clusters, ascending powers of two:
  *   scratch     as many bytes as the function beside it says, for points->rows rows
- *   boundaries  [n_targets] device arrays [rows, clusters + 1]: cluster c of a row is its points boundaries[c]
- * … boundaries[c + 1] − 1. With no more points than clusters each point is one; the last ones are empty. */
+ *   boundaries  [n_targets] device arrays [rows, clusters + 1]: cluster c of a row is its points from
+ *               boundaries[c] to before boundaries[c + 1]
+ * With no more points than clusters each point is a cluster, and the last ones are empty. */
 
 /* The best clusters by dynamic programming, 4 to 16 of them. */
 size_t decant_cuda_kmeans_exact_bytes(decant_backend *backend, const decant_cuda_points *points,
