@@ -20,7 +20,7 @@
  *             epilogue stays exposed.
  *
  * "tiles" is the default, what odd widths and F32 activations always take, and the fastest of the three as they
- * are now: an H100 measured it at twice to three times the speed of the others (tests/gpu/RESULTS.md).
+ * are now: on an H100 at T = 2048 it takes 1.7 to 2.9 times less than the others (tests/gpu/RESULTS.md).
  *
  * The token form (dY∘dY)ᵀ(X∘X) is one product of squares that adds straight into F. In BF16 a square is rounded
  * to 8 bits, an independent relative error of at most 2⁻⁹ a term in a sum of T positive terms; its exponent has
