@@ -1,5 +1,5 @@
 /* The one interface between the job and the arithmetic. A backend ("cpu", "cuda") is a value of decant_backend:
- * five small tables of functions and a state that only the backend knows.
+ * six small tables of functions and a state that only the backend knows.
  *
  * Rules that every implementation keeps:
  *   - Arrays named "device" live where the backend computes (host memory for the CPU backend) and come from
@@ -214,6 +214,66 @@ typedef struct decant_quantize_kernels {
                             decant_error *err);
 } decant_quantize_kernels;
 
+/* -------------------------------------------------------------------------------------------------- grids
+ * ---- */
+
+/* How the weights of a matrix lie on one grid that all its rows share: HIGGS, round-to-nearest, NF4. With x the
+ * row after rotation, the columns j·p … j·p + p − 1 are scale · points[code_j] + offset, where scale and offset
+ * are those of the group of columns that column j·p lies in. Sources: arXiv 2411.17525 (HIGGS), 2305.14314
+ * (NF4). */
+typedef struct decant_grid_form {
+    int dimension; /* p: columns that one code stands for, 1 … 4; a last, short tuple is filled with zeros */
+    int code_bits; /* the grid has 2^code_bits points, 2 … 12 */
+    const float *points; /* host [2^code_bits, p], borrowed; outlives the form */
+    int64_t group;       /* consecutive columns that share a scale; the last group of a row may be shorter */
+    bool has_offsets;    /* an offset beside each scale */
+    int64_t rotation; /* rows are multiplied by random signs and, in pieces of this power of two, which divides
+                         columns, by the orthonormal Walsh–Hadamard matrix before coding; 1: neither */
+    uint64_t seed;    /* of the signs */
+} decant_grid_form;
+
+/* A matrix on a grid, packed as the container stores it; device arrays. Bit planes as in decant_packed_matrix,
+ * over the ceil(columns / p) codes of a row. */
+typedef struct decant_grid_matrix {
+    int64_t rows, columns;
+    decant_grid_form form;
+    uint32_t *planes;  /* [rows, code_bits, ceil(codes of a row / 32)] */
+    uint16_t *scales;  /* F16 [rows, ceil(columns / group)] */
+    uint16_t *offsets; /* F16, the same shape; NULL without offsets */
+} decant_grid_matrix;
+
+/* Where the scale of a group comes from. */
+typedef enum decant_grid_scale {
+    DECANT_SCALE_LEAST_ERROR, /* root mean square first, then refit to its codes: s = ⟨x, q⟩ / ⟨q, q⟩ */
+    DECANT_SCALE_LARGEST,     /* the largest magnitude of the group becomes the grid's largest: NF4 */
+    DECANT_SCALE_RANGE, /* least and largest value become the grid's ends (needs offsets): round-to-nearest */
+} decant_grid_scale;
+
+typedef struct decant_grid_kernels {
+    /* Fills planes, scales and offsets of `matrix`, whose shape, form and arrays the caller has set, and
+     * measures what was stored (scales rounded to F16, codes the nearest point under the rounded scale, the
+     * lowest code among equals). A group of zeros has scale 0. weight placed exact; fisher device F32 of the
+     * same shape or NULL: all ones (error->weighted then equals error->squared) DECANT_ERROR_INPUT when a
+     * weight is not finite, naming row and column. */
+    decant_status (*encode)(decant_backend *backend, decant_matrix weight, const float *fisher,
+                            decant_grid_scale scale, decant_grid_matrix *matrix, decant_matrix_error *error,
+                            decant_error *err);
+
+    /* y = x ŵᵀ (or y += …) straight from the packed form: the activations are rotated, not the weights. */
+    decant_status (*linear)(decant_backend *backend, decant_matrix x, const decant_grid_matrix *matrix,
+                            bool accumulate, decant_matrix y, decant_error *err);
+
+    /* weight [rows, columns], of the caller's element type, = what the packed form stands for, rotated back. */
+    decant_status (*decode)(decant_backend *backend, const decant_grid_matrix *matrix, decant_matrix weight,
+                            decant_error *err);
+
+    /* noisy = weight + t ‖weight‖_F / sqrt(rows · columns) · Σ, with Σ of independent standard normal numbers
+     * that depend on seed, row and column alone (the same on every backend up to rounding). Algorithm 3 of
+     * arXiv 2411.17525.  weight placed for compute, noisy a device array of the same shape and type. */
+    decant_status (*add_noise)(decant_backend *backend, decant_matrix weight, double t, uint64_t seed,
+                               decant_matrix noisy, decant_error *err);
+} decant_grid_kernels;
+
 /* ------------------------------------------------------------------------------------------------ validate
  * ---- */
 
@@ -247,6 +307,7 @@ struct decant_backend {
     const decant_weight_kernels *weights;
     const decant_model_kernels *model;
     const decant_quantize_kernels *quantize;
+    const decant_grid_kernels *grid;
     const decant_validate_kernels *validate;
     void (*destroy)(decant_backend *backend); /* behind decant_backend_destroy */
     void *state;                              /* the implementation's own */
