@@ -31,6 +31,13 @@ typedef enum decant_retention {
     DECANT_RETAIN_BOUNDARIES
 } decant_retention;
 
+/* Where a rank's layers are while it calibrates: all of them where it computes, or one after the other. */
+typedef enum decant_memory_mode {
+    DECANT_MEMORY_AUTO,
+    DECANT_MEMORY_RESIDENT,
+    DECANT_MEMORY_STREAMED
+} decant_memory_mode;
+
 enum { DECANT_OPTION_PATH_BYTES = 1024, DECANT_WIDTHS_MAXIMUM = DECANT_BITS_MAXIMUM - DECANT_BITS_MINIMUM + 1 };
 
 typedef struct decant_bit_widths {
