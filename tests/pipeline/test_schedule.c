@@ -125,6 +125,27 @@ static void costs_count_multiply_adds(void **state)
 
 /* ---- steps ---- */
 
+static void micro_batches_cover_all_sequences_in_order(void **state)
+{
+    (void)state;
+    assert_int_equal(decant_schedule_micro_batch_size(1), 2048);
+    assert_int_equal(decant_schedule_micro_batch_size(512), 4);
+    assert_int_equal(decant_schedule_micro_batch_size(600), 3);
+    assert_int_equal(decant_schedule_micro_batch_size(2048), 1);
+    assert_int_equal(decant_schedule_micro_batch_size(100000), 1);
+    for (int64_t sequences = 1; sequences <= SEQUENCES_MAXIMUM; sequences++)
+        for (int64_t size = 1; size <= 7; size++) {
+            int64_t next = 0, batches = decant_schedule_micro_batches(sequences, size);
+            for (int64_t i = 0; i < batches; i++) {
+                decant_micro_batch batch = decant_schedule_micro_batch(sequences, size, i);
+                assert_int_equal(batch.first, next);
+                assert_true(i + 1 < batches ? batch.count == size : batch.count >= 1 && batch.count <= size);
+                next += batch.count;
+            }
+            assert_int_equal(next, sequences);
+        }
+}
+
 static void every_sequence_passes_once_each_way(void **state)
 {
     (void)state;
@@ -135,7 +156,7 @@ static void every_sequence_passes_once_each_way(void **state)
                 for (int64_t i = 0; i < 2 * sequences; i++) {
                     decant_step step = decant_schedule_step(stages, stage, sequences, i);
                     int64_t *next = step.direction == DECANT_FORWARD ? &forward : &backward;
-                    assert_int_equal(step.sequence, *next);
+                    assert_int_equal(step.batch, *next);
                     (*next)++;
                     assert_true(backward <= forward);
                     waiting_most = forward - backward > waiting_most ? forward - backward : waiting_most;
@@ -161,7 +182,7 @@ static int64_t steps_until_stuck(int stages, int64_t sequences)
             bool is_forward = step.direction == DECANT_FORWARD;
             int64_t there = is_forward ? (s == 0 ? sequences : forward[s - 1])
                                        : (s == stages - 1 ? forward[s] : backward[s + 1]);
-            if (step.sequence >= there)
+            if (step.batch >= there)
                 continue;
             (is_forward ? forward : backward)[s]++;
             taken[s]++;
@@ -257,6 +278,7 @@ int main(void)
         cmocka_unit_test(every_layer_has_one_stage),
         cmocka_unit_test(earlier_stages_take_more_when_layers_do_not_divide),
         cmocka_unit_test(costs_count_multiply_adds),
+        cmocka_unit_test(micro_batches_cover_all_sequences_in_order),
         cmocka_unit_test(every_sequence_passes_once_each_way),
         cmocka_unit_test(nobody_waits_for_ever),
         cmocka_unit_test(idle_share_is_the_known_bubble_when_stages_are_equal),
