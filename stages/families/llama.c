@@ -138,14 +138,14 @@ static activation storage_of(activation which)
     }
 }
 
-/* An array as it is used for a sequence of `tokens` tokens. */
+/* The first rows of an array, as it is used for that many. */
 static decant_matrix activation_of(const decant_model_part *part, const decant_activations *kept,
-                                   activation which, int64_t tokens)
+                                   activation which, int64_t rows)
 {
     return (decant_matrix){
         .data = kept->arrays[storage_of(which)],
         .element = part->backend->activation,
-        .rows = tokens,
+        .rows = rows,
         .columns = activation_width(part->config, which),
     };
 }
@@ -213,43 +213,12 @@ static decant_attention_shape attention_shape(const decant_model_part *part, int
 {
     const decant_model_config *config = part->config;
     return (decant_attention_shape){
+        .sequences = decant_model_part_sequences(part, rows),
         .tokens = rows / decant_model_part_sequences(part, rows),
         .heads = config->heads,
         .key_value_heads = config->key_value_heads,
         .head_dimension = config->head_dimension,
     };
-}
-
-/* Attention, sequence by sequence. */
-static decant_status attend(const decant_model_part *part, decant_matrix q, decant_matrix k, decant_matrix v,
-                            decant_matrix a, float *log_sum_exp, decant_error *err)
-{
-    decant_attention_shape shape = attention_shape(part, q.rows);
-    const int64_t t = shape.tokens;
-    decant_status status = DECANT_OK;
-    for (int64_t first = 0; first < q.rows && status == DECANT_OK; first += t)
-        status = part->backend->model->attention(
-            part->backend, &shape, decant_matrix_rows(q, first, t), decant_matrix_rows(k, first, t),
-            decant_matrix_rows(v, first, t), decant_matrix_rows(a, first, t), log_sum_exp + first * shape.heads,
-            err);
-    return status;
-}
-
-static decant_status attend_backward(const decant_model_part *part, decant_matrix q, decant_matrix k,
-                                     decant_matrix v, decant_matrix a, const float *log_sum_exp,
-                                     decant_matrix da, decant_matrix dq, decant_matrix dk, decant_matrix dv,
-                                     decant_error *err)
-{
-    decant_attention_shape shape = attention_shape(part, q.rows);
-    const int64_t t = shape.tokens;
-    decant_status status = DECANT_OK;
-    for (int64_t first = 0; first < q.rows && status == DECANT_OK; first += t)
-        status = part->backend->model->attention_backward(
-            part->backend, &shape, decant_matrix_rows(q, first, t), decant_matrix_rows(k, first, t),
-            decant_matrix_rows(v, first, t), decant_matrix_rows(a, first, t), log_sum_exp + first * shape.heads,
-            decant_matrix_rows(da, first, t), decant_matrix_rows(dq, first, t),
-            decant_matrix_rows(dk, first, t), decant_matrix_rows(dv, first, t), err);
-    return status;
 }
 
 /* h = x + attention(norm(x)) */
@@ -260,6 +229,7 @@ static decant_status forward_attention(const decant_model_part *part, const deca
     const decant_model_kernels *model = backend->model;
     const decant_model_config *config = part->config;
     const decant_linear *linears = block->linears;
+    decant_attention_shape shape = attention_shape(part, x.rows);
     decant_matrix n1 = activation_of(part, kept, NORMED_INPUT, x.rows),
                   q = activation_of(part, kept, QUERIES, x.rows);
     decant_matrix k = activation_of(part, kept, KEYS, x.rows), v = activation_of(part, kept, VALUES, x.rows);
@@ -273,7 +243,7 @@ static decant_status forward_attention(const decant_model_part *part, const deca
     DECANT_TRY(decant_linear_forward(backend, &linears[VALUE], n1, false, v, err));
     DECANT_TRY(model->rotary(backend, q, config->heads, part->cosines, part->sines, false, err));
     DECANT_TRY(model->rotary(backend, k, config->key_value_heads, part->cosines, part->sines, false, err));
-    DECANT_TRY(attend(part, q, k, v, a, kept->log_sum_exp, err));
+    DECANT_TRY(model->attention(backend, &shape, q, k, v, a, kept->log_sum_exp, err));
     DECANT_TRY(backend->memory->copy(backend, h.data, x.data, decant_matrix_bytes(x), err));
     DECANT_TRY(decant_linear_forward(backend, &linears[OUTPUT], a, true, h, err));
 done:
@@ -334,12 +304,12 @@ static decant_status backward_mlp(const decant_model_part *part, const decant_bl
     decant_backend *backend = part->backend;
     const decant_model_kernels *model = backend->model;
     const decant_linear *linears = block->linears;
-    const int64_t tokens = dx.rows;
-    decant_matrix h = activation_of(part, kept, MIDDLE, tokens),
-                  n2 = activation_of(part, kept, NORMED_MIDDLE, tokens), dn2 = n2;
-    decant_matrix g = activation_of(part, kept, GATES, tokens), dg = g;
-    decant_matrix u = activation_of(part, kept, UPS, tokens), du = u;
-    decant_matrix m = activation_of(part, kept, PRODUCTS, tokens), dm = m;
+    const int64_t rows = dx.rows;
+    decant_matrix h = activation_of(part, kept, MIDDLE, rows),
+                  n2 = activation_of(part, kept, NORMED_MIDDLE, rows), dn2 = n2;
+    decant_matrix g = activation_of(part, kept, GATES, rows), dg = g;
+    decant_matrix u = activation_of(part, kept, UPS, rows), du = u;
+    decant_matrix m = activation_of(part, kept, PRODUCTS, rows), dm = m;
     decant_status status;
     DECANT_TRY(add_fisher(part, fisher, DOWN, dx, m, err));
     DECANT_TRY(model->linear_backward(backend, dx, linears[DOWN].weight, false, dm, err));
@@ -363,19 +333,20 @@ static decant_status backward_attention(const decant_model_part *part, const dec
     const decant_model_kernels *model = backend->model;
     const decant_model_config *config = part->config;
     const decant_linear *linears = block->linears;
-    const int64_t tokens = x.rows;
-    decant_matrix n1 = activation_of(part, kept, NORMED_INPUT, tokens), dn1 = n1,
-                  q = activation_of(part, kept, QUERIES, tokens);
-    decant_matrix k = activation_of(part, kept, KEYS, tokens), v = activation_of(part, kept, VALUES, tokens);
-    decant_matrix a = activation_of(part, kept, ATTENDED, tokens);
-    decant_matrix da = activation_of(part, kept, ATTENDED_GRADIENTS, tokens);
-    decant_matrix dq = activation_of(part, kept, QUERY_GRADIENTS, tokens);
-    decant_matrix dk = activation_of(part, kept, KEY_GRADIENTS, tokens),
-                  dv = activation_of(part, kept, VALUE_GRADIENTS, tokens);
+    const int64_t rows = x.rows;
+    decant_attention_shape shape = attention_shape(part, rows);
+    decant_matrix n1 = activation_of(part, kept, NORMED_INPUT, rows), dn1 = n1,
+                  q = activation_of(part, kept, QUERIES, rows);
+    decant_matrix k = activation_of(part, kept, KEYS, rows), v = activation_of(part, kept, VALUES, rows);
+    decant_matrix a = activation_of(part, kept, ATTENDED, rows);
+    decant_matrix da = activation_of(part, kept, ATTENDED_GRADIENTS, rows);
+    decant_matrix dq = activation_of(part, kept, QUERY_GRADIENTS, rows);
+    decant_matrix dk = activation_of(part, kept, KEY_GRADIENTS, rows),
+                  dv = activation_of(part, kept, VALUE_GRADIENTS, rows);
     decant_status status;
     DECANT_TRY(add_fisher(part, fisher, OUTPUT, dx, a, err));
     DECANT_TRY(model->linear_backward(backend, dx, linears[OUTPUT].weight, false, da, err));
-    DECANT_TRY(attend_backward(part, q, k, v, a, kept->log_sum_exp, da, dq, dk, dv, err));
+    DECANT_TRY(model->attention_backward(backend, &shape, q, k, v, a, kept->log_sum_exp, da, dq, dk, dv, err));
     DECANT_TRY(model->rotary(backend, dq, config->heads, part->cosines, part->sines, true, err));
     DECANT_TRY(model->rotary(backend, dk, config->key_value_heads, part->cosines, part->sines, true, err));
     DECANT_TRY(add_fisher(part, fisher, QUERY, dq, n1, err));
