@@ -11,6 +11,60 @@
 
 #include "base/memory.h"
 
+/* --------------------------------------------------------------------------------- ranks and shares ---- */
+
+bool decant_schedule_grid(int ranks, int layers, int replicas, decant_rank_grid *grid)
+{
+    if (replicas == 0)
+        for (replicas = 1; ranks % replicas != 0 || ranks / replicas > layers;)
+            replicas++;
+    *grid = (decant_rank_grid){.stages = ranks / replicas, .replicas = replicas};
+    return ranks % replicas == 0;
+}
+
+void decant_schedule_share(int64_t count, int parts, int part, int64_t *first, int64_t *share)
+{
+    int64_t each = count / parts, larger = count % parts;
+    *first = part * each + (part < larger ? part : larger);
+    *share = each + (part < larger);
+}
+
+static int cheapest_of(const double *loads, int replicas)
+{
+    int cheapest = 0;
+    for (int replica = 1; replica < replicas; replica++)
+        if (loads[replica] < loads[cheapest])
+            cheapest = replica;
+    return cheapest;
+}
+
+/* The most expensive matrix of a block that has no owner yet, the first among equals; -1: all have one. */
+static int dearest_without_owner(const double *costs, const int *owners, int linears)
+{
+    int dearest = -1;
+    for (int i = 0; i < linears; i++)
+        if (owners[i] < 0 && (dearest < 0 || costs[i] > costs[dearest]))
+            dearest = i;
+    return dearest;
+}
+
+void decant_schedule_owners(const double *costs, int blocks, int linears, int replicas, double *loads,
+                            int *owners)
+{
+    for (int replica = 0; replica < replicas; replica++)
+        loads[replica] = 0;
+    for (int i = 0; i < blocks * linears; i++)
+        owners[i] = -1;
+    for (int block = blocks - 1; block >= 0; block--) {
+        const double *own_costs = costs + block * linears;
+        int *own = owners + block * linears, next;
+        while ((next = dearest_without_owner(own_costs, own, linears)) >= 0) {
+            own[next] = cheapest_of(loads, replicas);
+            loads[own[next]] += own_costs[next];
+        }
+    }
+}
+
 /* ------------------------------------------------------------------------------------------- layers ---- */
 
 void decant_schedule_layers(int layers, int stages, double layer_cost, double first_cost, double last_cost,

@@ -6,7 +6,34 @@
 
 #include "io/model_config.h"
 
+#include <stdbool.h>
 #include <stdint.h>
+
+/* Ranks as stages × replicas: a stage has some of the layers, a replica some of the sequences. The replicas of
+ * a stage are neighbours, because Fisher sums, the largest messages, travel between them: rank = stage ·
+ * replicas + replica. */
+typedef struct decant_rank_grid {
+    int stages, replicas;
+} decant_rank_grid;
+
+/* The grid of `ranks` ranks with so many replicas, which must divide them; with 0, the fewest replicas that
+ * divide them and leave no more stages than layers, so 1 unless ranks outnumber layers. False when it cannot
+ * be. */
+bool decant_schedule_grid(int ranks, int layers, int replicas, decant_rank_grid *grid);
+
+/* The share of one of `parts` in `count` things: consecutive, the earlier shares larger by one where they do
+ * not divide. */
+void decant_schedule_share(int64_t count, int parts, int part, int64_t *first, int64_t *share);
+
+/* Which replica owns which of a stage's matrices. Whole matrices are shared out, not rows, because outliers are
+ * selected over a whole matrix. Blocks are gone through from the last to the first, as their Fisher sums become
+ * ready, and in each the most expensive matrices first, each to the replica with the least cost so far.
+ *
+ *   costs    [blocks, linears], > 0
+ *   loads    [replicas]; filled: what each has in the end
+ *   owners   [blocks, linears]; filled */
+void decant_schedule_owners(const double *costs, int blocks, int linears, int replicas, double *loads,
+                            int *owners);
 
 /* The consecutive layers of one stage; a stage with count 0 has nothing to do. */
 typedef struct decant_layer_range {
