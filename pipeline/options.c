@@ -42,6 +42,8 @@ static const option_row option_table[] = {
      "calibration sequences to use, 0 for all"},
     {"window", OPTION_INTEGER, "N", "512", FIELD(window), 2, 1e6, false,
      "tokens a calibration sequence when T.npy is one long row"},
+    {"micro-batch", OPTION_INTEGER, "N", "0", FIELD(micro_batch), 0, 1e6, false,
+     "sequences taken together, 0 for as many as fit 2048 tokens"},
     {"fisher", OPTION_CHOICE, "sequence|token", "token", FIELD(fisher), 0, 0, true,
      "square the gradient of a sequence, or of each token"},
     {"activations", OPTION_CHOICE, "auto|keep|recompute", "auto", FIELD(retention), 0, 0, false,

@@ -14,6 +14,7 @@ typedef struct validation_run {
     decant_model_part original, quantized;
     decant_validation *validation;
     decant_channel *from_previous, *to_next;
+    int64_t micro_batch, batches; /* windows taken together, and how often */
     decant_validation_result result;
     decant_standing standing;
 } validation_run;
@@ -26,11 +27,11 @@ static decant_status load_parts(validation_run *run, decant_error *err)
     DECANT_TRY(decant_container_source_create(run->container, &run->source, err));
     decant_weight_source packed = decant_source_of_container(run->source);
     DECANT_TRY(decant_model_part_load(job->backend, &job->config, &packed, layers.first, layers.count,
-                                      run->tokens->length, &run->quantized, err));
+                                      run->tokens->length, run->micro_batch, &run->quantized, err));
     if (job->model) {
         decant_weight_source whole = decant_source_of_model(job->model);
         DECANT_TRY(decant_model_part_load(job->backend, &job->config, &whole, layers.first, layers.count,
-                                          run->tokens->length, &run->original, err));
+                                          run->tokens->length, run->micro_batch, &run->original, err));
     }
     DECANT_TRY(
         decant_validation_create(job->model ? &run->original : NULL, &run->quantized, &run->validation, err));
@@ -53,32 +54,33 @@ static decant_status open_channels(validation_run *run, decant_error *err)
 {
     decant_job *job = run->job;
     int stage = job->ranks->rank;
-    size_t bytes = decant_element_bytes(job->backend->activation) * (size_t)run->tokens->length *
-                   (size_t)job->config.hidden_size * (job->model ? MODELS : 1);
+    size_t bytes = decant_element_bytes(job->backend->activation) *
+                   (size_t)(run->micro_batch * run->tokens->length) * (size_t)job->config.hidden_size *
+                   (job->model ? MODELS : 1);
     decant_status status = DECANT_OK;
     if (stage > 0)
-        DECANT_TRY(decant_channel_open(job->ranks, stage - 1, TAG_VALIDATE, bytes, run->tokens->sequences, true,
+        DECANT_TRY(decant_channel_open(job->ranks, stage - 1, TAG_VALIDATE, bytes, run->batches, true,
                                        &run->from_previous, err));
     if (stage < job->stages - 1)
-        DECANT_TRY(decant_channel_open(job->ranks, stage + 1, TAG_VALIDATE, bytes, run->tokens->sequences,
-                                       false, &run->to_next, err));
+        DECANT_TRY(decant_channel_open(job->ranks, stage + 1, TAG_VALIDATE, bytes, run->batches, false,
+                                       &run->to_next, err));
 done:
     return status;
 }
 
-static void both_activations(validation_run *run, decant_matrix activations[MODELS])
+static void both_activations(validation_run *run, int64_t windows, decant_matrix activations[MODELS])
 {
     for (int model = 0; model < MODELS; model++)
-        activations[model] = decant_validation_activation(run->validation, model);
+        activations[model] = decant_validation_activation(run->validation, model, windows);
 }
 
-static void step_window(validation_run *run, int64_t window)
+static void step_windows(validation_run *run, decant_micro_batch windows)
 {
     decant_backend *backend = run->job->backend;
     decant_matrix activations[MODELS];
     decant_error error;
     if (run->from_previous) {
-        both_activations(run, activations);
+        both_activations(run, windows.count, activations);
         decant_standing_note(&run->standing,
                              decant_channel_receive(run->from_previous, backend, activations, MODELS,
                                                     &run->standing.withdrawn, &error),
@@ -87,11 +89,11 @@ static void step_window(validation_run *run, int64_t window)
     if (decant_standing_computes(&run->standing))
         decant_standing_note(&run->standing,
                              decant_validation_forward(run->validation,
-                                                       decant_token_array_sequence(run->tokens, window),
-                                                       &run->result, &error),
+                                                       decant_token_array_sequence(run->tokens, windows.first),
+                                                       windows.count, &run->result, &error),
                              &error);
     if (run->to_next) {
-        both_activations(run, activations);
+        both_activations(run, windows.count, activations);
         decant_standing_note(&run->standing,
                              decant_channel_send(run->to_next, backend, activations, MODELS,
                                                  !decant_standing_computes(&run->standing), &error),
@@ -117,11 +119,16 @@ decant_status decant_job_validate(decant_job *job, const char *path, const decan
     bool is_active = job->ranks->rank < job->stages;
     decant_status status;
     decant_log_stage(job->log, "validate");
+    run.micro_batch = decant_schedule_micro_batch_size(tokens->length);
+    if (run.micro_batch > tokens->sequences)
+        run.micro_batch = tokens->sequences;
+    run.batches = decant_schedule_micro_batches(tokens->sequences, run.micro_batch);
     DECANT_TRY(decant_ranks_agree(job->ranks, prepare(&run, path, err), err));
     DECANT_TRY(decant_ranks_agree(job->ranks, is_active ? open_channels(&run, err) : DECANT_OK, err));
-    for (int64_t window = 0; is_active && window < tokens->sequences; window++) {
-        step_window(&run, window);
-        decant_log_progress(job->log, window + 1, tokens->sequences, "windows");
+    for (int64_t i = 0; is_active && i < run.batches; i++) {
+        decant_micro_batch windows = decant_schedule_micro_batch(tokens->sequences, run.micro_batch, i);
+        step_windows(&run, windows);
+        decant_log_progress(job->log, windows.first + windows.count, tokens->sequences, "windows");
     }
     *err = run.standing.error;
     DECANT_TRY(decant_ranks_agree(job->ranks, run.standing.failed, err));

@@ -36,6 +36,14 @@ float *decant_fisher_sums_at(const decant_fisher_sums *fisher, int block, int li
     return fisher->sums[index_of(fisher, block, linear)];
 }
 
+decant_block_fisher decant_fisher_sums_of_block(const decant_fisher_sums *fisher, int block)
+{
+    decant_block_fisher sums = {.form = fisher->form};
+    for (int linear = 0; linear < fisher->family->linear_count; linear++)
+        sums.sums[linear] = decant_fisher_sums_at(fisher, block, linear);
+    return sums;
+}
+
 void decant_fisher_sums_release(decant_fisher_sums *fisher, int block, int linear)
 {
     fisher->backend->memory->release(fisher->backend, (void **)&fisher->sums[index_of(fisher, block, linear)]);

@@ -23,6 +23,9 @@ decant_status decant_fisher_sums_create(decant_backend *backend, const decant_mo
 /* The sum of linear layer `linear` of block `block`, counted from first_layer. */
 float *decant_fisher_sums_at(const decant_fisher_sums *fisher, int block, int linear);
 
+/* The sums of all linear layers of a block, as a backward pass takes them. */
+decant_block_fisher decant_fisher_sums_of_block(const decant_fisher_sums *fisher, int block);
+
 void decant_fisher_sums_release(decant_fisher_sums *fisher, int block, int linear); /* frees one */
 void decant_fisher_sums_free(decant_fisher_sums *fisher);                           /* frees all */
 

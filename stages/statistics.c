@@ -41,6 +41,7 @@ static decant_status set_origin(decant_container_writer *writer, const decant_st
     DECANT_TRY(decant_container_set_text(writer, "/", "fisher", form_names[origin->form], err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "sequences", origin->sequences, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "length", origin->length, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "micro_batch", origin->micro_batch, err));
     DECANT_TRY(decant_container_set_real(writer, "/", "loss", origin->loss, err));
     DECANT_TRY(
         decant_container_set_integer(writer, "/", "calibration_crc32", origin->calibration_checksum, err));
@@ -112,6 +113,7 @@ static decant_status read_origin(const decant_container *file, const char *path,
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s has Fisher sums of an unknown form, '%s'", path, form);
     DECANT_TRY(decant_container_get_integer(file, "/", "sequences", &origin->sequences, err));
     DECANT_TRY(decant_container_get_integer(file, "/", "length", &origin->length, err));
+    DECANT_TRY(decant_container_get_integer(file, "/", "micro_batch", &origin->micro_batch, err));
     DECANT_TRY(decant_container_get_real(file, "/", "loss", &origin->loss, err));
     DECANT_TRY(decant_container_get_integer(file, "/", "calibration_crc32", &checksum, err));
     origin->calibration_checksum = (uint32_t)checksum;

@@ -9,9 +9,10 @@
 /* What the sums were made from. */
 typedef struct decant_statistics_origin {
     decant_fisher_form form;
-    int64_t sequences; /* N */
-    int64_t length;    /* tokens a sequence */
-    double loss;       /* mean over the sequences */
+    int64_t sequences;   /* N */
+    int64_t length;      /* tokens a sequence */
+    int64_t micro_batch; /* sequences that were taken together: decides the order of sums */
+    double loss;         /* mean over the sequences */
     uint32_t calibration_checksum;
 } decant_statistics_origin;
 

@@ -24,13 +24,14 @@ decant_status decant_validation_create(const decant_model_part *original, const 
                                        decant_validation **validation, decant_error *err);
 void decant_validation_destroy(decant_validation **validation); /* takes NULL, sets NULL */
 
-/* The activations that enter the part: [0] of the original, [1] of the quantized model, [T, hidden] each. For
- * the pipeline to fill, unless the part has the embedding. With no original, [0] has data NULL. After
- * decant_validation_forward they hold what leaves the part. */
-decant_matrix decant_validation_activation(decant_validation *validation, int model);
+/* The activations of `sequences` windows that enter the part: [0] of the original, [1] of the quantized model,
+ * [sequences · T, hidden] each. For the pipeline to fill, unless the part has the embedding. With no original,
+ * [0] has data NULL. After decant_validation_forward they hold what leaves the part. */
+decant_matrix decant_validation_activation(decant_validation *validation, int model, int64_t sequences);
 
-/* Passes one window forward through both; a part with the head adds to the result. */
-decant_status decant_validation_forward(decant_validation *validation, const int32_t *tokens,
+/* Passes some windows, at most as many as the parts take at once, forward through both; a part with the head
+ * adds to the result.  tokens: host [sequences · T] */
+decant_status decant_validation_forward(decant_validation *validation, const int32_t *tokens, int64_t sequences,
                                         decant_validation_result *result, decant_error *err);
 
 #endif

@@ -370,6 +370,7 @@ static decant_status set_provenance(decant_container_writer *writer, const decan
         decant_container_set_integer(writer, "/", "calibration_crc32", origin->calibration_checksum, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_sequences", origin->sequences, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_length", origin->length, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_micro_batch", origin->micro_batch, err));
     DECANT_TRY(decant_container_set_real(writer, "/", "calibration_loss", origin->loss, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "quantized_weights", summary->weights, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "quantized_bytes", summary->bytes, err));

@@ -28,7 +28,8 @@ expect() {
 
 model=$source/tests/reference/llama_mha
 tokens=$model/tokens.npy
-run=(run --model "$model" --calibration "$tokens" --text "$tokens" --bits 5)
+# Five sequences: two micro-batches of two and one of one.
+run=(run --model "$model" --calibration "$tokens" --text "$tokens" --bits 5 --micro-batch 2)
 
 # ---- the same bytes on any number of ranks, more ranks than layers included, threads or none, kept or recomputed
 on 1 "${run[@]}" --output "$work/1.h5" >"$work/result"
@@ -51,12 +52,12 @@ for other in llama_gqa_tied llama_bf16_headdim; do
 done
 
 # ---- statistics are used again, to the same model
-on 2 calibrate --model "$model" --calibration "$tokens" --output "$work/statistics.h5"
+on 2 calibrate --model "$model" --calibration "$tokens" --micro-batch 2 --output "$work/statistics.h5"
 on 3 run --model "$model" --statistics "$work/statistics.h5" --text "$tokens" --bits 5 --output "$work/again.h5" >/dev/null
 cmp "$work/1.h5" "$work/again.h5" || fail "statistics from a file give other bytes"
 
 # ---- a job file says the same as the command line, which wins
-printf 'model = %s\ncalibration = %s\nbits = 4\ntext = %s\n' "$model" "$tokens" "$tokens" >"$work/job.ini"
+printf 'micro-batch = 2\nmodel = %s\ncalibration = %s\nbits = 4\ntext = %s\n' "$model" "$tokens" "$tokens" >"$work/job.ini"
 on 2 run --config "$work/job.ini" --bits 5 --output "$work/config.h5" >/dev/null
 cmp "$work/1.h5" "$work/config.h5" || fail "the job file gives other bytes"
 
