@@ -88,6 +88,7 @@ void decant_linear_sizes_free(decant_linear_sizes *sizes)
 typedef struct rank_view {
     const decant_job_shape *shape;
     const decant_linear_size *linears; /* [count] of this rank */
+    const int *owners;                 /* [count] */
     int64_t count;
     const decant_rank_share *share;
     int64_t hidden, vocabulary;
@@ -96,7 +97,7 @@ typedef struct rank_view {
 
 static bool owns(const rank_view *view, int64_t index)
 {
-    return decant_matrix_owner(index, view->share->replicas) == view->share->replica;
+    return view->owners[index] == view->share->replica;
 }
 
 static decant_linear_size sum_of(const rank_view *view)
@@ -188,7 +189,8 @@ static int64_t boundary_bytes(const rank_view *view, int64_t rows)
 
 /* ---- calibrate ---- */
 
-/* stages/calibrate.c: the final norm and its gradient, logits, inverse root mean squares */
+/* stages/loss_gradient.c: the final norm and its gradient, logits, inverse root mean squares, of one sequence
+ */
 static int64_t head_bytes(const rank_view *view, int64_t rows)
 {
     if (!view->share->has_head)
@@ -205,7 +207,7 @@ static decant_calibration_bytes calibration_bytes(const rank_view *view)
     const decant_job_shape *shape = view->shape;
     const decant_rank_share *share = view->share;
     int64_t rows = shape->micro_batch * shape->window, layers = share->layers.count;
-    decant_calibration_bytes bytes = {.head = head_bytes(view, rows)};
+    decant_calibration_bytes bytes = {.head = head_bytes(view, shape->window)};
     int64_t held = share->streamed ? 1 : share->slots * layers; /* block inputs, and what is kept of each */
     bytes.boundaries = (held + 2) * boundary_bytes(view, rows); /* output and gradient besides */
     bytes.kept = (share->retain && !share->streamed ? held : 1) * kept_bytes(view, rows);
@@ -219,7 +221,7 @@ static decant_calibration_bytes calibration_bytes(const rank_view *view)
         bytes.weights = placed_bytes(view, all, layers);
         bytes.fisher = 4 * all;
     }
-    bytes.weights += angle_bytes(view, shape->window);
+    bytes.weights += angle_bytes(view, rows);
     return bytes;
 }
 
@@ -381,11 +383,13 @@ static void plan_validation(rank_view *view, decant_rank_memory *memory)
     }
     view->working = larger(view->working, decant_validation_working_bytes(shape, view->share->has_head));
     at->device = placed_bytes(view, linear_weights, layers) + placed_bytes(view, 0, layers) + packed +
-                 2 * angle_bytes(view, shape->validation_window) + kept_bytes(view, rows) +
-                 3 * boundary_bytes(view, rows) + view->working;
-    if (view->share->has_head)
-        at->device += boundary_bytes(view, rows) +
-                      2 * decant_activation_bytes(shape) * rows * view->vocabulary + 4 * rows;
+                 2 * angle_bytes(view, rows) + kept_bytes(view, rows) + 3 * boundary_bytes(view, rows) +
+                 view->working;
+    if (view->share->has_head) { /* window by window, both models' logits */
+        int64_t window = shape->validation_window;
+        at->device += boundary_bytes(view, window) +
+                      2 * decant_activation_bytes(shape) * window * view->vocabulary + 4 * window;
+    }
     at->host = (int64_t)decant_element_bytes(shape->element) * whole +
                channel_bytes(view, 2 * boundary_bytes(view, rows)) / 2 +
                4 * shape->validation_windows * shape->validation_window;
@@ -420,13 +424,14 @@ static void find_peaks(decant_rank_memory *memory)
     }
 }
 
-void decant_rank_memory_plan(const decant_job_shape *shape, const decant_linear_sizes *sizes,
+void decant_rank_memory_plan(const decant_job_shape *shape, const decant_linear_sizes *sizes, const int *owners,
                              const decant_rank_share *share, decant_rank_memory *memory)
 {
     int64_t linears = shape->family->linear_count;
     rank_view view = {
         .shape = shape,
         .linears = sizes->each + share->layers.first * linears,
+        .owners = owners + share->layers.first * linears,
         .count = share->layers.count * linears,
         .share = share,
         .hidden = shape->config->hidden_size,

@@ -81,14 +81,9 @@ typedef struct decant_rank_memory {
     decant_calibration_bytes calibration;
 } decant_rank_memory;
 
-/* The bytes of one rank. `sizes` are the whole model's. */
-void decant_rank_memory_plan(const decant_job_shape *shape, const decant_linear_sizes *sizes,
+/* The bytes of one rank. `sizes` and `owners` are the whole model's: owners [sizes->count] says which replica
+ * of its stage quantizes and writes a matrix. */
+void decant_rank_memory_plan(const decant_job_shape *shape, const decant_linear_sizes *sizes, const int *owners,
                              const decant_rank_share *share, decant_rank_memory *memory);
-
-/* The matrices of a stage are shared out over replicas: which replica quantizes and writes the index-th one. */
-static inline int decant_matrix_owner(int64_t index, int replicas)
-{
-    return (int)(index % replicas);
-}
 
 #endif

@@ -11,10 +11,8 @@
 /* What the driver, the libraries' own allocations and a fragmented pool leave of memory. */
 static const double USABLE_SHARE = 0.95;
 
-/* How much longer than the fastest plan a simpler one may take. */
-static const double SIMPLER_MAY_TAKE = 1.25;
-
-enum { TOKENS_TOGETHER = 2048 };
+/* More replicas are worth telling of when they save this share of calibration. */
+static const double WORTH_TELLING = 0.2;
 
 /* ---- the shape of things ---- */
 
@@ -27,19 +25,14 @@ static decant_job_shape resolve_shape(const decant_job_shape *asked)
 {
     decant_job_shape shape = *asked;
     if (shape.micro_batch == 0)
-        shape.micro_batch = at_least(TOKENS_TOGETHER / at_least(shape.window, 1), 1);
+        shape.micro_batch = decant_schedule_micro_batch_size(at_least(shape.window, 1));
     if (shape.calibrates && shape.micro_batch > shape.sequences)
         shape.micro_batch = at_least(shape.sequences, 1);
     if (shape.validation_batch == 0)
-        shape.validation_batch = at_least(TOKENS_TOGETHER / at_least(shape.validation_window, 1), 1);
+        shape.validation_batch = decant_schedule_micro_batch_size(at_least(shape.validation_window, 1));
     if (shape.validation_batch > shape.validation_windows)
         shape.validation_batch = at_least(shape.validation_windows, 1);
     return shape;
-}
-
-int64_t decant_plan_replica_sequences(int64_t sequences, int replicas, int replica)
-{
-    return sequences / replicas + (replica < sequences % replicas);
 }
 
 /* Balanced for calibration: a block takes its forward pass, the gradient of its input and that of its weights;
@@ -55,17 +48,17 @@ static void shard_layers(const decant_model_config *config, int stages, decant_l
 
 /* A grid and a mode to lay out. */
 typedef struct plan_choice {
-    int ranks, replicas;
+    decant_rank_grid grid;
     bool streamed, retain, on_disk;
 } plan_choice;
 
 static decant_rank_share share_of(const decant_plan *plan, const plan_choice *choice,
                                   const decant_layer_range *ranges, int rank)
 {
-    int stage = rank % plan->stages;
+    int stage = rank / plan->replicas;
     decant_rank_share share = {
         .layers = ranges[stage],
-        .replica = rank / plan->stages,
+        .replica = rank % plan->replicas,
         .replicas = plan->replicas,
         .has_embedding = stage == 0,
         .has_head = stage == plan->active_stages - 1,
@@ -75,10 +68,13 @@ static decant_rank_share share_of(const decant_plan *plan, const plan_choice *ch
         .streamed = choice->streamed,
         .boundaries_on_disk = choice->streamed && choice->on_disk,
     };
-    share.sequences = decant_plan_replica_sequences(plan->shape.sequences, plan->replicas, share.replica);
-    int64_t batches = (share.sequences + plan->shape.micro_batch - 1) / plan->shape.micro_batch;
+    int64_t first, batches = decant_schedule_micro_batches(plan->shape.sequences, plan->shape.micro_batch), own;
+    decant_schedule_share(batches, plan->replicas, share.replica, &first, &own);
+    int64_t end = (first + own) * plan->shape.micro_batch;
+    share.sequences =
+        (end < plan->shape.sequences ? end : plan->shape.sequences) - first * plan->shape.micro_batch;
     if (share.layers.count > 0)
-        share.slots = decant_schedule_in_flight(plan->active_stages, stage, batches);
+        share.slots = decant_schedule_in_flight(plan->active_stages, stage, own);
     return share;
 }
 
@@ -97,6 +93,31 @@ static bool fits(const decant_plan *plan, const decant_plan_request *request)
     return true;
 }
 
+/* Which replica has which matrix: shared out within each stage by weights. */
+static decant_status find_owners(decant_plan *plan, const decant_linear_sizes *sizes,
+                                 const decant_layer_range *ranges, decant_error *err)
+{
+    int linears = plan->shape.family->linear_count;
+    double *costs = NULL;
+    decant_status status;
+    DECANT_TRY(decant_memory_allocate((size_t)sizes->count * sizeof *plan->owners, "the owners of matrices",
+                                      (void **)&plan->owners, err));
+    if (plan->replicas == 1)
+        goto done; /* zeros */
+    DECANT_TRY(decant_memory_allocate((size_t)(sizes->count + plan->replicas) * sizeof *costs,
+                                      "the owners of matrices", (void **)&costs, err));
+    for (int64_t i = 0; i < sizes->count; i++)
+        costs[i] = (double)sizes->each[i].weights;
+    for (int s = 0; s < plan->active_stages; s++) {
+        int first = ranges[s].first * linears;
+        decant_schedule_owners(costs + first, ranges[s].count, linears, plan->replicas, costs + sizes->count,
+                               plan->owners + first);
+    }
+done:
+    decant_memory_free(costs);
+    return status;
+}
+
 /* Lays out all ranks; the plan is empty before. */
 static decant_status lay_out(const decant_plan_request *request, const decant_job_shape *shape,
                              const decant_linear_sizes *sizes, const plan_choice *choice, decant_plan *plan,
@@ -106,9 +127,9 @@ static decant_status lay_out(const decant_plan_request *request, const decant_jo
     decant_status status;
     *plan = (decant_plan){
         .shape = *shape,
-        .ranks = choice->ranks,
-        .replicas = choice->replicas,
-        .stages = choice->ranks / choice->replicas,
+        .ranks = choice->grid.stages * choice->grid.replicas,
+        .replicas = choice->grid.replicas,
+        .stages = choice->grid.stages,
         .streamed = choice->streamed,
         .retain = choice->retain,
     };
@@ -118,9 +139,10 @@ static decant_status lay_out(const decant_plan_request *request, const decant_jo
                                       (void **)&plan->rank, err));
     shard_layers(shape->config, plan->stages, ranges);
     plan->active_stages = decant_schedule_active_stages(ranges, plan->stages);
+    DECANT_TRY(find_owners(plan, sizes, ranges, err));
     for (int rank = 0; rank < plan->ranks; rank++) {
         plan->rank[rank].share = share_of(plan, choice, ranges, rank);
-        decant_rank_memory_plan(shape, sizes, &plan->rank[rank].share, &plan->rank[rank].memory);
+        decant_rank_memory_plan(shape, sizes, plan->owners, &plan->rank[rank].share, &plan->rank[rank].memory);
     }
     plan->fits = fits(plan, request);
 done:
@@ -133,39 +155,28 @@ done:
 void decant_plan_free(decant_plan *plan)
 {
     decant_memory_free(plan->rank);
+    decant_memory_free(plan->owners);
     *plan = (decant_plan){0};
 }
 
 /* ---- choosing ---- */
 
-enum { CHOICES_MAXIMUM = 256 };
+enum { CHOICES_MAXIMUM = 4 };
 
-/* All grids and modes that the request allows, the simplest first. */
-static int list_choices(const decant_plan_request *request, const decant_job_shape *shape, int ranks,
+/* The modes that the request allows on a grid, the preferred first. */
+static int list_choices(const decant_plan_request *request, decant_rank_grid grid,
                         plan_choice choices[CHOICES_MAXIMUM])
 {
-    int64_t batches = (shape->sequences + shape->micro_batch - 1) / shape->micro_batch;
+    const bool calibrates = request->shape.calibrates;
     int count = 0;
-    for (int replicas = 1; replicas <= ranks && count + 4 <= CHOICES_MAXIMUM; replicas++) {
-        if (ranks % replicas != 0 || (request->replicas > 0 && replicas != request->replicas))
-            continue;
-        if (replicas > 1 && (replicas > batches || !shape->calibrates))
-            continue;
-        plan_choice choice = {.ranks = ranks, .replicas = replicas};
-        for (int retain = 1; retain >= 0 && request->memory != DECANT_MEMORY_STREAMED; retain--) {
-            if (request->retention == (retain ? DECANT_RETAIN_BOUNDARIES : DECANT_RETAIN_ALL))
-                continue;
-            choice.retain = retain;
-            choices[count++] = choice;
-        }
-        choice.retain = false;
-        choice.streamed = true;
-        if (request->memory != DECANT_MEMORY_RESIDENT && shape->calibrates) {
-            choices[count++] = choice;
-            choice.on_disk = true;
-            if (request->has_scratch)
-                choices[count++] = choice;
-        }
+    for (int retain = 1; retain >= 0; retain--)
+        if ((request->memory != DECANT_MEMORY_STREAMED || !calibrates) &&
+            request->retention != (retain ? DECANT_RETAIN_BOUNDARIES : DECANT_RETAIN_ALL))
+            choices[count++] = (plan_choice){.grid = grid, .retain = retain};
+    if (request->memory != DECANT_MEMORY_RESIDENT && calibrates) {
+        choices[count++] = (plan_choice){.grid = grid, .streamed = true};
+        if (request->has_scratch)
+            choices[count++] = (plan_choice){.grid = grid, .streamed = true, .on_disk = true};
     }
     return count;
 }
@@ -184,8 +195,30 @@ static double crowding(const decant_plan *plan, const decant_plan_request *reque
     return worst;
 }
 
-/* Only ratios matter for choosing, so unknown rates may be any. */
-static decant_rates rates_for_choosing(const decant_plan_request *request)
+/* Lays out the first mode that fits; the least crowded one when none does. */
+static decant_status lay_out_best(const decant_plan_request *request, const decant_job_shape *shape,
+                                  const decant_linear_sizes *sizes, decant_rank_grid grid, decant_plan *plan,
+                                  decant_error *err)
+{
+    plan_choice choices[CHOICES_MAXIMUM];
+    int count = list_choices(request, grid, choices), roomiest = 0;
+    double least = 0;
+    for (int i = 0; i < count; i++) {
+        decant_status status = lay_out(request, shape, sizes, &choices[i], plan, err);
+        if (status != DECANT_OK || plan->fits)
+            return status;
+        double crowded = crowding(plan, request);
+        if (i == 0 || crowded < least) {
+            roomiest = i;
+            least = crowded;
+        }
+        decant_plan_free(plan);
+    }
+    return lay_out(request, shape, sizes, &choices[roomiest], plan, err);
+}
+
+/* Only ratios matter for comparing, so unknown rates may be any. */
+static decant_rates rates_for_comparing(const decant_plan_request *request)
 {
     decant_rates rates = request->rates, measured = decant_rates_measured(&request->shape.widths);
     if (rates.flop_s == 0)
@@ -195,61 +228,59 @@ static decant_rates rates_for_choosing(const decant_plan_request *request)
     return rates;
 }
 
-/* The simplest of those that fit and are not much slower than the fastest; the least crowded when none fits. */
-static decant_status pick(const decant_plan_request *request, const decant_job_shape *shape,
-                          const decant_linear_sizes *sizes, const plan_choice *choices, int count, int *picked,
-                          decant_error *err)
+/* Whether calibration would be much faster with other replicas, which is the user's to say. */
+static decant_status find_faster(const decant_plan_request *request, const decant_linear_sizes *sizes,
+                                 decant_plan *plan, decant_error *err)
 {
-    double seconds[CHOICES_MAXIMUM], fastest = 0, least = 0;
-    decant_rates rates = rates_for_choosing(request);
-    int roomiest = 0;
-    bool any = false;
-    for (int i = 0; i < count; i++) {
-        decant_plan plan;
-        decant_status status = lay_out(request, shape, sizes, &choices[i], &plan, err);
-        if (status == DECANT_OK && plan.fits)
-            status = decant_plan_calibration_seconds(&plan, sizes, &rates, err);
-        if (status != DECANT_OK) {
-            decant_plan_free(&plan);
+    int64_t batches = decant_schedule_micro_batches(plan->shape.sequences, plan->shape.micro_batch);
+    decant_rates rates = rates_for_comparing(request);
+    double mine = 0, best = 0;
+    int best_replicas = 0;
+    if (request->replicas > 0 || !plan->fits || !plan->shape.calibrates)
+        return DECANT_OK;
+    for (int replicas = plan->replicas; replicas <= plan->ranks && replicas <= batches; replicas++) {
+        decant_rank_grid grid;
+        decant_plan other;
+        if (!decant_schedule_grid(plan->ranks, plan->shape.config->layers, replicas, &grid))
+            continue;
+        decant_status status = lay_out_best(request, &plan->shape, sizes, grid, &other, err);
+        if (status == DECANT_OK)
+            status = decant_plan_calibration_seconds(&other, sizes, &rates, err);
+        double seconds = other.seconds[DECANT_STAGE_CALIBRATE];
+        bool other_fits = other.fits;
+        decant_plan_free(&other);
+        if (status != DECANT_OK)
             return status;
+        if (replicas == plan->replicas)
+            mine = best = seconds;
+        if (other_fits && seconds < best) {
+            best = seconds;
+            best_replicas = replicas;
         }
-        double crowded = crowding(&plan, request);
-        seconds[i] = plan.fits ? plan.seconds[DECANT_STAGE_CALIBRATE] : -1;
-        if (plan.fits && (!any || seconds[i] < fastest))
-            fastest = seconds[i];
-        any = any || plan.fits;
-        if (i == 0 || crowded < least) {
-            roomiest = i;
-            least = crowded;
-        }
-        decant_plan_free(&plan);
     }
-    *picked = roomiest;
-    for (int i = count - 1; i >= 0 && any; i--)
-        if (seconds[i] >= 0 && seconds[i] <= SIMPLER_MAY_TAKE * fastest)
-            *picked = i;
+    if (best < (1 - WORTH_TELLING) * mine) {
+        plan->faster_replicas = best_replicas;
+        plan->faster_s = request->rates.flop_s > 0 ? best : 0;
+    }
     return DECANT_OK;
 }
 
 /* ---- advice ---- */
 
-/* Whether any grid and mode of another request fits. */
+/* Whether another request fits. */
 static bool would_fit(const decant_plan_request *request, int ranks)
 {
     decant_job_shape shape = resolve_shape(&request->shape);
     decant_linear_sizes sizes = {0};
-    plan_choice choices[CHOICES_MAXIMUM];
+    decant_rank_grid grid;
+    decant_plan plan = {0};
     decant_error unused;
     bool found = false;
-    if (decant_linear_sizes_create(&shape, &sizes, &unused) == DECANT_OK) {
-        int count = list_choices(request, &shape, ranks, choices);
-        for (int i = 0; i < count && !found; i++) {
-            decant_plan plan;
-            if (lay_out(request, &shape, &sizes, &choices[i], &plan, &unused) == DECANT_OK)
-                found = plan.fits;
-            decant_plan_free(&plan);
-        }
-    }
+    if (decant_schedule_grid(ranks, shape.config->layers, request->replicas, &grid) &&
+        decant_linear_sizes_create(&shape, &sizes, &unused) == DECANT_OK &&
+        lay_out_best(request, &shape, &sizes, grid, &plan, &unused) == DECANT_OK)
+        found = plan.fits;
+    decant_plan_free(&plan);
     decant_linear_sizes_free(&sizes);
     return found;
 }
@@ -340,11 +371,11 @@ void decant_plan_describe_advice(const decant_plan *plan, char *text, size_t siz
 
 /* ---- the plan ---- */
 
-static decant_status check_request(const decant_plan_request *request, const decant_job_shape *shape,
-                                   decant_error *err)
+static decant_status find_grid(const decant_plan_request *request, const decant_job_shape *shape,
+                               decant_rank_grid *grid, decant_error *err)
 {
-    int64_t batches = (shape->sequences + shape->micro_batch - 1) / shape->micro_batch;
-    if (request->replicas > 0 && request->ranks % request->replicas != 0)
+    int64_t batches = decant_schedule_micro_batches(shape->sequences, shape->micro_batch);
+    if (!decant_schedule_grid(request->ranks, shape->config->layers, request->replicas, grid))
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "--replicas %d does not divide %d ranks",
                             request->replicas, request->ranks);
     if (request->replicas > 1 && shape->calibrates && request->replicas > batches)
@@ -358,17 +389,13 @@ decant_status decant_plan_choose(const decant_plan_request *request, decant_plan
 {
     decant_job_shape shape = resolve_shape(&request->shape);
     decant_linear_sizes sizes = {0};
-    plan_choice choices[CHOICES_MAXIMUM];
-    int picked = 0, count;
+    decant_rank_grid grid;
     decant_status status;
     *plan = (decant_plan){0};
-    DECANT_TRY(check_request(request, &shape, err));
+    DECANT_TRY(find_grid(request, &shape, &grid, err));
     DECANT_TRY(decant_linear_sizes_create(&shape, &sizes, err));
-    count = list_choices(request, &shape, request->ranks, choices);
-    if (count == 0) /* nothing to calibrate with in replicas: as one */
-        choices[count++] = (plan_choice){.ranks = request->ranks, .replicas = 1, .retain = true};
-    DECANT_TRY(pick(request, &shape, &sizes, choices, count, &picked, err));
-    DECANT_TRY(lay_out(request, &shape, &sizes, &choices[picked], plan, err));
+    DECANT_TRY(lay_out_best(request, &shape, &sizes, grid, plan, err));
+    DECANT_TRY(find_faster(request, &sizes, plan, err));
     DECANT_TRY(decant_plan_all_seconds(plan, &sizes, &request->rates, err));
     decant_plan_file_sizes(plan, &sizes);
     if (!plan->fits)

@@ -1,8 +1,8 @@
 /* What a job would hold, move and take on a grid of ranks, and which grid and which mode of memory to take.
  * Pure: no MPI, CUDA or files; `decant plan` prints it, and a job asks it before it begins.
  *
- * Ranks form stages × replicas: rank = replica · stages + stage. A stage owns consecutive layers, a replica its
- * share of the calibration sequences. */
+ * Ranks form stages × replicas as pipeline/schedule.h says: a stage owns consecutive layers, a replica its
+ * share of the calibration sequences, and rank = stage · replicas + replica. */
 #ifndef DECANT_PIPELINE_PLAN_H
 #define DECANT_PIPELINE_PLAN_H
 
@@ -24,7 +24,7 @@ decant_rates decant_rates_measured(const decant_bit_widths *widths);
 typedef struct decant_plan_request {
     decant_job_shape shape; /* micro_batch and validation_batch 0: as many as make 2048 tokens */
     int ranks;
-    int replicas;               /* 0: choose */
+    int replicas;               /* 0: as decant_schedule_grid says */
     decant_memory_mode memory;  /* AUTO: choose */
     decant_retention retention; /* AUTO: choose */
     int64_t device_bytes;       /* device memory of a rank; 0: any */
@@ -61,8 +61,11 @@ typedef struct decant_plan {
     int active_stages; /* those with layers */
     bool streamed, retain;
     bool fits;
-    decant_plan_advice advice;     /* when it does not fit */
-    decant_rank_plan *rank;        /* [ranks], owned */
+    decant_plan_advice advice; /* when it does not fit */
+    int faster_replicas; /* with so many, calibration would take `faster_s`; 0: with none it is much faster */
+    double faster_s;
+    int *owners;            /* [linear layers of the model], owned: which replica of its stage has a matrix */
+    decant_rank_plan *rank; /* [ranks], owned */
     double seconds[DECANT_STAGES]; /* from the first rank's beginning to the last one's end */
     int64_t weights;               /* quantized */
     int64_t container_bytes, smallest_bytes,
@@ -70,18 +73,15 @@ typedef struct decant_plan {
     int64_t statistics_bytes; /* of a file of Fisher sums */
 } decant_plan;
 
-/* Chooses the grid and the mode: of all that fit, the fewest replicas, resident rather than streamed,
- * activations kept rather than computed again, as long as that takes no more than a quarter longer than the
- * fastest. Where nothing fits, the plan that comes closest, with fits = false and advice; that is no failure.
- * DECANT_ERROR_USAGE when --replicas does not divide the ranks or exceeds the micro-batches. Freed with
- * decant_plan_free; on failure empty. */
+/* Chooses the mode: of those that fit, resident rather than streamed, activations kept rather than computed
+ * again. The grid is decant_schedule_grid's unless replicas are asked for, because their number, and nothing
+ * else here, changes the bits of the Fisher sums. Where nothing fits, the plan that comes closest, with fits =
+ * false and advice; that is no failure. DECANT_ERROR_USAGE when --replicas does not divide the ranks or exceeds
+ * the micro-batches. Freed with decant_plan_free; on failure empty. */
 decant_status decant_plan_choose(const decant_plan_request *request, decant_plan *plan, decant_error *err);
 void decant_plan_free(decant_plan *plan);
 
 /* One line on what would make it fit, without a newline, for messages. */
 void decant_plan_describe_advice(const decant_plan *plan, char *text, size_t size);
-
-/* The sequences of a replica: as even as can be, the first ones more. */
-int64_t decant_plan_replica_sequences(int64_t sequences, int replicas, int replica);
 
 #endif

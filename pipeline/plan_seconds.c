@@ -34,11 +34,6 @@ static double larger(double a, double b)
     return a > b ? a : b;
 }
 
-static int64_t batches_of(int64_t sequences, int64_t micro_batch)
-{
-    return (sequences + micro_batch - 1) / micro_batch;
-}
-
 /* ---- operations ---- */
 
 /* Of one pass of one sequence through one block; a multiply-add counts as two. */
@@ -77,15 +72,16 @@ static decant_status resident_seconds(decant_plan *plan, const decant_rates *rat
         decant_memory_allocate((size_t)(3 * stages) * sizeof *numbers, "the schedule", (void **)&numbers, err));
     double *forward_s = numbers, *backward_s = numbers + stages, *idle = numbers + 2 * stages;
     for (int s = 0; s < stages; s++) {
-        forward_s[s] = (double)batch * forward_flops(plan, &plan->rank[s].share) / rates->flop_s;
-        backward_s[s] = (double)batch * backward_flops(plan, &plan->rank[s].share) / rates->flop_s;
+        const decant_rank_share *share = &plan->rank[s * plan->replicas].share;
+        forward_s[s] = (double)batch * forward_flops(plan, share) / rates->flop_s;
+        backward_s[s] = (double)batch * backward_flops(plan, share) / rates->flop_s;
     }
     /* The first replica has the most sequences. */
-    int64_t batches = batches_of(plan->rank[0].share.sequences, batch);
+    int64_t batches = decant_schedule_micro_batches(plan->rank[0].share.sequences, batch);
     DECANT_TRY(decant_schedule_idle_share(stages, batches, forward_s, backward_s, idle, err));
     for (int rank = 0; rank < plan->ranks; rank++) {
         decant_rank_plan *each = &plan->rank[rank];
-        int stage = rank % plan->stages;
+        int stage = rank / plan->replicas;
         if (stage >= stages) {
             each->idle = 1;
             continue;
@@ -122,7 +118,7 @@ static void streamed_seconds(decant_plan *plan, const decant_linear_sizes *sizes
 {
     double whole = 0;
     for (int s = 0; s < plan->active_stages; s++) {
-        decant_rank_plan *rank = &plan->rank[s];
+        decant_rank_plan *rank = &plan->rank[s * plan->replicas];
         int layers = rank->share.layers.count;
         double flops = (forward_flops(plan, &rank->share) + backward_flops(plan, &rank->share)) *
                        (double)rank->share.sequences;
@@ -131,7 +127,7 @@ static void streamed_seconds(decant_plan *plan, const decant_linear_sizes *sizes
         bool is_last = s == plan->active_stages - 1;
         whole += is_last ? busy : busy * (layers - 1) / layers;
         for (int replica = 0; replica < plan->replicas; replica++)
-            plan->rank[replica * plan->stages + s].seconds[DECANT_STAGE_CALIBRATE] = busy;
+            plan->rank[s * plan->replicas + replica].seconds[DECANT_STAGE_CALIBRATE] = busy;
     }
     for (int rank = 0; rank < plan->ranks; rank++) {
         double busy = plan->rank[rank].seconds[DECANT_STAGE_CALIBRATE];
@@ -145,10 +141,10 @@ static int64_t rank_weights(const decant_plan *plan, const decant_linear_sizes *
 {
     const decant_rank_share *share = &plan->rank[rank].share;
     int64_t linears = plan->shape.family->linear_count, weights = 0;
-    const decant_linear_size *first = sizes->each + share->layers.first * linears;
-    for (int64_t i = 0; i < share->layers.count * linears; i++)
-        if ((decant_matrix_owner(i, plan->replicas) == share->replica) == owned)
-            weights += first[i].weights;
+    int64_t first = share->layers.first * linears;
+    for (int64_t i = first; i < first + share->layers.count * linears; i++)
+        if ((plan->owners[i] == share->replica) == owned)
+            weights += sizes->each[i].weights;
     return weights;
 }
 
@@ -215,8 +211,9 @@ static void validation_seconds(decant_plan *plan, const decant_linear_sizes *siz
 {
     const decant_job_shape *shape = &plan->shape;
     double fill = 0, slowest = 0, load = 0;
-    int64_t batches = batches_of(shape->validation_windows, shape->validation_batch);
-    for (int rank = 0; rank < plan->active_stages; rank++) {
+    int64_t batches = decant_schedule_micro_batches(shape->validation_windows, shape->validation_batch);
+    for (int s = 0; s < plan->active_stages; s++) {
+        int rank = s * plan->replicas;
         decant_rank_plan *each = &plan->rank[rank];
         double block = 2 * decant_schedule_block_cost(shape->config, shape->validation_window);
         double head =
