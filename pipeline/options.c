@@ -211,15 +211,16 @@ static bool parse_seed(const char *value, uint64_t *seed)
     return value[0] >= '0' && value[0] <= '9' && *end == '\0' && errno != ERANGE;
 }
 
-/* "80G", "512MiB", "3.5GB", "1024": a letter alone and iB count in powers of 1024, B after a letter in powers of 1000. */
+/* "80G", "512MiB", "3.5GB", "1024": a letter alone and iB count in powers of 1024, B after a letter in powers
+ * of 1000. */
 static bool parse_size(const option_row *row, const char *value, int64_t *size_bytes)
 {
     static const struct {
         const char *name;
         double bytes;
-    } units[] = {{"", 1},         {"B", 1},         {"K", 0x1p10},   {"M", 0x1p20},   {"G", 0x1p30}, {"T", 0x1p40},
-                 {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}, {"kB", 1e3},   {"MB", 1e6},
-                 {"GB", 1e9},     {"TB", 1e12}};
+    } units[] = {{"", 1},       {"B", 1},        {"K", 0x1p10},   {"M", 0x1p20},   {"G", 0x1p30},
+                 {"T", 0x1p40}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40},
+                 {"kB", 1e3},   {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12}};
     char *end;
     errno = 0;
     double number = strtod(value, &end);

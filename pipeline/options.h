@@ -77,15 +77,15 @@ typedef struct decant_options {
     bool overwrite;
     int device; /* decant_device */
     bool full_floats;
-    int threads; /* 0: the cores divided among the ranks of a machine */
+    int threads;          /* 0: the cores divided among the ranks of a machine */
     int ranks;            /* plan: how many to plan for */
     int replicas;         /* groups of ranks that share out the sequences; 0: as decant_schedule_grid says */
     int memory;           /* decant_memory_mode */
     int64_t device_bytes; /* device memory of a rank; 0: what the device has */
     int64_t host_bytes;   /* host memory of a rank; 0: what the machine has */
     decant_option_path scratch;
-    double teraflops;     /* plan: 10^12 operations a second of a rank; 0: as measured */
-    double quantize_rate; /* plan: 10^6 weights a second of a rank; 0: as measured */
+    double teraflops;                            /* plan: 10^12 operations a second of a rank; 0: as measured */
+    double quantize_rate;                        /* plan: 10^6 weights a second of a rank; 0: as measured */
     int64_t read_rate, write_rate, message_rate; /* plan: bytes a second of a rank; 0: as measured */
     decant_option_path log;
     bool quiet;
