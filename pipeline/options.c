@@ -51,6 +51,8 @@ static const option_row option_table[] = {
      "keep what the backward pass needs, or compute it again"},
     {"statistics", OPTION_PATH, "S.h5", NULL, FIELD(statistics), 0, 0, false,
      "Fisher sums of an earlier `calibrate`, in place of --calibration"},
+    {"replicas", OPTION_NUMBER, "R", "0", FIELD(replicas), 0, 1e6, false,
+     "ranks that share a stage's sequences, 0: one unless ranks outnumber layers"},
     {"bits", OPTION_REAL, "B", NULL, FIELD(bits), 1, 16, true,
      "average bits a quantized weight of all that is stored for it"},
     {"bit-widths", OPTION_WIDTHS, "LIST", "2,3,4,5,6", FIELD(bit_widths), 0, 0, true,

@@ -117,35 +117,43 @@ done:
     return status;
 }
 
-static decant_status add_comparison(decant_validation *v, const int32_t *tokens,
-                                    decant_validation_result *result, decant_error *err)
+static decant_status compare(decant_validation *v, const int32_t *tokens, decant_comparison *window,
+                             decant_error *err)
 {
     decant_backend *backend = v->parts[QUANTIZED]->backend;
     int64_t targets = v->logits[QUANTIZED].rows - 1;
-    decant_comparison window = {.targets = targets};
     decant_status status;
+    *window = (decant_comparison){.targets = targets};
     if (v->parts[ORIGINAL]) {
         DECANT_TRY(backend->validate->compare(backend, v->logits[ORIGINAL], v->logits[QUANTIZED], tokens,
-                                              &window, err));
+                                              window, err));
+        window->targets = targets;
     } else {
         DECANT_TRY(backend->model->cross_entropy(backend, v->logits[QUANTIZED], tokens, false,
-                                                 &window.loss_quantized, err));
-        window.loss_quantized *= (double)targets;
+                                                 &window->loss_quantized, err));
+        window->loss_quantized *= (double)targets;
     }
-    result->windows++;
-    result->sums.loss_original += window.loss_original;
-    result->sums.loss_quantized += window.loss_quantized;
-    result->sums.divergence += window.divergence;
-    result->sums.same_top += window.same_top;
-    result->sums.targets += window.targets;
 done:
     return status;
 }
 
+void decant_validation_sum(const decant_comparison *comparisons, int64_t windows,
+                           decant_validation_result *result)
+{
+    result->windows = windows;
+    result->sums = (decant_comparison){0};
+    for (int64_t i = 0; i < windows; i++) {
+        result->sums.loss_original += comparisons[i].loss_original;
+        result->sums.loss_quantized += comparisons[i].loss_quantized;
+        result->sums.divergence += comparisons[i].divergence;
+        result->sums.same_top += comparisons[i].same_top;
+        result->sums.targets += comparisons[i].targets;
+    }
+}
+
 /* Logits take the room of one window, so the head takes the windows one by one. */
 static decant_status compare_windows(decant_validation *v, const int32_t *tokens, int64_t sequences,
-                                     double *seconds[MODELS], decant_validation_result *result,
-                                     decant_error *err)
+                                     double *seconds[MODELS], decant_comparison *comparisons, decant_error *err)
 {
     decant_status status = DECANT_OK;
     for (int64_t window = 0; window < sequences; window++) {
@@ -155,14 +163,15 @@ static decant_status compare_windows(decant_validation *v, const int32_t *tokens
                 DECANT_TRY(pass_head(v, model, window, err));
             *seconds[model] += decant_clock_s() - start_s;
         }
-        DECANT_TRY(add_comparison(v, tokens + window * v->parts[QUANTIZED]->tokens, result, err));
+        DECANT_TRY(compare(v, tokens + window * v->parts[QUANTIZED]->tokens, &comparisons[window], err));
     }
 done:
     return status;
 }
 
 decant_status decant_validation_forward(decant_validation *validation, const int32_t *tokens, int64_t sequences,
-                                        decant_validation_result *result, decant_error *err)
+                                        decant_comparison *comparisons, decant_validation_result *result,
+                                        decant_error *err)
 {
     double *seconds[MODELS] = {&result->original_s, &result->quantized_s};
     decant_status status;
@@ -173,7 +182,7 @@ decant_status decant_validation_forward(decant_validation *validation, const int
         *seconds[model] += decant_clock_s() - start_s;
     }
     if (validation->parts[QUANTIZED]->head.data)
-        DECANT_TRY(compare_windows(validation, tokens, sequences, seconds, result, err));
+        DECANT_TRY(compare_windows(validation, tokens, sequences, seconds, comparisons, err));
     status = DECANT_OK;
 done:
     return status;

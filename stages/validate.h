@@ -5,7 +5,7 @@
 
 #include "stages/model.h"
 
-/* Sums over windows, in window order. */
+/* Sums over windows, in window order, and the time of this rank. */
 typedef struct decant_validation_result {
     int64_t windows;
     decant_comparison sums;
@@ -29,9 +29,15 @@ void decant_validation_destroy(decant_validation **validation); /* takes NULL, s
  * [0] has data NULL. After decant_validation_forward they hold what leaves the part. */
 decant_matrix decant_validation_activation(decant_validation *validation, int model, int64_t sequences);
 
-/* Passes some windows, at most as many as the parts take at once, forward through both; a part with the head
- * adds to the result.  tokens: host [sequences · T] */
+/* Passes some windows, at most as many as the parts take at once, forward through both, and adds to the
+ * result's times; a part with the head compares. tokens       host [sequences · T] comparisons  host
+ * [sequences]; filled where the head is */
 decant_status decant_validation_forward(decant_validation *validation, const int32_t *tokens, int64_t sequences,
-                                        decant_validation_result *result, decant_error *err);
+                                        decant_comparison *comparisons, decant_validation_result *result,
+                                        decant_error *err);
+
+/* Sums comparisons of windows, in their order. */
+void decant_validation_sum(const decant_comparison *comparisons, int64_t windows,
+                           decant_validation_result *result);
 
 #endif

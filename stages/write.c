@@ -190,10 +190,9 @@ done:
 static decant_status write_layers(decant_container_writer *writer, const decant_container_contents *contents,
                                   const container_ids *ids, decant_error *err)
 {
-    int linears = contents->family->linear_count;
-    for (int i = 0; i < contents->layer_count * linears; i++) {
-        int64_t index = (int64_t)contents->first_layer * linears + i;
-        decant_status status = write_layer(writer, contents, ids, index, &contents->quantized[i], err);
+    for (int64_t i = 0; i < contents->quantized_count; i++) {
+        decant_status status =
+            write_layer(writer, contents, ids, contents->matrices[i], &contents->quantized[i], err);
         if (status != DECANT_OK)
             return status;
     }
@@ -371,6 +370,7 @@ static decant_status set_provenance(decant_container_writer *writer, const decan
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_sequences", origin->sequences, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_length", origin->length, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_micro_batch", origin->micro_batch, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_replicas", origin->replicas, err));
     DECANT_TRY(decant_container_set_real(writer, "/", "calibration_loss", origin->loss, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "quantized_weights", summary->weights, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "quantized_bytes", summary->bytes, err));
