@@ -7,6 +7,7 @@
 #include "pipeline/job.h"
 
 #include "base/memory.h"
+#include "pipeline/job_plan.h"
 #include "pipeline/quantization.h"
 #include "pipeline/report.h"
 #include "stages/write.h"
@@ -43,6 +44,7 @@ static int default_threads(const decant_ranks *ranks)
 static decant_status create_backend(decant_job *job, decant_error *err)
 {
     const decant_options *options = job->options;
+    job->threads = options->threads > 0 ? options->threads : default_threads(job->ranks);
     int devices = options->device == DECANT_DEVICE_CPU ? 0 : decant_backend_count_cuda();
     job->sharers = devices > 0 ? (job->ranks->node_size + devices - 1) / devices : job->ranks->node_size;
     if (devices > 0)
@@ -51,8 +53,7 @@ static decant_status create_backend(decant_job *job, decant_error *err)
     if (options->device == DECANT_DEVICE_CUDA)
         return DECANT_ERROR(err, DECANT_ERROR_DEVICE,
                             "--device cuda, but this machine shows no CUDA device to decant; use --device cpu");
-    int threads = options->threads > 0 ? options->threads : default_threads(job->ranks);
-    return decant_backend_create_cpu(threads, &job->backend, err);
+    return decant_backend_create_cpu(job->threads, &job->backend, err);
 }
 
 static decant_status open_local(decant_job *job, decant_error *err)
@@ -86,17 +87,6 @@ static decant_status place_ranks(decant_job *job, decant_error *err)
                                   (void **)&job->ranges, err);
 }
 
-/* Balanced for calibration: a block takes its forward pass, the gradient of its input and that of its weights;
- * the head only the first two. The share depends on the model alone, not on what is asked of it. */
-static void shard_layers(decant_job *job)
-{
-    const int64_t tokens = 512;
-    double block = decant_schedule_block_cost(&job->config, tokens);
-    double head = decant_schedule_head_cost(&job->config, tokens);
-    decant_schedule_layers(job->config.layers, job->grid.stages, 3 * block, 0, 2 * head, job->ranges);
-    job->stages = decant_schedule_active_stages(job->ranges, job->grid.stages);
-}
-
 /* Local. The matrices of a stage are shared out over its replicas by their size. */
 static decant_status share_matrices(decant_job *job, decant_error *err)
 {
@@ -126,7 +116,8 @@ static decant_status share_out(decant_job *job, decant_error *err)
 {
     decant_status status;
     DECANT_TRY(place_ranks(job, err));
-    shard_layers(job);
+    decant_plan_layers(&job->config, job->grid.stages, job->ranges);
+    job->stages = decant_schedule_active_stages(job->ranges, job->grid.stages);
     DECANT_TRY(share_matrices(job, err));
 done:
     return status;
@@ -158,6 +149,7 @@ static void close_job(decant_job *job)
 {
     decant_memory_free(job->ranges);
     decant_memory_free(job->owners);
+    decant_plan_free(&job->plan);
     decant_safetensors_close(&job->model);
     decant_model_config_free(&job->config);
     decant_backend_destroy(&job->backend);
@@ -219,13 +211,16 @@ static decant_status read_text(decant_job *job, decant_token_array *text, decant
     return read_tokens(job, options->text, options->validation_window, options->validation_windows, text, err);
 }
 
-static decant_status calibrate_from_tokens(decant_job *job, decant_fisher_sums *fisher,
-                                           decant_statistics_origin *origin, decant_error *err)
+/* text: what will be validated on, for the plan; NULL: nothing */
+static decant_status calibrate_from_tokens(decant_job *job, const decant_token_array *text,
+                                           decant_fisher_sums *fisher, decant_statistics_origin *origin,
+                                           decant_error *err)
 {
     decant_token_array tokens = {0};
     decant_status status;
     DECANT_TRY(read_tokens(job, job->options->calibration, job->options->window, job->options->sequences,
                            &tokens, err));
+    DECANT_TRY(decant_job_plan(job, &tokens, text, err));
     double start_s = decant_clock_s();
     DECANT_TRY(decant_job_calibrate(job, &tokens, fisher, origin, err));
     decant_report_calibration(job, origin, decant_clock_s() - start_s);
@@ -234,12 +229,16 @@ done:
     return status;
 }
 
-static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fisher,
-                                         decant_statistics_origin *origin, decant_error *err)
+static decant_status calibrate_from_file(decant_job *job, const decant_token_array *text,
+                                         decant_fisher_sums *fisher, decant_statistics_origin *origin,
+                                         decant_error *err)
 {
     decant_container *file = NULL;
     decant_layer_range layers = decant_job_layers(job);
-    decant_status status = decant_statistics_open(job->options->statistics, &file, origin, err);
+    decant_status status = decant_job_plan(job, NULL, text, err);
+    if (status != DECANT_OK)
+        return status;
+    status = decant_statistics_open(job->options->statistics, &file, origin, err);
     if (status == DECANT_OK)
         status = decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form, layers.first,
                                          layers.count, fisher, err);
@@ -254,12 +253,12 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
 }
 
 /* Fisher sums of this rank's matrices, from tokens or from a statistics file. */
-static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_statistics_origin *origin,
-                               decant_error *err)
+static decant_status calibrate(decant_job *job, const decant_token_array *text, decant_fisher_sums *fisher,
+                               decant_statistics_origin *origin, decant_error *err)
 {
     if (job->options->statistics[0])
-        return calibrate_from_file(job, fisher, origin, err);
-    return calibrate_from_tokens(job, fisher, origin, err);
+        return calibrate_from_file(job, text, fisher, origin, err);
+    return calibrate_from_tokens(job, text, fisher, origin, err);
 }
 
 /* ---- allocate ---- */
@@ -383,7 +382,7 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     DECANT_TRY(check_budget(job, err));
     if (job->options->text[0])
         DECANT_TRY(read_text(job, &text, err));
-    DECANT_TRY(calibrate(job, &fisher, &origin, err));
+    DECANT_TRY(calibrate(job, &text, &fisher, &origin, err));
     DECANT_TRY(decant_job_quantize(job, &fisher, &origin, &share, &table, err));
     DECANT_TRY(decant_ranks_agree(
         job->ranks,
@@ -409,7 +408,7 @@ static decant_status run_calibration(decant_job *job, decant_error *err)
     decant_statistics_origin origin;
     decant_status status;
     DECANT_TRY(check_output(job, err));
-    DECANT_TRY(calibrate_from_tokens(job, &fisher, &origin, err));
+    DECANT_TRY(calibrate_from_tokens(job, NULL, &fisher, &origin, err));
     decant_log_stage(job->log, "write");
     DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &fisher,
                                        &origin, err));
@@ -443,6 +442,8 @@ decant_status decant_job_run(decant_ranks *ranks, const decant_options *options,
         status = run_calibration(&job, err);
     else if (status == DECANT_OK)
         status = run_validation(&job, err);
+    if (status == DECANT_OK)
+        decant_job_report_memory(&job);
     close_job(&job);
     return status;
 }

@@ -421,6 +421,7 @@ static void find_peaks(decant_rank_memory *memory)
         memory->peak.host = larger(memory->peak.host, at->host);
         memory->peak.mapped = larger(memory->peak.mapped, at->mapped);
         memory->peak.scratch = larger(memory->peak.scratch, at->scratch);
+        memory->process_bytes = larger(memory->process_bytes, at->host + at->mapped);
     }
 }
 

@@ -77,7 +77,8 @@ typedef struct decant_rank_memory {
     decant_memory_bytes at[DECANT_STAGES];
     decant_memory_bytes peak; /* the largest of each kind */
     decant_job_stage device_stage,
-        host_stage; /* where the device's (on the CPU: the host's), the host's peak is */
+        host_stage;        /* where the device's (on the CPU: the host's), the host's peak is */
+    int64_t process_bytes; /* host and mapped together at the most: what the system shows as resident */
     decant_calibration_bytes calibration;
 } decant_rank_memory;
 

@@ -37,7 +37,7 @@ static decant_job_shape resolve_shape(const decant_job_shape *asked)
 
 /* Balanced for calibration: a block takes its forward pass, the gradient of its input and that of its weights;
  * the head only the first two. */
-static void shard_layers(const decant_model_config *config, int stages, decant_layer_range *ranges)
+void decant_plan_layers(const decant_model_config *config, int stages, decant_layer_range *ranges)
 {
     const int64_t tokens = 512;
     double block = decant_schedule_block_cost(config, tokens), head = decant_schedule_head_cost(config, tokens);
@@ -137,7 +137,7 @@ static decant_status lay_out(const decant_plan_request *request, const decant_jo
                                       (void **)&ranges, err));
     DECANT_TRY(decant_memory_allocate((size_t)plan->ranks * sizeof *plan->rank, "the plan of each rank",
                                       (void **)&plan->rank, err));
-    shard_layers(shape->config, plan->stages, ranges);
+    decant_plan_layers(shape->config, plan->stages, ranges);
     plan->active_stages = decant_schedule_active_stages(ranges, plan->stages);
     DECANT_TRY(find_owners(plan, sizes, ranges, err));
     for (int rank = 0; rank < plan->ranks; rank++) {
