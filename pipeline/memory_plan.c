@@ -175,6 +175,17 @@ static int64_t file_bytes(const rank_view *view)
     return (int64_t)decant_element_bytes(view->shape->element) * elements;
 }
 
+/* The part of them that has been read before writing: of an embedding in a mapped file, only the tokens' rows
+ * are. */
+static int64_t read_bytes(const rank_view *view)
+{
+    const decant_rank_share *share = view->share;
+    bool by_rows =
+        !view->shape->cuda && share->has_embedding && !(share->has_head && view->shape->config->tied_head);
+    int64_t unread = by_rows ? view->vocabulary * view->hidden : 0;
+    return file_bytes(view) - (int64_t)decant_element_bytes(view->shape->element) * unread;
+}
+
 /* What one micro-batch makes a block keep. */
 static int64_t kept_bytes(const rank_view *view, int64_t rows)
 {
@@ -305,7 +316,7 @@ static void plan_calibration(rank_view *view, decant_rank_memory *memory)
         at->host += results_bytes(view, view->count);
     if (view->share->replicas > 1) /* F on its way to its owner, in and out */
         at->host += 2 * 4 * largest_matrix_weights(view);
-    at->mapped = file_bytes(view);
+    at->mapped = read_bytes(view);
     at->scratch = view->share->boundaries_on_disk ? waiting_boundaries(view) : 0;
 }
 
@@ -317,7 +328,7 @@ static void plan_quantization(rank_view *view, decant_rank_memory *memory)
     const decant_job_shape *shape = view->shape;
     decant_memory_bytes *at = &memory->at[DECANT_STAGE_QUANTIZE];
     int64_t fisher = 0, results = 0;
-    at->mapped = file_bytes(view);
+    at->mapped = read_bytes(view);
     at->host = token_bytes(view);
     if (view->share->streamed) {
         at->host += results_bytes(view, view->count);
