@@ -47,11 +47,13 @@ typedef struct decant_options {
 
     decant_option_path model;
     decant_option_path calibration;
-    int64_t sequences; /* calibration sequences to use; 0: all */
-    int64_t window;    /* tokens a calibration sequence; 0: as the array has them */
-    int fisher;        /* decant_fisher_form */
-    int retention;     /* decant_retention */
+    int64_t sequences;   /* calibration sequences to use; 0: all */
+    int64_t window;      /* tokens a calibration sequence; 0: as the array has them */
+    int64_t micro_batch; /* sequences that pass through the model together; 0: as many as fit 2048 tokens */
+    int fisher;          /* decant_fisher_form */
+    int retention;       /* decant_retention */
     decant_option_path statistics;
+    int replicas; /* ranks of a stage, among which the sequences are divided; 0: chosen */
 
     double bits; /* average over the quantized weights of everything stored; 0: not given */
     decant_bit_widths bit_widths;
