@@ -70,12 +70,22 @@ typedef struct decant_block_fisher {
     float *sums[DECANT_BLOCK_LINEARS];
 } decant_block_fisher;
 
+/* What a block takes besides the weights of its linear layers. */
+typedef struct decant_block_sizes {
+    int64_t kept_activations; /* elements that a forward pass keeps of a token, in the activations' type */
+    int64_t kept_floats;      /* F32 that it keeps besides */
+    int64_t vector_weights;   /* weights that belong to no linear layer (norms …) */
+} decant_block_sizes;
+
 struct decant_family {
     const char *architecture; /* as config.json names it */
     int linear_count;         /* linear layers of a block */
 
     /* Name and shape of linear layer `index` of block `layer`: pure. */
     void (*linear)(const decant_model_config *config, int layer, int index, decant_linear *linear);
+
+    /* What place_block and create_activations will take of a block: pure. */
+    void (*sizes)(const decant_model_config *config, decant_block_sizes *sizes);
 
     /* Loads the tensors of block->layer that are no linear layers (norms …). */
     decant_status (*place_block)(decant_backend *backend, const decant_model_config *config,

@@ -138,6 +138,30 @@ static activation storage_of(activation which)
     }
 }
 
+/* The width of each stored array: that of its widest use. */
+static void stored_widths(const decant_model_config *config, int64_t widths[STORED_COUNT])
+{
+    for (int i = 0; i < STORED_COUNT; i++)
+        widths[i] = 0;
+    for (int i = 0; i < ACTIVATION_COUNT; i++) {
+        int64_t width = activation_width(config, i);
+        if (width > widths[storage_of(i)])
+            widths[storage_of(i)] = width;
+    }
+}
+
+static void sizes(const decant_model_config *config, decant_block_sizes *target)
+{
+    int64_t widths[STORED_COUNT];
+    stored_widths(config, widths);
+    *target = (decant_block_sizes){
+        .kept_floats = 2 + config->heads, /* inverse_rms of both norms, log_sum_exp */
+        .vector_weights = 2 * config->hidden_size,
+    };
+    for (int i = 0; i < STORED_COUNT; i++)
+        target->kept_activations += widths[i];
+}
+
 /* The first rows of an array, as it is used for that many. */
 static decant_matrix activation_of(const decant_model_part *part, const decant_activations *kept,
                                    activation which, int64_t rows)
@@ -185,15 +209,11 @@ static decant_status create_activations(const decant_model_part *part, decant_ac
 {
     decant_backend *backend = part->backend;
     size_t element_bytes = decant_element_bytes(backend->activation);
-    int64_t widths[STORED_COUNT] = {0}, rows = part->sequences * part->tokens;
+    int64_t widths[STORED_COUNT], rows = part->sequences * part->tokens;
     decant_status status;
     void *memory;
     *activations = NULL;
-    for (int i = 0; i < ACTIVATION_COUNT; i++) {
-        int64_t width = activation_width(part->config, i);
-        if (width > widths[storage_of(i)])
-            widths[storage_of(i)] = width;
-    }
+    stored_widths(part->config, widths);
     DECANT_TRY(decant_memory_allocate(sizeof(decant_activations), "a block's activations", &memory, err));
     decant_activations *kept = *activations = memory;
     for (int i = 0; i < STORED_COUNT; i++)
@@ -378,6 +398,7 @@ const decant_family decant_family_llama = {
     .architecture = "LlamaForCausalLM",
     .linear_count = DECANT_BLOCK_LINEARS,
     .linear = linear,
+    .sizes = sizes,
     .place_block = place_block,
     .create_activations = create_activations,
     .destroy_activations = destroy_activations,
