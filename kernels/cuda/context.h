@@ -38,9 +38,8 @@ typedef struct decant_staging_ring {
 
 /* How fisher_add forms F += (dYᵀ X)∘(dYᵀ X); see fisher.cu. */
 typedef enum decant_fisher_product {
-    DECANT_FISHER_TILES, /* cuBLAS into a tile of scratch that stays in the L2 cache, then a squaring kernel */
-    DECANT_FISHER_MMA,   /* one kernel on mma.sync; sm_80 and newer */
     DECANT_FISHER_WGMMA, /* one kernel on wgmma and the tensor memory accelerator; sm_90 alone */
+    DECANT_FISHER_TILES, /* cuBLAS into a tile of scratch that stays in the L2 cache, then a squaring kernel */
 } decant_fisher_product;
 
 /* A block of device memory that was handed out: release is given the pointer alone. */

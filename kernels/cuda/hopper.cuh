@@ -28,6 +28,26 @@ static __device__ __forceinline__ void decant_barrier_arrive(uint32_t barrier)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+/* Arrives at the barrier that lies at the same place in the shared memory of block `rank` of the cluster. */
+static __device__ __forceinline__ void decant_barrier_arrive_at(uint32_t barrier, uint32_t rank)
+{
+    asm volatile("{\n"
+                 ".reg .b32 remote;\n"
+                 "mapa.shared::cluster.u32 remote, %0, %1;\n"
+                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+                 "}" ::"r"(barrier),
+                 "r"(rank)
+                 : "memory");
+}
+
+/* All threads of all blocks of the cluster. */
+static __device__ __forceinline__ void decant_cluster_meet(void)
+{
+    asm volatile("barrier.cluster.arrive.release;\n"
+                 "barrier.cluster.wait.acquire;" ::
+                     : "memory");
+}
+
 /* Arrives and announces bytes that have yet to come before the phase is complete. */
 static __device__ __forceinline__ void decant_barrier_expect(uint32_t barrier, uint32_t size_bytes)
 {
@@ -59,21 +79,35 @@ static __device__ __forceinline__ void decant_barrier_wait(uint32_t barrier, uin
 
 /* ---- copies ---- */
 
-/* The box of a two-dimensional array whose first element is at (row, column); what lies outside the array is
- * zero. The bytes are counted by the barrier. */
-static __device__ __forceinline__ void decant_copy_box(uint32_t target, const CUtensorMap *map, int row,
-                                                       int column, uint32_t barrier)
+/* The box of a three-dimensional array whose first element is at (plane, row, column); what lies outside the
+ * array is zero. The bytes are counted by the barrier. */
+static __device__ __forceinline__ void decant_copy_boxes(uint32_t target, const CUtensorMap *map, int column,
+                                                         int row, int plane, uint32_t barrier)
 {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
-                 "%3}], [%4];" ::"r"(target),
-                 "l"(map), "r"(column), "r"(row), "r"(barrier)
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
+                 "%3, %4}], [%5];" ::"r"(target),
+                 "l"(map), "r"(column), "r"(row), "r"(plane), "r"(barrier)
                  : "memory");
 }
 
-/* Calls size_bytes, a multiple of 16 at an address that is one too, into the L2 cache. */
-static __device__ __forceinline__ void decant_prefetch_bytes(const void *address, uint32_t size_bytes)
+/* The same into the shared memory of each block of the cluster whose bit of `blocks` is set, at the same place,
+ * counted by the barrier of each that lies at the same place. */
+static __device__ __forceinline__ void decant_copy_boxes_to_all(uint32_t target, const CUtensorMap *map,
+                                                                int column, int row, int plane,
+                                                                uint32_t barrier, uint16_t blocks)
 {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(size_bytes) : "memory");
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::"
+                 "cluster [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(target),
+                 "l"(map), "r"(column), "r"(row), "r"(plane), "r"(barrier), "h"(blocks)
+                 : "memory");
+}
+
+/* target[0] += low, target[1] += high, done by the L2 cache some time before the kernel ends; numbers below the
+ * normal range count as zero. target is a multiple of 8 bytes. */
+static __device__ __forceinline__ void decant_add_pair(float *target, float low, float high)
+{
+    asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(target), "f"(low), "f"(high)
+                 : "memory");
 }
 
 /* ---- registers ---- */
@@ -122,10 +156,10 @@ template <int pending> static __device__ __forceinline__ void decant_products_wa
 enum { DECANT_PRODUCT_SUMS = 128 };
 
 /* Ties the sums to this place of the program: nothing of them is read earlier or kept from before. */
-static __device__ __forceinline__ void decant_products_settle(float (&sums)[DECANT_PRODUCT_SUMS])
+template <int N> static __device__ __forceinline__ void decant_settle(float (&sums)[N])
 {
 #pragma unroll
-    for (int i = 0; i < DECANT_PRODUCT_SUMS; i++)
+    for (int i = 0; i < N; i++)
         asm volatile("" : "+f"(sums[i])::"memory");
 }
 
