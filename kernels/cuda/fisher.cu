@@ -35,12 +35,6 @@ enum {
     TILE_ROWS_MULTIPLE = 128, /* rows of a cuBLAS block */
 };
 
-static bool has_wgmma(decant_backend *backend, decant_matrix dy, decant_matrix x, const float *fisher)
-{
-    return decant_cuda_context_of(backend)->fisher_product == DECANT_FISHER_WGMMA &&
-           decant_cuda_fisher_has_wgmma(backend, dy, x, fisher);
-}
-
 /* ---- the sequence form by tiles ---- */
 
 /* fisher += gradient², count elements. */
@@ -162,7 +156,7 @@ static decant_status add_by_tokens(decant_backend *backend, decant_matrix dy, de
     DECANT_RETURN_ON_FAILURE(square(backend, x, x_squares, err));
     dy.data = dy_squares;
     x.data = x_squares;
-    if (has_wgmma(backend, dy, x, fisher))
+    if (decant_cuda_fisher_has_wgmma(backend, dy, x, fisher))
         return decant_cuda_fisher_wgmma(backend, dy, x, false, fisher, err);
     decant_cuda_product product = {
         .m = dy.columns,
@@ -191,6 +185,7 @@ decant_status decant_cuda_fisher_add(decant_backend *backend, decant_fisher_form
         return DECANT_OK;
     if (form == DECANT_FISHER_TOKEN)
         return add_by_tokens(backend, dy, x, fisher, err);
-    return has_wgmma(backend, dy, x, fisher) ? decant_cuda_fisher_wgmma(backend, dy, x, true, fisher, err)
-                                             : add_by_tiles(backend, dy, x, fisher, err);
+    return decant_cuda_fisher_has_wgmma(backend, dy, x, fisher)
+               ? decant_cuda_fisher_wgmma(backend, dy, x, true, fisher, err)
+               : add_by_tiles(backend, dy, x, fisher, err);
 }

@@ -17,6 +17,7 @@
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/operations.h"
 #include "kernels/cuda/tensor_core.cuh"
+#include "kernels/cuda/tensor_map.h"
 
 enum {
     BOX = 64, /* columns of a box, and tokens of a stage */
@@ -39,15 +40,9 @@ enum {
     STAGE_BYTES = DY_BYTES + TILE_COLUMNS / BOX * BOX_BYTES,
     ALIGNMENT = 1024, /* the swizzle is a function of the address */
     SHARED_BYTES = STAGES * STAGE_BYTES + ALIGNMENT,
+    SUMS = BOX * TILE_COLUMNS / GROUP, /* of a thread */
     PAIRS_TOGETHER = 6, /* tiles that run at the same time form a near-square, so that they share operands */
 };
-
-/* Other devices get an empty kernel, which is never launched: fisher.cu chooses it on capability 9.0 alone. */
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-constexpr bool HAS_WGMMA = true;
-#else
-constexpr bool HAS_WGMMA = false;
-#endif
 
 typedef struct fisher_sizes {
     float *fisher; /* [rows, columns] */
@@ -111,11 +106,22 @@ static __device__ __forceinline__ uint32_t barrier_at(uint32_t barriers, uint32_
 
 /* ---- the producer: one thread ---- */
 
+/* Calls rows first … last − 1 of the tile of F into the L2 cache, where the sums will be added. */
+static __device__ __forceinline__ void prefetch_rows(const fisher_sizes &sizes, tile_place place, int first,
+                                                     int last)
+{
+    const int width = min((int)TILE_COLUMNS, sizes.columns - place.column);
+    for (int row = place.row + first; row < min(place.row + last, sizes.rows); row++)
+        decant_prefetch_bytes(sizes.fisher + (int64_t)row * sizes.columns + place.column,
+                              (uint32_t)width * (uint32_t)sizeof(float));
+}
+
 static __device__ __forceinline__ void produce(const fisher_ring &ring, const fisher_sizes &sizes,
                                                const CUtensorMap *dy, const CUtensorMap *x, int rank)
 {
     const uint32_t own_x = DY_BYTES + (uint32_t)rank * X_BOXES * BOX_BYTES;
     const int cluster = blockIdx.x / CLUSTER, clusters = gridDim.x / CLUSTER;
+    const int stages = (sizes.tokens + BOX - 1) / BOX, rows_a_stage = (TILE_ROWS + stages - 1) / stages;
     ring_place at = {0, 0};
     for (int tile = cluster; tile < tile_count(sizes); tile += clusters) {
         const tile_place place = place_of(sizes, tile, rank);
@@ -127,14 +133,15 @@ static __device__ __forceinline__ void produce(const fisher_ring &ring, const fi
             decant_copy_boxes(stage, dy, 0, token, row_box, full);
             decant_copy_boxes_to_all(stage + own_x, x, 0, token, column_box, full, (1 << CLUSTER) - 1);
             advance(at);
+            const int row = token / BOX * rows_a_stage;
+            prefetch_rows(sizes, place, row, min(row + rows_a_stage, (int)TILE_ROWS));
         }
     }
 }
 
 /* ---- the consumers: two warpgroups ---- */
 
-static __device__ __forceinline__ void multiply_stage(float (&sums)[DECANT_PRODUCT_SUMS], uint32_t stage,
-                                                      int group)
+static __device__ __forceinline__ void multiply_stage(float (&sums)[SUMS], uint32_t stage, int group)
 {
     decant_products_begin();
 #pragma unroll
@@ -142,7 +149,7 @@ static __device__ __forceinline__ void multiply_stage(float (&sums)[DECANT_PRODU
         const uint32_t terms = k * (TERMS / 8) * EIGHT_TOKENS_BYTES;
         decant_multiply_64_256(
             sums, decant_operand_descriptor(stage + group * BOX_BYTES + terms, BOX_BYTES, EIGHT_TOKENS_BYTES),
-            decant_operand_descriptor(stage + DY_BYTES + terms, BOX_BYTES, EIGHT_TOKENS_BYTES));
+            decant_operand_descriptor(stage + DY_BYTES + terms, BOX_BYTES, EIGHT_TOKENS_BYTES), true);
     }
     decant_products_commit();
 }
@@ -156,8 +163,8 @@ static __device__ __forceinline__ void release_stage(const fisher_ring &ring, ui
 }
 
 /* Row `row` of F gains half of the lane's sums, or their squares. */
-static __device__ __forceinline__ void
-add_sums(const fisher_sizes &sizes, const float (&sums)[DECANT_PRODUCT_SUMS], int half, int row, int column)
+static __device__ __forceinline__ void add_sums(const fisher_sizes &sizes, const float (&sums)[SUMS], int half,
+                                                int row, int column)
 {
     if (row >= sizes.rows)
         return;
@@ -179,9 +186,9 @@ static __device__ __forceinline__ void consume(const fisher_ring &ring, const fi
     ring_place at = {0, 0};
     for (int tile = cluster; tile < tile_count(sizes); tile += clusters) {
         const tile_place place = place_of(sizes, tile, rank);
-        float sums[DECANT_PRODUCT_SUMS];
+        float sums[SUMS];
 #pragma unroll
-        for (int i = 0; i < DECANT_PRODUCT_SUMS; i++)
+        for (int i = 0; i < SUMS; i++)
             sums[i] = 0;
         uint32_t before = 0;
         for (int token = 0; token < sizes.tokens; token += BOX) {
@@ -206,7 +213,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     fisher_wgmma_kernel(const __grid_constant__ CUtensorMap dy, const __grid_constant__ CUtensorMap x,
                         const fisher_sizes sizes)
 {
-    if constexpr (HAS_WGMMA) {
+    if constexpr (DECANT_HAS_WGMMA) {
         extern __shared__ __align__(1024) char shared_memory[];
         __shared__ __align__(8) uint64_t full[STAGES], empty[STAGES];
         const uint32_t shared = decant_shared_address(shared_memory);
@@ -237,44 +244,18 @@ __global__ void __launch_bounds__(THREADS, 1)
 
 /* ---- the host's side ---- */
 
-typedef CUresult (*map_encoder)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                                const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
-                                CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
-                                CUtensorMapFloatOOBfill);
-
-/* The driver's function, found through the runtime: decant links no driver library. */
-static decant_status find_encoder(decant_cuda_context *context, map_encoder *encode, decant_error *err)
-{
-    const unsigned since = 12000;
-    if (!context->encode_map) {
-        cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-        DECANT_RETURN_ON_FAILURE(
-            decant_cuda_check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &context->encode_map,
-                                                               since, cudaEnableDefault, &result),
-                              "finding cuTensorMapEncodeTiled", err));
-        if (result != cudaDriverEntryPointSuccess || !context->encode_map)
-            return DECANT_ERROR(err, DECANT_ERROR_DEVICE,
-                                "the driver has no cuTensorMapEncodeTiled: it is older than CUDA 12");
-    }
-    *encode = (map_encoder)context->encode_map;
-    return DECANT_OK;
-}
-
 /* A map of a [tokens, width] BF16 activation as [width / 64, tokens, 64], read in `boxes` boxes of 64 × 64. */
-static decant_status map_of(map_encoder encode, decant_matrix matrix, int boxes, CUtensorMap *map,
+static decant_status map_of(decant_backend *backend, decant_matrix matrix, int boxes, CUtensorMap *map,
                             decant_error *err)
 {
-    const cuuint64_t sizes[3] = {BOX, (cuuint64_t)matrix.rows, (cuuint64_t)(matrix.columns / BOX)};
-    const cuuint64_t strides_bytes[2] = {(cuuint64_t)matrix.columns * 2, BOX * 2};
-    const cuuint32_t box[3] = {BOX, BOX, (cuuint32_t)boxes}, steps[3] = {1, 1, 1};
-    CUresult code = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, matrix.data, sizes, strides_bytes, box,
-                           steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (code != CUDA_SUCCESS)
-        return DECANT_ERROR(err, DECANT_ERROR_DEVICE,
-                            "CUDA: describing an activation of %lld by %lld: error %d", (long long)matrix.rows,
-                            (long long)matrix.columns, (int)code);
-    return DECANT_OK;
+    const uint64_t row_bytes = (uint64_t)matrix.columns * 2, box_bytes = BOX * 2;
+    const decant_tensor_view view = {
+        .data = matrix.data,
+        .sizes = {BOX, (uint64_t)matrix.rows, (uint64_t)(matrix.columns / BOX)},
+        .strides_bytes = {row_bytes, box_bytes},
+        .box = {BOX, BOX, (uint32_t)boxes},
+    };
+    return decant_cuda_map_tensor(backend, &view, map, err);
 }
 
 static decant_status launch(decant_backend *backend, const CUtensorMap &dy, const CUtensorMap &x,
@@ -305,19 +286,16 @@ static decant_status launch(decant_backend *backend, const CUtensorMap &dy, cons
 bool decant_cuda_fisher_has_wgmma(decant_backend *backend, decant_matrix dy, decant_matrix x,
                                   const float *fisher)
 {
-    return decant_cuda_context_of(backend)->capability == 90 && x.element == DECANT_BF16 &&
-           dy.columns % BOX == 0 && x.columns % BOX == 0 &&
-           decant_has_vectors<__nv_bfloat16>(x.columns, dy.data, x.data, fisher);
+    return decant_cuda_context_of(backend)->has_wgmma && x.element == DECANT_BF16 && dy.columns % BOX == 0 &&
+           x.columns % BOX == 0 && decant_has_vectors<__nv_bfloat16>(x.columns, dy.data, x.data, fisher);
 }
 
 decant_status decant_cuda_fisher_wgmma(decant_backend *backend, decant_matrix dy, decant_matrix x, bool squared,
                                        float *fisher, decant_error *err)
 {
-    map_encoder encode;
     CUtensorMap dy_map, x_map;
-    DECANT_RETURN_ON_FAILURE(find_encoder(decant_cuda_context_of(backend), &encode, err));
-    DECANT_RETURN_ON_FAILURE(map_of(encode, dy, DY_BOXES, &dy_map, err));
-    DECANT_RETURN_ON_FAILURE(map_of(encode, x, X_BOXES, &x_map, err));
+    DECANT_RETURN_ON_FAILURE(map_of(backend, dy, DY_BOXES, &dy_map, err));
+    DECANT_RETURN_ON_FAILURE(map_of(backend, x, X_BOXES, &x_map, err));
     const fisher_sizes sizes = {fisher, (int)x.rows, (int)dy.columns, (int)x.columns, squared};
     return launch(backend, dy_map, x_map, sizes, err);
 }
