@@ -44,6 +44,7 @@ static decant_status take_checksum(void *argument, decant_error *err)
     return DECANT_OK;
 }
 
+/* worker: NULL to take the checksum at once. */
 static decant_status begin_matrix(decant_job *job, decant_worker *worker, const decant_linear *linear,
                                   arriving_matrix *arriving, decant_error *err)
 {
@@ -56,7 +57,10 @@ static decant_status begin_matrix(decant_job *job, decant_worker *worker, const 
     DECANT_TRY(backend->weights->begin_place(backend, arriving->host, DECANT_PLACE_EXACT, arriving->tensor,
                                              &arriving->weight, err));
     arriving->checksum_task = (decant_task){.run = take_checksum, .argument = arriving};
-    decant_worker_submit(worker, &arriving->checksum_task);
+    if (worker)
+        decant_worker_submit(worker, &arriving->checksum_task);
+    else
+        DECANT_TRY(take_checksum(arriving, err));
 done:
     return status;
 }
@@ -97,7 +101,8 @@ decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe 
     arriving_matrix arriving[2] = {0};
     decant_worker *worker = NULL;
     decant_status status;
-    DECANT_TRY(decant_worker_create(&worker, err));
+    if (job->backend->leaves_host_free) /* else a thread would take cores from the backend */
+        DECANT_TRY(decant_worker_create(&worker, err));
     if (count > 0)
         DECANT_TRY(begin_matrix(job, worker, &tasks[0].linear, &arriving[0], err));
     for (int64_t i = 0; i < count; i++) {
