@@ -90,6 +90,10 @@ static decant_status quantize_matrix(decant_backend *backend, const decant_recip
     };
     memcpy(task->row->candidate, task->layer->candidate, sizeof task->row->candidate);
     backend->memory->release(backend, (void **)task->fisher);
+    if (task->weight) {
+        *task->weight = arriving->weight;
+        arriving->weight.data = NULL;
+    }
 done:
     return status;
 }
@@ -131,6 +135,8 @@ static decant_status create_share(decant_quantized_share *share, int64_t count, 
                                       (void **)&share->matrices, err));
     DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *share->rows, "the error table",
                                       (void **)&share->rows, err));
+    DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *share->weights, "the list of weights",
+                                      (void **)&share->weights, err));
 done:
     return status;
 }
@@ -139,6 +145,9 @@ void decant_quantized_share_free(decant_backend *backend, decant_quantized_share
 {
     for (int64_t i = 0; share->layers && i < share->count; i++)
         decant_quantized_layer_free(backend, &share->layers[i]);
+    for (int64_t i = 0; share->weights && i < share->count; i++)
+        backend->weights->unplace(backend, &share->weights[i]);
+    decant_memory_free(share->weights);
     decant_memory_free(share->layers);
     decant_memory_free(share->rows);
     decant_memory_free(share->matrices);
@@ -153,7 +162,8 @@ static int64_t count_owned(const decant_job *job)
     return count;
 }
 
-/* The matrices of this rank's layers that it owns, in model order. */
+/* The matrices of this rank's layers that it owns, in model order. Weights stay on the device to be written:
+ * one is no larger than its F, which goes as it comes. */
 static void list_tasks(const decant_job *job, decant_fisher_sums *fisher, decant_quantized_share *share,
                        decant_quantization_task *tasks)
 {
@@ -165,7 +175,11 @@ static void list_tasks(const decant_job *job, decant_fisher_sums *fisher, decant
             continue;
         share->matrices[next] = (int64_t)layers.first * linears + i;
         tasks[next] = (decant_quantization_task){
-            .fisher = &fisher->sums[i], .layer = &share->layers[next], .row = &share->rows[next]};
+            .fisher = &fisher->sums[i],
+            .layer = &share->layers[next],
+            .row = &share->rows[next],
+            .weight = &share->weights[next],
+        };
         job->family->linear(&job->config, layers.first + i / linears, i % linears, &tasks[next].linear);
         next++;
     }
