@@ -253,6 +253,7 @@ decant_status decant_backend_create_cuda(int device, bool full_floats, decant_ba
     *made = {
         .name = "cuda",
         .activation = full_floats ? DECANT_F32 : DECANT_BF16,
+        .leaves_host_free = true,
         .memory = &decant_cuda_memory_kernels,
         .weights = &decant_cuda_weight_kernels,
         .model = &decant_cuda_model_kernels,
