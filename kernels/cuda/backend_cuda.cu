@@ -6,7 +6,7 @@
  *
  *     DECANT_CUDA_HOPPER   used | unused         whether kernels that only Hopper can run are used there
  *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu) */
-#include "kernels/cuda/context.h"
+#include "kernels/cuda/grid.h"
 
 extern "C" {
 #include "base/memory.h"
@@ -233,6 +233,7 @@ static void destroy(decant_backend *backend)
     if (context->upload_stream)
         cudaStreamDestroy(context->upload_stream);
     cudaGetLastError();
+    decant_cuda_grid_release(context);
     decant_memory_free(context->blocks);
     decant_memory_free(context);
     decant_memory_free(backend);
@@ -258,6 +259,7 @@ decant_status decant_backend_create_cuda(int device, bool full_floats, decant_ba
         .weights = &decant_cuda_weight_kernels,
         .model = &decant_cuda_model_kernels,
         .quantize = &decant_cuda_quantize_kernels,
+        .grid = &decant_cuda_grid_kernels,
         .validate = &decant_cuda_validate_kernels,
         .destroy = destroy,
         .state = state,
