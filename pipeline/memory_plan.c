@@ -8,7 +8,7 @@
 /* What a process holds before it does anything: code, MPI, HDF5, OpenBLAS (measured, README); with CUDA its
  * context and libraries, and the pinned rings of kernels/cuda/context.h. */
 static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)700 << 20,
-                     PINNED_BYTES = (4 << 24) + (32 << 16);
+                     PINNED_BYTES = 2 * (4 << 24) + (32 << 16);
 
 enum { CHANNEL_BUFFERS = 4 }; /* pipeline/channel.c: one to receive, three to send */
 
@@ -283,7 +283,8 @@ static int64_t exact_bytes(const rank_view *view, int64_t weights)
     return view->shape->cuda ? (int64_t)decant_element_bytes(view->shape->element) * weights : 0;
 }
 
-/* The most that quantizing takes beside F: a matrix as the file has it, its results, and the working space. */
+/* The most that quantizing takes beside F: a matrix as the file has it and the next one, which arrives
+ * meanwhile, its results, and the working space. */
 static int64_t quantizing_bytes(rank_view *view)
 {
     int64_t most = 0;
@@ -291,7 +292,9 @@ static int64_t quantizing_bytes(rank_view *view)
         const decant_linear_size *linear = &view->linears[i];
         view->working = larger(view->working,
                                decant_quantization_working_bytes(view->shape, linear->rows, linear->columns));
-        most = larger(most, exact_bytes(view, linear->weights) + linear->pattern_bytes + linear->levels_bytes);
+        int64_t next = i + 1 < view->count ? linear[1].weights : 0;
+        most = larger(most,
+                      exact_bytes(view, linear->weights + next) + linear->pattern_bytes + linear->levels_bytes);
     }
     return most;
 }
@@ -322,7 +325,21 @@ static void plan_calibration(rank_view *view, decant_rank_memory *memory)
 
 /* ---- quantize ---- */
 
-/* Fisher sums go as results come: pipeline/quantization.c. Streamed ranks are done by then. */
+/* The weights of the first `end` matrices that a rank owns, and of the next one. */
+static int64_t arrived_weights(const rank_view *view, int64_t end)
+{
+    int64_t weights = 0, i = 0;
+    for (; i < view->count; i++) {
+        if (owns(view, i))
+            weights += view->linears[i].weights;
+        if (i >= end && owns(view, i))
+            break;
+    }
+    return weights;
+}
+
+/* Fisher sums go as results come, weights stay to be written: pipeline/quantization.c. Streamed ranks are done
+ * by then. */
 static void plan_quantization(rank_view *view, decant_rank_memory *memory)
 {
     const decant_job_shape *shape = view->shape;
@@ -344,7 +361,8 @@ static void plan_quantization(rank_view *view, decant_rank_memory *memory)
         results += linear->pattern_bytes + linear->levels_bytes;
         view->working =
             larger(view->working, decant_quantization_working_bytes(shape, linear->rows, linear->columns));
-        at->device = larger(at->device, fisher + results + exact_bytes(view, linear->weights) + view->working);
+        at->device = larger(at->device,
+                            fisher + results + exact_bytes(view, arrived_weights(view, i + 1)) + view->working);
         fisher -= 4 * linear->weights;
     }
     at->host += view->count * (int64_t)(sizeof(decant_quantized_layer) + sizeof(decant_table_row));
@@ -352,11 +370,12 @@ static void plan_quantization(rank_view *view, decant_rank_memory *memory)
 
 /* ---- write ---- */
 
-/* stages/write.c: one matrix after the other is encoded and written through a copy in host memory. */
+/* stages/write.c: one matrix after the other is encoded, and written through a copy in host memory while the
+ * next one is. */
 static void plan_writing(rank_view *view, decant_rank_memory *memory)
 {
     decant_memory_bytes *at = &memory->at[DECANT_STAGE_WRITE];
-    int64_t matrix = 0, copy = 0;
+    int64_t packed = 0, arriving = 0;
     if (!view->shape->quantizes) { /* the Fisher sums are written, through a copy of one */
         at->device = 4 * sum_of(view).weights + view->working;
         at->host = 4 * largest_matrix_weights(view);
@@ -364,12 +383,15 @@ static void plan_writing(rank_view *view, decant_rank_memory *memory)
     }
     for (int64_t i = 0; i < view->count; i++) {
         const decant_linear_size *linear = &view->linears[i];
-        matrix = larger(matrix, exact_bytes(view, linear->weights) + linear->packed_bytes);
-        copy = larger(copy, linear->stored_bytes);
+        packed = larger(packed, linear->packed_bytes);
+        arriving = larger(arriving,
+                          exact_bytes(view, linear->weights + (i + 1 < view->count ? linear[1].weights : 0)));
     }
     int64_t results = results_bytes(view, view->count);
-    at->device = matrix + view->working + (view->share->streamed ? 0 : results);
-    at->host = copy + (view->share->streamed ? results : 0);
+    at->device = packed + view->working;
+    at->device +=
+        view->share->streamed ? arriving : results + exact_bytes(view, arrived_weights(view, view->count));
+    at->host = 2 * packed + (view->share->streamed ? results : 0);
     at->mapped = file_bytes(view);
 }
 
