@@ -70,7 +70,10 @@ typedef struct decant_memory_bytes {
 
 /* What takes the memory of calibration where it is computed. */
 typedef struct decant_calibration_bytes {
-    int64_t weights, fisher, boundaries, kept, head, working;
+    int64_t weights, fisher, boundaries, kept;
+    int64_t head; /* of the head's passes; streamed: and of the model's ends, as far as F does not take their
+                     place */
+    int64_t working;
 } decant_calibration_bytes;
 
 typedef struct decant_rank_memory {

@@ -103,11 +103,13 @@ static void streamed_bytes_are_those_summed_by_hand(void **state)
     decant_job_shape shape = small_shape(&config);
     decant_rank_memory memory = plan_one_rank(&shape, whole_model(false, true));
     assert_int_equal(memory.calibration.fisher, 4 * 864);
-    /* two layers and the ends; quantizing: 160 weights of gate and of up as they are in the file, 20 rows of 4
+    /* two layers; quantizing: 160 weights of gate and of up as they are in the file, a block's 88 rows of 4
      * levels */
-    assert_int_equal(memory.calibration.weights, 2 * (2 * 864 + 2 * 32 * 8) + 4 * (2 * 2 * 8 + 8) +
-                                                     2 * 4 * 12 * 2 + 2 * (160 + 160) + 20 * 4 * 2);
-    assert_int_equal(memory.calibration.boundaries, 3 * 2 * 12 * 8);
+    assert_int_equal(memory.calibration.weights,
+                     2 * 2 * 864 + 4 * 2 * 2 * 8 + 2 * 4 * 12 * 2 + 2 * (160 + 160) + 88 * 4 * 2);
+    /* F and quantizing take more than the embedding or the head, which are gone by then */
+    assert_int_equal(memory.calibration.head, 2 * 2 * 6 * 8 + 2 * 6 * 32 + 4 * 6);
+    assert_int_equal(memory.calibration.boundaries, 5 * 2 * 12 * 8);
     assert_int_equal(memory.calibration.kept, 12 * (2 * 132 + 4 * 6));
     /* four boundaries of 4 · 6 rows wait; 88 rows of levels a block; tokens */
     decant_rank_share idle = whole_model(false, true);
@@ -116,6 +118,11 @@ static void streamed_bytes_are_those_summed_by_hand(void **state)
     assert_int_equal(memory.at[DECANT_STAGE_CALIBRATE].host - program,
                      4 * 2 * 24 * 8 + 3 * 88 * 4 * 2 + 4 * 4 * 6);
     assert_int_equal(memory.at[DECANT_STAGE_CALIBRATE].scratch, 0);
+    config.vocabulary_size = 3200; /* now the ends take more: the head with its norm */
+    assert_int_equal(plan_one_rank(&shape, whole_model(false, true)).calibration.head,
+                     2 * 2 * 6 * 8 + 2 * 6 * 3200 + 4 * 6 + 2 * 3200 * 8 + 4 * 8 -
+                         (4 * 864 + 2 * (160 + 160) + 704));
+    config.vocabulary_size = 32;
     idle = whole_model(false, true);
     idle.boundaries_on_disk = true;
     memory = plan_one_rank(&shape, idle);
