@@ -44,6 +44,7 @@ static decant_status take_checksum(void *argument, decant_error *err)
     return DECANT_OK;
 }
 
+/* worker: NULL to take the checksum at once. */
 static decant_status begin_matrix(decant_job *job, decant_worker *worker, const decant_linear *linear,
                                   arriving_matrix *arriving, decant_error *err)
 {
@@ -56,7 +57,10 @@ static decant_status begin_matrix(decant_job *job, decant_worker *worker, const 
     DECANT_TRY(backend->weights->begin_place(backend, arriving->host, DECANT_PLACE_EXACT, arriving->tensor,
                                              &arriving->weight, err));
     arriving->checksum_task = (decant_task){.run = take_checksum, .argument = arriving};
-    decant_worker_submit(worker, &arriving->checksum_task);
+    if (worker)
+        decant_worker_submit(worker, &arriving->checksum_task);
+    else
+        DECANT_TRY(take_checksum(arriving, err));
 done:
     return status;
 }
@@ -86,6 +90,10 @@ static decant_status quantize_matrix(decant_backend *backend, const decant_recip
     };
     memcpy(task->row->candidate, task->layer->candidate, sizeof task->row->candidate);
     backend->memory->release(backend, (void **)task->fisher);
+    if (task->weight) {
+        *task->weight = arriving->weight;
+        arriving->weight.data = NULL;
+    }
 done:
     return status;
 }
@@ -97,7 +105,8 @@ decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe 
     arriving_matrix arriving[2] = {0};
     decant_worker *worker = NULL;
     decant_status status;
-    DECANT_TRY(decant_worker_create(&worker, err));
+    if (job->backend->leaves_host_free) /* else a thread would take cores from the backend */
+        DECANT_TRY(decant_worker_create(&worker, err));
     if (count > 0)
         DECANT_TRY(begin_matrix(job, worker, &tasks[0].linear, &arriving[0], err));
     for (int64_t i = 0; i < count; i++) {
@@ -137,6 +146,8 @@ decant_status decant_quantized_share_create(const decant_job *job, decant_quanti
                                       (void **)&share->matrices, err));
     DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->rows, "the error table",
                                       (void **)&share->rows, err));
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->weights, "the list of weights",
+                                      (void **)&share->weights, err));
     int64_t next = 0;
     for (int i = 0; i < layers.count * linears; i++)
         if (is_owned(job, i))
@@ -149,6 +160,9 @@ void decant_quantized_share_free(decant_backend *backend, decant_quantized_share
 {
     for (int64_t i = 0; share->layers && i < share->count; i++)
         decant_quantized_layer_free(backend, &share->layers[i]);
+    for (int64_t i = 0; share->weights && i < share->count; i++)
+        backend->weights->unplace(backend, &share->weights[i]);
+    decant_memory_free(share->weights);
     decant_memory_free(share->layers);
     decant_memory_free(share->rows);
     decant_memory_free(share->matrices);
@@ -156,9 +170,10 @@ void decant_quantized_share_free(decant_backend *backend, decant_quantized_share
 }
 
 /* The matrices of some blocks, counted from this rank's first, that it owns, in model order; returns how many.
- */
+ * Unless what they keep is parked, weights stay on the device to be written: one is no larger than its F, which
+ * goes as it comes. */
 static int64_t list_tasks(const decant_job *job, decant_fisher_sums *fisher, int first_block, int blocks,
-                          decant_quantized_share *share, decant_quantization_task *tasks)
+                          bool parks, decant_quantized_share *share, decant_quantization_task *tasks)
 {
     int linears = job->family->linear_count, first_layer = decant_job_layers(job).first;
     int64_t count = 0;
@@ -168,7 +183,11 @@ static int64_t list_tasks(const decant_job *job, decant_fisher_sums *fisher, int
             continue;
         decant_quantization_task *task = &tasks[count++];
         *task = (decant_quantization_task){
-            .fisher = &fisher->sums[own], .layer = &share->layers[i], .row = &share->rows[i]};
+            .fisher = &fisher->sums[own],
+            .layer = &share->layers[i],
+            .row = &share->rows[i],
+            .weight = parks ? NULL : &share->weights[i],
+        };
         job->family->linear(&job->config, first_layer + (int)(own / linears), (int)(own % linears),
                             &task->linear);
     }
@@ -183,7 +202,7 @@ static decant_status quantize_blocks(decant_job *job, const decant_recipe *recip
     decant_status status;
     DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *tasks, "the matrices to quantize",
                                       (void **)&tasks, err));
-    int64_t count = list_tasks(job, fisher, first_block, blocks, share, tasks);
+    int64_t count = list_tasks(job, fisher, first_block, blocks, parks, share, tasks);
     DECANT_TRY(decant_job_quantize_matrices(job, recipe, tasks, count, !parks, err));
     for (int64_t i = 0; parks && i < count; i++)
         DECANT_TRY(decant_quantized_layer_park(job->backend, tasks[i].layer, err));
