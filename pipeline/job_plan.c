@@ -39,9 +39,9 @@ static decant_element element_of_model(const decant_job *job)
     return host.element;
 }
 
-static decant_plan_request request_of(decant_job *job, const decant_token_array *calibration,
-                                      const decant_token_array *text)
+static decant_plan_request request_of(decant_job *job, const decant_token_array *calibration)
 {
+    const decant_token_array *text = job->text;
     bool cuda = strcmp(job->backend->name, "cuda") == 0;
     decant_plan_request request = decant_plan_request_of(job->options, &job->config, job->family, cuda);
     request.ranks = job->ranks->size;
@@ -55,7 +55,6 @@ static decant_plan_request request_of(decant_job *job, const decant_token_array 
     request.shape.validation_window = text ? text->length : 0;
     request.device_bytes = cuda ? device_share(job) : 0;
     request.host_bytes = host_share(job);
-    request.memory = DECANT_MEMORY_RESIDENT; /* a job knows no other mode */
     return request;
 }
 
@@ -77,13 +76,14 @@ static void log_plan(decant_job *job)
         const decant_rank_memory *memory = &plan->rank[rank].memory;
         decant_log_event(
             job->log, "plan",
-            "\"rank\":%d,\"layers\":%d,\"sequences\":%lld,\"memory\":\"%s\",\"retain\":%s,"
+            "\"rank\":%d,\"layers\":%d,\"sequences\":%lld,\"memory\":\"%s\",\"retain\":%s,\"on_disk\":%s,"
             "\"micro_batch\":%lld,\"device_bytes\":%lld,\"host_bytes\":%lld,\"process_bytes\":%lld,"
             "\"idle_share\":%.4f",
             rank, plan->rank[rank].share.layers.count, (long long)plan->rank[rank].share.sequences,
             plan->streamed ? "streamed" : "resident", plan->retain ? "true" : "false",
-            (long long)plan->shape.micro_batch, (long long)memory->peak.device, (long long)memory->peak.host,
-            (long long)memory->process_bytes, plan->rank[rank].idle);
+            plan->rank[rank].share.boundaries_on_disk ? "true" : "false", (long long)plan->shape.micro_batch,
+            (long long)memory->peak.device, (long long)memory->peak.host, (long long)memory->process_bytes,
+            plan->rank[rank].idle);
     }
 }
 
@@ -95,22 +95,23 @@ static decant_status choose(decant_job *job, const decant_plan_request *request,
     decant_status status = decant_plan_choose(request, &job->plan, err);
     if (status != DECANT_OK || job->plan.fits)
         return status;
-    job->plan.advice.streamed = false; /* a job knows no other mode */
     decant_plan_describe_advice(&job->plan, advice, sizeof advice);
     return DECANT_ERROR(err, DECANT_ERROR_MEMORY, "%d rank%s cannot hold this job; what would fit: %s",
                         job->ranks->size, job->ranks->size == 1 ? "" : "s", advice);
 }
 
-decant_status decant_job_plan(decant_job *job, const decant_token_array *calibration,
-                              const decant_token_array *text, decant_error *err)
+decant_status decant_job_plan(decant_job *job, const decant_token_array *calibration, decant_error *err)
 {
-    decant_plan_request request = request_of(job, calibration, text);
+    decant_plan_request request = request_of(job, calibration);
     decant_status status;
-    if (job->options->memory == DECANT_MEMORY_STREAMED)
-        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "--memory streamed: a job keeps its layers resident so far");
     DECANT_TRY(agree_on_memory(job, &request, err));
     DECANT_TRY(decant_ranks_agree(job->ranks, choose(job, &request, err), err));
     log_plan(job);
+    if (job->plan.streamed)
+        decant_log_say(job->log, "layers are streamed: one at a time is where it is computed with");
+    if (!job->plan.validation_fits)
+        decant_log_say(job->log,
+                       "memory will not suffice to validate; `decant validate` can do that on more ranks");
 done:
     return status;
 }

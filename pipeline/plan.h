@@ -29,7 +29,8 @@ typedef struct decant_plan_request {
     decant_retention retention; /* AUTO: choose */
     int64_t device_bytes;       /* device memory of a rank; 0: any */
     int64_t host_bytes;         /* host memory of a rank; 0: any */
-    bool has_scratch;           /* there is a disk for boundary activations that host memory cannot take */
+    bool has_scratch;           /* a disk for boundary activations: those that host memory cannot take, all
+                                   when streaming is asked for too */
     decant_rates rates;
 } decant_plan_request;
 
@@ -60,7 +61,8 @@ typedef struct decant_plan {
     int stages;        /* of a replica */
     int active_stages; /* those with layers */
     bool streamed, retain;
-    bool fits;
+    bool fits;                 /* up to the written file */
+    bool validation_fits;      /* which needs all of a rank's layers of both models at once */
     decant_plan_advice advice; /* when it does not fit */
     int faster_replicas; /* with so many, calibration would take `faster_s`; 0: with none it is much faster */
     double faster_s;

@@ -180,6 +180,9 @@ static void print_verdict(const decant_plan *plan, const decant_plan_request *re
                 gib(request->host_bytes));
     if (request->device_bytes > 0 || request->host_bytes > 0)
         fprintf(stream, "\n");
+    if (!plan->validation_fits)
+        fprintf(stream, "validation does not fit: it has both models in place; `decant validate` can do it on "
+                        "more ranks\n");
 }
 
 /* ---- for programs ---- */
@@ -236,6 +239,7 @@ static void print_json(const decant_plan *plan, const decant_plan_request *reque
     cJSON_AddNumberToObject(object, "window", (double)plan->shape.window);
     cJSON_AddNumberToObject(object, "micro_batch", (double)plan->shape.micro_batch);
     cJSON_AddBoolToObject(object, "fits", plan->fits);
+    cJSON_AddBoolToObject(object, "validation_fits", plan->validation_fits);
     cJSON_AddNumberToObject(object, "device_memory_bytes", (double)request->device_bytes);
     cJSON_AddNumberToObject(object, "host_memory_bytes", (double)request->host_bytes);
     if (!plan->fits)

@@ -1,12 +1,12 @@
 /* See resident.h. The arithmetic is stages/calibrate.h's. */
 #include "pipeline/resident.h"
 
-decant_status decant_resident_create(decant_calibration_run *run, decant_resident *resident, decant_error *err)
+decant_status decant_resident_create(decant_calibration_run *run, bool retain, decant_resident *resident,
+                                     decant_error *err)
 {
     decant_job *job = run->job;
     decant_layer_range layers = decant_job_layers(job);
     decant_weight_source source = decant_source_of_model(job->model);
-    bool retain = job->plan.retain;
     decant_status status;
     DECANT_TRY(decant_fisher_sums_create(job->backend, &job->config, job->family, job->options->fisher,
                                          layers.first, layers.count, run->fisher, err));
@@ -15,10 +15,6 @@ decant_status decant_resident_create(decant_calibration_run *run, decant_residen
     resident->slots = decant_schedule_in_flight(job->stages, job->stage, run->batches);
     DECANT_TRY(decant_calibration_create(&resident->part, run->fisher, resident->slots, retain,
                                          &resident->calibration, err));
-    decant_log_event(job->log, "plan",
-                     "\"stage\":\"calibrate\",\"memory\":\"resident\",\"micro_batch\":%lld,\"slots\":%lld,"
-                     "\"retain\":%s",
-                     (long long)run->micro_batch, (long long)resident->slots, retain ? "true" : "false");
 done:
     return status;
 }
