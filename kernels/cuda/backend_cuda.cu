@@ -1,11 +1,13 @@
 /* The CUDA backend itself: one device, its streams and libraries, and how their failures become errors. The
  * arithmetic is in the other files, one an operation.
  *
- * Two settings are read from the environment, once, so that ways of the same operation can be measured:
+ * Some settings are read from the environment, once, so that ways of the same operation can be measured:
  *
  *     DECANT_CUDA_FISHER   tiles | mma | wgmma   how fisher_add forms its product (fisher.cu)
  *
- *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu) */
+ *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu)
+ *
+ *     DECANT_CUDA_PACKED   fastest | parities | lookups   how few tokens are multiplied (packed_linear.cu) */
 #include "kernels/cuda/context.h"
 
 extern "C" {
@@ -88,11 +90,17 @@ static decant_status read_choices(decant_cuda_context *context, decant_error *er
 {
     static const char *const products[] = {"tiles", "mma", "wgmma", NULL};
     static const char *const sparse[] = {"folded", "cusparse", NULL};
+    static const char *const packed[] = {"fastest", "parities", "lookups", NULL};
     int product = choice_of("DECANT_CUDA_FISHER", products), library = choice_of("DECANT_CUDA_SPARSE", sparse);
+    int way = choice_of("DECANT_CUDA_PACKED", packed);
     if (product < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_FISHER is none of tiles, mma, wgmma");
     if (library < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_SPARSE is none of folded, cusparse");
+    if (way < 0)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                            "DECANT_CUDA_PACKED is none of fastest, parities, lookups");
+    context->packed_way = (decant_packed_way)way;
     context->fisher_product = (decant_fisher_product)product;
     context->sparse_by_library = library == 1;
     if (context->fisher_product == DECANT_FISHER_WGMMA && context->capability != 90)

@@ -43,6 +43,13 @@ typedef enum decant_fisher_product {
     DECANT_FISHER_WGMMA, /* one kernel on wgmma and the tensor memory accelerator; sm_90 alone */
 } decant_fisher_product;
 
+/* How packed_linear multiplies few tokens; see packed_linear.cu. */
+typedef enum decant_packed_way {
+    DECANT_PACKED_FASTEST,  /* by the width of the codes and the number of tokens */
+    DECANT_PACKED_PARITIES, /* parities on binary tensor cores, as far as they go */
+    DECANT_PACKED_LOOKUPS,
+} decant_packed_way;
+
 /* A block of device memory that was handed out: release is given the pointer alone. */
 typedef struct decant_device_block {
     void *device;
@@ -55,7 +62,8 @@ typedef struct decant_cuda_context {
     bool pooled;        /* memory comes from the driver's stream-ordered pool */
     decant_fisher_product fisher_product;
     bool sparse_by_library; /* packed_linear leaves the sparse part to cuSPARSE */
-    void *encode_map;       /* the driver's cuTensorMapEncodeTiled, once fisher_wgmma.cu has asked for it */
+    decant_packed_way packed_way;
+    void *encode_map; /* the driver's cuTensorMapEncodeTiled, once fisher_wgmma.cu has asked for it */
 
     void *blas_workspace;
     cudaStream_t upload_stream; /* weights arrive here beside the work of shared.stream */
