@@ -8,7 +8,7 @@
  * rounds level + value once, cuSPARSE rounds y twice. */
 #include "kernels/cuda/packed.cuh"
 
-enum { THREADS = 256, TILE_BYTES = 32 << 20, TILE_ROWS_MULTIPLE = 256 };
+enum { THREADS = 256, TILE_BYTES = 32 << 20, TILE_ROWS_MULTIPLE = 256, PAIRS_TOKENS = 32 };
 
 /* Dense columns of an octet leave together when the row's addresses allow. */
 template <typename T>
@@ -128,6 +128,8 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
     const bool folded = has_sparse && !by_library;
     if (takes_parities(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_parities(backend, x, packed, folded, accumulate, y, err));
+    else if (x.rows <= PAIRS_TOKENS && decant_cuda_packed_has_pairs(backend, x, packed))
+        DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(backend, x, packed, folded, accumulate, y, err));
     else if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM && decant_cuda_packed_has_mma(x))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_mma(backend, x, packed, folded, accumulate, y, err));
     else if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM)

@@ -22,6 +22,7 @@
  * 128 + 32t … +31 of plane g and g + 8 of x, the same of row g of the parities, and the counts of planes g and
  * g + 8 of rows 2t and 2t + 1. Which columns these bits are does not matter as long as both sides agree: of the
  * sixteen words of a unit a lane takes words 4t … 4t + 3, sixteen bytes of every plane, two words a product. */
+#include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/fixed_point.cuh"
 #include "kernels/cuda/packed.cuh"
 #include "kernels/cuda/tensor_core.cuh"
@@ -451,22 +452,6 @@ static __device__ __forceinline__ void add_rows(const decant_packed_view &packed
 
 /* ---- the kernel ---- */
 
-/* The rest of the kernel may read what earlier work on the stream wrote. */
-static __device__ __forceinline__ void wait_for_earlier_kernels(void)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-/* The next kernel on the stream may begin what does not depend on this one. */
-static __device__ __forceinline__ void let_next_kernel_begin(void)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
 /* y = scale (f(0) Σ q + the warps' parts, in their order) + the sparse part. */
 template <int BITS, int TOKENS>
 static __device__ __forceinline__ void
@@ -534,7 +519,7 @@ __global__ void __launch_bounds__(THREADS, HAS_TWO_BLOCKS<BITS, TOKENS> ? 2 : 1)
         }
         decant_copy_commit();
     }
-    let_next_kernel_begin();
+    decant_let_next_kernel_begin();
     uint32_t first_entry = 0, end_entry = 0;
     sparse_turn turn;
     if (call.sparse) {
@@ -549,7 +534,7 @@ __global__ void __launch_bounds__(THREADS, HAS_TWO_BLOCKS<BITS, TOKENS> ? 2 : 1)
     for (int i = threadIdx.x; call.sparse && i < share.tiles * TILE_ROWS * TOKENS; i += THREADS)
         sparse_sums[i] = 0;
 
-    wait_for_earlier_kernels();
+    decant_wait_for_earlier_kernels();
     if (call.sparse)
         multiply_entries<TOKENS>(turn, call, share.first_token, products);
     make_operands<TOKENS>(call, share, figures, base + layout.operands);
@@ -612,21 +597,8 @@ static cudaError_t launch(decant_cuda_context *context, const parities_call &cal
 {
     const size_t bytes =
         shared_bytes<BITS, TOKENS>(call.packed, call.blocks, call.sparse) - sizeof(token_figures<TOKENS>);
-    cudaError_t code = cudaFuncSetAttribute(packed_parities_kernel<BITS, TOKENS, WHOLE>,
-                                            cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    if (code != cudaSuccess)
-        return code;
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = (unsigned)(call.blocks * call.groups);
-    config.blockDim = THREADS;
-    config.dynamicSmemBytes = bytes;
-    config.stream = context->shared.stream;
-    config.attrs = &early;
-    config.numAttrs = context->capability >= 90 ? 1 : 0;
-    return cudaLaunchKernelEx(&config, packed_parities_kernel<BITS, TOKENS, WHOLE>, call);
+    return decant_launch_early(context, packed_parities_kernel<BITS, TOKENS, WHOLE>,
+                               (unsigned)(call.blocks * call.groups), THREADS, bytes, call);
 }
 
 template <int BITS, int TOKENS>
