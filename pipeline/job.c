@@ -9,12 +9,15 @@
 #include "base/memory.h"
 #include "io/checksum.h"
 #include "pipeline/report.h"
+#include "stages/budget.h"
 #include "stages/error_table.h"
 #include "stages/write.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+enum { TABLE_DATASETS = 32 }; /* in the container, beside tensors and layers; at most */
 
 /* Between measuring and choosing: this rank's layers with all their candidates. */
 typedef struct quantized_share {
@@ -118,13 +121,48 @@ static decant_status check_output(decant_job *job, decant_error *err)
     return decant_ranks_agree(job->ranks, status, err);
 }
 
+/* What the container takes besides the quantized layers, at most: the tensors that stay whole, config and
+ * tables. */
+static decant_status count_rest(decant_job *job, int64_t *rest_bytes, decant_error *err)
+{
+    const int64_t table_bytes =
+        DECANT_NAME_BYTES + (int64_t)sizeof(decant_table_row); /* more than a layer's rows */
+    int64_t layers = (int64_t)job->config.layers * job->family->linear_count, bytes = 0;
+    for (int64_t i = 0; i < decant_safetensors_count(job->model); i++)
+        bytes += (int64_t)decant_safetensors_at(job->model, i)->size_bytes;
+    for (int64_t i = 0; i < layers; i++) {
+        int linears = job->family->linear_count;
+        char tensor[DECANT_NAME_BYTES + 8];
+        decant_linear linear;
+        decant_matrix host;
+        job->family->linear(&job->config, (int)(i / linears), (int)(i % linears), &linear);
+        snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
+        decant_status status =
+            decant_safetensors_matrix(job->model, tensor, linear.rows, linear.columns, &host, err);
+        if (status != DECANT_OK)
+            return status;
+        bytes -= (int64_t)decant_matrix_bytes(host);
+    }
+    int64_t whole = decant_safetensors_count(job->model) - layers;
+    *rest_bytes = decant_budget_rest(layers, whole + TABLE_DATASETS,
+                                     bytes + (int64_t)job->config.json_bytes + layers * table_bytes);
+    return DECANT_OK;
+}
+
+/* The budget in bytes of the quantized layers, whose smallest candidates are given. */
+static decant_status find_budget(decant_job *job, int64_t weights, int64_t smallest_bytes, int64_t *bytes,
+                                 decant_error *err)
+{
+    decant_budget asked = {.bits = job->options->bits, .file_bytes = job->options->size_bytes};
+    decant_status status = count_rest(job, &asked.rest_bytes, err);
+    return status == DECANT_OK ? decant_budget_bytes(&asked, weights, smallest_bytes, bytes, err) : status;
+}
+
 /* Sizes are known from the shapes alone, so a budget that cannot be kept is refused before the work too. */
 static decant_status check_budget(decant_job *job, decant_error *err)
 {
     const decant_options *options = job->options;
-    int64_t weights = 0, smallest = 0;
-    if (options->bits == 0)
-        return DECANT_OK;
+    int64_t weights = 0, smallest = 0, unused;
     for (int layer = 0; layer < job->config.layers; layer++)
         for (int index = 0; index < job->family->linear_count; index++) {
             decant_linear linear;
@@ -135,12 +173,7 @@ static decant_status check_budget(decant_job *job, decant_error *err)
             weights += rows * columns;
             smallest += decant_packed_bytes(rows, columns, options->bit_widths.bits[0], sparse);
         }
-    double least = 8.0 * (double)smallest / (double)weights;
-    if (smallest <= (int64_t)(options->bits * (double)weights / 8))
-        return DECANT_OK;
-    return DECANT_ERROR(err, DECANT_ERROR_USAGE,
-                        "--bits %g cannot be kept: the smallest candidates take %.4f bits a weight",
-                        options->bits, least);
+    return decant_ranks_agree(job->ranks, find_budget(job, weights, smallest, &unused, err), err);
 }
 
 /* ---- calibrate ---- */
@@ -299,10 +332,13 @@ static decant_status allocate(decant_job *job, const decant_error_table *table, 
                               decant_plan_summary *summary, decant_error *err)
 {
     decant_status status = DECANT_OK;
-    double bits = job->options->bits, start_s = decant_clock_s();
+    double start_s = decant_clock_s();
     if (job->ranks->rank == 0) {
-        int64_t budget = bits > 0 ? decant_error_table_budget(table, bits) : -1;
-        status = decant_error_table_choose(table, budget, chosen, summary, err);
+        int64_t weights, smallest, budget;
+        decant_error_table_extent(table, &weights, &smallest);
+        status = find_budget(job, weights, smallest, &budget, err);
+        if (status == DECANT_OK)
+            status = decant_error_table_choose(table, budget, chosen, summary, err);
     }
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
     DECANT_TRY(decant_ranks_broadcast(job->ranks, 0, chosen, (size_t)table->layers * sizeof *chosen, err));

@@ -17,6 +17,8 @@ typedef enum option_kind {
     OPTION_FRACTION, /* double, given in percent */
     OPTION_CHOICE,   /* int, an index into `argument` split at '|' */
     OPTION_WIDTHS,   /* decant_bit_widths */
+    OPTION_SIZE,     /* int64_t, bytes */
+    OPTION_SWEEP,    /* decant_sweep */
     OPTION_FLAG,     /* bool */
 } option_kind;
 
@@ -50,6 +52,10 @@ static const option_row option_table[] = {
      "Fisher sums of an earlier `calibrate`, in place of --calibration"},
     {"bits", OPTION_REAL, "B", NULL, FIELD(bits), 1, 16, true,
      "average bits a quantized weight of all that is stored for it"},
+    {"size", OPTION_SIZE, "3.5GB|3.25GiB", NULL, FIELD(size_bytes), 1, 9e18, true,
+     "size of the whole container; GB are 10^9 bytes, GiB 2^30"},
+    {"sweep", OPTION_SWEEP, "FROM:TO:STEP", NULL, FIELD(sweep), 1, 16, false,
+     "allocate: the whole curve, e.g. 2.5:5:0.25 bits"},
     {"bit-widths", OPTION_WIDTHS, "LIST", "2,3,4,5,6", FIELD(bit_widths), 0, 0, true,
      "code widths to choose from, e.g. 3 or 2-4,6"},
     {"sensitive", OPTION_FRACTION, "PERCENT", "0.05%", FIELD(sensitive), 0, 0.5, true,
@@ -90,8 +96,8 @@ static const struct {
      "the whole job: calibrate, quantize, allocate, write, validate"},
     {"calibrate", DECANT_COMMAND_CALIBRATE, 0, "calibrate --model DIR --calibration T.npy --output S.h5",
      "the Fisher sums alone, for later runs with --statistics"},
-    {"allocate", DECANT_COMMAND_ALLOCATE, 1, "allocate M.h5 --bits 3.5",
-     "solve the bit allocation again for another budget; prints the plan"},
+    {"allocate", DECANT_COMMAND_ALLOCATE, 1, "allocate M.h5 --bits 3.5 | --size 3.5GB | --sweep 2.5:5:0.25",
+     "solve the bit allocation again for other budgets; prints the plan or the curve"},
     {"validate", DECANT_COMMAND_VALIDATE, 1, "validate M.h5 --model DIR --text T.npy",
      "perplexity before and after, KL divergence, top-1 agreement"},
     {"inspect", DECANT_COMMAND_INSPECT, 1, "inspect M.h5 [--json]", "what a container holds"},
@@ -185,6 +191,47 @@ static bool parse_seed(const char *value, uint64_t *seed)
     return value[0] >= '0' && value[0] <= '9' && *end == '\0' && errno != ERANGE;
 }
 
+/* "3500000000", "3.5GB", "3.25GiB": decimal units end in B alone, binary ones in iB, so that nothing is left to
+ * guess. */
+static bool parse_size(const option_row *row, const char *value, int64_t *size_bytes)
+{
+    static const struct {
+        const char *name;
+        double bytes;
+    } units[] = {{"", 1},      {"B", 1},        {"kB", 1e3},     {"MB", 1e6},     {"GB", 1e9},
+                 {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
+    char *end;
+    errno = 0;
+    double number = strtod(value, &end);
+    if (end == value || errno == ERANGE)
+        return false;
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        double bytes = number * units[i].bytes;
+        if (strcmp(end, units[i].name) != 0 || !(bytes >= row->minimum && bytes <= row->maximum))
+            continue;
+        *size_bytes = (int64_t)bytes;
+        return true;
+    }
+    return false;
+}
+
+/* "2.5:5:0.25" */
+static bool parse_sweep(const option_row *row, const char *value, decant_sweep *sweep)
+{
+    double numbers[3];
+    const char *at = value;
+    for (int i = 0; i < 3; i++) {
+        char *end;
+        numbers[i] = strtod(at, &end);
+        if (end == at || *end != (i < 2 ? ':' : '\0'))
+            return false;
+        at = end + 1;
+    }
+    *sweep = (decant_sweep){numbers[0], numbers[1], numbers[2]};
+    return sweep->first >= row->minimum && sweep->last <= row->maximum && sweep->first <= sweep->last &&
+           sweep->step > 0 && (sweep->last - sweep->first) / sweep->step < DECANT_SWEEP_POINTS_MAXIMUM;
+}
+
 static bool parse_flag(const char *value, bool *flag)
 {
     int index;
@@ -225,6 +272,12 @@ static decant_status set_value(const option_row *row, const char *value, decant_
         break;
     case OPTION_WIDTHS:
         good = parse_widths(value, field);
+        break;
+    case OPTION_SIZE:
+        good = parse_size(row, value, field);
+        break;
+    case OPTION_SWEEP:
+        good = parse_sweep(row, value, field);
         break;
     case OPTION_FLAG:
         good = parse_flag(value, field);
@@ -317,10 +370,11 @@ static decant_status require_options(const decant_options *options, decant_error
         missing = "--output";
     else if (validates && !options->text[0])
         missing = "--text";
-    else if (command == DECANT_COMMAND_ALLOCATE && options->bits == 0)
-        missing = "--bits";
-    else if (runs && options->bits == 0 && options->bit_widths.count > 1)
-        missing = "--bits (or a single --bit-widths)";
+    else if (command == DECANT_COMMAND_ALLOCATE && options->bits == 0 && options->size_bytes == 0 &&
+             options->sweep.step == 0)
+        missing = "--bits, --size or --sweep";
+    else if (runs && options->bits == 0 && options->size_bytes == 0 && options->bit_widths.count > 1)
+        missing = "--bits or --size (or a single --bit-widths)";
     if (missing)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "this command needs %s; see decant --help", missing);
     return DECANT_OK;
@@ -434,6 +488,9 @@ static void describe_value(const option_row *row, const decant_options *options,
     case OPTION_FRACTION:
         snprintf(text, size, "%.17g%%", *(const double *)field * 100);
         break;
+    case OPTION_SIZE:
+        snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
+        break;
     case OPTION_FLAG:
         snprintf(text, size, "%s", *(const bool *)field ? "yes" : "no");
         break;
@@ -447,6 +504,7 @@ static void describe_value(const option_row *row, const decant_options *options,
     case OPTION_PATH:
     case OPTION_INTEGER:
     case OPTION_NUMBER:
+    case OPTION_SWEEP:
         snprintf(text, size, "?"); /* where things lie and how many there are is recorded apart, as checksums */
         break;
     }

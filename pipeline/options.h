@@ -38,6 +38,13 @@ typedef struct decant_bit_widths {
     int bits[DECANT_WIDTHS_MAXIMUM]; /* ascending */
 } decant_bit_widths;
 
+/* Average bits from first to last, in steps; step 0: not given. */
+typedef struct decant_sweep {
+    double first, last, step;
+} decant_sweep;
+
+enum { DECANT_SWEEP_POINTS_MAXIMUM = 1000 };
+
 typedef char decant_option_path[DECANT_OPTION_PATH_BYTES]; /* empty: not given */
 
 typedef struct decant_options {
@@ -53,7 +60,9 @@ typedef struct decant_options {
     int retention;     /* decant_retention */
     decant_option_path statistics;
 
-    double bits; /* average over the quantized weights of everything stored; 0: not given */
+    double bits;        /* average over the quantized weights of everything stored; 0: not given */
+    int64_t size_bytes; /* of the whole container; 0: not given */
+    decant_sweep sweep;
     decant_bit_widths bit_widths;
     double sensitive; /* fraction of a matrix, 0 … 0.5 */
     double outliers;  /* fraction of a matrix, 0 … 0.5 */

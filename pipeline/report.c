@@ -2,6 +2,7 @@
 #include "pipeline/report.h"
 
 #include "base/memory.h"
+#include "stages/budget.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -87,6 +88,9 @@ void decant_report_allocation(decant_job *job, const decant_error_table *table, 
                      "\"lower_bound\":%.9g",
                      seconds, summary->bits, (long long)summary->bytes, summary->predicted,
                      summary->lower_bound);
+    char warning[DECANT_BUDGET_WARNING_BYTES];
+    if (!decant_budget_is_trusted(summary->bits, summary->predicted, warning))
+        decant_log_say(job->log, "warning: %s", warning);
 }
 
 void decant_report_writing(decant_job *job, double seconds)
