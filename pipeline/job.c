@@ -11,6 +11,7 @@
 #include "pipeline/report.h"
 #include "stages/budget.h"
 #include "stages/error_table.h"
+#include "stages/random_tokens.h"
 #include "stages/write.h"
 
 #include <stdio.h>
@@ -325,6 +326,40 @@ static decant_status quantize(decant_job *job, decant_fisher_sums *fisher,
     return status;
 }
 
+/* ---- sensitivity ---- */
+
+/* The first calibration sequences, or random tokens where there are none. */
+static decant_status read_sensitivity_tokens(decant_job *job, decant_token_array *tokens, decant_error *err)
+{
+    const decant_options *options = job->options;
+    if (options->calibration[0])
+        return read_tokens(job, options->calibration, options->window, options->sensitivity_sequences, tokens,
+                           err);
+    decant_log_say(job->log, "no --calibration: sensitivities are measured on random tokens");
+    return decant_ranks_agree(job->ranks,
+                              decant_random_tokens(options->sensitivity_sequences, options->window,
+                                                   job->config.vocabulary_size, options->seed, tokens, err),
+                              err);
+}
+
+/* Before the work: what can be refused at once. */
+static decant_status prepare_sensitivity(decant_job *job, decant_token_array *tokens, decant_error *err)
+{
+    if (job->options->sensitivity == DECANT_SENSITIVITY_FISHER)
+        return DECANT_OK;
+    decant_status status = read_sensitivity_tokens(job, tokens, err);
+    return status == DECANT_OK ? decant_job_check_sensitivity(job, tokens->length, err) : status;
+}
+
+static decant_status measure_sensitivity(decant_job *job, const decant_token_array *tokens,
+                                         quantized_share *share, decant_error_table *table,
+                                         decant_sensitivity *sensitivity, decant_error *err)
+{
+    if (job->options->sensitivity == DECANT_SENSITIVITY_FISHER)
+        return DECANT_OK;
+    return decant_job_measure_sensitivity(job, tokens, share->layers, table, sensitivity, err);
+}
+
 /* ---- allocate ---- */
 
 /* Rank 0 chooses, all ranks hear. */
@@ -354,7 +389,8 @@ done:
 static decant_status write_output(decant_job *job, const quantized_share *share,
                                   const decant_error_table *table, const int *chosen,
                                   const decant_plan_summary *summary, const decant_statistics_origin *origin,
-                                  decant_container_writer **writer, decant_error *err)
+                                  const decant_sensitivity *sensitivity, decant_container_writer **writer,
+                                  decant_error *err)
 {
     decant_layer_range layers = decant_job_layers(job);
     char options[1024], device[64];
@@ -369,6 +405,7 @@ static decant_status write_output(decant_job *job, const quantized_share *share,
         .chosen = chosen,
         .summary = summary,
         .origin = origin,
+        .sensitivity = sensitivity,
         .options = options,
         .device = device,
         .backend = job->backend,
@@ -442,7 +479,8 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     quantized_share share = {0};
     decant_error_table table = {0};
     decant_plan_summary summary = {0};
-    decant_token_array text = {0};
+    decant_sensitivity sensitivity = {0};
+    decant_token_array text = {0}, tokens = {0};
     decant_container_writer *writer = NULL;
     int *chosen = NULL;
     decant_status status;
@@ -450,20 +488,25 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     DECANT_TRY(check_budget(job, err));
     if (job->options->text[0])
         DECANT_TRY(read_text(job, &text, err));
+    DECANT_TRY(prepare_sensitivity(job, &tokens, err));
     DECANT_TRY(calibrate(job, &fisher, &origin, err));
     DECANT_TRY(quantize(job, &fisher, &origin, &share, &table, err));
+    DECANT_TRY(measure_sensitivity(job, &tokens, &share, &table, &sensitivity, err));
     DECANT_TRY(decant_ranks_agree(
         job->ranks,
         decant_memory_allocate((size_t)table.layers * sizeof *chosen, "the allocation", (void **)&chosen, err),
         err));
     DECANT_TRY(allocate(job, &table, chosen, &summary, err));
-    DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &writer, err));
+    DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &sensitivity, &writer, err));
     free_share(job, &share);
     share = (quantized_share){0};
     DECANT_TRY(validate_and_finish(job, &text, &summary, &writer, err));
+    decant_job_forget_sensitivity(job);
 done:
     decant_container_discard(&writer);
     decant_token_array_free(&text);
+    decant_token_array_free(&tokens);
+    decant_sensitivity_free(&sensitivity);
     decant_fisher_sums_free(&fisher);
     free_share(job, &share);
     decant_error_table_free(&table);

@@ -7,6 +7,7 @@
 #include "io/token_array.h"
 #include "pipeline/options.h"
 #include "pipeline/schedule.h"
+#include "stages/sensitivity.h"
 #include "stages/source.h"
 #include "stages/statistics.h"
 #include "stages/validate.h"
@@ -33,6 +34,21 @@ decant_layer_range decant_job_layers(const decant_job *job);
 decant_status decant_job_calibrate(decant_job *job, const decant_token_array *tokens,
                                    decant_fisher_sums *fisher, decant_statistics_origin *origin,
                                    decant_error *err);
+
+/* Collective. pipeline/sensitivity.c: refuses, before the work, a model that does not fit every rank's device
+ * whole. */
+decant_status decant_job_check_sensitivity(decant_job *job, int64_t tokens, decant_error *err);
+
+/* Collective. pipeline/sensitivity.c: measures as --sensitivity noise|measured says and puts the predictions
+ * that follow into the table. What is finished is noted in a journal beside the output, which stays until the
+ * job is complete. tokens   what to measure on layers   this rank's quantized layers result   created here; on
+ * failure empty */
+decant_status decant_job_measure_sensitivity(decant_job *job, const decant_token_array *tokens,
+                                             decant_quantized_layer *layers, decant_error_table *table,
+                                             decant_sensitivity *result, decant_error *err);
+
+/* pipeline/sensitivity.c: removes the journal of a job that is complete. */
+void decant_job_forget_sensitivity(const decant_job *job);
 
 /* Collective. pipeline/validation.c: the container at `path` against the model on windows of text; the result
  * is the same on every rank. */

@@ -2,6 +2,8 @@
  * line, the job file, --help and the provenance line are all read off this table. */
 #include "pipeline/options.h"
 
+#include "stages/noise_regression.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <ini.h>
@@ -64,7 +66,20 @@ static const option_row option_table[] = {
      "weights kept apart for the largest magnitude"},
     {"levels", OPTION_CHOICE, "exact|lloyd", "exact", FIELD(levels), 0, 0, true,
      "how levels are found: the optimum, or k-means++ and Lloyd"},
-    {"seed", OPTION_SEED, "N", "0", FIELD(seed), 0, 0, true, "seed of --levels lloyd"},
+    {"seed", OPTION_SEED, "N", "0", FIELD(seed), 0, 0, true,
+     "seed of --levels lloyd, of noise and of random tokens"},
+    {"sensitivity", OPTION_CHOICE, "fisher|noise|measured", "fisher", FIELD(sensitivity), 0, 0, true,
+     "what bits are allocated by: Fisher sums, measured noise, matrices quantized alone"},
+    {"sensitivity-measure", OPTION_CHOICE, "kl|loss", "kl", FIELD(sensitivity_measure), 0, 0, true,
+     "what is measured: KL divergence, or the loss difference (noisy)"},
+    {"sensitivity-sequences", OPTION_INTEGER, "N", "16", FIELD(sensitivity_sequences), 1, 1e9, true,
+     "calibration sequences to measure on; random tokens without --calibration"},
+    {"noise-levels", OPTION_NUMBER, "N", "4", FIELD(noise_levels), 1, DECANT_NOISE_LEVELS_MAXIMUM, true,
+     "sizes of noise a matrix"},
+    {"sensitivity-width", OPTION_REAL, "BITS", "3", FIELD(sensitivity_width), DECANT_BITS_MINIMUM,
+     DECANT_BITS_MAXIMUM, true, "width at which matrices are quantized alone"},
+    {"sensitivity-check", OPTION_INTEGER, "N", "8", FIELD(sensitivity_check), 0, 1e9, true,
+     "matrices quantized alone to check what noise predicts"},
     {"text", OPTION_PATH, "T.npy", NULL, FIELD(text), 0, 0, false, "tokens to validate on"},
     {"validation-window", OPTION_INTEGER, "N", "2048", FIELD(validation_window), 2, 1e6, false,
      "tokens a validation window when the text is one long row"},
@@ -501,11 +516,15 @@ static void describe_value(const option_row *row, const decant_options *options,
             used += (size_t)snprintf(text + used, size - used, "%s%d", i ? "," : "", widths->bits[i]);
         break;
     }
-    case OPTION_PATH:
     case OPTION_INTEGER:
+        snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
+        break;
     case OPTION_NUMBER:
+        snprintf(text, size, "%d", *(const int *)field);
+        break;
+    case OPTION_PATH:
     case OPTION_SWEEP:
-        snprintf(text, size, "?"); /* where things lie and how many there are is recorded apart, as checksums */
+        snprintf(text, size, "?"); /* where things lie is recorded apart, as checksums */
         break;
     }
 }

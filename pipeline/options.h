@@ -69,6 +69,13 @@ typedef struct decant_options {
     int levels;       /* decant_level_search */
     uint64_t seed;
 
+    int sensitivity;               /* decant_sensitivity_kind */
+    int sensitivity_measure;       /* decant_sensitivity_measure */
+    int64_t sensitivity_sequences; /* to measure on */
+    int noise_levels;
+    double sensitivity_width;  /* bits of the matrices quantized alone */
+    int64_t sensitivity_check; /* matrices quantized alone to check what noise predicts */
+
     decant_option_path text;
     int64_t validation_window;
     int64_t validation_windows; /* 0: all */

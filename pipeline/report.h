@@ -8,6 +8,7 @@
 
 void decant_report_calibration(decant_job *job, const decant_statistics_origin *origin, double seconds);
 void decant_report_quantization(decant_job *job, const decant_error_table *table, double seconds);
+void decant_report_sensitivity(decant_job *job, const decant_sensitivity *sensitivity, double seconds);
 void decant_report_allocation(decant_job *job, const decant_error_table *table, const int *chosen,
                               const decant_plan_summary *summary, double seconds);
 void decant_report_writing(decant_job *job, double seconds);
