@@ -195,6 +195,48 @@ static const char *const optional_attributes[] = {"perplexity_original", "perple
                                                   "kl_divergence", "top1_agreement", "measured_loss_increase"};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
+/* What was measured of the layers' sensitivities, and how well it was predicted; NULL when nothing was. */
+static cJSON *sensitivity_as_json(const decant_container *container)
+{
+    static const char *const texts[] = {"kind", "measure"};
+    static const char *const integers[] = {"sequences", "length", "random_tokens", "negatives", "compared"};
+    static const char *const reals[] = {"predicted_sum", "measured_sum", "pearson"};
+    static const char group[] = "/sensitivity";
+    if (!decant_container_has(container, "/sensitivity/value"))
+        return NULL;
+    cJSON *found = cJSON_CreateObject();
+    char text[64];
+    int64_t integer;
+    double real;
+    decant_error absent;
+    for (size_t i = 0; i < COUNT(texts); i++)
+        if (decant_container_get_text(container, group, texts[i], text, sizeof text, &absent) == DECANT_OK)
+            cJSON_AddStringToObject(found, texts[i], text);
+    for (size_t i = 0; i < COUNT(integers); i++)
+        if (decant_container_get_integer(container, group, integers[i], &integer, &absent) == DECANT_OK)
+            cJSON_AddNumberToObject(found, integers[i], (double)integer);
+    for (size_t i = 0; i < COUNT(reals); i++)
+        if (decant_container_get_real(container, group, reals[i], &real, &absent) == DECANT_OK)
+            cJSON_AddNumberToObject(found, reals[i], real);
+    return found;
+}
+
+static void print_sensitivity(const decant_container *container, FILE *stream)
+{
+    cJSON *found = sensitivity_as_json(container);
+    const cJSON *item;
+    char name[64];
+    cJSON_ArrayForEach(item, found)
+    {
+        snprintf(name, sizeof name, "sensitivity_%s", item->string);
+        if (cJSON_IsString(item))
+            fprintf(stream, "%-24s %s\n", name, item->valuestring);
+        else
+            fprintf(stream, "%-24s %.6g\n", name, item->valuedouble);
+    }
+    cJSON_Delete(found);
+}
+
 static decant_status inspect_as_json(const decant_container *container, const container_plan *plan,
                                      int64_t file_bytes, FILE *stream, decant_error *err)
 {
@@ -220,6 +262,9 @@ static decant_status inspect_as_json(const decant_container *container, const co
         if (decant_container_get_real(container, "/", optional_attributes[i], &real, &absent) == DECANT_OK)
             cJSON_AddNumberToObject(root, optional_attributes[i], real);
     cJSON_AddNumberToObject(root, "file_bytes", (double)file_bytes);
+    cJSON *sensitivity = sensitivity_as_json(container);
+    if (sensitivity)
+        cJSON_AddItemToObject(root, "sensitivity", sensitivity);
     cJSON_AddItemToObject(root, "layers", layers_as_json(plan));
     print_json(root, stream);
     root = NULL;
@@ -252,6 +297,7 @@ static decant_status inspect_as_text(const decant_container *container, const co
     for (size_t i = 0; i < COUNT(optional_attributes); i++)
         if (decant_container_get_real(container, "/", optional_attributes[i], &real, &absent) == DECANT_OK)
             fprintf(stream, "%-24s %.6g\n", optional_attributes[i], real);
+    print_sensitivity(container, stream);
     fprintf(stream, "\n");
     print_layers(plan, stream);
 done:
