@@ -7,10 +7,9 @@
 #include "pipeline/job.h"
 
 #include "base/memory.h"
-#include "io/checksum.h"
+#include "pipeline/quantization.h"
 #include "pipeline/report.h"
 #include "stages/budget.h"
-#include "stages/error_table.h"
 #include "stages/random_tokens.h"
 #include "stages/write.h"
 
@@ -19,13 +18,6 @@
 #include <unistd.h>
 
 enum { TABLE_DATASETS = 32 }; /* in the container, beside tensors and layers; at most */
-
-/* Between measuring and choosing: this rank's layers with all their candidates. */
-typedef struct quantized_share {
-    decant_quantized_layer *layers; /* [layer_count · linear_count] */
-    decant_table_row *rows;         /* the same */
-    int64_t count;
-} quantized_share;
 
 decant_layer_range decant_job_layers(const decant_job *job)
 {
@@ -237,95 +229,6 @@ static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, deca
     return calibrate_from_tokens(job, fisher, origin, err);
 }
 
-/* ---- quantize and evaluate ---- */
-
-static decant_recipe make_recipe(const decant_options *options, const decant_statistics_origin *origin)
-{
-    decant_recipe recipe = {
-        .widths = options->bit_widths.count,
-        .sensitive = options->sensitive,
-        .outliers = options->outliers,
-        .search = options->levels,
-        .seed = options->seed,
-        .curvature = (double)(origin->length - 1) / (double)origin->sequences,
-    };
-    memcpy(recipe.bits, options->bit_widths.bits, sizeof recipe.bits);
-    return recipe;
-}
-
-static decant_status quantize_one(decant_job *job, const decant_recipe *recipe, const decant_linear *linear,
-                                  const float *fisher, decant_quantized_layer *layer, decant_table_row *row,
-                                  decant_error *err)
-{
-    decant_backend *backend = job->backend;
-    char tensor[DECANT_NAME_BYTES + 8];
-    decant_matrix host, weight = {0};
-    decant_status status;
-    snprintf(tensor, sizeof tensor, "%s.weight", linear->name);
-    DECANT_TRY(decant_safetensors_matrix(job->model, tensor, linear->rows, linear->columns, &host, err));
-    DECANT_TRY(backend->weights->place(backend, host, DECANT_PLACE_EXACT, tensor, &weight, err));
-    DECANT_TRY(decant_quantize_layer(backend, recipe, tensor, weight, fisher, layer, err));
-    *row = (decant_table_row){
-        .source_checksum = decant_checksum(0, host.data, decant_matrix_bytes(host)),
-        .candidates = layer->candidates,
-        .weights = linear->rows * linear->columns,
-        .sparse_count = layer->sparse.count,
-    };
-    memcpy(row->candidate, layer->candidate, sizeof row->candidate);
-done:
-    backend->weights->unplace(backend, &weight);
-    return status;
-}
-
-/* Local: this rank's layers one after the other; the Fisher sums of a layer are freed once it is measured. */
-static decant_status quantize_share(decant_job *job, decant_fisher_sums *fisher, const decant_recipe *recipe,
-                                    quantized_share *share, decant_error *err)
-{
-    int linears = job->family->linear_count;
-    decant_layer_range layers = decant_job_layers(job);
-    decant_status status;
-    share->count = (int64_t)layers.count * linears;
-    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->layers, "quantized layers",
-                                      (void **)&share->layers, err));
-    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->rows, "the error table",
-                                      (void **)&share->rows, err));
-    for (int64_t i = 0; i < share->count; i++) {
-        int block = (int)(i / linears), index = (int)(i % linears);
-        decant_linear linear;
-        job->family->linear(&job->config, layers.first + block, index, &linear);
-        DECANT_TRY(quantize_one(job, recipe, &linear, decant_fisher_sums_at(fisher, block, index),
-                                &share->layers[i], &share->rows[i], err));
-        decant_fisher_sums_release(fisher, block, index);
-        decant_log_progress(job->log, i + 1, share->count, "matrices");
-    }
-done:
-    return status;
-}
-
-static void free_share(decant_job *job, quantized_share *share)
-{
-    for (int64_t i = 0; share->layers && i < share->count; i++)
-        decant_quantized_layer_free(job->backend, &share->layers[i]);
-    decant_memory_free(share->layers);
-    decant_memory_free(share->rows);
-}
-
-static decant_status quantize(decant_job *job, decant_fisher_sums *fisher,
-                              const decant_statistics_origin *origin, quantized_share *share,
-                              decant_error_table *table, decant_error *err)
-{
-    decant_recipe recipe = make_recipe(job->options, origin);
-    double start_s = decant_clock_s();
-    decant_log_stage(job->log, "quantize");
-    decant_status status = quantize_share(job, fisher, &recipe, share, err);
-    status = decant_ranks_agree(job->ranks, status, err);
-    if (status == DECANT_OK)
-        status = decant_error_table_gather(job->ranks, share->rows, share->count, table, err);
-    if (status == DECANT_OK)
-        decant_report_quantization(job, table, decant_clock_s() - start_s);
-    return status;
-}
-
 /* ---- sensitivity ---- */
 
 /* The first calibration sequences, or random tokens where there are none. */
@@ -352,7 +255,7 @@ static decant_status prepare_sensitivity(decant_job *job, decant_token_array *to
 }
 
 static decant_status measure_sensitivity(decant_job *job, const decant_token_array *tokens,
-                                         quantized_share *share, decant_error_table *table,
+                                         decant_quantized_share *share, decant_error_table *table,
                                          decant_sensitivity *sensitivity, decant_error *err)
 {
     if (job->options->sensitivity == DECANT_SENSITIVITY_FISHER)
@@ -386,7 +289,7 @@ done:
 /* ---- write ---- */
 
 /* The container stands complete on disk afterwards, but under its partial name. */
-static decant_status write_output(decant_job *job, const quantized_share *share,
+static decant_status write_output(decant_job *job, const decant_quantized_share *share,
                                   const decant_error_table *table, const int *chosen,
                                   const decant_plan_summary *summary, const decant_statistics_origin *origin,
                                   const decant_sensitivity *sensitivity, decant_container_writer **writer,
@@ -476,7 +379,7 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
 {
     decant_fisher_sums fisher = {0};
     decant_statistics_origin origin;
-    quantized_share share = {0};
+    decant_quantized_share share = {0};
     decant_error_table table = {0};
     decant_plan_summary summary = {0};
     decant_sensitivity sensitivity = {0};
@@ -490,7 +393,7 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
         DECANT_TRY(read_text(job, &text, err));
     DECANT_TRY(prepare_sensitivity(job, &tokens, err));
     DECANT_TRY(calibrate(job, &fisher, &origin, err));
-    DECANT_TRY(quantize(job, &fisher, &origin, &share, &table, err));
+    DECANT_TRY(decant_job_quantize(job, &fisher, &origin, &share, &table, err));
     DECANT_TRY(measure_sensitivity(job, &tokens, &share, &table, &sensitivity, err));
     DECANT_TRY(decant_ranks_agree(
         job->ranks,
@@ -498,8 +401,7 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
         err));
     DECANT_TRY(allocate(job, &table, chosen, &summary, err));
     DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &sensitivity, &writer, err));
-    free_share(job, &share);
-    share = (quantized_share){0};
+    decant_quantized_share_free(job->backend, &share);
     DECANT_TRY(validate_and_finish(job, &text, &summary, &writer, err));
     decant_job_forget_sensitivity(job);
 done:
@@ -508,7 +410,7 @@ done:
     decant_token_array_free(&tokens);
     decant_sensitivity_free(&sensitivity);
     decant_fisher_sums_free(&fisher);
-    free_share(job, &share);
+    decant_quantized_share_free(job->backend, &share);
     decant_error_table_free(&table);
     decant_memory_free(chosen);
     return status;
