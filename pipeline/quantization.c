@@ -122,6 +122,8 @@ static decant_status create_share(decant_quantized_share *share, int64_t count, 
     *share = (decant_quantized_share){.count = count};
     DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *share->layers, "quantized layers",
                                       (void **)&share->layers, err));
+    DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *share->matrices, "the list of matrices",
+                                      (void **)&share->matrices, err));
     DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *share->rows, "the error table",
                                       (void **)&share->rows, err));
 done:
@@ -134,18 +136,33 @@ void decant_quantized_share_free(decant_backend *backend, decant_quantized_share
         decant_quantized_layer_free(backend, &share->layers[i]);
     decant_memory_free(share->layers);
     decant_memory_free(share->rows);
+    decant_memory_free(share->matrices);
     *share = (decant_quantized_share){0};
 }
 
+static int64_t count_owned(const decant_job *job)
+{
+    int64_t count = 0;
+    for (int i = 0; i < decant_job_layers(job).count * job->family->linear_count; i++)
+        count += job->owners[i] == job->replica;
+    return count;
+}
+
+/* The matrices of this rank's layers that it owns, in model order. */
 static void list_tasks(const decant_job *job, decant_fisher_sums *fisher, decant_quantized_share *share,
                        decant_quantization_task *tasks)
 {
-    int linears = job->family->linear_count, first_layer = decant_job_layers(job).first;
-    for (int64_t i = 0; i < share->count; i++) {
-        tasks[i] = (decant_quantization_task){
-            .fisher = &fisher->sums[i], .layer = &share->layers[i], .row = &share->rows[i]};
-        job->family->linear(&job->config, first_layer + (int)(i / linears), (int)(i % linears),
-                            &tasks[i].linear);
+    int linears = job->family->linear_count;
+    decant_layer_range layers = decant_job_layers(job);
+    int64_t next = 0;
+    for (int i = 0; i < layers.count * linears; i++) {
+        if (job->owners[i] != job->replica)
+            continue;
+        share->matrices[next] = (int64_t)layers.first * linears + i;
+        tasks[next] = (decant_quantization_task){
+            .fisher = &fisher->sums[i], .layer = &share->layers[next], .row = &share->rows[next]};
+        job->family->linear(&job->config, layers.first + i / linears, i % linears, &tasks[next].linear);
+        next++;
     }
 }
 
@@ -155,11 +172,13 @@ static decant_status quantize_share(decant_job *job, decant_fisher_sums *fisher,
 {
     decant_quantization_task *tasks = NULL;
     decant_status status;
-    DECANT_TRY(create_share(share, (int64_t)decant_job_layers(job).count * job->family->linear_count, err));
+    DECANT_TRY(create_share(share, count_owned(job), err));
     DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *tasks, "the matrices to quantize",
                                       (void **)&tasks, err));
     list_tasks(job, fisher, share, tasks);
     DECANT_TRY(decant_job_quantize_matrices(job, recipe, tasks, share->count, err));
+    for (int64_t i = 0; i < share->count; i++)
+        share->rows[i].matrix = share->matrices[i];
 done:
     decant_memory_free(tasks);
     return status;

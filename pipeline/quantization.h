@@ -11,6 +11,7 @@
 typedef struct decant_quantized_share {
     decant_quantized_layer *layers; /* [count] */
     decant_table_row *rows;         /* [count] */
+    int64_t *matrices;              /* [count]: their places among the model's linear layers */
     int64_t count;
 } decant_quantized_share;
 
@@ -31,8 +32,8 @@ decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe 
                                            const decant_quantization_task *tasks, int64_t count,
                                            decant_error *err);
 
-/* Collective. All matrices of this rank's layers, and the error table of all ranks.
- *   fisher  of this rank's layers; empty afterwards
+/* Collective. All matrices that this rank owns, and the error table of all ranks.
+ *   fisher  of this rank's matrices; empty afterwards
  *   share   freed with decant_quantized_share_free, after a failure too */
 decant_status decant_job_quantize(decant_job *job, decant_fisher_sums *fisher,
                                   const decant_statistics_origin *origin, decant_quantized_share *share,

@@ -3,9 +3,10 @@
  * number, so that they do not depend on who measured what. Noise is dealt out like cards, since a task costs
  * the less the later its block; a matrix quantized alone is measured where its levels are. What is finished is
  * noted in a journal. */
+#include "pipeline/sensitivity.h"
+
 #include "base/memory.h"
 #include "io/checksum.h"
-#include "pipeline/job.h"
 #include "pipeline/report.h"
 #include "pipeline/sensitivity_journal.h"
 #include "stages/probe.h"
@@ -18,12 +19,13 @@ enum { ALONE = -1 };
 typedef struct sensitivity_task {
     int32_t layer; /* linear layer, in model order */
     int32_t level; /* of noise; ALONE: quantized alone */
-    int32_t rank;  /* who measures it */
+    int64_t own;   /* quantized alone here: which of this rank's matrices it is */
+    bool is_mine;  /* this rank measures it */
 } sensitivity_task;
 
 typedef struct sensitivity_run {
     decant_job *job;
-    decant_quantized_layer *layers; /* of this rank; borrowed */
+    const decant_quantized_share *share; /* of this rank; borrowed */
     decant_sensitivity *result;
     decant_model_part whole;
     decant_probe *probe;
@@ -37,12 +39,13 @@ typedef struct sensitivity_run {
 
 /* ---- the tasks ---- */
 
-static int rank_of_block(const decant_job *job, int block)
+/* Which of this rank's matrices it is; -1: another rank has it. */
+static int64_t find_own(const decant_quantized_share *share, int64_t layer)
 {
-    for (int rank = 0; rank < job->ranks->size; rank++)
-        if (block >= job->ranges[rank].first && block < job->ranges[rank].first + job->ranges[rank].count)
-            return rank;
-    return 0;
+    for (int64_t i = 0; i < share->count; i++)
+        if (share->matrices[i] == layer)
+            return i;
+    return -1;
 }
 
 /* First to last, last to first, and so on: tasks of falling cost come out even. */
@@ -68,10 +71,15 @@ static decant_status list_tasks(sensitivity_run *run, const decant_error_table *
     DECANT_TRY(decant_memory_allocate((size_t)most * sizeof *run->done, "the tasks", (void **)&run->done, err));
     for (int32_t layer = 0; layer < table->layers; layer++) {
         for (int32_t level = 0; level < result->levels; level++)
-            run->tasks[run->count++] = (sensitivity_task){layer, level, deal(dealt++, job->ranks->size)};
-        int block = layer / job->family->linear_count;
+            run->tasks[run->count++] = (sensitivity_task){
+                .layer = layer,
+                .level = level,
+                .is_mine = deal(dealt++, job->ranks->size) == job->ranks->rank,
+            };
+        int64_t own = find_own(run->share, layer);
         if (result->candidate[layer] >= 0)
-            run->tasks[run->count++] = (sensitivity_task){layer, ALONE, rank_of_block(job, block)};
+            run->tasks[run->count++] =
+                (sensitivity_task){.layer = layer, .level = ALONE, .own = own, .is_mine = own >= 0};
     }
 done:
     return status;
@@ -98,13 +106,12 @@ static decant_status measure_alone(sensitivity_run *run, const sensitivity_task 
 {
     decant_backend *backend = run->job->backend;
     decant_linear changed = run->whole.blocks[block].linears[index];
-    int64_t own = task->layer - (int64_t)decant_job_layers(run->job).first * run->whole.family->linear_count;
     decant_packed_matrix packed = {0};
     decant_matrix exact = {0};
     decant_status status;
     DECANT_TRY(place_exact(run, &changed, &exact, err));
-    DECANT_TRY(decant_quantized_layer_encode(backend, &run->layers[own], run->result->candidate[task->layer],
-                                             exact, &packed, err));
+    DECANT_TRY(decant_quantized_layer_encode(backend, &run->share->layers[task->own],
+                                             run->result->candidate[task->layer], exact, &packed, err));
     changed.packed = &packed;
     DECANT_TRY(decant_probe_measure(run->probe, block, index, &changed, sums, err));
 done:
@@ -195,12 +202,12 @@ static decant_status measure_share(sensitivity_run *run, const decant_token_arra
     int64_t mine = 0, finished = 0;
     decant_status status;
     for (int64_t i = 0; i < run->count; i++)
-        mine += run->tasks[i].rank == job->ranks->rank && !run->done[i];
+        mine += run->tasks[i].is_mine && !run->done[i];
     if (mine == 0)
         return DECANT_OK;
     DECANT_TRY(decant_probe_create(&run->whole, tokens, &run->probe, err));
     for (int64_t i = 0; i < run->count; i++) {
-        if (run->tasks[i].rank != job->ranks->rank || run->done[i])
+        if (!run->tasks[i].is_mine || run->done[i])
             continue;
         DECANT_TRY(measure_task(run, &run->tasks[i], &run->values[i], err));
         DECANT_TRY(decant_journal_append(&run->journal, i, run->values[i], err));
@@ -264,11 +271,11 @@ decant_status decant_job_check_sensitivity(decant_job *job, int64_t tokens, deca
 }
 
 decant_status decant_job_measure_sensitivity(decant_job *job, const decant_token_array *tokens,
-                                             decant_quantized_layer *layers, decant_error_table *table,
+                                             const decant_quantized_share *share, decant_error_table *table,
                                              decant_sensitivity *result, decant_error *err)
 {
     const decant_options *options = job->options;
-    sensitivity_run run = {.job = job, .layers = layers, .result = result};
+    sensitivity_run run = {.job = job, .share = share, .result = result};
     double start_s = decant_clock_s();
     decant_status status;
     decant_log_stage(job->log, "sensitivity");
