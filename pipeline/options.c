@@ -99,8 +99,6 @@ static const option_row option_table[] = {
     {"threads", OPTION_NUMBER, "N", "0", FIELD(threads), 0, 4096, false,
      "threads a rank, 0: OMP_NUM_THREADS or its share of the machine"},
     {"ranks", OPTION_NUMBER, "N", "1", FIELD(ranks), 1, 4096, false, "plan: ranks to plan for"},
-    {"replicas", OPTION_NUMBER, "N", "0", FIELD(replicas), 0, 4096, false,
-     "groups of ranks that share out the sequences, 0: as few as can be"},
     {"memory", OPTION_CHOICE, "auto|resident|streamed", "auto", FIELD(memory), 0, 0, false,
      "all layers of a rank in memory, or one after the other"},
     {"device-memory", OPTION_SIZE, "SIZE", NULL, FIELD(device_bytes), 1, 9e18, false,

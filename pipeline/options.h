@@ -96,7 +96,6 @@ typedef struct decant_options {
     bool full_floats;
     int threads;          /* 0: the cores divided among the ranks of a machine */
     int ranks;            /* plan: how many to plan for */
-    int replicas;         /* groups of ranks that share out the sequences; 0: as decant_schedule_grid says */
     int memory;           /* decant_memory_mode */
     int64_t device_bytes; /* device memory of a rank; 0: what the device has */
     int64_t host_bytes;   /* host memory of a rank; 0: what the machine has */
