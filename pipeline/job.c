@@ -319,7 +319,7 @@ static decant_status prepare_sensitivity(decant_job *job, decant_token_array *to
     if (job->options->sensitivity == DECANT_SENSITIVITY_FISHER)
         return DECANT_OK;
     decant_status status = read_sensitivity_tokens(job, tokens, err);
-    return status == DECANT_OK ? decant_job_check_sensitivity(job, tokens->length, err) : status;
+    return status == DECANT_OK ? decant_job_check_sensitivity(job, tokens, err) : status;
 }
 
 static decant_status measure_sensitivity(decant_job *job, const decant_token_array *tokens,

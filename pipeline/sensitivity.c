@@ -244,24 +244,26 @@ static void dismantle(sensitivity_run *run)
 /* ---- the whole ---- */
 
 /* Every rank takes the whole model; says what to do where it does not fit. */
-static decant_status load_whole(decant_job *job, int64_t tokens, decant_model_part *whole, decant_error *err)
+static decant_status load_whole(decant_job *job, const decant_token_array *tokens, decant_model_part *whole,
+                                decant_error *err)
 {
     decant_weight_source source = decant_source_of_model(job->model);
     decant_error reason;
-    decant_status status = decant_model_part_load(job->backend, &job->config, &source, 0, job->config.layers,
-                                                  tokens, whole, &reason);
+    decant_status status =
+        decant_model_part_load(job->backend, &job->config, &source, 0, job->config.layers, tokens->length,
+                               decant_probe_batch(tokens->sequences, tokens->length), whole, &reason);
     if (status == DECANT_ERROR_MEMORY)
         return DECANT_ERROR(
             err, status,
-            "--sensitivity needs the whole model on every rank, and it does not fit (%.300s): use fewer "
-            "ranks on a device, a larger device, --device cpu, or --sensitivity fisher",
+            "--sensitivity needs the whole model on every rank, and it does not fit (%.300s): use "
+            "fewer ranks on a device, a larger device, --device cpu, or --sensitivity fisher",
             reason.message);
     if (status != DECANT_OK)
         *err = reason;
     return status;
 }
 
-decant_status decant_job_check_sensitivity(decant_job *job, int64_t tokens, decant_error *err)
+decant_status decant_job_check_sensitivity(decant_job *job, const decant_token_array *tokens, decant_error *err)
 {
     decant_model_part whole = {0};
     decant_status status = load_whole(job, tokens, &whole, err);
@@ -291,7 +293,7 @@ decant_status decant_job_measure_sensitivity(decant_job *job, const decant_token
     if (status == DECANT_OK)
         status = list_tasks(&run, table, err);
     if (status == DECANT_OK)
-        status = load_whole(job, tokens->length, &run.whole, err);
+        status = load_whole(job, tokens, &run.whole, err);
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
     DECANT_TRY(open_journal(&run, fingerprint(&run, table, tokens), err));
     DECANT_TRY(decant_ranks_agree(job->ranks, measure_share(&run, tokens, err), err));

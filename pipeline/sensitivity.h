@@ -6,7 +6,8 @@
 #include "stages/sensitivity.h"
 
 /* Collective. Refuses, before the work, a model that does not fit every rank's device whole. */
-decant_status decant_job_check_sensitivity(decant_job *job, int64_t tokens, decant_error *err);
+decant_status decant_job_check_sensitivity(decant_job *job, const decant_token_array *tokens,
+                                           decant_error *err);
 
 /* Collective. Measures as --sensitivity noise|measured says and puts the predictions that follow into the
  * table. What is finished is noted in a journal beside the output, which stays until the job is complete.

@@ -9,6 +9,9 @@
 
 typedef struct decant_probe decant_probe;
 
+/* How many sequences of so many tokens pass through a block at once: enough for a GPU to be busy. Pure. */
+int64_t decant_probe_batch(int64_t sequences, int64_t tokens);
+
 /* Runs the original model on all sequences. Device memory: the input of one block and the output of the last
  * one for every sequence, and their logits where those fit a quarter of what the backend has. whole    all
  * layers, with embedding and head; borrowed, outlives the probe tokens   sequences of at most whole->tokens

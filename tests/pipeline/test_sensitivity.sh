@@ -17,7 +17,7 @@ on() {
 
 model=$source/tests/reference/llama_mha
 tokens=$model/tokens.npy
-run=(run --model "$model" --calibration "$tokens" --bits 5)
+run=(run --replicas 1 --model "$model" --calibration "$tokens" --bits 5)
 
 # ---- the same bytes on any number of ranks; each way gives another file
 for way in noise measured; do

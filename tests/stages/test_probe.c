@@ -37,7 +37,7 @@ static cJSON *read_golden(void)
     return golden;
 }
 
-static void open_model(decant_backend *backend, const char *name, probed_model *model)
+static void open_model(decant_backend *backend, const char *name, int64_t batch, probed_model *model)
 {
     char folder[PATH_BYTES], path[PATH_BYTES + 32];
     const char *root = getenv("DECANT_TEST_SOURCE");
@@ -49,7 +49,7 @@ static void open_model(decant_backend *backend, const char *name, probed_model *
     REQUIRE(decant_token_array_read(path, 0, 0, model->config.vocabulary_size, &model->tokens, err));
     decant_weight_source source = decant_source_of_model(model->weights);
     REQUIRE(decant_model_part_load(backend, &model->config, &source, 0, model->config.layers,
-                                   model->tokens.length, &model->whole, err));
+                                   model->tokens.length, batch, &model->whole, err));
     REQUIRE(decant_probe_create(&model->whole, &model->tokens, &model->probe, err));
 }
 
@@ -113,7 +113,7 @@ static void equals_pytorch_in_any_order(void **state)
     {
         const cJSON *layers = cJSON_GetObjectItem(entry, "layers");
         probed_model model;
-        open_model(*state, entry->string, &model);
+        open_model(*state, entry->string, 1 + measured % 4, &model);
         for (int block = model.config.layers - 1; block >= 0; block--)
             for (int index = 0; index < model.whole.family->linear_count; index++) {
                 int other = (block + index) % model.config.layers;
@@ -130,11 +130,31 @@ static void equals_pytorch_in_any_order(void **state)
     cJSON_Delete(golden);
 }
 
+static void sequences_at_once_change_little(void **state)
+{
+    decant_comparison expected[7], found;
+    double tolerance =
+        ((const decant_backend *)*state)->activation == DECANT_F32 ? F32_PROBE_TOLERANCE : BF16_PROBE_TOLERANCE;
+    for (int64_t batch = 1; batch <= 5; batch++) {
+        probed_model model;
+        open_model(*state, "llama_gqa_tied", batch, &model);
+        for (int index = 0; index < 7; index++) {
+            found = measure(&model, index % model.config.layers, index);
+            if (batch == 1)
+                expected[index] = found;
+            assert_int_equal(found.targets, expected[index].targets);
+            assert_true(fabs(found.divergence - expected[index].divergence) <=
+                        tolerance * expected[index].divergence);
+        }
+        close_model(&model);
+    }
+}
+
 static void unchanged_layer_changes_nothing(void **state)
 {
     probed_model model;
     decant_comparison sums;
-    open_model(*state, "llama_mha", &model);
+    open_model(*state, "llama_mha", 5, &model);
     REQUIRE(decant_probe_measure(model.probe, 1, 2, &model.whole.blocks[1].linears[2], &sums, err));
     assert_true(sums.loss_original == sums.loss_quantized);
     assert_true(fabs(sums.divergence) < 1e-6);
@@ -146,6 +166,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_pytorch_in_any_order),
+        cmocka_unit_test(sequences_at_once_change_little),
         cmocka_unit_test(unchanged_layer_changes_nothing),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);
