@@ -382,6 +382,7 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
         .quantized_count = share->count,
         .matrices = share->matrices,
         .quantized = share->layers,
+        .weights = share->weights,
     };
     decant_log_stage(job->log, "write");
     decant_status status = decant_write_container(job->ranks, job->options->output, job->options->overwrite,

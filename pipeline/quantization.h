@@ -11,6 +11,7 @@
 typedef struct decant_quantized_share {
     decant_quantized_layer *layers; /* [count] */
     decant_table_row *rows;         /* [count] */
+    decant_matrix *weights;         /* [count]: still placed exact, for writing; data NULL once taken over */
     int64_t *matrices;              /* [count]: their places among the model's linear layers */
     int64_t count;
 } decant_quantized_share;
@@ -21,6 +22,8 @@ typedef struct decant_quantization_task {
     float **fisher;                /* device F32 [rows, columns]; released, and set to NULL, once measured */
     decant_quantized_layer *layer; /* filled; empty when it failed */
     decant_table_row *row;         /* filled */
+    decant_matrix *weight; /* receives the weight, placed exact, for the caller to unplace; NULL: unplaced
+                              once measured */
 } decant_quantization_task;
 
 /* What to try on every matrix, from the options and from how many sequences F sums over. */

@@ -131,15 +131,19 @@ static void depart_packed(decant_departure *departure, const layer_ids *ids, con
         decant_departure_add(departure, arrays[i]);
 }
 
-/* Sends the weight of this rank's i-th layer on its way to the backend. */
-static decant_status begin_weight(const decant_container_contents *contents, int64_t index,
-                                  decant_matrix *weight, decant_error *err)
+/* The weight of this rank's i-th matrix: taken over where it still is on the device, else sent on its way. */
+static decant_status begin_weight(const decant_container_contents *contents, int64_t i, decant_matrix *weight,
+                                  decant_error *err)
 {
+    *weight = contents->weights[i];
+    contents->weights[i].data = NULL;
+    if (weight->data)
+        return DECANT_OK;
     char tensor[DECANT_NAME_BYTES + 8];
     decant_linear linear;
     decant_matrix host;
     decant_status status;
-    linear_at(contents, index, &linear);
+    linear_at(contents, contents->matrices[i], &linear);
     snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
     DECANT_TRY(decant_safetensors_matrix(contents->model, tensor, linear.rows, linear.columns, &host, err));
     DECANT_TRY(contents->backend->weights->begin_place(contents->backend, host, DECANT_PLACE_EXACT, tensor,
@@ -176,10 +180,10 @@ static decant_status write_layers(decant_container_writer *writer, const decant_
     decant_matrix weights[2] = {0};
     decant_status status = DECANT_OK;
     if (count > 0)
-        DECANT_TRY(begin_weight(contents, matrices[0], &weights[0], err));
+        DECANT_TRY(begin_weight(contents, 0, &weights[0], err));
     for (int64_t i = 0; i < count; i++) {
         if (i + 1 < count)
-            DECANT_TRY(begin_weight(contents, matrices[i + 1], &weights[(i + 1) % 2], err));
+            DECANT_TRY(begin_weight(contents, i + 1, &weights[(i + 1) % 2], err));
         DECANT_TRY(backend->memory->finish_downloads(backend, err)); /* of the layer before */
         DECANT_TRY(depart_layer(contents, &ids->layers[matrices[i]], contents->chosen[matrices[i]],
                                 &contents->quantized[i], &weights[i % 2], &departures[i % 2], err));
