@@ -78,6 +78,8 @@ static const option_row option_table[] = {
      "what is measured: KL divergence, or the loss difference (noisy)"},
     {"sensitivity-sequences", OPTION_INTEGER, "N", "16", FIELD(sensitivity_sequences), 1, 1e9, true,
      "calibration sequences to measure on; random tokens without --calibration"},
+    {"sensitivity-precision", OPTION_CHOICE, "full|fast", "full", FIELD(sensitivity_precision), 0, 0, true,
+     "measure in F32, or on a GPU in BF16, which adds noise of its own"},
     {"noise-levels", OPTION_NUMBER, "N", "4", FIELD(noise_levels), 1, DECANT_NOISE_LEVELS_MAXIMUM, true,
      "sizes of noise a matrix"},
     {"sensitivity-width", OPTION_REAL, "BITS", "3", FIELD(sensitivity_width), DECANT_BITS_MINIMUM,

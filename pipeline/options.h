@@ -41,6 +41,12 @@ typedef enum decant_memory_mode {
 
 enum { DECANT_OPTION_PATH_BYTES = 1024, DECANT_WIDTHS_MAXIMUM = DECANT_BITS_MAXIMUM - DECANT_BITS_MINIMUM + 1 };
 
+/* In which floats sensitivities are measured. */
+typedef enum decant_precision {
+    DECANT_PRECISION_FULL, /* F32 */
+    DECANT_PRECISION_FAST, /* as the rest of the job: BF16 on a GPU */
+} decant_precision;
+
 typedef struct decant_bit_widths {
     int count;
     int bits[DECANT_WIDTHS_MAXIMUM]; /* ascending */
@@ -80,6 +86,7 @@ typedef struct decant_options {
     uint64_t seed;
 
     int sensitivity;               /* decant_sensitivity_kind */
+    int sensitivity_precision;     /* decant_precision */
     int sensitivity_measure;       /* decant_sensitivity_measure */
     int64_t sensitivity_sequences; /* to measure on */
     int noise_levels;

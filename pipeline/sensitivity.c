@@ -27,6 +27,7 @@ typedef struct sensitivity_run {
     decant_job *job;
     const decant_quantized_share *share; /* of this rank; borrowed */
     decant_sensitivity *result;
+    decant_backend *precise; /* owned; NULL where the job's backend has F32 activations or is to be used */
     decant_model_part whole;
     decant_probe *probe;
     sensitivity_task *tasks; /* [count], in model order */
@@ -87,43 +88,28 @@ done:
 
 /* ---- one task ---- */
 
-static decant_status place_exact(sensitivity_run *run, const decant_linear *linear, decant_matrix *weight,
-                                 decant_error *err)
-{
-    decant_backend *backend = run->job->backend;
-    char tensor[DECANT_NAME_BYTES + 8];
-    decant_matrix host;
-    snprintf(tensor, sizeof tensor, "%s.weight", linear->name);
-    decant_status status =
-        decant_safetensors_matrix(run->job->model, tensor, linear->rows, linear->columns, &host, err);
-    if (status != DECANT_OK)
-        return status;
-    return backend->weights->place(backend, host, DECANT_PLACE_EXACT, tensor, weight, err);
-}
-
 static decant_status measure_alone(sensitivity_run *run, const sensitivity_task *task, int block, int index,
                                    decant_comparison *sums, decant_error *err)
 {
     decant_backend *backend = run->job->backend;
     decant_linear changed = run->whole.blocks[block].linears[index];
     decant_packed_matrix packed = {0};
-    decant_matrix exact = {0};
     decant_status status;
-    DECANT_TRY(place_exact(run, &changed, &exact, err));
     DECANT_TRY(decant_quantized_layer_encode(backend, &run->share->layers[task->own],
-                                             run->result->candidate[task->layer], exact, &packed, err));
+                                             run->result->candidate[task->layer],
+                                             run->share->weights[task->own], &packed, err));
+    DECANT_TRY(backend->memory->synchronize(backend, err)); /* the probe may run on a backend of its own */
     changed.packed = &packed;
     DECANT_TRY(decant_probe_measure(run->probe, block, index, &changed, sums, err));
 done:
     decant_packed_matrix_free(backend, &packed);
-    backend->weights->unplace(backend, &exact);
     return status;
 }
 
 static decant_status measure_noise(sensitivity_run *run, const sensitivity_task *task, int block, int index,
                                    decant_comparison *sums, decant_error *err)
 {
-    decant_backend *backend = run->job->backend;
+    decant_backend *backend = run->whole.backend;
     decant_linear changed = run->whole.blocks[block].linears[index];
     decant_matrix weight = changed.weight;
     uint64_t seed = decant_sensitivity_noise_seed(run->job->options->seed, task->layer, task->level);
@@ -162,7 +148,7 @@ static uint32_t fingerprint(const sensitivity_run *run, const decant_error_table
     const decant_job *job = run->job;
     char text[1024];
     int length = snprintf(text, sizeof text, "%s %s %s %d %d %d %.17g %lld %llu %lld", DECANT_VERSION,
-                          job->backend->name, decant_element_name(job->backend->activation),
+                          job->backend->name, decant_element_name(run->whole.backend->activation),
                           (int)run->result->kind, (int)run->result->measure, run->result->levels,
                           job->options->sensitivity_width, (long long)job->options->sensitivity_check,
                           (unsigned long long)job->options->seed, (long long)tokens->length);
@@ -236,6 +222,7 @@ static void dismantle(sensitivity_run *run)
     decant_journal_close(&run->journal);
     decant_probe_destroy(&run->probe);
     decant_model_part_unload(&run->whole);
+    decant_backend_destroy(&run->precise);
     decant_memory_free(run->tasks);
     decant_memory_free(run->values);
     decant_memory_free(run->done);
@@ -243,20 +230,33 @@ static void dismantle(sensitivity_run *run)
 
 /* ---- the whole ---- */
 
+/* BF16 rounds a changed model and the original apart: on SmolLM2 that alone is 0.001 nats a matrix, half of
+ * what 3 bits do (tests/gpu/RESULTS.md). So a GPU measures in F32, unless told otherwise. */
+static decant_status choose_backend(decant_job *job, decant_backend **precise, decant_error *err)
+{
+    *precise = NULL;
+    if (job->backend->activation == DECANT_F32 || job->options->sensitivity_precision == DECANT_PRECISION_FAST)
+        return DECANT_OK;
+    return decant_backend_create_cuda(job->ranks->node_rank % decant_backend_count_cuda(), true, precise, err);
+}
+
 /* Every rank takes the whole model; says what to do where it does not fit. */
-static decant_status load_whole(decant_job *job, const decant_token_array *tokens, decant_model_part *whole,
-                                decant_error *err)
+static decant_status load_whole(decant_job *job, const decant_token_array *tokens, decant_backend **precise,
+                                decant_model_part *whole, decant_error *err)
 {
     decant_weight_source source = decant_source_of_model(job->model);
     decant_error reason;
-    decant_status status =
-        decant_model_part_load(job->backend, &job->config, &source, 0, job->config.layers, tokens->length,
-                               decant_probe_batch(tokens->sequences, tokens->length), whole, &reason);
+    decant_status status = choose_backend(job, precise, &reason);
+    if (status == DECANT_OK)
+        status = decant_model_part_load(*precise ? *precise : job->backend, &job->config, &source, 0,
+                                        job->config.layers, tokens->length,
+                                        decant_probe_batch(tokens->sequences, tokens->length), whole, &reason);
     if (status == DECANT_ERROR_MEMORY)
         return DECANT_ERROR(
             err, status,
             "--sensitivity needs the whole model on every rank, and it does not fit (%.300s): use "
-            "fewer ranks on a device, a larger device, --device cpu, or --sensitivity fisher",
+            "--sensitivity-precision fast, fewer ranks on a device, a larger device, --device cpu, or "
+            "--sensitivity fisher",
             reason.message);
     if (status != DECANT_OK)
         *err = reason;
@@ -266,9 +266,11 @@ static decant_status load_whole(decant_job *job, const decant_token_array *token
 decant_status decant_job_check_sensitivity(decant_job *job, const decant_token_array *tokens, decant_error *err)
 {
     decant_model_part whole = {0};
-    decant_status status = load_whole(job, tokens, &whole, err);
+    decant_backend *precise = NULL;
+    decant_status status = load_whole(job, tokens, &precise, &whole, err);
     if (status == DECANT_OK)
         decant_model_part_unload(&whole);
+    decant_backend_destroy(&precise);
     return decant_ranks_agree(job->ranks, status, err);
 }
 
@@ -293,7 +295,7 @@ decant_status decant_job_measure_sensitivity(decant_job *job, const decant_token
     if (status == DECANT_OK)
         status = list_tasks(&run, table, err);
     if (status == DECANT_OK)
-        status = load_whole(job, tokens, &run.whole, err);
+        status = load_whole(job, tokens, &run.precise, &run.whole, err);
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
     DECANT_TRY(open_journal(&run, fingerprint(&run, table, tokens), err));
     DECANT_TRY(decant_ranks_agree(job->ranks, measure_share(&run, tokens, err), err));
