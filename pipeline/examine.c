@@ -198,7 +198,7 @@ static const char *const optional_attributes[] = {"perplexity_original", "perple
 /* What was measured of the layers' sensitivities, and how well it was predicted; NULL when nothing was. */
 static cJSON *sensitivity_as_json(const decant_container *container)
 {
-    static const char *const texts[] = {"kind", "measure"};
+    static const char *const texts[] = {"kind", "measure", "precision"};
     static const char *const integers[] = {"sequences", "length", "random_tokens", "negatives", "compared"};
     static const char *const reals[] = {"predicted_sum", "measured_sum", "pearson"};
     static const char group[] = "/sensitivity";

@@ -297,6 +297,7 @@ decant_status decant_job_measure_sensitivity(decant_job *job, const decant_token
     if (status == DECANT_OK)
         status = load_whole(job, tokens, &run.precise, &run.whole, err);
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
+    result->precision = run.whole.backend->activation;
     DECANT_TRY(open_journal(&run, fingerprint(&run, table, tokens), err));
     DECANT_TRY(decant_ranks_agree(job->ranks, measure_share(&run, tokens, err), err));
     DECANT_TRY(decant_ranks_sum(job->ranks, run.values, (int)run.count, err));

@@ -35,6 +35,7 @@ typedef struct decant_agreement {
 typedef struct decant_sensitivity {
     decant_sensitivity_kind kind;
     decant_sensitivity_measure measure;
+    decant_element precision;  /* of the activations */
     int64_t sequences, length; /* what it was measured on */
     uint32_t tokens_checksum;
     bool random_tokens; /* drawn from the seed, for want of calibration tokens */

@@ -11,6 +11,7 @@ static decant_status set_attributes(decant_container_writer *writer, const decan
     DECANT_TRY(decant_container_set_text(writer, group, "kind", decant_sensitivity_kind_name(s->kind), err));
     DECANT_TRY(
         decant_container_set_text(writer, group, "measure", decant_sensitivity_measure_name(s->measure), err));
+    DECANT_TRY(decant_container_set_text(writer, group, "precision", decant_element_name(s->precision), err));
     DECANT_TRY(decant_container_set_integer(writer, group, "sequences", s->sequences, err));
     DECANT_TRY(decant_container_set_integer(writer, group, "length", s->length, err));
     DECANT_TRY(decant_container_set_integer(writer, group, "tokens_crc32", s->tokens_checksum, err));
