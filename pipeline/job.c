@@ -254,15 +254,43 @@ static decant_status read_text(decant_job *job, decant_token_array *text, decant
     return read_tokens(job, options->text, options->validation_window, options->validation_windows, text, err);
 }
 
+/* Where a block's Fisher sums go when layers are streamed. */
+typedef struct streamed_blocks {
+    decant_job *job;
+    decant_recipe recipe;
+    decant_quantized_share *share; /* NULL: only the sums are wanted */
+} streamed_blocks;
+
+static decant_status take_block(void *context, decant_fisher_sums *fisher, int block, decant_error *err)
+{
+    streamed_blocks *streamed = context;
+    decant_job *job = streamed->job;
+    decant_status status = DECANT_OK;
+    if (streamed->share)
+        return decant_job_quantize_block(job, &streamed->recipe, fisher, block, streamed->share, err);
+    for (int i = 0; i < job->family->linear_count && status == DECANT_OK; i++)
+        if (decant_fisher_sums_at(fisher, block, i))
+            status = decant_fisher_sums_park(fisher, block, i, err);
+    return status;
+}
+
+/* share NULL: the sums are wanted, not what is quantized with them. */
 static decant_status calibrate_from_tokens(decant_job *job, decant_fisher_sums *fisher,
-                                           decant_statistics_origin *origin, decant_error *err)
+                                           decant_quantized_share *share, decant_statistics_origin *origin,
+                                           decant_error *err)
 {
     decant_token_array tokens = {0};
+    streamed_blocks streamed = {.job = job, .share = share};
     decant_status status;
     DECANT_TRY(read_tokens(job, job->options->calibration, job->options->window, job->options->sequences,
                            &tokens, err));
+    *origin = (decant_statistics_origin){.sequences = tokens.sequences, .length = tokens.length};
+    streamed.recipe = decant_job_recipe(job, origin);
+    if (share)
+        DECANT_TRY(decant_ranks_agree(job->ranks, decant_quantized_share_create(job, share, err), err));
     double start_s = decant_clock_s();
-    DECANT_TRY(decant_job_calibrate(job, &tokens, fisher, origin, err));
+    DECANT_TRY(
+        decant_job_calibrate(job, &tokens, &(decant_block_sink){take_block, &streamed}, fisher, origin, err));
     decant_report_calibration(job, origin, decant_clock_s() - start_s);
 done:
     decant_token_array_free(&tokens);
@@ -288,13 +316,14 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
     return decant_ranks_agree(job->ranks, status, err);
 }
 
-/* Fisher sums of this rank's matrices, from tokens or from a statistics file. */
-static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_statistics_origin *origin,
-                               decant_error *err)
+/* Fisher sums of this rank's matrices, from tokens or from a statistics file; when layers are streamed, they
+ * are quantized with as they come. */
+static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_quantized_share *share,
+                               decant_statistics_origin *origin, decant_error *err)
 {
     if (job->options->statistics[0])
         return calibrate_from_file(job, fisher, origin, err);
-    return calibrate_from_tokens(job, fisher, origin, err);
+    return calibrate_from_tokens(job, fisher, share, origin, err);
 }
 
 /* ---- sensitivity ---- */
@@ -460,7 +489,7 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     if (job->options->text[0])
         DECANT_TRY(read_text(job, &text, err));
     DECANT_TRY(prepare_sensitivity(job, &tokens, err));
-    DECANT_TRY(calibrate(job, &fisher, &origin, err));
+    DECANT_TRY(calibrate(job, &fisher, &share, &origin, err));
     DECANT_TRY(decant_job_quantize(job, &fisher, &origin, &share, &table, err));
     DECANT_TRY(measure_sensitivity(job, &tokens, &share, &table, &sensitivity, err));
     DECANT_TRY(decant_ranks_agree(
@@ -490,7 +519,7 @@ static decant_status run_calibration(decant_job *job, decant_error *err)
     decant_statistics_origin origin;
     decant_status status;
     DECANT_TRY(check_output(job, err));
-    DECANT_TRY(calibrate_from_tokens(job, &fisher, &origin, err));
+    DECANT_TRY(calibrate_from_tokens(job, &fisher, NULL, &origin, err));
     decant_log_stage(job->log, "write");
     DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &fisher,
                                        &origin, err));

@@ -74,7 +74,7 @@ typedef struct decant_options {
     int fisher;          /* decant_fisher_form */
     int retention;       /* decant_retention */
     decant_option_path statistics;
-    int replicas; /* ranks of a stage, among which the sequences are divided; 0: chosen */
+    int replicas; /* groups of ranks that share out the sequences; 0: as decant_schedule_grid says */
 
     double bits;        /* average over the quantized weights of everything stored; 0: not given */
     int64_t size_bytes; /* of the whole container; 0: not given */

@@ -161,11 +161,13 @@ static decant_status depart_layer(const decant_container_contents *contents, con
     decant_packed_matrix packed = {0};
     decant_status status;
     DECANT_TRY(backend->weights->finish_place(backend, weight, err));
+    DECANT_TRY(decant_quantized_layer_unpark(backend, layer, err));
     DECANT_TRY(decant_quantized_layer_encode(backend, layer, choice, *weight, &packed, err));
     depart_packed(departure, ids, &packed);
     DECANT_TRY(decant_departure_begin(departure, err));
 done:
     decant_packed_matrix_free(backend, &packed);
+    decant_quantized_layer_free(backend, layer); /* its levels are in the packed form */
     backend->weights->unplace(backend, weight);
     return status;
 }
