@@ -175,11 +175,16 @@ static int64_t file_bytes(const rank_view *view)
     return (int64_t)decant_element_bytes(view->shape->element) * elements;
 }
 
-/* The part of them that has been read before writing: of an embedding in a mapped file, only the tokens' rows
- * are. */
+/* The part of them that is mapped at once before writing. Of an embedding in a mapped file, only the tokens'
+ * rows are read; a streamed rank dismisses a layer's pages as it leaves the layer (decant_model_block_dismiss).
+ */
 static int64_t read_bytes(const rank_view *view)
 {
     const decant_rank_share *share = view->share;
+    int64_t blocks = share->layers.count < 2 ? share->layers.count : 2;
+    if (share->streamed)
+        return (int64_t)decant_element_bytes(view->shape->element) *
+               (blocks * largest_block_weights(view) + end_elements(view));
     bool by_rows =
         !view->shape->cuda && share->has_embedding && !(share->has_head && view->shape->config->tied_head);
     int64_t unread = by_rows ? view->vocabulary * view->hidden : 0;
