@@ -4,9 +4,9 @@
 #include "stages/error_table.h"
 #include "stages/quantize.h"
 
-/* What a process holds before it does anything: code, MPI, HDF5, OpenBLAS (measured, README); with CUDA its
+/* What a process holds before it does anything: code, MPI, HDF5, OpenBLAS (docs/planning.md); with CUDA its
  * context and libraries, and the pinned rings of kernels/cuda/context.h. */
-static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)700 << 20,
+static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)470 << 20,
                      PINNED_BYTES = 2 * (4 << 24) + (32 << 16);
 
 enum { CHANNEL_BUFFERS = 4 }; /* pipeline/channel.c: one to receive, three to send */
