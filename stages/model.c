@@ -29,18 +29,19 @@ decant_status decant_linear_forward(decant_backend *backend, const decant_linear
 
 /* ---- loading ---- */
 
-static decant_status place_tensor(decant_backend *backend, const decant_weight_source *source, const char *name,
+/* Sends a tensor on its way to the backend. */
+static decant_status begin_tensor(decant_backend *backend, const decant_weight_source *source, const char *name,
                                   int64_t rows, int64_t columns, decant_matrix *placed, decant_error *err)
 {
     decant_matrix host;
     decant_status status = source->matrix(source->context, name, rows, columns, &host, err);
     if (status != DECANT_OK)
         return status;
-    return backend->weights->place(backend, host, DECANT_PLACE_COMPUTE, name, placed, err);
+    return backend->weights->begin_place(backend, host, DECANT_PLACE_COMPUTE, name, placed, err);
 }
 
-static decant_status load_linear(decant_backend *backend, const decant_weight_source *source,
-                                 decant_linear *linear, decant_error *err)
+static decant_status begin_linear(decant_backend *backend, const decant_weight_source *source,
+                                  decant_linear *linear, decant_error *err)
 {
     decant_status status = DECANT_OK;
     if (source->packed)
@@ -50,20 +51,20 @@ static decant_status load_linear(decant_backend *backend, const decant_weight_so
         return status;
     char name[DECANT_NAME_BYTES + sizeof ".weight"];
     snprintf(name, sizeof name, "%s.weight", linear->name);
-    return place_tensor(backend, source, name, linear->rows, linear->columns, &linear->weight, err);
+    return begin_tensor(backend, source, name, linear->rows, linear->columns, &linear->weight, err);
 }
 
-static decant_status load_block(decant_model_part *part, const decant_weight_source *source, int layer,
-                                decant_block *block, decant_error *err)
+static decant_status begin_block(decant_model_part *part, const decant_weight_source *source, int layer,
+                                 decant_block *block, decant_error *err)
 {
     block->layer = layer;
     for (int index = 0; index < part->family->linear_count; index++) {
         part->family->linear(part->config, layer, index, &block->linears[index]);
-        decant_status status = load_linear(part->backend, source, &block->linears[index], err);
+        decant_status status = begin_linear(part->backend, source, &block->linears[index], err);
         if (status != DECANT_OK)
             return status;
     }
-    return part->family->place_block(part->backend, part->config, source, block, err);
+    return part->family->begin_block(part->backend, part->config, source, block, err);
 }
 
 static bool begins_model(const decant_model_part *part)
@@ -76,7 +77,7 @@ static bool ends_model(const decant_model_part *part)
     return part->first_layer + part->layer_count == part->config->layers;
 }
 
-static decant_status load_ends(decant_model_part *part, const decant_weight_source *source, decant_error *err)
+static decant_status begin_ends(decant_model_part *part, const decant_weight_source *source, decant_error *err)
 {
     static const char embedding_name[] = "model.embed_tokens.weight";
     const decant_model_config *config = part->config;
@@ -84,14 +85,14 @@ static decant_status load_ends(decant_model_part *part, const decant_weight_sour
     decant_status status = DECANT_OK;
     if (begins_model(part))
         DECANT_TRY(
-            place_tensor(part->backend, source, embedding_name, vocabulary, hidden, &part->embedding, err));
+            begin_tensor(part->backend, source, embedding_name, vocabulary, hidden, &part->embedding, err));
     if (!ends_model(part))
         return DECANT_OK;
-    DECANT_TRY(place_tensor(part->backend, source, "model.norm.weight", 1, hidden, &part->final_norm, err));
+    DECANT_TRY(begin_tensor(part->backend, source, "model.norm.weight", 1, hidden, &part->final_norm, err));
     if (config->tied_head && begins_model(part))
         part->head = part->embedding;
     else
-        DECANT_TRY(place_tensor(part->backend, source, config->tied_head ? embedding_name : "lm_head.weight",
+        DECANT_TRY(begin_tensor(part->backend, source, config->tied_head ? embedding_name : "lm_head.weight",
                                 vocabulary, hidden, &part->head, err));
 done:
     return status;
@@ -140,10 +141,10 @@ done:
     return status;
 }
 
-decant_status decant_model_part_load(decant_backend *backend, const decant_model_config *config,
-                                     const decant_weight_source *source, int first_layer, int layer_count,
-                                     int64_t tokens, int64_t sequences, decant_model_part *part,
-                                     decant_error *err)
+decant_status decant_model_part_begin(decant_backend *backend, const decant_model_config *config,
+                                      const decant_weight_source *source, int first_layer, int layer_count,
+                                      int64_t tokens, int64_t sequences, decant_model_part *part,
+                                      decant_error *err)
 {
     assert(first_layer >= 0 && layer_count >= 0 && first_layer + layer_count <= config->layers);
     decant_status status;
@@ -159,13 +160,61 @@ decant_status decant_model_part_load(decant_backend *backend, const decant_model
         decant_memory_allocate((size_t)layer_count * sizeof *part->blocks, "the list of layers", &blocks, err));
     part->blocks = blocks;
     for (int i = 0; i < layer_count; i++)
-        DECANT_TRY(load_block(part, source, first_layer + i, &part->blocks[i], err));
-    DECANT_TRY(load_ends(part, source, err));
+        DECANT_TRY(begin_block(part, source, first_layer + i, &part->blocks[i], err));
+    DECANT_TRY(begin_ends(part, source, err));
     DECANT_TRY(make_angles(part, err));
 done:
     if (status != DECANT_OK)
         decant_model_part_unload(part);
     return status;
+}
+
+static decant_status finish_block(const decant_model_part *part, decant_block *block, decant_error *err)
+{
+    decant_backend *backend = part->backend;
+    decant_status status;
+    for (int index = 0; index < part->family->linear_count; index++)
+        DECANT_TRY(backend->weights->finish_place(backend, &block->linears[index].weight, err));
+    DECANT_TRY(backend->weights->finish_place(backend, &block->input_norm, err));
+    DECANT_TRY(backend->weights->finish_place(backend, &block->post_attention_norm, err));
+done:
+    return status;
+}
+
+static decant_status finish_ends(decant_model_part *part, decant_error *err)
+{
+    decant_backend *backend = part->backend;
+    bool is_one_array = part->head.data == part->embedding.data;
+    decant_status status = backend->weights->finish_place(backend, &part->embedding, err);
+    if (is_one_array)
+        part->head = part->embedding;
+    if (status == DECANT_OK)
+        status = backend->weights->finish_place(backend, &part->head, err);
+    if (status == DECANT_OK)
+        status = backend->weights->finish_place(backend, &part->final_norm, err);
+    return status;
+}
+
+decant_status decant_model_part_finish(decant_model_part *part, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    for (int i = 0; i < part->layer_count; i++)
+        DECANT_TRY(finish_block(part, &part->blocks[i], err));
+    DECANT_TRY(finish_ends(part, err));
+done:
+    if (status != DECANT_OK)
+        decant_model_part_unload(part);
+    return status;
+}
+
+decant_status decant_model_part_load(decant_backend *backend, const decant_model_config *config,
+                                     const decant_weight_source *source, int first_layer, int layer_count,
+                                     int64_t tokens, int64_t sequences, decant_model_part *part,
+                                     decant_error *err)
+{
+    decant_status status = decant_model_part_begin(backend, config, source, first_layer, layer_count, tokens,
+                                                   sequences, part, err);
+    return status == DECANT_OK ? decant_model_part_finish(part, err) : status;
 }
 
 /* ---- unloading ---- */
@@ -182,7 +231,7 @@ static void release_packed(decant_backend *backend, decant_packed_matrix **packe
     *packed = NULL;
 }
 
-static void unload_block(const decant_model_part *part, decant_block *block)
+static void unbegin_block(const decant_model_part *part, decant_block *block)
 {
     decant_backend *backend = part->backend;
     for (int index = 0; index < part->family->linear_count; index++) {
@@ -199,7 +248,7 @@ void decant_model_part_unload(decant_model_part *part)
     if (!backend)
         return;
     for (int i = 0; part->blocks && i < part->layer_count; i++)
-        unload_block(part, &part->blocks[i]);
+        unbegin_block(part, &part->blocks[i]);
     decant_memory_free(part->blocks);
     if (part->head.data != part->embedding.data) /* else the same placed array */
         backend->weights->unplace(backend, &part->head);
