@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "io/checksum.h"
 #include "stages/departure.h"
+#include "stages/write_sensitivity.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +21,7 @@ typedef struct container_ids {
     layer_ids *layers; /* [table->layers] */
     int *tensors;      /* [tensors of the model]; -1 for those that are quantized */
     int config, names, bits, bytes, predicted, relative, chosen;
+    decant_sensitivity_ids sensitivity;
 } container_ids;
 
 static int64_t linear_total(const decant_container_contents *contents)
@@ -159,15 +161,17 @@ static decant_status depart_layer(const decant_container_contents *contents, con
     decant_backend *backend = contents->backend;
     decant_packed_matrix packed = {0};
     int64_t index = contents->matrices[i];
+    decant_quantized_layer *layer = &contents->quantized[i];
     decant_linear linear;
     decant_status status;
     linear_at(contents, index, &linear);
-    DECANT_TRY(decant_quantized_layer_encode(backend, &contents->quantized[i], contents->chosen[index], *weight,
-                                             &packed, err));
+    DECANT_TRY(decant_quantized_layer_unpark(backend, layer, err));
+    DECANT_TRY(decant_quantized_layer_encode(backend, layer, contents->chosen[index], *weight, &packed, err));
     depart_packed(departure, &ids->layers[index], &packed);
     DECANT_TRY(decant_departure_begin(departure, err));
 done:
     decant_packed_matrix_free(backend, &packed);
+    decant_quantized_layer_free(backend, layer); /* its levels are in the packed form */
     backend->weights->unplace(backend, weight);
     return decant_error_name(status, linear.name, err);
 }
@@ -340,6 +344,7 @@ static decant_status write_tables(decant_container_writer *writer, const decant_
     DECANT_TRY(decant_container_write(writer, ids->names, 0, name_bytes, names, err));
     DECANT_TRY(decant_container_write(writer, ids->chosen, 0, contents->table->layers, contents->chosen, err));
     DECANT_TRY(write_error_table(writer, contents, ids, err));
+    DECANT_TRY(decant_sensitivity_write(writer, contents->sensitivity, &ids->sensitivity, err));
 done:
     return status;
 }
@@ -428,6 +433,7 @@ decant_status decant_write_container(decant_ranks *ranks, const char *path, bool
     DECANT_TRY(define_layers(*writer, contents, &ids, err));
     DECANT_TRY(define_tensors(*writer, contents, &ids, err));
     DECANT_TRY(define_tables(*writer, contents, name_bytes, &ids, err));
+    DECANT_TRY(decant_sensitivity_define(*writer, contents->sensitivity, &ids.sensitivity, err));
     DECANT_TRY(set_provenance(*writer, contents, err));
     DECANT_TRY(decant_container_begin(*writer, err));
     local = write_share(*writer, contents, &ids, ranks, names, name_bytes, err);
