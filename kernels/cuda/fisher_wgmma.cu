@@ -20,8 +20,11 @@
 #include "kernels/cuda/tensor_map.h"
 
 enum {
-    BOX = 64, /* columns of a box, and tokens of a stage */
-    CLUSTER = 2,
+    BOX = 64,            /* columns of a box, and tokens of a stage */
+    CLUSTER_ROWS = 2,    /* blocks below each other, which share columns of X */
+    CLUSTER_COLUMNS = 1, /* blocks side by side, which share rows of dY */
+    CLUSTER = CLUSTER_ROWS * CLUSTER_COLUMNS,
+    SHARERS = CLUSTER_ROWS + CLUSTER_COLUMNS - 1, /* blocks that bring to a block, itself included */
     TILE_ROWS = 128,
     TILE_COLUMNS = 256,
     TERMS = 16, /* tokens of one wgmma */
@@ -33,15 +36,15 @@ enum {
         232, /* a thread; 168 at the start for all, and what the producer gives up the others take */
     PRODUCER_REGISTERS = 40,
     BOX_BYTES = BOX * BOX * 2,
-    EIGHT_TOKENS_BYTES = 8 * BOX * 2, /* of a box: the piece that a swizzle pattern spans */
-    DY_BOXES = TILE_ROWS / BOX,
-    X_BOXES = TILE_COLUMNS / BOX / CLUSTER, /* that one block of a cluster brings for both */
+    EIGHT_TOKENS_BYTES = 8 * BOX * 2,             /* of a box: the piece that a swizzle pattern spans */
+    DY_BOXES = TILE_ROWS / BOX / CLUSTER_COLUMNS, /* that one block brings for all that share them */
+    X_BOXES = TILE_COLUMNS / BOX / CLUSTER_ROWS,
     DY_BYTES = TILE_ROWS / BOX * BOX_BYTES,
     STAGE_BYTES = DY_BYTES + TILE_COLUMNS / BOX * BOX_BYTES,
     ALIGNMENT = 1024, /* the swizzle is a function of the address */
     SHARED_BYTES = STAGES * STAGE_BYTES + ALIGNMENT,
     SUMS = BOX * TILE_COLUMNS / GROUP, /* of a thread */
-    PAIRS_TOGETHER = 6, /* tiles that run at the same time form a near-square, so that they share operands */
+    ROWS_TOGETHER = 6, /* tiles that run at the same time form a near-square, so that they share operands */
 };
 
 typedef struct fisher_sizes {
@@ -54,25 +57,35 @@ typedef struct tile_place {
     int row, column; /* of the block's first element */
 } tile_place;
 
-static __host__ __device__ __forceinline__ int pair_rows(const fisher_sizes &sizes)
+/* Where a block is in its cluster. */
+typedef struct cluster_place {
+    int row, column;
+} cluster_place;
+
+static __host__ __device__ __forceinline__ int cluster_rows(const fisher_sizes &sizes)
 {
-    return (sizes.rows + CLUSTER * TILE_ROWS - 1) / (CLUSTER * TILE_ROWS);
+    return (sizes.rows + CLUSTER_ROWS * TILE_ROWS - 1) / (CLUSTER_ROWS * TILE_ROWS);
+}
+
+static __host__ __device__ __forceinline__ int cluster_columns(const fisher_sizes &sizes)
+{
+    return (sizes.columns + CLUSTER_COLUMNS * TILE_COLUMNS - 1) / (CLUSTER_COLUMNS * TILE_COLUMNS);
 }
 
 /* Tiles of clusters. */
 static __host__ __device__ __forceinline__ int tile_count(const fisher_sizes &sizes)
 {
-    return pair_rows(sizes) * ((sizes.columns + TILE_COLUMNS - 1) / TILE_COLUMNS);
+    return cluster_rows(sizes) * cluster_columns(sizes);
 }
 
-/* The order of tiles: bands of twelve blocks' rows, column after column. */
-static __device__ __forceinline__ tile_place place_of(const fisher_sizes &sizes, int tile, int rank)
+/* The order of tiles: bands of six clusters' rows, column after column. */
+static __device__ __forceinline__ tile_place place_of(const fisher_sizes &sizes, int tile, cluster_place own)
 {
-    const int column_tiles = (sizes.columns + TILE_COLUMNS - 1) / TILE_COLUMNS;
-    const int band = tile / (PAIRS_TOGETHER * column_tiles), first = band * PAIRS_TOGETHER;
-    const int height = min((int)PAIRS_TOGETHER, pair_rows(sizes) - first);
-    const int place = tile - first * column_tiles;
-    return {((first + place % height) * CLUSTER + rank) * TILE_ROWS, place / height * TILE_COLUMNS};
+    const int band = tile / (ROWS_TOGETHER * cluster_columns(sizes)), first = band * ROWS_TOGETHER;
+    const int height = min((int)ROWS_TOGETHER, cluster_rows(sizes) - first);
+    const int within = tile - first * cluster_columns(sizes);
+    return {((first + within % height) * CLUSTER_ROWS + own.row) * TILE_ROWS,
+            (within / height * CLUSTER_COLUMNS + own.column) * TILE_COLUMNS};
 }
 
 /* A place in the ring of stages, and the parity of its current use. */
@@ -111,27 +124,33 @@ static __device__ __forceinline__ void prefetch_rows(const fisher_sizes &sizes, 
                                                      int last)
 {
     const int width = min((int)TILE_COLUMNS, sizes.columns - place.column);
-    for (int row = place.row + first; row < min(place.row + last, sizes.rows); row++)
+    for (int row = place.row + first; row < min(place.row + last, sizes.rows) && width > 0; row++)
         decant_prefetch_bytes(sizes.fisher + (int64_t)row * sizes.columns + place.column,
                               (uint32_t)width * (uint32_t)sizeof(float));
 }
 
 static __device__ __forceinline__ void produce(const fisher_ring &ring, const fisher_sizes &sizes,
-                                               const CUtensorMap *dy, const CUtensorMap *x, int rank)
+                                               const CUtensorMap *dy, const CUtensorMap *x, cluster_place own)
 {
-    const uint32_t own_x = DY_BYTES + (uint32_t)rank * X_BOXES * BOX_BYTES;
+    const uint32_t own_dy = (uint32_t)own.column * DY_BOXES * BOX_BYTES,
+                   own_x = DY_BYTES + (uint32_t)own.row * X_BOXES * BOX_BYTES;
+    const uint16_t same_row = (uint16_t)(((1 << CLUSTER_COLUMNS) - 1) << own.row * CLUSTER_COLUMNS);
+    uint16_t same_column = 0;
+    for (int row = 0; row < CLUSTER_ROWS; row++)
+        same_column |= (uint16_t)(1 << (row * CLUSTER_COLUMNS + own.column));
     const int cluster = blockIdx.x / CLUSTER, clusters = gridDim.x / CLUSTER;
     const int stages = (sizes.tokens + BOX - 1) / BOX, rows_a_stage = (TILE_ROWS + stages - 1) / stages;
     ring_place at = {0, 0};
     for (int tile = cluster; tile < tile_count(sizes); tile += clusters) {
-        const tile_place place = place_of(sizes, tile, rank);
-        const int row_box = place.row / BOX, column_box = place.column / BOX + rank * X_BOXES;
+        const tile_place place = place_of(sizes, tile, own);
+        const int row_box = place.row / BOX + own.column * DY_BOXES,
+                  column_box = place.column / BOX + own.row * X_BOXES;
         for (int token = 0; token < sizes.tokens; token += BOX) {
             const uint32_t stage = stage_at(ring, at.stage), full = barrier_at(ring.full, at.stage);
             decant_barrier_wait(barrier_at(ring.empty, at.stage), at.parity ^ 1);
             decant_barrier_expect(full, STAGE_BYTES);
-            decant_copy_boxes(stage, dy, 0, token, row_box, full);
-            decant_copy_boxes_to_all(stage + own_x, x, 0, token, column_box, full, (1 << CLUSTER) - 1);
+            decant_copy_boxes_to_all(stage + own_dy, dy, 0, token, row_box, full, same_row);
+            decant_copy_boxes_to_all(stage + own_x, x, 0, token, column_box, full, same_column);
             advance(at);
             const int row = token / BOX * rows_a_stage;
             prefetch_rows(sizes, place, row, min(row + rows_a_stage, (int)TILE_ROWS));
@@ -154,12 +173,14 @@ static __device__ __forceinline__ void multiply_stage(float (&sums)[SUMS], uint3
     decant_products_commit();
 }
 
-/* Lane i of a warp tells block i of the cluster that the warp has read the stage. */
-static __device__ __forceinline__ void release_stage(const fisher_ring &ring, uint32_t stage)
+/* A warp tells the blocks that bring to its own that it has read the stage, a lane each. */
+static __device__ __forceinline__ void release_stage(const fisher_ring &ring, uint32_t stage, cluster_place own)
 {
-    const uint32_t lane = threadIdx.x % DECANT_WARP;
-    if (lane < CLUSTER)
-        decant_barrier_arrive_at(barrier_at(ring.empty, stage), lane);
+    const int lane = threadIdx.x % DECANT_WARP;
+    const int row = lane < CLUSTER_COLUMNS ? own.row : (lane - CLUSTER_COLUMNS + 1 + own.row) % CLUSTER_ROWS;
+    const int column = lane < CLUSTER_COLUMNS ? lane : own.column;
+    if (lane < SHARERS)
+        decant_barrier_arrive_at(barrier_at(ring.empty, stage), (uint32_t)(row * CLUSTER_COLUMNS + column));
 }
 
 /* Row `row` of F gains half of the lane's sums, or their squares. */
@@ -178,14 +199,15 @@ static __device__ __forceinline__ void add_sums(const fisher_sizes &sizes, const
         }
 }
 
-static __device__ __forceinline__ void consume(const fisher_ring &ring, const fisher_sizes &sizes, int rank)
+static __device__ __forceinline__ void consume(const fisher_ring &ring, const fisher_sizes &sizes,
+                                               cluster_place own)
 {
     const int group = threadIdx.x / GROUP, warp = threadIdx.x % GROUP / DECANT_WARP,
               lane = threadIdx.x % DECANT_WARP;
     const int cluster = blockIdx.x / CLUSTER, clusters = gridDim.x / CLUSTER;
     ring_place at = {0, 0};
     for (int tile = cluster; tile < tile_count(sizes); tile += clusters) {
-        const tile_place place = place_of(sizes, tile, rank);
+        const tile_place place = place_of(sizes, tile, own);
         float sums[SUMS];
 #pragma unroll
         for (int i = 0; i < SUMS; i++)
@@ -196,13 +218,13 @@ static __device__ __forceinline__ void consume(const fisher_ring &ring, const fi
             multiply_stage(sums, stage_at(ring, at.stage), group);
             decant_products_wait<1>(); /* the products of the stage before are done */
             if (token > 0)
-                release_stage(ring, before);
+                release_stage(ring, before, own);
             before = at.stage;
             advance(at);
         }
         decant_products_wait<0>();
         decant_settle(sums);
-        release_stage(ring, before);
+        release_stage(ring, before, own);
         const int row = place.row + group * BOX + warp * 16 + lane / 4, column = place.column + 2 * (lane % 4);
         add_sums(sizes, sums, 0, row, column);
         add_sums(sizes, sums, 1, row + 8, column);
@@ -220,10 +242,11 @@ __global__ void __launch_bounds__(THREADS, 1)
         const fisher_ring ring = {(shared + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT, decant_shared_address(full),
                                   decant_shared_address(empty)};
         const int rank = blockIdx.x % CLUSTER;
+        const cluster_place own = {rank / CLUSTER_COLUMNS, rank % CLUSTER_COLUMNS};
         if (threadIdx.x == 0) {
             for (uint32_t stage = 0; stage < STAGES; stage++) {
                 decant_barrier_create(barrier_at(ring.full, stage), 1);
-                decant_barrier_create(barrier_at(ring.empty, stage), CLUSTER * CONSUMERS / DECANT_WARP);
+                decant_barrier_create(barrier_at(ring.empty, stage), SHARERS * CONSUMERS / DECANT_WARP);
             }
             decant_barrier_publish();
         }
@@ -231,11 +254,11 @@ __global__ void __launch_bounds__(THREADS, 1)
         decant_cluster_meet(); /* the other block's barriers are there */
         if (threadIdx.x < CONSUMERS) {
             decant_registers_raise<CONSUMER_REGISTERS>();
-            consume(ring, sizes, rank);
+            consume(ring, sizes, own);
         } else {
             decant_registers_lower<PRODUCER_REGISTERS>();
             if (threadIdx.x == CONSUMERS)
-                produce(ring, sizes, &dy, &x, rank);
+                produce(ring, sizes, &dy, &x, own);
             __syncwarp();
         }
         decant_cluster_meet(); /* nobody sends to a block that is gone */
@@ -262,8 +285,6 @@ static decant_status launch(decant_backend *backend, const CUtensorMap &dy, cons
                             const fisher_sizes &sizes, decant_error *err)
 {
     decant_cuda_context *context = decant_cuda_context_of(backend);
-    const int tiles = tile_count(sizes), fit = context->shared.multiprocessors / CLUSTER;
-    const int blocks = CLUSTER * (tiles < fit ? tiles : fit);
     DECANT_RETURN_ON_FAILURE(decant_cuda_check(
         cudaFuncSetAttribute(fisher_wgmma_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES),
         "shared memory of fisher_wgmma", err));
@@ -272,12 +293,19 @@ static decant_status launch(decant_backend *backend, const CUtensorMap &dy, cons
     cluster.val.clusterDim.x = CLUSTER;
     cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
     cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)blocks);
+    config.gridDim = dim3(CLUSTER);
     config.blockDim = dim3(THREADS);
     config.dynamicSmemBytes = SHARED_BYTES;
     config.stream = context->shared.stream;
     config.attrs = &cluster;
     config.numAttrs = 1;
+    int *fit = &context->fisher_clusters;
+    if (*fit == 0)
+        DECANT_RETURN_ON_FAILURE(
+            decant_cuda_check(cudaOccupancyMaxActiveClusters(fit, (const void *)fisher_wgmma_kernel, &config),
+                              "fisher_wgmma", err));
+    const int tiles = tile_count(sizes);
+    config.gridDim.x = (unsigned)(CLUSTER * (tiles < *fit ? tiles : *fit));
     DECANT_RETURN_ON_FAILURE(decant_cuda_check(cudaLaunchKernelEx(&config, fisher_wgmma_kernel, dy, x, sizes),
                                                "launching fisher_wgmma", err));
     return decant_cuda_launched(backend, "fisher_wgmma", err);
