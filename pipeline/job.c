@@ -7,25 +7,32 @@
 #include "pipeline/job.h"
 
 #include "base/memory.h"
-#include "io/checksum.h"
+#include "pipeline/quantization.h"
 #include "pipeline/report.h"
-#include "stages/error_table.h"
+#include "pipeline/sensitivity.h"
+#include "stages/budget.h"
+#include "stages/random_tokens.h"
 #include "stages/write.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-/* Between measuring and choosing: this rank's layers with all their candidates. */
-typedef struct quantized_share {
-    decant_quantized_layer *layers; /* [layer_count · linear_count] */
-    decant_table_row *rows;         /* the same */
-    int64_t count;
-} quantized_share;
+enum { TABLE_DATASETS = 32 }; /* in the container, beside tensors and layers; at most */
 
 decant_layer_range decant_job_layers(const decant_job *job)
 {
-    return job->ranges[job->ranks->rank];
+    return job->ranges[job->stage];
+}
+
+int decant_job_rank(const decant_job *job, int stage, int replica)
+{
+    return stage * job->grid.replicas + replica;
+}
+
+int decant_job_owner(const decant_job *job, int block, int linear)
+{
+    return job->owners[block * job->family->linear_count + linear];
 }
 
 /* ---- opening ---- */
@@ -66,11 +73,22 @@ static decant_status open_local(decant_job *job, decant_error *err)
         DECANT_TRY(decant_container_config(container, job->options->container, &job->config, err));
     }
     DECANT_TRY(decant_family_find(&job->config, &job->family, err));
-    DECANT_TRY(decant_memory_allocate((size_t)job->ranks->size * sizeof *job->ranges, "the layers of each rank",
-                                      (void **)&job->ranges, err));
 done:
     decant_container_close(&container);
     return status;
+}
+
+/* Local. The ranks become stages × replicas. */
+static decant_status place_ranks(decant_job *job, decant_error *err)
+{
+    int replicas = job->options->replicas, ranks = job->ranks->size;
+    if (!decant_schedule_grid(ranks, job->config.layers, replicas, &job->grid))
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "--replicas %d does not divide the %d ranks", replicas,
+                            ranks);
+    job->stage = job->ranks->rank / job->grid.replicas;
+    job->replica = job->ranks->rank % job->grid.replicas;
+    return decant_memory_allocate((size_t)job->grid.stages * sizeof *job->ranges, "the layers of each stage",
+                                  (void **)&job->ranges, err);
 }
 
 /* Balanced for calibration: a block takes its forward pass, the gradient of its input and that of its weights;
@@ -80,8 +98,43 @@ static void shard_layers(decant_job *job)
     const int64_t tokens = 512;
     double block = decant_schedule_block_cost(&job->config, tokens);
     double head = decant_schedule_head_cost(&job->config, tokens);
-    decant_schedule_layers(job->config.layers, job->ranks->size, 3 * block, 0, 2 * head, job->ranges);
-    job->stages = decant_schedule_active_stages(job->ranges, job->ranks->size);
+    decant_schedule_layers(job->config.layers, job->grid.stages, 3 * block, 0, 2 * head, job->ranges);
+    job->stages = decant_schedule_active_stages(job->ranges, job->grid.stages);
+}
+
+/* Local. The matrices of a stage are shared out over its replicas by their size. */
+static decant_status share_matrices(decant_job *job, decant_error *err)
+{
+    int linears = job->family->linear_count, blocks = decant_job_layers(job).count;
+    double *costs = NULL, *loads = NULL;
+    decant_status status;
+    DECANT_TRY(decant_memory_allocate((size_t)(blocks * linears) * sizeof *job->owners, "owners of matrices",
+                                      (void **)&job->owners, err));
+    DECANT_TRY(decant_memory_allocate((size_t)(blocks * linears) * sizeof *costs, "costs of matrices",
+                                      (void **)&costs, err));
+    DECANT_TRY(decant_memory_allocate((size_t)job->grid.replicas * sizeof *loads, "loads of replicas",
+                                      (void **)&loads, err));
+    for (int i = 0; i < blocks * linears; i++) {
+        decant_linear linear;
+        job->family->linear(&job->config, 0, i % linears, &linear);
+        costs[i] = (double)linear.rows * (double)linear.columns;
+    }
+    decant_schedule_owners(costs, blocks, linears, job->grid.replicas, loads, job->owners);
+done:
+    decant_memory_free(costs);
+    decant_memory_free(loads);
+    return status;
+}
+
+/* Local. Who holds which layers, passes which sequences and quantizes which matrices. */
+static decant_status share_out(decant_job *job, decant_error *err)
+{
+    decant_status status;
+    DECANT_TRY(place_ranks(job, err));
+    shard_layers(job);
+    DECANT_TRY(share_matrices(job, err));
+done:
+    return status;
 }
 
 static decant_status open_job(decant_job *job, decant_ranks *ranks, const decant_options *options,
@@ -94,15 +147,22 @@ static decant_status open_job(decant_job *job, decant_ranks *ranks, const decant
     status = decant_ranks_require_equal(ranks, job->config.json, job->config.json_bytes, "config.json", err);
     if (status != DECANT_OK)
         return status;
-    shard_layers(job);
-    decant_log_say(log, "%s, %d layers on %d rank%s, %s (%s)", job->config.architecture, job->config.layers,
-                   ranks->size, ranks->size == 1 ? "" : "s", job->backend->name, job->backend->device_name);
+    status = decant_ranks_agree(ranks, share_out(job, err), err);
+    if (status != DECANT_OK)
+        return status;
+    char grid[64] = "";
+    if (job->grid.replicas > 1)
+        snprintf(grid, sizeof grid, " (%d stages of %d replicas)", job->grid.stages, job->grid.replicas);
+    decant_log_say(log, "%s, %d layers on %d rank%s%s, %s (%s)", job->config.architecture, job->config.layers,
+                   ranks->size, ranks->size == 1 ? "" : "s", grid, job->backend->name,
+                   job->backend->device_name);
     return DECANT_OK;
 }
 
 static void close_job(decant_job *job)
 {
     decant_memory_free(job->ranges);
+    decant_memory_free(job->owners);
     decant_safetensors_close(&job->model);
     decant_model_config_free(&job->config);
     decant_backend_destroy(&job->backend);
@@ -118,13 +178,48 @@ static decant_status check_output(decant_job *job, decant_error *err)
     return decant_ranks_agree(job->ranks, status, err);
 }
 
+/* What the container takes besides the quantized layers, at most: the tensors that stay whole, config and
+ * tables. */
+static decant_status count_rest(decant_job *job, int64_t *rest_bytes, decant_error *err)
+{
+    const int64_t table_bytes =
+        DECANT_NAME_BYTES + (int64_t)sizeof(decant_table_row); /* more than a layer's rows */
+    int64_t layers = (int64_t)job->config.layers * job->family->linear_count, bytes = 0;
+    for (int64_t i = 0; i < decant_safetensors_count(job->model); i++)
+        bytes += (int64_t)decant_safetensors_at(job->model, i)->size_bytes;
+    for (int64_t i = 0; i < layers; i++) {
+        int linears = job->family->linear_count;
+        char tensor[DECANT_NAME_BYTES + 8];
+        decant_linear linear;
+        decant_matrix host;
+        job->family->linear(&job->config, (int)(i / linears), (int)(i % linears), &linear);
+        snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
+        decant_status status =
+            decant_safetensors_matrix(job->model, tensor, linear.rows, linear.columns, &host, err);
+        if (status != DECANT_OK)
+            return status;
+        bytes -= (int64_t)decant_matrix_bytes(host);
+    }
+    int64_t whole = decant_safetensors_count(job->model) - layers;
+    *rest_bytes = decant_budget_rest(layers, whole + TABLE_DATASETS,
+                                     bytes + (int64_t)job->config.json_bytes + layers * table_bytes);
+    return DECANT_OK;
+}
+
+/* The budget in bytes of the quantized layers, whose smallest candidates are given. */
+static decant_status find_budget(decant_job *job, int64_t weights, int64_t smallest_bytes, int64_t *bytes,
+                                 decant_error *err)
+{
+    decant_budget asked = {.bits = job->options->bits, .file_bytes = job->options->size_bytes};
+    decant_status status = count_rest(job, &asked.rest_bytes, err);
+    return status == DECANT_OK ? decant_budget_bytes(&asked, weights, smallest_bytes, bytes, err) : status;
+}
+
 /* Sizes are known from the shapes alone, so a budget that cannot be kept is refused before the work too. */
 static decant_status check_budget(decant_job *job, decant_error *err)
 {
     const decant_options *options = job->options;
-    int64_t weights = 0, smallest = 0;
-    if (options->bits == 0)
-        return DECANT_OK;
+    int64_t weights = 0, smallest = 0, unused;
     for (int layer = 0; layer < job->config.layers; layer++)
         for (int index = 0; index < job->family->linear_count; index++) {
             decant_linear linear;
@@ -135,12 +230,7 @@ static decant_status check_budget(decant_job *job, decant_error *err)
             weights += rows * columns;
             smallest += decant_packed_bytes(rows, columns, options->bit_widths.bits[0], sparse);
         }
-    double least = 8.0 * (double)smallest / (double)weights;
-    if (smallest <= (int64_t)(options->bits * (double)weights / 8))
-        return DECANT_OK;
-    return DECANT_ERROR(err, DECANT_ERROR_USAGE,
-                        "--bits %g cannot be kept: the smallest candidates take %.4f bits a weight",
-                        options->bits, least);
+    return decant_ranks_agree(job->ranks, find_budget(job, weights, smallest, &unused, err), err);
 }
 
 /* ---- calibrate ---- */
@@ -164,15 +254,43 @@ static decant_status read_text(decant_job *job, decant_token_array *text, decant
     return read_tokens(job, options->text, options->validation_window, options->validation_windows, text, err);
 }
 
+/* Where a block's Fisher sums go when layers are streamed. */
+typedef struct streamed_blocks {
+    decant_job *job;
+    decant_recipe recipe;
+    decant_quantized_share *share; /* NULL: only the sums are wanted */
+} streamed_blocks;
+
+static decant_status take_block(void *context, decant_fisher_sums *fisher, int block, decant_error *err)
+{
+    streamed_blocks *streamed = context;
+    decant_job *job = streamed->job;
+    decant_status status = DECANT_OK;
+    if (streamed->share)
+        return decant_job_quantize_block(job, &streamed->recipe, fisher, block, streamed->share, err);
+    for (int i = 0; i < job->family->linear_count && status == DECANT_OK; i++)
+        if (decant_fisher_sums_at(fisher, block, i))
+            status = decant_fisher_sums_park(fisher, block, i, err);
+    return status;
+}
+
+/* share NULL: the sums are wanted, not what is quantized with them. */
 static decant_status calibrate_from_tokens(decant_job *job, decant_fisher_sums *fisher,
-                                           decant_statistics_origin *origin, decant_error *err)
+                                           decant_quantized_share *share, decant_statistics_origin *origin,
+                                           decant_error *err)
 {
     decant_token_array tokens = {0};
+    streamed_blocks streamed = {.job = job, .share = share};
     decant_status status;
     DECANT_TRY(read_tokens(job, job->options->calibration, job->options->window, job->options->sequences,
                            &tokens, err));
+    *origin = (decant_statistics_origin){.sequences = tokens.sequences, .length = tokens.length};
+    streamed.recipe = decant_job_recipe(job, origin);
+    if (share)
+        DECANT_TRY(decant_ranks_agree(job->ranks, decant_quantized_share_create(job, share, err), err));
     double start_s = decant_clock_s();
-    DECANT_TRY(decant_job_calibrate(job, &tokens, fisher, origin, err));
+    DECANT_TRY(
+        decant_job_calibrate(job, &tokens, &(decant_block_sink){take_block, &streamed}, fisher, origin, err));
     decant_report_calibration(job, origin, decant_clock_s() - start_s);
 done:
     decant_token_array_free(&tokens);
@@ -186,110 +304,60 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
     decant_layer_range layers = decant_job_layers(job);
     decant_status status = decant_statistics_open(job->options->statistics, &file, origin, err);
     if (status == DECANT_OK)
-        status = decant_fisher_sums_create(job->backend, &job->config, job->family, origin->form, layers.first,
-                                           layers.count, fisher, err);
+        status = decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form, layers.first,
+                                         layers.count, fisher, err);
+    for (int i = 0; status == DECANT_OK && i < layers.count * job->family->linear_count; i++)
+        if (job->owners[i] == job->replica)
+            status = decant_fisher_sums_add(fisher, i / job->family->linear_count,
+                                            i % job->family->linear_count, err);
     if (status == DECANT_OK)
         status = decant_statistics_read(file, fisher, err);
     decant_container_close(&file);
     return decant_ranks_agree(job->ranks, status, err);
 }
 
-/* Fisher sums of this rank's layers, from tokens or from a statistics file. */
-static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_statistics_origin *origin,
-                               decant_error *err)
+/* Fisher sums of this rank's matrices, from tokens or from a statistics file; when layers are streamed, they
+ * are quantized with as they come. */
+static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_quantized_share *share,
+                               decant_statistics_origin *origin, decant_error *err)
 {
     if (job->options->statistics[0])
         return calibrate_from_file(job, fisher, origin, err);
-    return calibrate_from_tokens(job, fisher, origin, err);
+    return calibrate_from_tokens(job, fisher, share, origin, err);
 }
 
-/* ---- quantize and evaluate ---- */
+/* ---- sensitivity ---- */
 
-static decant_recipe make_recipe(const decant_options *options, const decant_statistics_origin *origin)
+/* The first calibration sequences, or random tokens where there are none. */
+static decant_status read_sensitivity_tokens(decant_job *job, decant_token_array *tokens, decant_error *err)
 {
-    decant_recipe recipe = {
-        .widths = options->bit_widths.count,
-        .sensitive = options->sensitive,
-        .outliers = options->outliers,
-        .search = options->levels,
-        .seed = options->seed,
-        .curvature = (double)(origin->length - 1) / (double)origin->sequences,
-    };
-    memcpy(recipe.bits, options->bit_widths.bits, sizeof recipe.bits);
-    return recipe;
+    const decant_options *options = job->options;
+    if (options->calibration[0])
+        return read_tokens(job, options->calibration, options->window, options->sensitivity_sequences, tokens,
+                           err);
+    decant_log_say(job->log, "no --calibration: sensitivities are measured on random tokens");
+    return decant_ranks_agree(job->ranks,
+                              decant_random_tokens(options->sensitivity_sequences, options->window,
+                                                   job->config.vocabulary_size, options->seed, tokens, err),
+                              err);
 }
 
-static decant_status quantize_one(decant_job *job, const decant_recipe *recipe, const decant_linear *linear,
-                                  const float *fisher, decant_quantized_layer *layer, decant_table_row *row,
-                                  decant_error *err)
+/* Before the work: what can be refused at once. */
+static decant_status prepare_sensitivity(decant_job *job, decant_token_array *tokens, decant_error *err)
 {
-    decant_backend *backend = job->backend;
-    char tensor[DECANT_NAME_BYTES + 8];
-    decant_matrix host, weight = {0};
-    decant_status status;
-    snprintf(tensor, sizeof tensor, "%s.weight", linear->name);
-    DECANT_TRY(decant_safetensors_matrix(job->model, tensor, linear->rows, linear->columns, &host, err));
-    DECANT_TRY(backend->weights->place(backend, host, DECANT_PLACE_EXACT, tensor, &weight, err));
-    DECANT_TRY(decant_quantize_layer(backend, recipe, tensor, weight, fisher, layer, err));
-    *row = (decant_table_row){
-        .source_checksum = decant_checksum(0, host.data, decant_matrix_bytes(host)),
-        .candidates = layer->candidates,
-        .weights = linear->rows * linear->columns,
-        .sparse_count = layer->sparse.count,
-    };
-    memcpy(row->candidate, layer->candidate, sizeof row->candidate);
-done:
-    backend->weights->unplace(backend, &weight);
-    return status;
+    if (job->options->sensitivity == DECANT_SENSITIVITY_FISHER)
+        return DECANT_OK;
+    decant_status status = read_sensitivity_tokens(job, tokens, err);
+    return status == DECANT_OK ? decant_job_check_sensitivity(job, tokens, err) : status;
 }
 
-/* Local: this rank's layers one after the other; the Fisher sums of a layer are freed once it is measured. */
-static decant_status quantize_share(decant_job *job, decant_fisher_sums *fisher, const decant_recipe *recipe,
-                                    quantized_share *share, decant_error *err)
+static decant_status measure_sensitivity(decant_job *job, const decant_token_array *tokens,
+                                         decant_quantized_share *share, decant_error_table *table,
+                                         decant_sensitivity *sensitivity, decant_error *err)
 {
-    int linears = job->family->linear_count;
-    decant_layer_range layers = decant_job_layers(job);
-    decant_status status;
-    share->count = (int64_t)layers.count * linears;
-    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->layers, "quantized layers",
-                                      (void **)&share->layers, err));
-    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->rows, "the error table",
-                                      (void **)&share->rows, err));
-    for (int64_t i = 0; i < share->count; i++) {
-        int block = (int)(i / linears), index = (int)(i % linears);
-        decant_linear linear;
-        job->family->linear(&job->config, layers.first + block, index, &linear);
-        DECANT_TRY(quantize_one(job, recipe, &linear, decant_fisher_sums_at(fisher, block, index),
-                                &share->layers[i], &share->rows[i], err));
-        decant_fisher_sums_release(fisher, block, index);
-        decant_log_progress(job->log, i + 1, share->count, "matrices");
-    }
-done:
-    return status;
-}
-
-static void free_share(decant_job *job, quantized_share *share)
-{
-    for (int64_t i = 0; share->layers && i < share->count; i++)
-        decant_quantized_layer_free(job->backend, &share->layers[i]);
-    decant_memory_free(share->layers);
-    decant_memory_free(share->rows);
-}
-
-static decant_status quantize(decant_job *job, decant_fisher_sums *fisher,
-                              const decant_statistics_origin *origin, quantized_share *share,
-                              decant_error_table *table, decant_error *err)
-{
-    decant_recipe recipe = make_recipe(job->options, origin);
-    double start_s = decant_clock_s();
-    decant_log_stage(job->log, "quantize");
-    decant_status status = quantize_share(job, fisher, &recipe, share, err);
-    status = decant_ranks_agree(job->ranks, status, err);
-    if (status == DECANT_OK)
-        status = decant_error_table_gather(job->ranks, share->rows, share->count, table, err);
-    if (status == DECANT_OK)
-        decant_report_quantization(job, table, decant_clock_s() - start_s);
-    return status;
+    if (job->options->sensitivity == DECANT_SENSITIVITY_FISHER)
+        return DECANT_OK;
+    return decant_job_measure_sensitivity(job, tokens, share, table, sensitivity, err);
 }
 
 /* ---- allocate ---- */
@@ -299,10 +367,13 @@ static decant_status allocate(decant_job *job, const decant_error_table *table, 
                               decant_plan_summary *summary, decant_error *err)
 {
     decant_status status = DECANT_OK;
-    double bits = job->options->bits, start_s = decant_clock_s();
+    double start_s = decant_clock_s();
     if (job->ranks->rank == 0) {
-        int64_t budget = bits > 0 ? decant_error_table_budget(table, bits) : -1;
-        status = decant_error_table_choose(table, budget, chosen, summary, err);
+        int64_t weights, smallest, budget;
+        decant_error_table_extent(table, &weights, &smallest);
+        status = find_budget(job, weights, smallest, &budget, err);
+        if (status == DECANT_OK)
+            status = decant_error_table_choose(table, budget, chosen, summary, err);
     }
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
     DECANT_TRY(decant_ranks_broadcast(job->ranks, 0, chosen, (size_t)table->layers * sizeof *chosen, err));
@@ -315,12 +386,12 @@ done:
 /* ---- write ---- */
 
 /* The container stands complete on disk afterwards, but under its partial name. */
-static decant_status write_output(decant_job *job, const quantized_share *share,
+static decant_status write_output(decant_job *job, const decant_quantized_share *share,
                                   const decant_error_table *table, const int *chosen,
                                   const decant_plan_summary *summary, const decant_statistics_origin *origin,
-                                  decant_container_writer **writer, decant_error *err)
+                                  const decant_sensitivity *sensitivity, decant_container_writer **writer,
+                                  decant_error *err)
 {
-    decant_layer_range layers = decant_job_layers(job);
     char options[1024], device[64];
     double start_s = decant_clock_s();
     decant_options_describe(job->options, options, sizeof options);
@@ -333,12 +404,14 @@ static decant_status write_output(decant_job *job, const quantized_share *share,
         .chosen = chosen,
         .summary = summary,
         .origin = origin,
+        .sensitivity = sensitivity,
         .options = options,
         .device = device,
         .backend = job->backend,
-        .first_layer = layers.first,
-        .layer_count = layers.count,
+        .quantized_count = share->count,
+        .matrices = share->matrices,
         .quantized = share->layers,
+        .weights = share->weights,
     };
     decant_log_stage(job->log, "write");
     decant_status status = decant_write_container(job->ranks, job->options->output, job->options->overwrite,
@@ -403,10 +476,11 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
 {
     decant_fisher_sums fisher = {0};
     decant_statistics_origin origin;
-    quantized_share share = {0};
+    decant_quantized_share share = {0};
     decant_error_table table = {0};
     decant_plan_summary summary = {0};
-    decant_token_array text = {0};
+    decant_sensitivity sensitivity = {0};
+    decant_token_array text = {0}, tokens = {0};
     decant_container_writer *writer = NULL;
     int *chosen = NULL;
     decant_status status;
@@ -414,22 +488,26 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     DECANT_TRY(check_budget(job, err));
     if (job->options->text[0])
         DECANT_TRY(read_text(job, &text, err));
-    DECANT_TRY(calibrate(job, &fisher, &origin, err));
-    DECANT_TRY(quantize(job, &fisher, &origin, &share, &table, err));
+    DECANT_TRY(prepare_sensitivity(job, &tokens, err));
+    DECANT_TRY(calibrate(job, &fisher, &share, &origin, err));
+    DECANT_TRY(decant_job_quantize(job, &fisher, &origin, &share, &table, err));
+    DECANT_TRY(measure_sensitivity(job, &tokens, &share, &table, &sensitivity, err));
     DECANT_TRY(decant_ranks_agree(
         job->ranks,
         decant_memory_allocate((size_t)table.layers * sizeof *chosen, "the allocation", (void **)&chosen, err),
         err));
     DECANT_TRY(allocate(job, &table, chosen, &summary, err));
-    DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &writer, err));
-    free_share(job, &share);
-    share = (quantized_share){0};
+    DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &sensitivity, &writer, err));
+    decant_quantized_share_free(job->backend, &share);
     DECANT_TRY(validate_and_finish(job, &text, &summary, &writer, err));
+    decant_job_forget_sensitivity(job);
 done:
     decant_container_discard(&writer);
     decant_token_array_free(&text);
+    decant_token_array_free(&tokens);
+    decant_sensitivity_free(&sensitivity);
     decant_fisher_sums_free(&fisher);
-    free_share(job, &share);
+    decant_quantized_share_free(job->backend, &share);
     decant_error_table_free(&table);
     decant_memory_free(chosen);
     return status;
@@ -441,7 +519,7 @@ static decant_status run_calibration(decant_job *job, decant_error *err)
     decant_statistics_origin origin;
     decant_status status;
     DECANT_TRY(check_output(job, err));
-    DECANT_TRY(calibrate_from_tokens(job, &fisher, &origin, err));
+    DECANT_TRY(calibrate_from_tokens(job, &fisher, NULL, &origin, err));
     decant_log_stage(job->log, "write");
     DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &fisher,
                                        &origin, err));

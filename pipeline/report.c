@@ -2,6 +2,7 @@
 #include "pipeline/report.h"
 
 #include "base/memory.h"
+#include "stages/budget.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -56,6 +57,77 @@ void decant_report_calibration(decant_job *job, const decant_statistics_origin *
     log_ranks(job, "calibrate", seconds);
 }
 
+/* A rank's share in a pipeline, as its times are gathered. */
+typedef struct stage_times {
+    int64_t batches;
+    double forward_s, backward_s, elapsed_s;
+} stage_times;
+
+/* What the schedule predicts for the stages of one replica, from their mean times a micro-batch; [stages]. */
+static decant_status predict_idleness(const decant_job *job, const stage_times *times, int replica,
+                                      double *idle, decant_error *err)
+{
+    double *forward_s = NULL, *backward_s = NULL;
+    decant_status status;
+    int64_t batches = times[decant_job_rank(job, 0, replica)].batches;
+    DECANT_TRY(decant_memory_allocate((size_t)job->stages * sizeof(double), "times of stages",
+                                      (void **)&forward_s, err));
+    DECANT_TRY(decant_memory_allocate((size_t)job->stages * sizeof(double), "times of stages",
+                                      (void **)&backward_s, err));
+    for (int stage = 0; stage < job->stages && batches > 0; stage++) {
+        const stage_times *own = &times[decant_job_rank(job, stage, replica)];
+        forward_s[stage] = own->forward_s / (double)batches;
+        backward_s[stage] = own->backward_s / (double)batches;
+    }
+    DECANT_TRY(decant_schedule_idle_share(job->stages, batches, forward_s, backward_s, idle, err));
+done:
+    decant_memory_free(forward_s);
+    decant_memory_free(backward_s);
+    return status;
+}
+
+/* One log line a rank of this replica. */
+static void log_idleness(const decant_job *job, const stage_times *times, int replica, double longest_s,
+                         const double *predicted)
+{
+    for (int stage = 0; stage < job->stages; stage++) {
+        int rank = decant_job_rank(job, stage, replica);
+        const stage_times *own = &times[rank];
+        double measured = longest_s > 0 ? 1 - (own->forward_s + own->backward_s) / longest_s : 0;
+        decant_log_event(job->log, "idle",
+                         "\"rank\":%d,\"stage\":%d,\"replica\":%d,\"micro_batches\":%lld,\"forward_s\":%.4f,"
+                         "\"backward_s\":%.4f,\"elapsed_s\":%.4f,\"idle_share\":%.4f,\"predicted\":%.4f",
+                         rank, stage, replica, (long long)own->batches, own->forward_s, own->backward_s,
+                         own->elapsed_s, measured, predicted[stage]);
+    }
+}
+
+void decant_report_idleness(const decant_calibration_run *run)
+{
+    decant_job *job = run->job;
+    const decant_calibration_times *own = &run->times;
+    stage_times mine = {run->batches, own->forward_s, own->backward_s, own->elapsed_s};
+    stage_times *times = NULL;
+    double *predicted = NULL;
+    size_t all_bytes;
+    decant_error unused;
+    if (decant_ranks_gather(job->ranks, &mine, sizeof mine, (void **)&times, &all_bytes, &unused) != DECANT_OK)
+        return;
+    if (job->ranks->rank == 0 && decant_memory_allocate((size_t)job->stages * sizeof *predicted, "idle shares",
+                                                        (void **)&predicted, &unused) == DECANT_OK)
+        for (int replica = 0; replica < job->grid.replicas; replica++) {
+            double longest_s = 0;
+            for (int stage = 0; stage < job->stages; stage++) {
+                double elapsed_s = times[decant_job_rank(job, stage, replica)].elapsed_s;
+                longest_s = elapsed_s > longest_s ? elapsed_s : longest_s;
+            }
+            if (predict_idleness(job, times, replica, predicted, &unused) == DECANT_OK)
+                log_idleness(job, times, replica, longest_s, predicted);
+        }
+    decant_memory_free(predicted);
+    decant_memory_free(times);
+}
+
 void decant_report_quantization(decant_job *job, const decant_error_table *table, double seconds)
 {
     int64_t weights = 0;
@@ -66,6 +138,40 @@ void decant_report_quantization(decant_job *job, const decant_error_table *table
     decant_log_event(job->log, "quantize", "\"seconds\":%.3f,\"matrices\":%lld,\"weights\":%lld", seconds,
                      (long long)table->layers, (long long)weights);
     log_ranks(job, "quantize", seconds);
+}
+
+void decant_report_sensitivity(decant_job *job, const decant_sensitivity *sensitivity, double seconds)
+{
+    const decant_agreement *agreement = &sensitivity->agreement;
+    const char *measure = sensitivity->measure == DECANT_MEASURE_LOSS ? "the loss difference" : "KL divergence";
+    bool is_noise = sensitivity->kind == DECANT_SENSITIVITY_NOISE;
+    char how[64] = "quantized alone";
+    if (is_noise)
+        snprintf(how, sizeof how, "noised at %d levels", sensitivity->levels);
+    decant_log_say(job->log, "measured %s of %lld matrices %s, on %lld sequences of %lld %stokens, in %.1f s",
+                   measure, (long long)sensitivity->layers, how, (long long)sensitivity->sequences,
+                   (long long)sensitivity->length, sensitivity->random_tokens ? "random " : "", seconds);
+    if (sensitivity->negatives > 0)
+        decant_log_say(job->log, "%lld of %lld sensitivities are below zero and count as zero",
+                       (long long)sensitivity->negatives, (long long)sensitivity->layers);
+    if (agreement->count > 1)
+        decant_log_say(
+            job->log,
+            "one matrix at a time, %lld matrices: predicted from %s %.4f in sum, measured %.4f (ratio "
+            "%.3f), Pearson %.3f",
+            (long long)agreement->count, is_noise ? "noise" : "Fisher sums", agreement->predicted_sum,
+            agreement->measured_sum, agreement->predicted_sum / agreement->measured_sum,
+            agreement->correlation);
+    decant_log_event(job->log, "sensitivity",
+                     "\"seconds\":%.3f,\"kind\":\"%s\",\"measure\":\"%s\",\"sequences\":%lld,\"length\":%lld,"
+                     "\"negatives\":%lld,\"compared\":%lld,\"predicted_sum\":%.9g,\"measured_sum\":%.9g,"
+                     "\"pearson\":%.6f",
+                     seconds, decant_sensitivity_kind_name(sensitivity->kind),
+                     decant_sensitivity_measure_name(sensitivity->measure), (long long)sensitivity->sequences,
+                     (long long)sensitivity->length, (long long)sensitivity->negatives,
+                     (long long)agreement->count, agreement->predicted_sum, agreement->measured_sum,
+                     agreement->correlation);
+    log_ranks(job, "sensitivity", seconds);
 }
 
 void decant_report_allocation(decant_job *job, const decant_error_table *table, const int *chosen,
@@ -87,6 +193,9 @@ void decant_report_allocation(decant_job *job, const decant_error_table *table, 
                      "\"lower_bound\":%.9g",
                      seconds, summary->bits, (long long)summary->bytes, summary->predicted,
                      summary->lower_bound);
+    char warning[DECANT_BUDGET_WARNING_BYTES];
+    if (!decant_budget_is_trusted(summary->bits, summary->predicted, warning))
+        decant_log_say(job->log, "warning: %s", warning);
 }
 
 void decant_report_writing(decant_job *job, double seconds)

@@ -7,6 +7,7 @@
 #include "stages/quantize.h"
 
 typedef struct decant_table_row {
+    int64_t matrix;           /* its place among the linear layers of the model, in model order */
     uint32_t source_checksum; /* CRC-32 of the original tensor's bytes */
     int32_t candidates;
     int64_t weights; /* rows · columns */
@@ -19,7 +20,7 @@ typedef struct decant_error_table {
     decant_table_row *rows; /* owned */
 } decant_error_table;
 
-/* Collective. Joins the rows of all ranks, in rank order, which is model order. On failure empty. */
+/* Collective. Joins the rows of all ranks, in model order. On failure empty. */
 decant_status decant_error_table_gather(decant_ranks *ranks, const decant_table_row *part, int64_t part_rows,
                                         decant_error_table *table, decant_error *err);
 void decant_error_table_free(decant_error_table *table);
@@ -33,11 +34,12 @@ typedef struct decant_plan_summary {
     double lower_bound; /* no choice within the budget predicts less */
 } decant_plan_summary;
 
-/* The budget in bytes of an average of `bits` a weight, rounded down; pure. */
-int64_t decant_error_table_budget(const decant_error_table *table, double bits);
+/* How many weights there are, and the bytes of all layers with their smallest candidates; pure. */
+void decant_error_table_extent(const decant_error_table *table, int64_t *weights, int64_t *smallest_bytes);
 
-/* Chooses a candidate for every layer within `budget_bytes`; pure. With one candidate a layer there is nothing
- * to choose and the budget is not looked at when budget_bytes < 0. chosen [table->layers] */
+/* Chooses a candidate for every layer within `budget_bytes`, which is not negative; pure. With one candidate a
+ * layer there is nothing to choose, and budget_bytes < 0 means that there is no budget. chosen [table->layers]
+ */
 decant_status decant_error_table_choose(const decant_error_table *table, int64_t budget_bytes, int *chosen,
                                         decant_plan_summary *summary, decant_error *err);
 

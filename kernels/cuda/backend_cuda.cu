@@ -1,12 +1,13 @@
 /* The CUDA backend itself: one device, its streams and libraries, and how their failures become errors. The
  * arithmetic is in the other files, one an operation.
  *
- * Two settings are read from the environment, once, so that ways of the same operation can be tested and
+ * Some settings are read from the environment, once, so that ways of the same operation can be tested and
  * measured:
  *
  *     DECANT_CUDA_HOPPER   used | unused         whether kernels that only Hopper can run are used there
- *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu) */
-#include "kernels/cuda/context.h"
+ *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu)
+ *     DECANT_CUDA_PACKED   fastest | parities | lookups   how few tokens are multiplied (packed_linear.cu) */
+#include "kernels/cuda/grid.h"
 
 extern "C" {
 #include "base/memory.h"
@@ -88,11 +89,17 @@ static decant_status read_choices(decant_cuda_context *context, decant_error *er
 {
     static const char *const hopper[] = {"used", "unused", NULL};
     static const char *const sparse[] = {"folded", "cusparse", NULL};
+    static const char *const packed[] = {"fastest", "parities", "lookups", NULL};
     int unused = choice_of("DECANT_CUDA_HOPPER", hopper), library = choice_of("DECANT_CUDA_SPARSE", sparse);
+    int way = choice_of("DECANT_CUDA_PACKED", packed);
     if (unused < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_HOPPER is none of used, unused");
     if (library < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_SPARSE is none of folded, cusparse");
+    if (way < 0)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                            "DECANT_CUDA_PACKED is none of fastest, parities, lookups");
+    context->packed_way = (decant_packed_way)way;
     context->has_wgmma = context->capability == 90 && !unused;
     context->sparse_by_library = library == 1;
     return DECANT_OK;
@@ -162,7 +169,9 @@ static decant_status open_memory(decant_cuda_context *context, decant_error *err
     }
     DECANT_RETURN_ON_FAILURE(open_ring(&context->bulk, DECANT_BULK_SLOTS, DECANT_BULK_BYTES, err));
     DECANT_RETURN_ON_FAILURE(open_ring(&context->small, DECANT_STAGING_SLOTS_MAXIMUM, DECANT_SMALL_BYTES, err));
-    return decant_cuda_check(cudaEventCreateWithFlags(&context->uploaded, cudaEventDisableTiming), "an event",
+    DECANT_RETURN_ON_FAILURE(open_ring(&context->weights, DECANT_WEIGHT_SLOTS, DECANT_BULK_BYTES, err));
+    DECANT_RETURN_ON_FAILURE(decant_worker_create(&context->uploader, err));
+    return decant_cuda_check(cudaEventCreateWithFlags(&context->downloaded, cudaEventDisableTiming), "an event",
                              err);
 }
 
@@ -203,6 +212,8 @@ static void destroy(decant_backend *backend)
 {
     decant_cuda_context *context = decant_cuda_context_of(backend);
     decant_cuda *cuda = &context->shared;
+    decant_cuda_abandon_uploads(context);
+    decant_worker_destroy(&context->uploader);
     if (context->upload_stream)
         cudaStreamSynchronize(context->upload_stream);
     if (cuda->stream)
@@ -219,8 +230,9 @@ static void destroy(decant_backend *backend)
     }
     close_ring(&context->bulk);
     close_ring(&context->small);
-    if (context->uploaded)
-        cudaEventDestroy(context->uploaded);
+    close_ring(&context->weights);
+    if (context->downloaded)
+        cudaEventDestroy(context->downloaded);
     if (cuda->stream) {
         cudaStreamSynchronize(cuda->stream);
         cudaStreamDestroy(cuda->stream);
@@ -228,6 +240,7 @@ static void destroy(decant_backend *backend)
     if (context->upload_stream)
         cudaStreamDestroy(context->upload_stream);
     cudaGetLastError();
+    decant_cuda_grid_release(context);
     decant_memory_free(context->blocks);
     decant_memory_free(context);
     decant_memory_free(backend);
@@ -248,10 +261,12 @@ decant_status decant_backend_create_cuda(int device, bool full_floats, decant_ba
     *made = {
         .name = "cuda",
         .activation = full_floats ? DECANT_F32 : DECANT_BF16,
+        .leaves_host_free = true,
         .memory = &decant_cuda_memory_kernels,
         .weights = &decant_cuda_weight_kernels,
         .model = &decant_cuda_model_kernels,
         .quantize = &decant_cuda_quantize_kernels,
+        .grid = &decant_cuda_grid_kernels,
         .validate = &decant_cuda_validate_kernels,
         .destroy = destroy,
         .state = state,

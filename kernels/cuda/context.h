@@ -15,11 +15,17 @@
             return failure;                                                                                    \
     } while (0)
 
+extern "C" {
+#include "base/worker.h"
+}
+
 /* Bytes pass between ordinary host memory and the device through rings of pinned slots: while one slot is on
- * its way, the host fills or empties the next. Small arrays (tokens, losses) have a ring of their own, so that
- * they neither wait for a weight that is being uploaded nor hold one up. */
+ * its way, the host fills or empties the next. Three rings: weights have their own, which the uploading thread
+ * alone touches; the calling thread's arrays go through `bulk` or, when they are short (tokens, losses),
+ * through `small`, so that they do not wait for long ones. */
 enum {
     DECANT_STAGING_SLOTS_MAXIMUM = 32,
+    DECANT_WEIGHT_SLOTS = 4,
     DECANT_BULK_SLOTS = 4,
     DECANT_BULK_BYTES = 16 << 20,
     DECANT_SMALL_BYTES = 64 << 10
@@ -36,6 +42,13 @@ typedef struct decant_staging_ring {
     size_t slot_bytes;
 } decant_staging_ring;
 
+/* How packed_linear multiplies few tokens; see packed_linear.cu. */
+typedef enum decant_packed_way {
+    DECANT_PACKED_FASTEST,  /* by the width of the codes and the number of tokens */
+    DECANT_PACKED_PARITIES, /* parities on binary tensor cores, as far as they go */
+    DECANT_PACKED_LOOKUPS,
+} decant_packed_way;
+
 /* A block of device memory that was handed out: release is given the pointer alone. */
 typedef struct decant_device_block {
     void *device;
@@ -50,15 +63,24 @@ typedef struct decant_cuda_context {
     bool sparse_by_library; /* packed_linear leaves the sparse part to cuSPARSE */
     int fisher_clusters;    /* of fisher_wgmma.cu that run at the same time; 0: not asked for yet */
     void *encode_map;       /* the driver's cuTensorMapEncodeTiled, once tensor_map.cu has asked for it */
+    decant_packed_way packed_way;
 
     void *blas_workspace;
-    cudaStream_t upload_stream; /* weights arrive here beside the work of shared.stream */
-    cudaEvent_t uploaded;
-    void *upload_staging; /* device memory for weights that change type on the way; made when first needed */
     decant_staging_ring bulk, small;
+    cudaEvent_t downloaded; /* the last download that was begun has arrived */
+
+    /* weights_cuda.cu */
+    decant_worker *uploader;    /* copies weights into the ring and issues their uploads */
+    cudaStream_t upload_stream; /* weights arrive here beside the work of shared.stream */
+    decant_staging_ring weights;
+    void *upload_staging; /* device memory for weights that change type on the way; made when first needed */
+    struct decant_upload *uploads; /* begun and not finished, in no order */
 
     decant_device_block *blocks; /* [block_count] live, in no order */
     int64_t block_count, block_capacity;
+
+    void *grids; /* [grid_count] of every grid that was used; see grid_cuda.cu */
+    int64_t grid_count;
 } decant_cuda_context;
 
 static inline decant_cuda_context *decant_cuda_context_of(decant_backend *backend)
@@ -76,6 +98,13 @@ void decant_cuda_release(decant_cuda_context *context, void **device);
 /* Bytes from ordinary host memory, which may change once this returns, to the device; issued on `stream`. */
 decant_status decant_cuda_send(decant_cuda_context *context, cudaStream_t stream, void *device,
                                const void *host, size_t size_bytes, decant_error *err);
+
+/* The same through the given ring, which the calling thread must have to itself. */
+decant_status decant_cuda_send_through(decant_staging_ring *ring, cudaStream_t stream, void *device,
+                                       const void *host, size_t size_bytes, decant_error *err);
+
+/* Waits for the weights on their way and forgets them; when the backend goes. */
+void decant_cuda_abandon_uploads(decant_cuda_context *context);
 
 /* Bytes from the device to host memory, after all work issued on shared.stream; waits for them. */
 decant_status decant_cuda_receive(decant_cuda_context *context, void *host, const void *device,

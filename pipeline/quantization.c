@@ -1,0 +1,254 @@
+/* The quantization stage: one matrix after the other is brought to where the backend computes, gets its sparse
+ * pattern and levels, and has every candidate measured. While the backend works on a matrix, the next one is on
+ * its way there, and a thread takes its checksum. What is computed for a matrix is stages/quantize.c. */
+#include "pipeline/quantization.h"
+
+#include "base/memory.h"
+#include "base/worker.h"
+#include "io/checksum.h"
+#include "pipeline/report.h"
+
+#include <stdio.h>
+#include <string.h>
+
+decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_origin *origin)
+{
+    const decant_options *options = job->options;
+    decant_recipe recipe = {
+        .widths = options->bit_widths.count,
+        .sensitive = options->sensitive,
+        .outliers = options->outliers,
+        .search = options->levels,
+        .seed = options->seed,
+        .curvature = (double)(origin->length - 1) / (double)origin->sequences,
+    };
+    memcpy(recipe.bits, options->bit_widths.bits, sizeof recipe.bits);
+    return recipe;
+}
+
+/* ---- a list of matrices ---- */
+
+/* A matrix between the file and the backend. Stays where it is in memory: a thread reads and writes it. */
+typedef struct arriving_matrix {
+    char tensor[DECANT_NAME_BYTES + 8];
+    decant_matrix host, weight;
+    uint32_t checksum;
+    decant_task checksum_task;
+} arriving_matrix;
+
+static decant_status take_checksum(void *argument, decant_error *err)
+{
+    arriving_matrix *arriving = argument;
+    (void)err;
+    arriving->checksum = decant_checksum(0, arriving->host.data, decant_matrix_bytes(arriving->host));
+    return DECANT_OK;
+}
+
+/* worker: NULL to take the checksum at once. */
+static decant_status begin_matrix(decant_job *job, decant_worker *worker, const decant_linear *linear,
+                                  arriving_matrix *arriving, decant_error *err)
+{
+    decant_backend *backend = job->backend;
+    decant_status status;
+    *arriving = (arriving_matrix){0};
+    snprintf(arriving->tensor, sizeof arriving->tensor, "%s.weight", linear->name);
+    DECANT_TRY(decant_safetensors_matrix(job->model, arriving->tensor, linear->rows, linear->columns,
+                                         &arriving->host, err));
+    DECANT_TRY(backend->weights->begin_place(backend, arriving->host, DECANT_PLACE_EXACT, arriving->tensor,
+                                             &arriving->weight, err));
+    arriving->checksum_task = (decant_task){.run = take_checksum, .argument = arriving};
+    if (worker)
+        decant_worker_submit(worker, &arriving->checksum_task);
+    else
+        DECANT_TRY(take_checksum(arriving, err));
+done:
+    return status;
+}
+
+/* Takes a matrix of all zeros too. */
+static void end_matrix(decant_backend *backend, arriving_matrix *arriving)
+{
+    decant_error unread;
+    decant_task_wait(&arriving->checksum_task, &unread);
+    backend->weights->unplace(backend, &arriving->weight);
+}
+
+static decant_status quantize_matrix(decant_backend *backend, const decant_recipe *recipe,
+                                     const decant_quantization_task *task, arriving_matrix *arriving,
+                                     decant_error *err)
+{
+    decant_status status;
+    DECANT_TRY(backend->weights->finish_place(backend, &arriving->weight, err));
+    DECANT_TRY(decant_quantize_layer(backend, recipe, arriving->tensor, arriving->weight, *task->fisher,
+                                     task->layer, err));
+    DECANT_TRY(decant_task_wait(&arriving->checksum_task, err));
+    *task->row = (decant_table_row){
+        .source_checksum = arriving->checksum,
+        .candidates = task->layer->candidates,
+        .weights = task->linear.rows * task->linear.columns,
+        .sparse_count = task->layer->sparse.count,
+    };
+    memcpy(task->row->candidate, task->layer->candidate, sizeof task->row->candidate);
+    backend->memory->release(backend, (void **)task->fisher);
+    if (task->weight) {
+        *task->weight = arriving->weight;
+        arriving->weight.data = NULL;
+    }
+done:
+    return status;
+}
+
+decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe *recipe,
+                                           const decant_quantization_task *tasks, int64_t count,
+                                           bool shows_progress, decant_error *err)
+{
+    arriving_matrix arriving[2] = {0};
+    decant_worker *worker = NULL;
+    decant_status status;
+    if (job->backend->leaves_host_free) /* else a thread would take cores from the backend */
+        DECANT_TRY(decant_worker_create(&worker, err));
+    if (count > 0)
+        DECANT_TRY(begin_matrix(job, worker, &tasks[0].linear, &arriving[0], err));
+    for (int64_t i = 0; i < count; i++) {
+        if (i + 1 < count)
+            DECANT_TRY(begin_matrix(job, worker, &tasks[i + 1].linear, &arriving[(i + 1) % 2], err));
+        DECANT_TRY(quantize_matrix(job->backend, recipe, &tasks[i], &arriving[i % 2], err));
+        end_matrix(job->backend, &arriving[i % 2]);
+        if (shows_progress)
+            decant_log_progress(job->log, i + 1, count, "matrices");
+    }
+done:
+    for (int i = 0; i < 2; i++)
+        end_matrix(job->backend, &arriving[i]);
+    decant_worker_destroy(&worker);
+    return status;
+}
+
+/* ---- a rank's share ---- */
+
+static bool is_owned(const decant_job *job, int index)
+{
+    return job->owners[index] == job->replica;
+}
+
+decant_status decant_quantized_share_create(const decant_job *job, decant_quantized_share *share,
+                                            decant_error *err)
+{
+    int linears = job->family->linear_count;
+    decant_layer_range layers = decant_job_layers(job);
+    decant_status status;
+    *share = (decant_quantized_share){0};
+    for (int i = 0; i < layers.count * linears; i++)
+        share->count += is_owned(job, i);
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->layers, "quantized layers",
+                                      (void **)&share->layers, err));
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->matrices, "the list of matrices",
+                                      (void **)&share->matrices, err));
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->rows, "the error table",
+                                      (void **)&share->rows, err));
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->weights, "the list of weights",
+                                      (void **)&share->weights, err));
+    int64_t next = 0;
+    for (int i = 0; i < layers.count * linears; i++)
+        if (is_owned(job, i))
+            share->matrices[next++] = (int64_t)layers.first * linears + i;
+done:
+    return status;
+}
+
+void decant_quantized_share_free(decant_backend *backend, decant_quantized_share *share)
+{
+    for (int64_t i = 0; share->layers && i < share->count; i++)
+        decant_quantized_layer_free(backend, &share->layers[i]);
+    for (int64_t i = 0; share->weights && i < share->count; i++)
+        backend->weights->unplace(backend, &share->weights[i]);
+    decant_memory_free(share->weights);
+    decant_memory_free(share->layers);
+    decant_memory_free(share->rows);
+    decant_memory_free(share->matrices);
+    *share = (decant_quantized_share){0};
+}
+
+/* The matrices of some blocks, counted from this rank's first, that it owns, in model order; returns how many.
+ * Unless what they keep is parked, weights stay on the device to be written: one is no larger than its F, which
+ * goes as it comes. */
+static int64_t list_tasks(const decant_job *job, decant_fisher_sums *fisher, int first_block, int blocks,
+                          bool parks, decant_quantized_share *share, decant_quantization_task *tasks)
+{
+    int linears = job->family->linear_count, first_layer = decant_job_layers(job).first;
+    int64_t count = 0;
+    for (int64_t i = 0; i < share->count; i++) {
+        int64_t own = share->matrices[i] - (int64_t)first_layer * linears; /* among this rank's layers */
+        if (own < first_block * linears || own >= (first_block + blocks) * linears)
+            continue;
+        decant_quantization_task *task = &tasks[count++];
+        *task = (decant_quantization_task){
+            .fisher = &fisher->sums[own],
+            .layer = &share->layers[i],
+            .row = &share->rows[i],
+            .weight = parks ? NULL : &share->weights[i],
+        };
+        job->family->linear(&job->config, first_layer + (int)(own / linears), (int)(own % linears),
+                            &task->linear);
+    }
+    return count;
+}
+
+static decant_status quantize_blocks(decant_job *job, const decant_recipe *recipe, decant_fisher_sums *fisher,
+                                     int first_block, int blocks, bool parks, decant_quantized_share *share,
+                                     decant_error *err)
+{
+    decant_quantization_task *tasks = NULL;
+    decant_status status;
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *tasks, "the matrices to quantize",
+                                      (void **)&tasks, err));
+    int64_t count = list_tasks(job, fisher, first_block, blocks, parks, share, tasks);
+    DECANT_TRY(decant_job_quantize_matrices(job, recipe, tasks, count, !parks, err));
+    for (int64_t i = 0; parks && i < count; i++)
+        DECANT_TRY(decant_quantized_layer_park(job->backend, tasks[i].layer, err));
+done:
+    decant_memory_free(tasks);
+    return status;
+}
+
+decant_status decant_job_quantize_block(decant_job *job, const decant_recipe *recipe,
+                                        decant_fisher_sums *fisher, int block, decant_quantized_share *share,
+                                        decant_error *err)
+{
+    double start_s = decant_clock_s();
+    decant_status status = quantize_blocks(job, recipe, fisher, block, 1, true, share, err);
+    share->seconds += decant_clock_s() - start_s;
+    share->blocks_done++;
+    return status;
+}
+
+/* Local. What was not quantized block by block. */
+static decant_status quantize_share(decant_job *job, decant_fisher_sums *fisher, const decant_recipe *recipe,
+                                    decant_quantized_share *share, decant_error *err)
+{
+    int blocks = decant_job_layers(job).count;
+    decant_status status = DECANT_OK;
+    if (!share->layers)
+        status = decant_quantized_share_create(job, share, err);
+    if (status == DECANT_OK && share->blocks_done == 0)
+        status = quantize_blocks(job, recipe, fisher, 0, blocks, false, share, err);
+    for (int64_t i = 0; i < share->count && status == DECANT_OK; i++)
+        share->rows[i].matrix = share->matrices[i];
+    return status;
+}
+
+decant_status decant_job_quantize(decant_job *job, decant_fisher_sums *fisher,
+                                  const decant_statistics_origin *origin, decant_quantized_share *share,
+                                  decant_error_table *table, decant_error *err)
+{
+    decant_recipe recipe = decant_job_recipe(job, origin);
+    double start_s = decant_clock_s();
+    decant_log_stage(job->log, "quantize");
+    decant_status status = quantize_share(job, fisher, &recipe, share, err);
+    status = decant_ranks_agree(job->ranks, status, err);
+    if (status == DECANT_OK)
+        status = decant_error_table_gather(job->ranks, share->rows, share->count, table, err);
+    if (status == DECANT_OK)
+        decant_report_quantization(job, table, share->seconds + decant_clock_s() - start_s);
+    return status;
+}
