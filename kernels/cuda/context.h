@@ -61,7 +61,6 @@ typedef struct decant_cuda_context {
     bool has_wgmma;         /* a device of capability 9.0, whose own kernels may be used */
     bool pooled;            /* memory comes from the driver's stream-ordered pool */
     bool sparse_by_library; /* packed_linear leaves the sparse part to cuSPARSE */
-    int fisher_clusters;    /* of fisher_wgmma.cu that run at the same time; 0: not asked for yet */
     void *encode_map;       /* the driver's cuTensorMapEncodeTiled, once tensor_map.cu has asked for it */
     decant_packed_way packed_way;
 
