@@ -23,17 +23,16 @@
 
 enum {
     SEQUENCE = 1 << 22,
-    MEASURED = 1 << 23,
+    MEASURED = 1 << 22,
     DIMENSIONS = DECANT_GRID_DIMENSION_MAXIMUM,
-    STARTS = 512,            /* points over all starts: 32 starts of 16 points, one of 512 or more */
-    ROUNDS_EARLY_2 = 1200,   /* of Lloyd in two dimensions, on parts of EARLY_PLACES places a point … */
-    ROUNDS_EARLY_MORE = 300, /* … in more, where they get dear … */
+    STARTS = 256,       /* points over all starts: 16 starts of 16 points, one of 256 or more */
+    ROUNDS_EARLY = 240, /* of Lloyd, on parts of EARLY_PLACES places a point … */
     EARLY_PLACES = 48,
-    ROUNDS_LATE = 120, /* … then on parts that double every DOUBLING rounds */
+    ROUNDS_LATE = 144, /* … then on parts that double every DOUBLING rounds; half as many rounds for p = 4 */
     DOUBLING = 12,
 };
 
-static const double RELAXATION = 1.8; /* early steps go beyond the mean by this factor */
+static const double RELAXATION = 1.6; /* early steps go beyond the mean by this factor */
 
 typedef struct grid {
     int dimension, code_bits;
@@ -203,24 +202,54 @@ static void find_codes(const grid *g, const float *places, int64_t count, uint16
     decant_grid_cells_free(&cells);
 }
 
+/* What a point's places come to. */
+typedef struct cell_sums {
+    double place[DIMENSIONS], error;
+    int64_t count, last; /* last: the last of its places */
+} cell_sums;
+
+static cell_sums *sum_cells(const grid *g, const float *places, int64_t count, const uint16_t *codes)
+{
+    const int p = g->dimension;
+    cell_sums *sums = allocate(sizeof *sums << g->code_bits);
+    for (int64_t k = 0; k < count; k++) {
+        cell_sums *own = &sums[codes[k]];
+        for (int i = 0; i < p; i++) {
+            double place = places[k * p + i], miss = place - (double)g->points[codes[k] * p + i];
+            own->place[i] += place;
+            own->error += miss * miss;
+        }
+        own->count++;
+        own->last = k;
+    }
+    return sums;
+}
+
+/* A point without places goes to one of the point with the largest error, which is then out of the choice. */
+static void revive(grid *g, const float *places, cell_sums *sums, int dead)
+{
+    int heaviest = 0;
+    for (int code = 1; code < 1 << g->code_bits; code++)
+        heaviest = sums[code].error > sums[heaviest].error ? code : heaviest;
+    memcpy(g->points + dead * g->dimension, places + sums[heaviest].last * g->dimension,
+           (size_t)g->dimension * sizeof(float));
+    sums[heaviest].error = 0;
+}
+
 /* Moves each point to `relaxation` times the way to the mean of its places. */
 static void move_points(grid *g, const float *places, int64_t count, const uint16_t *codes, double relaxation)
 {
-    const int p = g->dimension, n = 1 << g->code_bits;
-    double *sums = allocate((size_t)(n * p) * sizeof(double));
-    int64_t *counts = allocate((size_t)n * sizeof(int64_t));
-    for (int64_t k = 0; k < count; k++) {
-        counts[codes[k]]++;
-        for (int i = 0; i < p; i++)
-            sums[codes[k] * p + i] += places[k * p + i];
-    }
-    for (int code = 0; code < n; code++)
-        for (int i = 0; i < p && counts[code] > 0; i++) {
+    const int p = g->dimension;
+    cell_sums *sums = sum_cells(g, places, count, codes);
+    for (int code = 0; code < 1 << g->code_bits; code++) {
+        if (sums[code].count == 0)
+            revive(g, places, sums, code);
+        for (int i = 0; i < p && sums[code].count > 0; i++) {
             float *x = &g->points[code * p + i];
-            *x = (float)(*x + relaxation * (sums[code * p + i] / (double)counts[code] - *x));
+            *x = (float)(*x + relaxation * (sums[code].place[i] / (double)sums[code].count - *x));
         }
+    }
     free(sums);
-    free(counts);
 }
 
 static double measure(const grid *g, const float *places, int64_t count, uint16_t *codes)
@@ -252,21 +281,14 @@ static void start_points(grid *g, int start)
     const int64_t n = (int64_t)1 << g->code_bits;
     const int p = g->dimension;
     fill_places(p, n * start, n, sqrt((p + 2.0) / p), g->points);
-    if (p != 2)
-        return;
-    for (int64_t k = 0; k < n; k++) {
-        const double radius = sqrt(-4 * log(1 - ((double)k + 0.5) / (double)n));
-        const double angle = (double)k * M_PI * (3 - sqrt(5)) * (1 + 0.01 * start);
-        g->points[2 * k] = (float)(radius * cos(angle));
-        g->points[2 * k + 1] = (float)(radius * sin(angle));
-    }
 }
 
 static void improve(grid *g, const float *places, uint16_t *codes)
 {
-    const int early = g->dimension == 2 ? ROUNDS_EARLY_2 : ROUNDS_EARLY_MORE;
+    const int early = g->dimension < 4 ? ROUNDS_EARLY : ROUNDS_EARLY / 2;
+    const int all = early + (g->dimension < 4 ? ROUNDS_LATE : ROUNDS_LATE / 2);
     int64_t part = ((int64_t)1 << g->code_bits) * EARLY_PLACES, first = 0;
-    for (int round = 0; round < early + ROUNDS_LATE; round++) {
+    for (int round = 0; round < all; round++) {
         const int late = round - early;
         if (late >= 0 && late % DOUBLING == 0)
             part *= 2;
