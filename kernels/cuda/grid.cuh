@@ -3,6 +3,7 @@
 #ifndef DECANT_KERNELS_CUDA_GRID_CUH
 #define DECANT_KERNELS_CUDA_GRID_CUH
 
+#include "kernels/counter_random.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/grid.h"
 

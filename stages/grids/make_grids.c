@@ -23,12 +23,11 @@
 
 enum {
     SEQUENCE = 1 << 22,
-    MEASURED = 1 << 22,
+    MEASURED = 1 << 23,
     DIMENSIONS = DECANT_GRID_DIMENSION_MAXIMUM,
-    STARTS = 256,       /* points over all starts: 16 starts of 16 points, one of 256 or more */
     ROUNDS_EARLY = 240, /* of Lloyd, on parts of EARLY_PLACES places a point … */
     EARLY_PLACES = 48,
-    ROUNDS_LATE = 144, /* … then on parts that double every DOUBLING rounds; half as many rounds for p = 4 */
+    ROUNDS_LATE = 120, /* … then on parts that double every DOUBLING rounds */
     DOUBLING = 12,
 };
 
@@ -202,54 +201,24 @@ static void find_codes(const grid *g, const float *places, int64_t count, uint16
     decant_grid_cells_free(&cells);
 }
 
-/* What a point's places come to. */
-typedef struct cell_sums {
-    double place[DIMENSIONS], error;
-    int64_t count, last; /* last: the last of its places */
-} cell_sums;
-
-static cell_sums *sum_cells(const grid *g, const float *places, int64_t count, const uint16_t *codes)
-{
-    const int p = g->dimension;
-    cell_sums *sums = allocate(sizeof *sums << g->code_bits);
-    for (int64_t k = 0; k < count; k++) {
-        cell_sums *own = &sums[codes[k]];
-        for (int i = 0; i < p; i++) {
-            double place = places[k * p + i], miss = place - (double)g->points[codes[k] * p + i];
-            own->place[i] += place;
-            own->error += miss * miss;
-        }
-        own->count++;
-        own->last = k;
-    }
-    return sums;
-}
-
-/* A point without places goes to one of the point with the largest error, which is then out of the choice. */
-static void revive(grid *g, const float *places, cell_sums *sums, int dead)
-{
-    int heaviest = 0;
-    for (int code = 1; code < 1 << g->code_bits; code++)
-        heaviest = sums[code].error > sums[heaviest].error ? code : heaviest;
-    memcpy(g->points + dead * g->dimension, places + sums[heaviest].last * g->dimension,
-           (size_t)g->dimension * sizeof(float));
-    sums[heaviest].error = 0;
-}
-
 /* Moves each point to `relaxation` times the way to the mean of its places. */
 static void move_points(grid *g, const float *places, int64_t count, const uint16_t *codes, double relaxation)
 {
-    const int p = g->dimension;
-    cell_sums *sums = sum_cells(g, places, count, codes);
-    for (int code = 0; code < 1 << g->code_bits; code++) {
-        if (sums[code].count == 0)
-            revive(g, places, sums, code);
-        for (int i = 0; i < p && sums[code].count > 0; i++) {
-            float *x = &g->points[code * p + i];
-            *x = (float)(*x + relaxation * (sums[code].place[i] / (double)sums[code].count - *x));
-        }
+    const int p = g->dimension, n = 1 << g->code_bits;
+    double *sums = allocate((size_t)(n * p) * sizeof(double));
+    int64_t *counts = allocate((size_t)n * sizeof(int64_t));
+    for (int64_t k = 0; k < count; k++) {
+        counts[codes[k]]++;
+        for (int i = 0; i < p; i++)
+            sums[codes[k] * p + i] += places[k * p + i];
     }
+    for (int code = 0; code < n; code++)
+        for (int i = 0; i < p && counts[code] > 0; i++) {
+            float *x = &g->points[code * p + i];
+            *x = (float)(*x + relaxation * (sums[code * p + i] / (double)counts[code] - *x));
+        }
     free(sums);
+    free(counts);
 }
 
 static double measure(const grid *g, const float *places, int64_t count, uint16_t *codes)
@@ -275,46 +244,25 @@ static int round_points(grid *g)
     return decimals;
 }
 
-/* Where the points start: the rest of a sequence that has no part in what is fitted to. */
-static void start_points(grid *g, int start)
+static grid make_grid(int dimension, int code_bits, const float *places, const float *others, uint16_t *codes)
 {
-    const int64_t n = (int64_t)1 << g->code_bits;
-    const int p = g->dimension;
-    fill_places(p, n * start, n, sqrt((p + 2.0) / p), g->points);
-}
-
-static void improve(grid *g, const float *places, uint16_t *codes)
-{
-    const int early = g->dimension < 4 ? ROUNDS_EARLY : ROUNDS_EARLY / 2;
-    const int all = early + (g->dimension < 4 ? ROUNDS_LATE : ROUNDS_LATE / 2);
-    int64_t part = ((int64_t)1 << g->code_bits) * EARLY_PLACES, first = 0;
-    for (int round = 0; round < all; round++) {
-        const int late = round - early;
+    const int64_t n = (int64_t)1 << code_bits;
+    grid g = {dimension, code_bits, allocate((size_t)(n * dimension) * sizeof(float)), 0};
+    fill_places(dimension, 0, n, sqrt((dimension + 2.0) / dimension), g.points);
+    int64_t part = n * EARLY_PLACES, first = 0;
+    for (int round = 0; round < ROUNDS_EARLY + ROUNDS_LATE; round++) {
+        const int late = round - ROUNDS_EARLY;
         if (late >= 0 && late % DOUBLING == 0)
             part *= 2;
         part = part < SEQUENCE ? part : SEQUENCE;
         first = first + part <= SEQUENCE ? first : 0;
-        const float *own = places + first * g->dimension;
-        find_codes(g, own, part, codes);
-        move_points(g, own, part, codes, round < early * 3 / 4 ? RELAXATION : 1);
+        const float *own = places + first * dimension;
+        find_codes(&g, own, part, codes);
+        move_points(&g, own, part, codes, round < ROUNDS_EARLY * 3 / 4 ? RELAXATION : 1);
         first += part;
     }
-}
-
-static grid make_grid(int dimension, int code_bits, const float *places, const float *others, uint16_t *codes)
-{
-    const size_t points_bytes = ((size_t)dimension << code_bits) * sizeof(float);
-    grid best = {dimension, code_bits, NULL, INFINITY};
-    for (int start = 0; start == 0 || start < STARTS >> code_bits; start++) {
-        grid g = {dimension, code_bits, allocate(points_bytes), 0};
-        start_points(&g, start);
-        improve(&g, places, codes);
-        g.error = measure(&g, others, MEASURED, codes);
-        float *worse = g.error < best.error ? best.points : g.points;
-        best = g.error < best.error ? g : best;
-        free(worse);
-    }
-    return best;
+    g.error = measure(&g, others, MEASURED, codes);
+    return g;
 }
 
 /* ---- tables ---- */
