@@ -1,4 +1,4 @@
-/* y = x ŵᵀ for up to sixteen rotated tokens: a warp owns a row of ŵ at a time and a lane every 32nd octet of
+/* y = x ŵᵀ for up to four rotated tokens: a warp owns a row of ŵ at a time and a lane every 32nd octet of
  * its codes, which is looked up once and meets all tokens. The points lie in shared memory, F16 for BF16
  * activations, which keep fewer bits. Sums are in F32: a lane's columns in order, then the warp's fixed tree.
  */
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(THREADS) vectors_kernel(const vectors_args<T> 
 template <typename T, int TOKENS, int P>
 static decant_status launch(decant_backend *backend, const vectors_args<T> &args, decant_error *err)
 {
-    const int ROWS = P <= 2 ? 2 : 1; /* of a warp; more would not fit the registers */
+    const int ROWS = TOKENS > 1 && P <= 2 ? 2 : 1; /* of a warp: what fits the registers and pays */
     const decant_cuda *cuda = decant_cuda_of(backend);
     decant_row_place table = {};
     table.shared_bytes = ((size_t)P << args.view.code_bits) * sizeof(typename point_type<T>::type);
@@ -126,8 +126,6 @@ decant_status decant_cuda_grid_vectors(decant_backend *backend, decant_matrix x,
             const int P = decltype(dimension)::value;
             if (x.rows == 1)
                 return launch<T, 1, P>(backend, args, err);
-            if (x.rows <= 4)
-                return launch<T, 4, P>(backend, args, err);
             return launch<T, DECANT_GRID_VECTORS_MAXIMUM, P>(backend, args, err);
         });
     });
