@@ -117,6 +117,9 @@ decant_status decant_model_part_load(decant_backend *backend, const decant_model
                                      decant_error *err);
 void decant_model_part_unload(decant_model_part *part);
 
+/* Memory for the weights of a part, bytes: as they are placed or packed, an array that serves twice once. */
+int64_t decant_model_part_weight_bytes(const decant_model_part *part);
+
 /* How many sequences lie one after the other in `rows` rows of activations: either one of up to part->tokens
  * tokens, or several of exactly that many. */
 static inline int64_t decant_model_part_sequences(const decant_model_part *part, int64_t rows)
