@@ -112,7 +112,7 @@ static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
 static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
-    const int64_t most = packed->bits == 2 ? 8 : packed->bits == 3 ? 4 : 2;
+    const int64_t most = packed->bits <= 3 ? 8 : 4;
     return way != DECANT_PACKED_LOOKUPS && x.rows <= (way == DECANT_PACKED_PARITIES ? 16 : most) &&
            decant_cuda_packed_has_parities(backend, x, packed);
 }

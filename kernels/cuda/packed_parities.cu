@@ -24,8 +24,7 @@
  * sixteen words of a unit a lane takes words 4t … 4t + 3, sixteen bytes of every plane, two words a product. */
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/fixed_point.cuh"
-#include "kernels/cuda/packed.cuh"
-#include "kernels/cuda/tensor_core.cuh"
+#include "kernels/cuda/sparse_rows.cuh"
 
 enum {
     TILE_ROWS = 8,
@@ -35,13 +34,12 @@ enum {
     OPERAND_BYTES = DECANT_WARP * 16, /* of x, of one product */
     WARPS = 8,
     THREADS = WARPS * DECANT_WARP,
-    TILES_MAXIMUM = 32,          /* of a block */
-    PLANES_MAXIMUM = 4,          /* of codes */
-    ENTRIES = 8,                 /* of the sparse part, of one thread at a time */
-    ROW_LANES = 8,               /* lanes that add up a row of the sparse part */
-    COLUMNS_MAXIMUM = 65536,     /* the sum of a token's fixed-point values must fit an int */
-    CAPABILITY_END = 100,        /* later devices have no binary tensor cores */
-    BLOCK_RESERVED_BYTES = 1024, /* of shared memory, by the device */
+    TILES_MAXIMUM = 32,      /* of a block */
+    PLANES_MAXIMUM = 4,      /* of codes */
+    BLOCKS_EACH = 1,         /* of one group of tokens, to a multiprocessor */
+    COLUMNS_MAXIMUM = 65536, /* the sum of a token's fixed-point values must fit an int */
+    CAPABILITY_END = 100,    /* later devices have no binary tensor cores */
+    ENTRIES_MORE = 64,
 };
 
 /* Tokens that one block takes: their counts, 4 (2^bits − 1) registers a token, must fit. */
@@ -51,8 +49,9 @@ template <int BITS> constexpr int TOKENS_OF_WIDTH = BITS == 2 ? 8 : BITS == 3 ? 
 template <int BITS> constexpr int STAGES = 16 / BITS;
 template <int BITS> constexpr int UNIT_BYTES = BITS *OPERAND_BYTES;
 
-/* Whether two blocks share a multiprocessor: their registers must suffice for them. */
-template <int BITS, int TOKENS> constexpr bool HAS_TWO_BLOCKS = TOKENS <= 2 && TOKENS *((1 << BITS) - 1) <= 15;
+/* Whether the next kernel's block may share the multiprocessor: the registers must suffice for both. */
+template <int BITS, int TOKENS>
+constexpr bool HAS_ROOM_FOR_NEXT = TOKENS <= 2 && TOKENS *((1 << BITS) - 1) <= 15;
 
 /* A row of coefficients is four longer than its levels, for the banks of shared memory. */
 template <int BITS> constexpr int COEFFICIENT_STRIDE = (1 << BITS) + 4;
@@ -64,6 +63,7 @@ typedef struct parities_call {
     __nv_bfloat16 *y;       /* [tokens, rows] */
     int tokens, groups;     /* groups of tokens, each for other blocks */
     int blocks;             /* of one group */
+    int capacity;           /* sparse entries that a block copies ahead */
     bool sparse, accumulate;
 } parities_call;
 
@@ -72,22 +72,21 @@ typedef struct shared_layout {
     int operands;     /* [TOKENS][units][PRODUCTS] operands of x */
     int coefficients; /* F32 [rows of the block, COEFFICIENT_STRIDE] */
     int parts;        /* F32 [tiles, WARPS, TILE_ROWS, TOKENS]: what each warp adds to each row */
-    int sparse_sums;  /* F32 [rows of the block, TOKENS] */
-    int entries;      /* F32 [THREADS · ENTRIES, TOKENS]: products of the sparse part */
+    int sparse;       /* sparse_rows.cuh */
     int rings;        /* [WARPS][STAGES] units */
     int total;
 } shared_layout;
 
 template <int BITS, int TOKENS>
-static __host__ __device__ __forceinline__ shared_layout layout_of(int tiles, int units, bool sparse)
+static __host__ __device__ __forceinline__ shared_layout layout_of(int tiles, int units, bool sparse,
+                                                                   int capacity)
 {
     shared_layout layout;
     layout.operands = 0;
     layout.coefficients = TOKENS * units * PRODUCTS * OPERAND_BYTES;
     layout.parts = layout.coefficients + tiles * TILE_ROWS * COEFFICIENT_STRIDE<BITS> * 4;
-    layout.sparse_sums = layout.parts + tiles * WARPS * TILE_ROWS * TOKENS * 4;
-    layout.entries = layout.sparse_sums + (sparse ? tiles * TILE_ROWS * TOKENS * 4 : 0);
-    layout.rings = layout.entries + (sparse ? THREADS * ENTRIES * TOKENS * 4 : 0);
+    layout.sparse = (layout.parts + tiles * WARPS * TILE_ROWS * TOKENS * 4 + 15) / 16 * 16;
+    layout.rings = layout.sparse + (sparse ? decant_sparse_rows_bytes(tiles * TILE_ROWS, capacity) : 0);
     layout.total = layout.rings + WARPS * STAGES<BITS> * UNIT_BYTES<BITS>;
     return layout;
 }
@@ -99,6 +98,12 @@ typedef struct block_share {
     int first_token;
     shared_layout layout;
 } block_share;
+
+/* Rows of the block; its last tile may reach beyond the last row. */
+static __device__ __forceinline__ int rows_of(const decant_packed_view &packed, const block_share &share)
+{
+    return min(share.tiles * TILE_ROWS, packed.rows - share.first_tile * TILE_ROWS);
+}
 
 static __host__ __device__ __forceinline__ int tiles_of(int rows)
 {
@@ -125,6 +130,15 @@ static __device__ __forceinline__ uint4 load_shared(uint32_t address)
 static __device__ __forceinline__ void store_shared_pair(uint32_t address, uint32_t low, uint32_t high)
 {
     asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(low), "r"(high) : "memory");
+}
+
+/* Sixteen bytes from device to shared memory; zeros when not valid. The L2 cache fetches the whole of a line,
+ * of which a unit takes half and the next one the rest. */
+static __device__ __forceinline__ void copy_codes(uint32_t target, const uint32_t *source, bool valid)
+{
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target), "l"(source),
+                 "r"(valid ? 16 : 0)
+                 : "memory");
 }
 
 /* counts += the ones of and(planes of x, parities of rows). */
@@ -165,7 +179,7 @@ static __device__ __forceinline__ void fetch_unit(const decant_packed_view &pack
     for (int bit = 0; bit < BITS; bit++, source += packed.words) {
         const uint32_t target = slot + bit * OPERAND_BYTES + lane * 16;
         if constexpr (WHOLE) {
-            decant_copy_16(target, source, word < packed.words);
+            copy_codes(target, source, word < packed.words);
         } else {
 #pragma unroll
             for (int i = 0; i < LANE_WORDS; i++)
@@ -389,94 +403,51 @@ static __device__ __forceinline__ void add_units(const decant_packed_view &packe
     }
 }
 
-/* ---- the sparse part ---- */
-
-/* A thread's entries of one turn: THREADS · ENTRIES of the block's, every THREADS-th of them. */
-typedef struct sparse_turn {
-    uint32_t columns[ENTRIES];
-    __half values[ENTRIES];
-} sparse_turn;
-
-static __device__ __forceinline__ void load_entries(sparse_turn &turn, const decant_packed_view &packed,
-                                                    uint32_t first, uint32_t end)
-{
-#pragma unroll
-    for (int i = 0; i < ENTRIES; i++) {
-        const uint32_t entry = first + i * THREADS + threadIdx.x;
-        turn.columns[i] = entry < end ? packed.sparse_columns[entry] : 0;
-        turn.values[i] = entry < end ? packed.sparse_values[entry] : __float2half_rn(0.0f);
-    }
-}
-
-/* value · x of the turn's entries, into shared memory. */
-template <int TOKENS>
-static __device__ __forceinline__ void multiply_entries(const sparse_turn &turn, const parities_call &call,
-                                                        int first_token, float *products)
-{
-#pragma unroll
-    for (int token = 0; token < TOKENS; token++) {
-        const __nv_bfloat16 *x =
-            call.x + (int64_t)min(first_token + token, call.tokens - 1) * call.packed.columns;
-#pragma unroll
-        for (int i = 0; i < ENTRIES; i++)
-            products[token * THREADS * ENTRIES + i * THREADS + threadIdx.x] =
-                __half2float(turn.values[i]) * decant_to_float(x[turn.columns[i]]);
-    }
-}
-
-/* Adds the turn's products up, row by row; ROW_LANES lanes a row, every one of its entries in order. */
-template <int TOKENS>
-static __device__ __forceinline__ void add_rows(const decant_packed_view &packed, const block_share &share,
-                                                uint32_t first, const float *products, float *sums)
-{
-    const int rows = min(share.tiles * TILE_ROWS, packed.rows - share.first_tile * TILE_ROWS);
-    const int own = threadIdx.x / ROW_LANES, lane = threadIdx.x % ROW_LANES;
-    for (int base = 0; base < rows; base += THREADS / ROW_LANES) { /* whole warps: shuffles follow */
-        const int row = base + own;
-        const uint32_t *offsets = packed.row_offsets + share.first_tile * TILE_ROWS + min(row, rows - 1);
-        const uint32_t last = first + THREADS * ENTRIES;
-        const uint32_t from = min(max(offsets[0], first), last), to = min(max(offsets[1], first), last);
-#pragma unroll
-        for (int token = 0; token < TOKENS; token++) {
-            float sum = 0;
-            for (uint32_t entry = from + lane; entry < to; entry += ROW_LANES)
-                sum += products[token * THREADS * ENTRIES + (entry - first)];
-#pragma unroll
-            for (int offset = 1; offset < ROW_LANES; offset *= 2)
-                sum += __shfl_xor_sync(DECANT_ALL_LANES, sum, offset);
-            if (lane == 0 && row < rows)
-                sums[row * TOKENS + token] += sum;
-        }
-    }
-}
-
 /* ---- the kernel ---- */
 
-/* y = scale (f(0) Σ q + the warps' parts, in their order) + the sparse part. */
+/* y = scale (f(0) Σ q + the warps' parts) + the sparse part. Eight lanes take a row, each the part of one warp
+ * and its share of the sparse entries; lane t stores token t. */
 template <int BITS, int TOKENS>
 static __device__ __forceinline__ void
-store_rows(const parities_call &call, const block_share &share, const token_figures<TOKENS> &figures,
-           const float *coefficients, const float *parts, const float *sparse_sums)
+finish_rows(const parities_call &call, const block_share &share, const token_figures<TOKENS> &figures,
+            const float *coefficients, const float *parts, const decant_sparse_rows &sparse)
 {
-    const int rows = min(share.tiles * TILE_ROWS, call.packed.rows - share.first_tile * TILE_ROWS);
-    for (int i = threadIdx.x; i < rows * TOKENS; i += THREADS) {
-        const int token = i / rows, row = i - token * rows;
-        if (share.first_token + token >= call.tokens)
-            break;
-        int sum_of_x = 0;
-        float sum = 0;
+    static_assert(WARPS == DECANT_ROW_LANES && TOKENS <= DECANT_ROW_LANES, "a lane for each part and token");
+    const int lane = threadIdx.x % DECANT_ROW_LANES, rows = rows_of(call.packed, share);
+    float scales[TOKENS], constant = 0;
 #pragma unroll
-        for (int warp = 0; warp < WARPS; warp++) {
+    for (int token = 0; token < TOKENS; token++) {
+        int sum_of_x = 0;
+#pragma unroll
+        for (int warp = 0; warp < WARPS; warp++)
             sum_of_x += figures.sums[token][warp];
-            sum += parts[((row / TILE_ROWS * WARPS + warp) * TILE_ROWS + row % TILE_ROWS) * TOKENS + token];
-        }
-        sum += coefficients[row * COEFFICIENT_STRIDE<BITS>] * (float)sum_of_x;
-        sum *= largest_of(figures, token) / DECANT_FIXED_POINT_MAXIMUM;
+        scales[token] = largest_of(figures, token) / DECANT_FIXED_POINT_MAXIMUM;
+        constant = lane == token ? scales[token] * (float)sum_of_x : constant;
+    }
+    for (int base = 0; base < rows; base += THREADS / DECANT_ROW_LANES) { /* whole warps: shuffles follow */
+        const int row = base + (int)threadIdx.x / DECANT_ROW_LANES, own_row = min(row, rows - 1);
+        const float *part =
+            parts + ((own_row / TILE_ROWS * WARPS + lane) * TILE_ROWS + own_row % TILE_ROWS) * TOKENS;
+        float sums[TOKENS], own = 0;
+#pragma unroll
+        for (int token = 0; token < TOKENS; token++)
+            sums[token] = scales[token] * part[token];
         if (call.sparse)
-            sum += sparse_sums[row * TOKENS + token];
-        __nv_bfloat16 *target = call.y + (int64_t)(share.first_token + token) * call.packed.rows +
-                                share.first_tile * TILE_ROWS + row;
-        *target = __float2bfloat16_rn(call.accumulate ? __bfloat162float(*target) + sum : sum);
+            decant_add_sparse_row<TOKENS>(sums, sparse, call.packed, own_row, lane, call.x, share.first_token,
+                                          call.tokens);
+#pragma unroll
+        for (int token = 0; token < TOKENS; token++) {
+#pragma unroll
+            for (int offset = 1; offset < DECANT_ROW_LANES; offset *= 2)
+                sums[token] += __shfl_xor_sync(DECANT_ALL_LANES, sums[token], offset);
+            own = lane == token ? sums[token] : own;
+        }
+        const int token = share.first_token + lane;
+        if (row >= rows || lane >= TOKENS || token >= call.tokens)
+            continue;
+        own += coefficients[row * COEFFICIENT_STRIDE<BITS>] * constant;
+        __nv_bfloat16 *target = call.y + (int64_t)token * call.packed.rows + share.first_tile * TILE_ROWS + row;
+        *target = __float2bfloat16_rn(call.accumulate ? __bfloat162float(*target) + own : own);
     }
 }
 
@@ -489,12 +460,13 @@ static __device__ __forceinline__ block_share share_of(const parities_call &call
     share.tiles = (int)((int64_t)(block + 1) * tiles / call.blocks) - share.first_tile;
     share.units = units_of(call.packed.words);
     share.first_token = blockIdx.x % call.groups * TOKENS;
-    share.layout = layout_of<BITS, TOKENS>((tiles + call.blocks - 1) / call.blocks, share.units, call.sparse);
+    share.layout = layout_of<BITS, TOKENS>((tiles + call.blocks - 1) / call.blocks, share.units, call.sparse,
+                                           call.capacity);
     return share;
 }
 
 template <int BITS, int TOKENS, bool WHOLE>
-__global__ void __launch_bounds__(THREADS, HAS_TWO_BLOCKS<BITS, TOKENS> ? 2 : 1)
+__global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 : 1)
     packed_parities_kernel(const __grid_constant__ parities_call call)
 {
     extern __shared__ __align__(128) unsigned char shared[];
@@ -505,120 +477,104 @@ __global__ void __launch_bounds__(THREADS, HAS_TWO_BLOCKS<BITS, TOKENS> ? 2 : 1)
     const int warp = threadIdx.x / DECANT_WARP, all_units = share.tiles * share.units;
     const int first = all_units * warp / WARPS, count = all_units * (warp + 1) / WARPS - first;
     float *coefficients = (float *)(shared + layout.coefficients), *parts = (float *)(shared + layout.parts);
-    float *sparse_sums = (float *)(shared + layout.sparse_sums), *products = (float *)(shared + layout.entries);
     const uint32_t base = decant_shared_address(shared);
     const uint32_t ring = base + layout.rings + warp * STAGES<BITS> * UNIT_BYTES<BITS>;
 
     const unit_place begin = {first / share.units, first % share.units};
     unit_place fetched = begin;
+    decant_sparse_rows sparse = {};
 #pragma unroll
     for (int i = 0; i < STAGES<BITS> - 1; i++) {
         if (i < count) {
             fetch_unit<BITS, WHOLE>(packed, share.first_tile, fetched, ring + i * UNIT_BYTES<BITS>);
             step(fetched, share.units);
         }
+        if (call.sparse && i == STAGES<BITS> - 2) /* with the last of these copies */
+            sparse = decant_copy_sparse_rows(packed, share.first_tile * TILE_ROWS, rows_of(packed, share),
+                                             call.capacity, THREADS, shared + layout.sparse);
         decant_copy_commit();
     }
     decant_let_next_kernel_begin();
-    uint32_t first_entry = 0, end_entry = 0;
-    sparse_turn turn;
-    if (call.sparse) {
-        const uint32_t *offsets = packed.row_offsets + share.first_tile * TILE_ROWS;
-        first_entry = offsets[0];
-        end_entry = offsets[min(share.tiles * TILE_ROWS, packed.rows - share.first_tile * TILE_ROWS)];
-        load_entries(turn, packed, first_entry, end_entry);
-    }
     transform_levels<BITS>(packed, share, coefficients);
     for (int i = threadIdx.x; i < share.tiles * WARPS * TILE_ROWS * TOKENS; i += THREADS)
         parts[i] = 0;
-    for (int i = threadIdx.x; call.sparse && i < share.tiles * TILE_ROWS * TOKENS; i += THREADS)
-        sparse_sums[i] = 0;
 
     decant_wait_for_earlier_kernels();
-    if (call.sparse)
-        multiply_entries<TOKENS>(turn, call, share.first_token, products);
     make_operands<TOKENS>(call, share, figures, base + layout.operands);
-    __syncthreads(); /* operands, coefficients and the first products are there */
+    __syncthreads(); /* operands and coefficients are there */
     add_units<BITS, TOKENS, WHOLE>(packed, share, begin, fetched, count, ring, coefficients,
                                    parts + warp * TILE_ROWS * TOKENS, base + layout.operands);
-    while (call.sparse) {
-        add_rows<TOKENS>(packed, share, first_entry, products, sparse_sums);
-        first_entry += THREADS * ENTRIES;
-        if (first_entry >= end_entry)
-            break;
-        load_entries(turn, packed, first_entry, end_entry);
-        __syncthreads(); /* the products of the turn before are added up */
-        multiply_entries<TOKENS>(turn, call, share.first_token, products);
-        __syncthreads();
-    }
-    __syncthreads(); /* all parts are there */
-    store_rows<BITS, TOKENS>(call, share, figures, coefficients, parts, sparse_sums);
+    decant_copy_wait<0>();
+    __syncthreads(); /* so are all parts and the sparse entries */
+    finish_rows<BITS, TOKENS>(call, share, figures, coefficients, parts, sparse);
 }
 
 /* ---- the choice of a launch ---- */
 
 /* What a block of one group takes when the tiles are shared among so many. */
 template <int BITS, int TOKENS>
-static size_t shared_bytes(const decant_packed_view &packed, int blocks, bool sparse)
+static size_t shared_bytes(const decant_packed_view &packed, int blocks, bool sparse, int capacity)
 {
     const int tiles = (tiles_of(packed.rows) + blocks - 1) / blocks;
-    return (size_t)layout_of<BITS, TOKENS>(tiles, units_of(packed.words), sparse).total +
+    return (size_t)layout_of<BITS, TOKENS>(tiles, units_of(packed.words), sparse, capacity).total +
            sizeof(token_figures<TOKENS>);
 }
 
-/* So many blocks to a multiprocessor, as far as there are tiles for them, and more where tiles are very many.
- */
-static int blocks_of(const decant_cuda *cuda, int rows, int each)
+/* As far as there are tiles for them, and more where tiles are very many. */
+static int blocks_of(const decant_cuda *cuda, int rows)
 {
     const int tiles = tiles_of(rows), least = (tiles + TILES_MAXIMUM - 1) / TILES_MAXIMUM;
-    const int blocks = each * cuda->multiprocessors;
+    const int blocks = BLOCKS_EACH * cuda->multiprocessors;
     return blocks < least ? least : blocks < tiles ? blocks : tiles;
 }
 
 template <int BITS, int TOKENS>
 static bool fits(const decant_cuda *cuda, const decant_packed_view &packed, bool sparse)
 {
-    return shared_bytes<BITS, TOKENS>(packed, blocks_of(cuda, packed.rows, 1), sparse) <=
+    return shared_bytes<BITS, TOKENS>(packed, blocks_of(cuda, packed.rows), sparse, 0) <=
            cuda->shared_memory_bytes;
 }
 
-/* Two blocks to a multiprocessor where both fit, so that one reads codes while the other begins or ends. */
+/* Half as many entries again as a block has on average, if there is room. */
 template <int BITS, int TOKENS>
-static int blocks_for(const decant_cuda *cuda, const decant_packed_view &packed, bool sparse)
+static int capacity_for(const decant_cuda *cuda, const decant_packed_view &packed, int blocks, int64_t entries)
 {
-    const int two = blocks_of(cuda, packed.rows, 2);
-    const size_t half = (cuda->shared_memory_bytes + BLOCK_RESERVED_BYTES) / 2 - BLOCK_RESERVED_BYTES;
-    const bool both = HAS_TWO_BLOCKS<BITS, TOKENS> && shared_bytes<BITS, TOKENS>(packed, two, sparse) <= half;
-    return both ? two : blocks_of(cuda, packed.rows, 1);
+    const int64_t wanted = (entries * 3 / 2 / blocks + ENTRIES_MORE) / 2 * 2;
+    const int64_t room =
+        ((int64_t)cuda->shared_memory_bytes - (int64_t)shared_bytes<BITS, TOKENS>(packed, blocks, true, 0)) /
+        6 / 16 * 16;
+    return (int)(wanted < room ? wanted : room);
 }
 
 template <int BITS, int TOKENS, bool WHOLE>
 static cudaError_t launch(decant_cuda_context *context, const parities_call &call)
 {
-    const size_t bytes =
-        shared_bytes<BITS, TOKENS>(call.packed, call.blocks, call.sparse) - sizeof(token_figures<TOKENS>);
+    const size_t bytes = shared_bytes<BITS, TOKENS>(call.packed, call.blocks, call.sparse, call.capacity) -
+                         sizeof(token_figures<TOKENS>);
     return decant_launch_early(context, packed_parities_kernel<BITS, TOKENS, WHOLE>,
                                (unsigned)(call.blocks * call.groups), THREADS, bytes, call);
 }
 
 template <int BITS, int TOKENS>
-static cudaError_t launch_tokens(decant_cuda_context *context, parities_call call)
+static cudaError_t launch_tokens(decant_cuda_context *context, parities_call call, int64_t entries)
 {
     const decant_packed_view &packed = call.packed;
     call.groups = (call.tokens + TOKENS - 1) / TOKENS;
-    call.blocks = blocks_for<BITS, TOKENS>(&context->shared, packed, call.sparse);
+    call.blocks = blocks_of(&context->shared, packed.rows);
+    if (call.sparse)
+        call.capacity = capacity_for<BITS, TOKENS>(&context->shared, packed, call.blocks, entries);
     const bool whole = packed.words % LANE_WORDS == 0 && (uintptr_t)packed.planes % 16 == 0;
     return whole ? launch<BITS, TOKENS, true>(context, call) : launch<BITS, TOKENS, false>(context, call);
 }
 
 /* The fewest tokens a block that take all in one group, or as many as fit. */
 template <int BITS, int TOKENS = TOKENS_OF_WIDTH<BITS>>
-static cudaError_t launch_width(decant_cuda_context *context, const parities_call &call)
+static cudaError_t launch_width(decant_cuda_context *context, const parities_call &call, int64_t entries)
 {
     if constexpr (TOKENS > 1)
         if (call.tokens <= TOKENS / 2 || !fits<BITS, TOKENS>(&context->shared, call.packed, call.sparse))
-            return launch_width<BITS, TOKENS / 2>(context, call);
-    return launch_tokens<BITS, TOKENS>(context, call);
+            return launch_width<BITS, TOKENS / 2>(context, call, entries);
+    return launch_tokens<BITS, TOKENS>(context, call, entries);
 }
 
 static bool fits_width(const decant_cuda *cuda, const decant_packed_view &packed, bool sparse)
@@ -650,9 +606,9 @@ decant_status decant_cuda_packed_parities(decant_backend *backend, decant_matrix
     call.tokens = (int)x.rows;
     call.sparse = sparse;
     call.accumulate = accumulate;
-    const cudaError_t code = packed->bits == 2   ? launch_width<2>(context, call)
-                             : packed->bits == 3 ? launch_width<3>(context, call)
-                                                 : launch_width<4>(context, call);
+    const cudaError_t code = packed->bits == 2   ? launch_width<2>(context, call, packed->sparse.count)
+                             : packed->bits == 3 ? launch_width<3>(context, call, packed->sparse.count)
+                                                 : launch_width<4>(context, call, packed->sparse.count);
     DECANT_RETURN_ON_FAILURE(decant_cuda_check(code, "packed_parities", err));
     return decant_cuda_launched(backend, "packed_parities", err);
 }
