@@ -77,15 +77,17 @@ import json, sys
 assert 4.6 < json.load(sys.stdin)["bits"] <= 4.8'
 on 2 validate "$work/1.h5" --model "$model" --text "$tokens" --json >"$work/two.json"
 on 1 validate "$work/1.h5" --model "$model" --text "$tokens" --json >"$work/one.json"
-python3 - "$work/one.json" "$work/two.json" <<'PY' || fail "validation depends on the ranks, or does not say what the models take"
-import json, sys
-one, two = (json.load(open(path)) for path in sys.argv[1:])
+python3 - "$work/one.json" "$work/two.json" "$model/model.safetensors" <<'PY' || fail "validation depends on the ranks, or does not say what the models take"
+import json, os, struct, sys
+one, two = (json.load(open(path)) for path in sys.argv[1:3])
+with open(sys.argv[3], "rb") as model:  # header's length, header, tensors
+    tensors = os.path.getsize(sys.argv[3]) - 8 - struct.unpack("<Q", model.read(8))[0]
 for found in one, two:  # what was timed, and memory, which ranks share out
     assert found.pop("decode_batch") == [1, 2, 4, 8, 16], found
     for model in "original", "quantized":
         speeds = found.pop("decode_tokens_per_second_" + model)
         assert len(speeds) == 5 and all(speed > 0 for speed in speeds), speeds
-    assert found["weight_bytes_original"] > found["weight_bytes_quantized"] > 0, found
+    assert found["weight_bytes_original"] == tensors > found["weight_bytes_quantized"] > 0, found
     assert found.pop("device_peak_bytes") > found["weight_bytes_quantized"] / 2, found
 assert one == two, (one, two)
 PY
