@@ -3,6 +3,7 @@
 #include "base/memory.h"
 #include "pipeline/channel.h"
 #include "pipeline/job.h"
+#include "pipeline/model_costs.h"
 
 #include <string.h>
 
@@ -174,6 +175,8 @@ decant_status decant_job_validate(decant_job *job, const char *path, const decan
     DECANT_TRY(decant_ranks_agree(job->ranks, run.standing.failed, err));
     double seconds[2] = {run.result.original_s, run.result.quantized_s};
     DECANT_TRY(sum_windows(&run, err));
+    DECANT_TRY(
+        decant_model_costs_measure(job, job->model ? &run.original : NULL, &run.quantized, &run.result, err));
     DECANT_TRY(decant_ranks_sum(job->ranks, seconds, 2, err));
     run.result.original_s = seconds[0];
     run.result.quantized_s = seconds[1];
