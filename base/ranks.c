@@ -281,6 +281,12 @@ void decant_message_cancel(decant_message *message)
     MPI_Wait(&message->request, MPI_STATUS_IGNORE);
 }
 
+void decant_ranks_move_messages(decant_ranks *ranks)
+{
+    int found;
+    MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, ranks->communicator, &found, MPI_STATUS_IGNORE);
+}
+
 void decant_ranks_abort(decant_ranks *ranks, const decant_error *err)
 {
     fprintf(stderr, "decant: rank %d: %s (%s:%d)\n", ranks->rank, err->message, err->source, err->line);

@@ -65,6 +65,10 @@ decant_status decant_message_complete(decant_message *message, decant_error *err
 /* Gives up a message that is being received and that nobody will send; no-op when not active. */
 void decant_message_cancel(decant_message *message);
 
+/* Lets messages that are under way move on: MPI moves large ones in pieces, and only while it is called. Cheap
+ * when there is nothing to do. */
+void decant_ranks_move_messages(decant_ranks *ranks);
+
 /* For what cannot be agreed on, a broken MPI above all: prints the record and ends every rank. Does not return.
  */
 void decant_ranks_abort(decant_ranks *ranks, const decant_error *err) __attribute__((noreturn));
