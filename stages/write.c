@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "io/checksum.h"
 #include "stages/departure.h"
+#include "stages/write_sensitivity.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +21,7 @@ typedef struct container_ids {
     layer_ids *layers; /* [table->layers] */
     int *tensors;      /* [tensors of the model]; -1 for those that are quantized */
     int config, names, bits, bytes, predicted, relative, chosen;
+    decant_sensitivity_ids sensitivity;
 } container_ids;
 
 static int64_t linear_total(const decant_container_contents *contents)
@@ -338,6 +340,7 @@ static decant_status write_tables(decant_container_writer *writer, const decant_
     DECANT_TRY(decant_container_write(writer, ids->names, 0, name_bytes, names, err));
     DECANT_TRY(decant_container_write(writer, ids->chosen, 0, contents->table->layers, contents->chosen, err));
     DECANT_TRY(write_error_table(writer, contents, ids, err));
+    DECANT_TRY(decant_sensitivity_write(writer, contents->sensitivity, &ids->sensitivity, err));
 done:
     return status;
 }
@@ -426,6 +429,7 @@ decant_status decant_write_container(decant_ranks *ranks, const char *path, bool
     DECANT_TRY(define_layers(*writer, contents, &ids, err));
     DECANT_TRY(define_tensors(*writer, contents, &ids, err));
     DECANT_TRY(define_tables(*writer, contents, name_bytes, &ids, err));
+    DECANT_TRY(decant_sensitivity_define(*writer, contents->sensitivity, &ids.sensitivity, err));
     DECANT_TRY(set_provenance(*writer, contents, err));
     DECANT_TRY(decant_container_begin(*writer, err));
     local = write_share(*writer, contents, &ids, ranks, names, name_bytes, err);

@@ -7,6 +7,7 @@
 #include "io/safetensors.h"
 #include "stages/error_table.h"
 #include "stages/model.h"
+#include "stages/sensitivity.h"
 #include "stages/statistics.h"
 
 /* Everything the container is made of. All ranks hold the same, but for what begins at `backend`. */
@@ -18,6 +19,7 @@ typedef struct decant_container_contents {
     const int *chosen; /* [table->layers] */
     const decant_plan_summary *summary;
     const decant_statistics_origin *origin;
+    const decant_sensitivity *sensitivity;
     const char *options; /* what decided the contents, one line */
     const char *device;  /* "cpu", "cuda bf16" …: the arithmetic that made the statistics */
     /* this rank's matrices */
