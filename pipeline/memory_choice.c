@@ -26,6 +26,20 @@ static decant_status find_limits(decant_job *job, int64_t *device_bytes, int64_t
     return status;
 }
 
+/* What the plan is to be asked; without sequences or windows yet. */
+static decant_status make_request(decant_job *job, decant_plan_request *request, decant_error *err)
+{
+    bool cuda = strcmp(job->backend->name, "cuda") == 0;
+    int64_t device_bytes;
+    *request = decant_plan_request_of(job->options, &job->config, job->family, cuda);
+    decant_status status = find_limits(job, &device_bytes, &request->host_bytes, err);
+    request->device_bytes = cuda ? device_bytes : 0;
+    request->shape.sequences = 0;
+    request->shape.validation_windows = 0;
+    request->ranks = job->ranks->size;
+    return status;
+}
+
 static void tell(decant_job *job, const decant_plan *plan)
 {
     char advice[256];
@@ -48,19 +62,13 @@ static void tell(decant_job *job, const decant_plan *plan)
 decant_status decant_job_choose_memory(decant_job *job, const decant_token_array *tokens,
                                        decant_memory_choice *choice, decant_error *err)
 {
-    bool cuda = strcmp(job->backend->name, "cuda") == 0;
-    int64_t device_bytes, host_bytes;
+    decant_plan_request request;
     decant_plan plan = {0};
-    decant_plan_request request = decant_plan_request_of(job->options, &job->config, job->family, cuda);
     decant_status status;
-    DECANT_TRY(find_limits(job, &device_bytes, &host_bytes, err));
+    DECANT_TRY(make_request(job, &request, err));
+    request.shape.calibrates = true;
     request.shape.sequences = tokens->sequences;
     request.shape.window = tokens->length;
-    request.shape.validation_windows = 0; /* it is a later stage, and need not share this one's mode */
-    request.ranks = job->ranks->size;
-    request.replicas = job->options->replicas;
-    request.device_bytes = cuda ? device_bytes : 0;
-    request.host_bytes = host_bytes;
     DECANT_TRY(decant_ranks_agree(job->ranks, decant_plan_choose(&request, &plan, err), err));
     *choice = (decant_memory_choice){
         .streamed = plan.streamed,
@@ -68,6 +76,34 @@ decant_status decant_job_choose_memory(decant_job *job, const decant_token_array
         .retain = plan.retain,
     };
     tell(job, &plan);
+done:
+    decant_plan_free(&plan);
+    return status;
+}
+
+decant_status decant_job_choose_validation_memory(decant_job *job, const decant_token_array *text,
+                                                  bool *streamed, decant_error *err)
+{
+    decant_plan_request request;
+    decant_plan plan = {0};
+    decant_status status;
+    *streamed = job->options->memory == DECANT_MEMORY_STREAMED;
+    if (job->options->memory != DECANT_MEMORY_AUTO)
+        return DECANT_OK;
+    DECANT_TRY(make_request(job, &request, err));
+    request.shape.calibrates = false;
+    request.shape.validation_windows = text->sequences;
+    request.shape.validation_window = text->length;
+    request.replicas = job->grid.replicas;
+    request.memory = DECANT_MEMORY_RESIDENT;
+    DECANT_TRY(decant_ranks_agree(job->ranks, decant_plan_choose(&request, &plan, err), err));
+    for (int rank = 0; rank < plan.ranks; rank++) {
+        const decant_memory_bytes *at = &plan.rank[rank].memory.at[DECANT_STAGE_VALIDATE];
+        if ((request.device_bytes > 0 && at->device > request.device_bytes) || at->host > request.host_bytes)
+            *streamed = true;
+    }
+    if (*streamed)
+        decant_log_say(job->log, "layers are streamed: one at a time of both models");
 done:
     decant_plan_free(&plan);
     return status;

@@ -16,4 +16,9 @@ typedef struct decant_memory_choice {
 decant_status decant_job_choose_memory(decant_job *job, const decant_token_array *tokens,
                                        decant_memory_choice *choice, decant_error *err);
 
+/* Collective. Whether validation takes one layer after the other: when asked to, or, with --memory auto, when
+ * both models' layers do not fit together. The same on every rank. */
+decant_status decant_job_choose_validation_memory(decant_job *job, const decant_token_array *text,
+                                                  bool *streamed, decant_error *err);
+
 #endif
