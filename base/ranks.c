@@ -272,6 +272,16 @@ decant_status decant_message_complete(decant_message *message, decant_error *err
     return check(MPI_Wait(&message->request, MPI_STATUS_IGNORE), "a message was not delivered", err);
 }
 
+bool decant_message_advance(decant_message *message)
+{
+    int complete = 1;
+    /* A failure of it is told by decant_message_complete: MPI_Test leaves the request of a failed test. */
+    if (message->active && MPI_Test(&message->request, &complete, MPI_STATUS_IGNORE) != MPI_SUCCESS)
+        return false;
+    message->active = message->active && !complete;
+    return message->active;
+}
+
 void decant_message_cancel(decant_message *message)
 {
     if (!message->active)
@@ -279,12 +289,6 @@ void decant_message_cancel(decant_message *message)
     message->active = false;
     MPI_Cancel(&message->request);
     MPI_Wait(&message->request, MPI_STATUS_IGNORE);
-}
-
-void decant_ranks_move_messages(decant_ranks *ranks)
-{
-    int found;
-    MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, ranks->communicator, &found, MPI_STATUS_IGNORE);
 }
 
 void decant_ranks_abort(decant_ranks *ranks, const decant_error *err)

@@ -70,14 +70,18 @@ typedef struct decant_memory_bytes {
 
 /* What takes the memory of calibration where it is computed. */
 typedef struct decant_calibration_bytes {
-    int64_t weights, fisher, boundaries, kept, head, working;
+    int64_t weights, fisher, boundaries, kept;
+    int64_t head; /* of the head's passes; streamed: and of the model's ends, as far as F does not take their
+                     place */
+    int64_t working;
 } decant_calibration_bytes;
 
 typedef struct decant_rank_memory {
     decant_memory_bytes at[DECANT_STAGES];
     decant_memory_bytes peak; /* the largest of each kind */
     decant_job_stage device_stage,
-        host_stage; /* where the device's (on the CPU: the host's), the host's peak is */
+        host_stage;        /* where the device's (on the CPU: the host's), the host's peak is */
+    int64_t process_bytes; /* host and mapped together at the most: what the system shows as resident */
     decant_calibration_bytes calibration;
 } decant_rank_memory;
 

@@ -1,18 +1,13 @@
 /* See resident.h. The arithmetic is stages/calibrate.h's. */
 #include "pipeline/resident.h"
 
-static void move_messages(void *ranks)
-{
-    decant_ranks_move_messages(ranks);
-}
-
 decant_status decant_resident_create(decant_calibration_run *run, bool retain, decant_resident *resident,
                                      decant_error *err)
 {
     decant_job *job = run->job;
     decant_layer_range layers = decant_job_layers(job);
     decant_weight_source source = decant_source_of_model(job->model);
-    decant_interlude interlude = {.call = move_messages, .context = job->ranks};
+    decant_interlude interlude = {.call = decant_calibration_run_advance, .context = run};
     decant_status status;
     DECANT_TRY(decant_fisher_sums_create(job->backend, &job->config, job->family, job->options->fisher,
                                          layers.first, layers.count, run->fisher, err));

@@ -4,7 +4,7 @@
 #include "base/memory.h"
 #include "pipeline/channel.h"
 #include "pipeline/job.h"
-#include "pipeline/memory_choice.h"
+#include "pipeline/job_plan.h"
 #include "stages/boundaries.h"
 
 #include <string.h>
@@ -290,7 +290,7 @@ decant_status decant_job_validate(decant_job *job, const char *path, const decan
         run.micro_batch = tokens->sequences;
     decant_schedule_share(decant_schedule_micro_batches(tokens->sequences, run.micro_batch), job->grid.replicas,
                           job->replica, &run.first_batch, &run.batches);
-    DECANT_TRY(decant_job_choose_validation_memory(job, tokens, &run.streamed, err));
+    DECANT_TRY(decant_job_plan_validation(job, tokens, &run.streamed, err));
     DECANT_TRY(decant_ranks_agree(job->ranks, prepare(&run, path, err), err));
     DECANT_TRY(decant_ranks_agree(job->ranks, is_active ? open_channels(&run, err) : DECANT_OK, err));
     if (is_active)
