@@ -1,13 +1,12 @@
 /* See memory_plan.h. Every line here stands for an allocation somewhere else: the comments say where. */
 #include "pipeline/memory_plan.h"
 
-#include "base/memory.h"
 #include "stages/error_table.h"
 #include "stages/quantize.h"
 
-/* What a process holds before it does anything: code, MPI, HDF5, OpenBLAS (measured, README); with CUDA its
+/* What a process holds before it does anything: code, MPI, HDF5, OpenBLAS (docs/planning.md); with CUDA its
  * context and libraries, and the pinned rings of kernels/cuda/context.h. */
-static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)700 << 20,
+static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)470 << 20,
                      PINNED_BYTES = 2 * (4 << 24) + (32 << 16);
 
 enum { CHANNEL_BUFFERS = 4 }; /* pipeline/channel.c: one to receive, three to send */
@@ -21,65 +20,6 @@ const char *decant_job_stage_name(decant_job_stage stage)
 static int64_t larger(int64_t a, int64_t b)
 {
     return a > b ? a : b;
-}
-
-/* ---- linear layers ---- */
-
-static void size_linear(const decant_job_shape *shape, const decant_linear *linear, decant_linear_size *size)
-{
-    const decant_bit_widths *widths = &shape->widths;
-    int64_t rows = linear->rows, columns = linear->columns;
-    int64_t count = decant_fraction_count(shape->sensitive, rows, columns) +
-                    decant_fraction_count(shape->outliers, rows, columns);
-    *size = (decant_linear_size){
-        .rows = rows, .columns = columns, .weights = rows * columns, .sparse_count = count};
-    size->pattern_bytes = count > 0 ? 4 * (rows + 1) + 4 * count : 0;
-    for (int i = 0; i < widths->count; i++)
-        size->levels_bytes += rows << (widths->bits[i] + 1);
-    size->smallest_bytes = decant_packed_bytes(rows, columns, widths->bits[0], count);
-    size->largest_bytes = decant_packed_bytes(rows, columns, widths->bits[widths->count - 1], count);
-    size->stored_bytes = size->largest_bytes;
-    if (shape->bits > 0) {
-        int64_t average = (int64_t)(shape->bits * (double)size->weights / 8);
-        size->stored_bytes = average < size->smallest_bytes  ? size->smallest_bytes
-                             : average < size->largest_bytes ? average
-                                                             : size->largest_bytes;
-    }
-    size->packed_bytes = size->stored_bytes + (4 - decant_sparse_index_bytes(columns)) * count;
-}
-
-static void add_size(decant_linear_size *sum, const decant_linear_size *size)
-{
-    sum->weights += size->weights;
-    sum->sparse_count += size->sparse_count;
-    sum->pattern_bytes += size->pattern_bytes;
-    sum->levels_bytes += size->levels_bytes;
-    sum->smallest_bytes += size->smallest_bytes;
-    sum->largest_bytes += size->largest_bytes;
-    sum->stored_bytes += size->stored_bytes;
-    sum->packed_bytes += size->packed_bytes;
-}
-
-decant_status decant_linear_sizes_create(const decant_job_shape *shape, decant_linear_sizes *sizes,
-                                         decant_error *err)
-{
-    int linears = shape->family->linear_count;
-    *sizes = (decant_linear_sizes){.count = (int64_t)shape->config->layers * linears};
-    decant_status status = decant_memory_allocate((size_t)sizes->count * sizeof *sizes->each,
-                                                  "the sizes of linear layers", (void **)&sizes->each, err);
-    for (int64_t i = 0; status == DECANT_OK && i < sizes->count; i++) {
-        decant_linear linear;
-        shape->family->linear(shape->config, (int)(i / linears), (int)(i % linears), &linear);
-        size_linear(shape, &linear, &sizes->each[i]);
-        add_size(&sizes->all, &sizes->each[i]);
-    }
-    return status;
-}
-
-void decant_linear_sizes_free(decant_linear_sizes *sizes)
-{
-    decant_memory_free(sizes->each);
-    *sizes = (decant_linear_sizes){0};
 }
 
 /* ---- one rank's layers ---- */
@@ -104,7 +44,7 @@ static decant_linear_size sum_of(const rank_view *view)
 {
     decant_linear_size sum = {0};
     for (int64_t i = 0; i < view->count; i++)
-        add_size(&sum, &view->linears[i]);
+        decant_linear_size_add(&sum, &view->linears[i]);
     return sum;
 }
 
@@ -175,11 +115,16 @@ static int64_t file_bytes(const rank_view *view)
     return (int64_t)decant_element_bytes(view->shape->element) * elements;
 }
 
-/* The part of them that has been read before writing: of an embedding in a mapped file, only the tokens' rows
- * are. */
+/* The part of them that is mapped at once before writing. Of an embedding in a mapped file, only the tokens'
+ * rows are read; a streamed rank dismisses a layer's pages as it leaves the layer (decant_model_block_dismiss).
+ */
 static int64_t read_bytes(const rank_view *view)
 {
     const decant_rank_share *share = view->share;
+    int64_t blocks = share->layers.count < 2 ? share->layers.count : 2;
+    if (share->streamed)
+        return (int64_t)decant_element_bytes(view->shape->element) *
+               (blocks * largest_block_weights(view) + end_elements(view));
     bool by_rows =
         !view->shape->cuda && share->has_embedding && !(share->has_head && view->shape->config->tied_head);
     int64_t unread = by_rows ? view->vocabulary * view->hidden : 0;

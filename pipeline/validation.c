@@ -29,16 +29,35 @@ typedef struct validation_run {
     decant_standing standing;
 } validation_run;
 
-static decant_status load_part(validation_run *run, int model, decant_error *err)
+/* Outlines, whose blocks come and go. */
+static decant_status outline_parts(validation_run *run, decant_error *err)
 {
     decant_job *job = run->job;
     decant_layer_range layers = decant_job_layers(job);
-    const int64_t tokens = run->tokens->length;
-    if (run->streamed)
-        return decant_model_part_outline(job->backend, &job->config, layers.first, layers.count, tokens,
-                                         run->micro_batch, &run->parts[model], err);
-    return decant_model_part_load(job->backend, &job->config, &run->sources[model], layers.first, layers.count,
-                                  tokens, run->micro_batch, &run->parts[model], err);
+    decant_status status = DECANT_OK;
+    for (int model = job->model ? ORIGINAL : QUANTIZED; model < MODELS && status == DECANT_OK; model++)
+        status = decant_model_part_outline(job->backend, &job->config, layers.first, layers.count,
+                                           run->tokens->length, run->micro_batch, &run->parts[model], err);
+    return status;
+}
+
+/* The original's weights travel to the backend while the container is read. */
+static decant_status place_parts(validation_run *run, decant_error *err)
+{
+    decant_job *job = run->job;
+    decant_layer_range layers = decant_job_layers(job);
+    decant_model_part *original = &run->parts[ORIGINAL];
+    decant_status status;
+    if (job->model)
+        DECANT_TRY(decant_model_part_begin(job->backend, &job->config, &run->sources[ORIGINAL], layers.first,
+                                           layers.count, run->tokens->length, run->micro_batch, original, err));
+    DECANT_TRY(decant_model_part_load(job->backend, &job->config, &run->sources[QUANTIZED], layers.first,
+                                      layers.count, run->tokens->length, run->micro_batch,
+                                      &run->parts[QUANTIZED], err));
+    if (job->model)
+        DECANT_TRY(decant_model_part_finish(original, &run->sources[ORIGINAL], err));
+done:
+    return status;
 }
 
 static decant_status load_parts(validation_run *run, decant_error *err)
@@ -50,11 +69,9 @@ static decant_status load_parts(validation_run *run, decant_error *err)
     decant_status status;
     DECANT_TRY(decant_container_source_create(run->container, &run->source, err));
     run->sources[QUANTIZED] = decant_source_of_container(run->source);
-    DECANT_TRY(load_part(run, QUANTIZED, err));
-    if (job->model) {
+    if (job->model)
         run->sources[ORIGINAL] = decant_source_of_model(job->model);
-        DECANT_TRY(load_part(run, ORIGINAL, err));
-    }
+    DECANT_TRY(run->streamed ? outline_parts(run, err) : place_parts(run, err));
     DECANT_TRY(decant_validation_create(job->model ? &run->parts[ORIGINAL] : NULL, &run->parts[QUANTIZED],
                                         &run->validation, err));
     if (run->streamed)
