@@ -227,6 +227,9 @@ static void write_costs(const decant_validation_result *result, bool has_origina
 {
     char original[160] = "", quantized[160] = "", batches[64] = "", ours[400] = "";
     size_t length = 0;
+    text[0] = '\0';
+    if (result->quantized_costs.weight_bytes == 0)
+        return; /* not measured: the models were never whole in memory */
     for (int i = 0; i < DECANT_DECODE_BATCHES; i++)
         length += (size_t)snprintf(batches + length, sizeof batches - length, "%s%d", i ? "," : "",
                                    DECANT_DECODE_BATCH[i]);
@@ -258,6 +261,8 @@ static void print_costs(const decant_job *job, const decant_validation_result *r
 {
     const decant_model_costs *before = &result->original_costs, *after = &result->quantized_costs;
     double mb = 1e6, weights = (double)before->weight_bytes / mb, packed = (double)after->weight_bytes / mb;
+    if (after->weight_bytes == 0)
+        return;
     printf("\non %s, %s\n%-28s %12s %12s\n", job->backend->name, job->backend->device_name, "",
            weights > 0 ? "original" : "", "quantized");
     for (int i = 0; i < DECANT_DECODE_BATCHES; i++) {
