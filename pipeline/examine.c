@@ -3,7 +3,7 @@
 
 #include "base/memory.h"
 #include "io/container.h"
-#include "stages/error_table.h"
+#include "stages/error_table_file.h"
 
 #include <cjson/cJSON.h>
 #include <stdlib.h>
@@ -77,39 +77,20 @@ static decant_status read_layer_size(const decant_container *container, const ch
     return status;
 }
 
-static decant_status read_rows(const decant_container *container, container_plan *plan, int64_t candidates,
-                               decant_error *err)
+/* Shapes of the layers, and whether the choices are among the candidates. */
+static decant_status complete_rows(const decant_container *container, container_plan *plan, decant_error *err)
 {
-    int64_t layers = plan->table.layers;
-    decant_shape wide = {1, {candidates}}, all = {2, {layers, candidates}};
-    int32_t *bits = NULL;
-    int64_t *bytes = NULL;
-    double *predicted = NULL, *relative = NULL;
-    decant_status status;
-    DECANT_TRY(read_array(container, "/errors/bits", DECANT_STORED_I32, wide, (void **)&bits, err));
-    DECANT_TRY(read_array(container, "/errors/stored_bytes", DECANT_STORED_I64, all, (void **)&bytes, err));
-    DECANT_TRY(read_array(container, "/errors/predicted", DECANT_STORED_F64, all, (void **)&predicted, err));
-    DECANT_TRY(read_array(container, "/errors/relative", DECANT_STORED_F64, all, (void **)&relative, err));
-    for (int64_t i = 0; i < layers * candidates; i++) {
-        decant_table_row *row = &plan->table.rows[i / candidates];
-        row->candidates = (int32_t)candidates;
-        row->candidate[i % candidates] = (decant_candidate){.bits = bits[i % candidates],
-                                                            .bytes = bytes[i],
-                                                            .predicted = predicted[i],
-                                                            .relative = relative[i]};
+    for (int64_t i = 0; i < plan->table.layers; i++) {
+        decant_table_row *row = &plan->table.rows[i];
+        decant_status status = read_layer_size(container, plan->name[i], row, err);
+        if (status != DECANT_OK)
+            return status;
+        if (plan->chosen[i] < 0 || plan->chosen[i] >= row->candidates)
+            return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                                "/allocation/chosen has %d for %s, which has %d candidates", plan->chosen[i],
+                                plan->name[i], row->candidates);
     }
-    for (int64_t i = 0; i < layers; i++) {
-        DECANT_TRY(read_layer_size(container, plan->name[i], &plan->table.rows[i], err));
-        if (plan->chosen[i] < 0 || plan->chosen[i] >= candidates)
-            DECANT_FAIL(err, DECANT_ERROR_INPUT, "/allocation/chosen has %d for %s, which has %lld candidates",
-                        plan->chosen[i], plan->name[i], (long long)candidates);
-    }
-done:
-    decant_memory_free(bits);
-    decant_memory_free(bytes);
-    decant_memory_free(predicted);
-    decant_memory_free(relative);
-    return status;
+    return DECANT_OK;
 }
 
 static decant_status read_plan(const decant_container *container, const char *path, container_plan *plan,
@@ -117,24 +98,20 @@ static decant_status read_plan(const decant_container *container, const char *pa
 {
     char kind[32];
     decant_stored type;
-    decant_shape names, table;
+    decant_shape names;
     decant_status status;
     DECANT_TRY(decant_container_get_text(container, "/", "kind", kind, sizeof kind, err));
     if (strcmp(kind, "model") != 0)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s holds %s, not a model", path, kind);
     DECANT_TRY(decant_container_describe(container, "/errors/layers", &type, &names, err));
-    DECANT_TRY(decant_container_describe(container, "/errors/predicted", &type, &table, err));
-    if (names.dimensions != 1 || table.dimensions != 2 || table.extent[0] < 1 || table.extent[1] < 1 ||
-        table.extent[1] > DECANT_CANDIDATES)
+    if (names.dimensions != 1)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s has an error table of an impossible shape", path);
-    plan->table.layers = table.extent[0];
-    DECANT_TRY(decant_memory_allocate((size_t)plan->table.layers * sizeof *plan->table.rows, "the error table",
-                                      (void **)&plan->table.rows, err));
+    DECANT_TRY(decant_error_table_read(container, &plan->table, err));
     DECANT_TRY(read_array(container, "/errors/layers", DECANT_STORED_U8, names, (void **)&plan->names, err));
     DECANT_TRY(split_names(plan, err));
     DECANT_TRY(read_array(container, "/allocation/chosen", DECANT_STORED_I32,
                           (decant_shape){1, {plan->table.layers}}, (void **)&plan->chosen, err));
-    DECANT_TRY(read_rows(container, plan, table.extent[1], err));
+    DECANT_TRY(complete_rows(container, plan, err));
 done:
     return status;
 }
@@ -143,11 +120,13 @@ done:
 
 static void print_layers(const container_plan *plan, FILE *stream)
 {
-    fprintf(stream, "%-44s %5s %9s %12s %12s\n", "layer", "bits", "stored", "relative", "predicted");
+    fprintf(stream, "%-44s %-16s %9s %12s %12s\n", "layer", "method", "stored", "relative", "predicted");
     for (int64_t i = 0; i < plan->table.layers; i++) {
         const decant_table_row *row = &plan->table.rows[i];
         const decant_candidate *choice = &row->candidate[plan->chosen[i]];
-        fprintf(stream, "%-44s %5d %9.3f %12.3e %12.3e\n", plan->name[i], choice->bits,
+        char method[64];
+        decant_candidate_describe(choice, method, sizeof method);
+        fprintf(stream, "%-44s %-16s %9.3f %12.3e %12.3e\n", plan->name[i], method,
                 8.0 * (double)choice->bytes / (double)row->weights, choice->relative, choice->predicted);
     }
 }
@@ -160,10 +139,14 @@ static cJSON *layers_as_json(const container_plan *plan)
         const decant_candidate *choice = &row->candidate[plan->chosen[i]];
         cJSON *layer = cJSON_CreateObject();
         cJSON_AddStringToObject(layer, "name", plan->name[i]);
-        cJSON_AddNumberToObject(layer, "bits", choice->bits);
+        cJSON_AddStringToObject(layer, "method", decant_method_name((decant_method)choice->method));
+        cJSON_AddNumberToObject(layer, "bits", decant_candidate_width(choice));
+        cJSON_AddNumberToObject(layer, "dimension", choice->dimension);
+        cJSON_AddNumberToObject(layer, "group", (double)choice->group);
         cJSON_AddNumberToObject(layer, "weights", (double)row->weights);
         cJSON_AddNumberToObject(layer, "stored_bytes", (double)choice->bytes);
-        cJSON_AddNumberToObject(layer, "sparse_count", (double)row->sparse_count);
+        cJSON_AddNumberToObject(layer, "sparse_count",
+                                decant_candidate_has_sparse(choice) ? (double)row->sparse_count : 0);
         cJSON_AddNumberToObject(layer, "relative_error", choice->relative);
         cJSON_AddNumberToObject(layer, "predicted_loss_increase", choice->predicted);
         cJSON_AddItemToArray(layers, layer);
@@ -183,14 +166,14 @@ static void print_json(cJSON *object, FILE *stream)
 /* ---- inspect ---- */
 
 static const char *const text_attributes[] = {"program_version", "device", "options"};
-static const char *const integer_attributes[] = {"quantized_weights",     "quantized_bytes",
-                                                 "calibration_sequences", "calibration_length",
-                                                 "calibration_crc32",     "model_crc32"};
-static const char *const real_attributes[] = {"bits", "predicted_loss_increase", "predicted_lower_bound",
-                                              "calibration_loss"};
-/* Where the job had text to validate on. */
-static const char *const optional_attributes[] = {"perplexity_original", "perplexity_quantized",
-                                                  "kl_divergence", "top1_agreement", "measured_loss_increase"};
+static const char *const integer_attributes[] = {"quantized_weights", "quantized_bytes", "model_crc32"};
+static const char *const real_attributes[] = {"bits"};
+/* Where the job calibrated, and where it had text to validate on. */
+static const char *const optional_integers[] = {"calibration_sequences", "calibration_length",
+                                                "calibration_crc32"};
+static const char *const optional_reals[] = {
+    "predicted_loss_increase", "predicted_lower_bound", "calibration_loss", "perplexity_original",
+    "perplexity_quantized",    "kl_divergence",         "top1_agreement",   "measured_loss_increase"};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static decant_status inspect_as_json(const decant_container *container, const container_plan *plan,
@@ -214,9 +197,12 @@ static decant_status inspect_as_json(const decant_container *container, const co
         cJSON_AddNumberToObject(root, real_attributes[i], real);
     }
     decant_error absent;
-    for (size_t i = 0; i < COUNT(optional_attributes); i++)
-        if (decant_container_get_real(container, "/", optional_attributes[i], &real, &absent) == DECANT_OK)
-            cJSON_AddNumberToObject(root, optional_attributes[i], real);
+    for (size_t i = 0; i < COUNT(optional_integers); i++)
+        if (decant_container_get_integer(container, "/", optional_integers[i], &integer, &absent) == DECANT_OK)
+            cJSON_AddNumberToObject(root, optional_integers[i], (double)integer);
+    for (size_t i = 0; i < COUNT(optional_reals); i++)
+        if (decant_container_get_real(container, "/", optional_reals[i], &real, &absent) == DECANT_OK)
+            cJSON_AddNumberToObject(root, optional_reals[i], real);
     cJSON_AddNumberToObject(root, "file_bytes", (double)file_bytes);
     cJSON_AddItemToObject(root, "layers", layers_as_json(plan));
     print_json(root, stream);
@@ -247,9 +233,12 @@ static decant_status inspect_as_text(const decant_container *container, const co
         fprintf(stream, "%-24s %.6g\n", real_attributes[i], real);
     }
     decant_error absent;
-    for (size_t i = 0; i < COUNT(optional_attributes); i++)
-        if (decant_container_get_real(container, "/", optional_attributes[i], &real, &absent) == DECANT_OK)
-            fprintf(stream, "%-24s %.6g\n", optional_attributes[i], real);
+    for (size_t i = 0; i < COUNT(optional_integers); i++)
+        if (decant_container_get_integer(container, "/", optional_integers[i], &integer, &absent) == DECANT_OK)
+            fprintf(stream, "%-24s %lld\n", optional_integers[i], (long long)integer);
+    for (size_t i = 0; i < COUNT(optional_reals); i++)
+        if (decant_container_get_real(container, "/", optional_reals[i], &real, &absent) == DECANT_OK)
+            fprintf(stream, "%-24s %.6g\n", optional_reals[i], real);
     fprintf(stream, "\n");
     print_layers(plan, stream);
 done:

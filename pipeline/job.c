@@ -114,18 +114,20 @@ static decant_status check_output(decant_job *job, decant_error *err)
 static decant_status check_budget(decant_job *job, decant_error *err)
 {
     const decant_options *options = job->options;
+    decant_recipe recipe = decant_options_recipe(options);
     int64_t weights = 0, smallest = 0;
     if (options->bits == 0)
         return DECANT_OK;
     for (int layer = 0; layer < job->config.layers; layer++)
         for (int index = 0; index < job->family->linear_count; index++) {
             decant_linear linear;
+            decant_candidate_list list;
             job->family->linear(&job->config, layer, index, &linear);
-            int64_t rows = linear.rows, columns = linear.columns;
-            int64_t sparse = decant_fraction_count(options->sensitive, rows, columns) +
-                             decant_fraction_count(options->outliers, rows, columns);
-            weights += rows * columns;
-            smallest += decant_packed_bytes(rows, columns, options->bit_widths.bits[0], sparse);
+            decant_status status = decant_recipe_offer(&recipe, linear.rows, linear.columns, &list, err);
+            if (status != DECANT_OK)
+                return status;
+            weights += linear.rows * linear.columns;
+            smallest += decant_candidate_list_smallest(&list);
         }
     double least = 8.0 * (double)smallest / (double)weights;
     if (smallest <= (int64_t)(options->bits * (double)weights / 8))
@@ -186,10 +188,12 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
     return decant_ranks_agree(job->ranks, status, err);
 }
 
-/* Fisher sums of this rank's layers, from tokens or from a statistics file. */
+/* Fisher sums of this rank's layers, from tokens or from a statistics file; none in a data-free run. */
 static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_statistics_origin *origin,
                                decant_error *err)
 {
+    if (decant_options_are_data_free(job->options))
+        return DECANT_OK;
     if (job->options->statistics[0])
         return calibrate_from_file(job, fisher, origin, err);
     return calibrate_from_tokens(job, fisher, origin, err);
@@ -305,7 +309,7 @@ static decant_status validate_and_finish(decant_job *job, const decant_token_arr
 static decant_status run_whole_job(decant_job *job, decant_error *err)
 {
     decant_fisher_sums fisher = {0};
-    decant_statistics_origin origin;
+    decant_statistics_origin origin = {0};
     decant_quantized_share share = {0};
     decant_error_table table = {0};
     decant_plan_summary summary = {0};

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "kernels/backend.h"
+#include "pipeline/option_lists.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -31,12 +32,7 @@ typedef enum decant_retention {
     DECANT_RETAIN_BOUNDARIES
 } decant_retention;
 
-enum { DECANT_OPTION_PATH_BYTES = 1024, DECANT_WIDTHS_MAXIMUM = DECANT_BITS_MAXIMUM - DECANT_BITS_MINIMUM + 1 };
-
-typedef struct decant_bit_widths {
-    int count;
-    int bits[DECANT_WIDTHS_MAXIMUM]; /* ascending */
-} decant_bit_widths;
+enum { DECANT_OPTION_PATH_BYTES = 1024 };
 
 typedef char decant_option_path[DECANT_OPTION_PATH_BYTES]; /* empty: not given */
 
@@ -54,7 +50,9 @@ typedef struct decant_options {
     decant_option_path statistics;
 
     double bits; /* average over the quantized weights of everything stored; 0: not given */
+    unsigned methods; /* bit i: decant_method i */
     decant_bit_widths bit_widths;
+    decant_number_list grid_dimensions, groups;
     double sensitive; /* fraction of a matrix, 0 … 0.5 */
     double outliers;  /* fraction of a matrix, 0 … 0.5 */
     int levels;       /* decant_level_search */
@@ -79,6 +77,12 @@ typedef struct decant_options {
  * become commands. */
 decant_status decant_options_read(int argument_count, char **arguments, decant_options *options,
                                   decant_error *err);
+
+/* What the options ask to be tried on every matrix; `curvature`, which the statistics decide, is 0. */
+decant_recipe decant_options_recipe(const decant_options *options);
+
+/* Neither calibration nor statistics are given, and the methods do without. */
+bool decant_options_are_data_free(const decant_options *options);
 
 /* The text of --help. */
 void decant_options_print_help(FILE *stream);

@@ -11,16 +11,9 @@
 
 decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_origin *origin)
 {
-    const decant_options *options = job->options;
-    decant_recipe recipe = {
-        .widths = options->bit_widths.count,
-        .sensitive = options->sensitive,
-        .outliers = options->outliers,
-        .search = options->levels,
-        .seed = options->seed,
-        .curvature = (double)(origin->length - 1) / (double)origin->sequences,
-    };
-    memcpy(recipe.bits, options->bit_widths.bits, sizeof recipe.bits);
+    decant_recipe recipe = decant_options_recipe(job->options);
+    if (origin->sequences > 0)
+        recipe.curvature = (double)(origin->length - 1) / (double)origin->sequences;
     return recipe;
 }
 
@@ -37,7 +30,8 @@ static decant_status quantize_matrix(decant_job *job, const decant_recipe *recip
     snprintf(tensor, sizeof tensor, "%s.weight", linear->name);
     DECANT_TRY(decant_safetensors_matrix(job->model, tensor, linear->rows, linear->columns, &host, err));
     DECANT_TRY(backend->weights->place(backend, host, DECANT_PLACE_EXACT, tensor, &weight, err));
-    DECANT_TRY(decant_quantize_layer(backend, recipe, tensor, weight, *task->fisher, task->layer, err));
+    DECANT_TRY(decant_quantize_layer(backend, recipe, tensor, weight, task->fisher ? *task->fisher : NULL,
+                                     task->layer, err));
     *task->row = (decant_table_row){
         .source_checksum = decant_checksum(0, host.data, decant_matrix_bytes(host)),
         .candidates = task->layer->candidates,
@@ -58,7 +52,8 @@ decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe 
         decant_status status = quantize_matrix(job, recipe, &tasks[i], err);
         if (status != DECANT_OK)
             return status;
-        job->backend->memory->release(job->backend, (void **)tasks[i].fisher);
+        if (tasks[i].fisher)
+            job->backend->memory->release(job->backend, (void **)tasks[i].fisher);
         decant_log_progress(job->log, i + 1, count, "matrices");
     }
     return DECANT_OK;
@@ -93,7 +88,7 @@ static void list_tasks(const decant_job *job, decant_fisher_sums *fisher, decant
     int linears = job->family->linear_count, first_layer = decant_job_layers(job).first;
     for (int64_t i = 0; i < share->count; i++) {
         tasks[i] = (decant_quantization_task){
-            .fisher = &fisher->sums[i], .layer = &share->layers[i], .row = &share->rows[i]};
+            .fisher = fisher->sums ? &fisher->sums[i] : NULL, .layer = &share->layers[i], .row = &share->rows[i]};
         job->family->linear(&job->config, first_layer + (int)(i / linears), (int)(i % linears),
                             &tasks[i].linear);
     }

@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-_Static_assert(sizeof(decant_candidate) == 32, "travels between ranks as it is: no padding");
+_Static_assert(sizeof(decant_candidate) == 48, "travels between ranks as it is: no padding");
 _Static_assert(sizeof(decant_table_row) == 24 + DECANT_CANDIDATES * sizeof(decant_candidate), "the same");
 
 decant_status decant_error_table_gather(decant_ranks *ranks, const decant_table_row *part, int64_t part_rows,
