@@ -3,6 +3,7 @@
  * files. */
 #include "base/memory.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/grid.h"
 #include "kernels/cpu/openblas.h"
 
 #include <omp.h>
@@ -186,6 +187,7 @@ static void destroy(decant_backend *backend)
     for (int64_t i = 0; i < cpu->copy_count; i++)
         memory_release(backend, &cpu->copies[i]);
     decant_memory_free(cpu->copies);
+    decant_cpu_grid_release(cpu);
     decant_memory_free(cpu->scratch);
     decant_memory_free(cpu);
     decant_memory_free(backend);
@@ -209,6 +211,7 @@ decant_status decant_backend_create_cpu(int threads, decant_backend **backend, d
         .weights = &decant_cpu_weight_kernels,
         .model = &decant_cpu_model_kernels,
         .quantize = &decant_cpu_quantize_kernels,
+        .grid = &decant_cpu_grid_kernels,
         .validate = &decant_cpu_validate_kernels,
         .destroy = destroy,
         .state = state,
