@@ -43,6 +43,19 @@ typedef struct decant_memory_kernels {
                           size_t size_bytes, decant_error *err);
     decant_status (*zero)(decant_backend *backend, void *device, size_t size_bytes, decant_error *err);
 
+    /* Host memory that the device can write to by itself, for begin_download; of any content. Freed by
+     * release_host, which takes NULL too and sets the pointer to NULL. */
+    decant_status (*allocate_host)(decant_backend *backend, size_t size_bytes, const char *what, void **host,
+                                   decant_error *err);
+    void (*release_host)(decant_backend *backend, void **host);
+
+    /* A download, behind all work issued before, that may still be under way when this returns.
+     *   host  in memory from allocate_host; its bytes are there once finish_downloads has returned */
+    decant_status (*begin_download)(decant_backend *backend, void *host, const void *device, size_t size_bytes,
+                                    decant_error *err);
+    /* Waits for the downloads begun so far; reports any failure of them. */
+    decant_status (*finish_downloads)(decant_backend *backend, decant_error *err);
+
     /* Waits for all issued work; reports any failure of it. */
     decant_status (*synchronize)(decant_backend *backend, decant_error *err);
 
@@ -66,6 +79,15 @@ typedef struct decant_weight_kernels {
     decant_status (*place)(decant_backend *backend, decant_matrix host, decant_placement placement,
                            const char *what, decant_matrix *device, decant_error *err);
     void (*unplace)(decant_backend *backend, decant_matrix *device); /* leaves data NULL; takes NULL data too */
+
+    /* The two halves of place, for weights that travel while the device works on others. begin_place returns
+     * at once, and host.data and *device are the backend's until finish_place: work issued from then on finds
+     * the weight in place. When the way failed, finish_place leaves data NULL. unplace takes a weight that has
+     * only begun; finish_place takes one that is in place. Several may be on their way; they arrive in the
+     * order in which they began. */
+    decant_status (*begin_place)(decant_backend *backend, decant_matrix host, decant_placement placement,
+                                 const char *what, decant_matrix *device, decant_error *err);
+    decant_status (*finish_place)(decant_backend *backend, decant_matrix *device, decant_error *err);
 } decant_weight_kernels;
 
 /* --------------------------------------------------------------------------------------------------- model

@@ -1,8 +1,10 @@
 /* The quantization stage: one matrix after the other is brought to where the backend computes, gets its sparse
- * pattern and levels, and has every candidate measured. What is computed for a matrix is stages/quantize.c. */
+ * pattern and levels, and has every candidate measured. While the backend works on a matrix, the next one is on
+ * its way there, and a thread takes its checksum. What is computed for a matrix is stages/quantize.c. */
 #include "pipeline/quantization.h"
 
 #include "base/memory.h"
+#include "base/worker.h"
 #include "io/checksum.h"
 #include "pipeline/report.h"
 
@@ -19,28 +21,66 @@ decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_o
 
 /* ---- a list of matrices ---- */
 
-static decant_status quantize_matrix(decant_job *job, const decant_recipe *recipe,
-                                     const decant_quantization_task *task, decant_error *err)
+/* A matrix between the file and the backend. Stays where it is in memory: a thread reads and writes it. */
+typedef struct arriving_matrix {
+    char tensor[DECANT_NAME_BYTES + 8];
+    decant_matrix host, weight;
+    uint32_t checksum;
+    decant_task checksum_task;
+} arriving_matrix;
+
+static decant_status take_checksum(void *argument, decant_error *err)
+{
+    arriving_matrix *arriving = argument;
+    (void)err;
+    arriving->checksum = decant_checksum(0, arriving->host.data, decant_matrix_bytes(arriving->host));
+    return DECANT_OK;
+}
+
+static decant_status begin_matrix(decant_job *job, decant_worker *worker, const decant_linear *linear,
+                                  arriving_matrix *arriving, decant_error *err)
 {
     decant_backend *backend = job->backend;
-    const decant_linear *linear = &task->linear;
-    char tensor[DECANT_NAME_BYTES + 8];
-    decant_matrix host, weight = {0};
     decant_status status;
-    snprintf(tensor, sizeof tensor, "%s.weight", linear->name);
-    DECANT_TRY(decant_safetensors_matrix(job->model, tensor, linear->rows, linear->columns, &host, err));
-    DECANT_TRY(backend->weights->place(backend, host, DECANT_PLACE_EXACT, tensor, &weight, err));
-    DECANT_TRY(decant_quantize_layer(backend, recipe, tensor, weight, task->fisher ? *task->fisher : NULL,
-                                     task->layer, err));
+    *arriving = (arriving_matrix){0};
+    snprintf(arriving->tensor, sizeof arriving->tensor, "%s.weight", linear->name);
+    DECANT_TRY(decant_safetensors_matrix(job->model, arriving->tensor, linear->rows, linear->columns,
+                                         &arriving->host, err));
+    DECANT_TRY(backend->weights->begin_place(backend, arriving->host, DECANT_PLACE_EXACT, arriving->tensor,
+                                             &arriving->weight, err));
+    arriving->checksum_task = (decant_task){.run = take_checksum, .argument = arriving};
+    decant_worker_submit(worker, &arriving->checksum_task);
+done:
+    return status;
+}
+
+/* Takes a matrix of all zeros too. */
+static void end_matrix(decant_backend *backend, arriving_matrix *arriving)
+{
+    decant_error unread;
+    decant_task_wait(&arriving->checksum_task, &unread);
+    backend->weights->unplace(backend, &arriving->weight);
+}
+
+static decant_status quantize_matrix(decant_backend *backend, const decant_recipe *recipe,
+                                     const decant_quantization_task *task, arriving_matrix *arriving,
+                                     decant_error *err)
+{
+    decant_status status;
+    DECANT_TRY(backend->weights->finish_place(backend, &arriving->weight, err));
+    DECANT_TRY(decant_quantize_layer(backend, recipe, arriving->tensor, arriving->weight,
+                                     task->fisher ? *task->fisher : NULL, task->layer, err));
+    DECANT_TRY(decant_task_wait(&arriving->checksum_task, err));
     *task->row = (decant_table_row){
-        .source_checksum = decant_checksum(0, host.data, decant_matrix_bytes(host)),
+        .source_checksum = arriving->checksum,
         .candidates = task->layer->candidates,
-        .weights = linear->rows * linear->columns,
+        .weights = task->linear.rows * task->linear.columns,
         .sparse_count = task->layer->sparse.count,
     };
     memcpy(task->row->candidate, task->layer->candidate, sizeof task->row->candidate);
+    if (task->fisher)
+        backend->memory->release(backend, (void **)task->fisher);
 done:
-    backend->weights->unplace(backend, &weight);
     return status;
 }
 
@@ -48,15 +88,24 @@ decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe 
                                            const decant_quantization_task *tasks, int64_t count,
                                            decant_error *err)
 {
+    arriving_matrix arriving[2] = {0};
+    decant_worker *worker = NULL;
+    decant_status status;
+    DECANT_TRY(decant_worker_create(&worker, err));
+    if (count > 0)
+        DECANT_TRY(begin_matrix(job, worker, &tasks[0].linear, &arriving[0], err));
     for (int64_t i = 0; i < count; i++) {
-        decant_status status = quantize_matrix(job, recipe, &tasks[i], err);
-        if (status != DECANT_OK)
-            return status;
-        if (tasks[i].fisher)
-            job->backend->memory->release(job->backend, (void **)tasks[i].fisher);
+        if (i + 1 < count)
+            DECANT_TRY(begin_matrix(job, worker, &tasks[i + 1].linear, &arriving[(i + 1) % 2], err));
+        DECANT_TRY(quantize_matrix(job->backend, recipe, &tasks[i], &arriving[i % 2], err));
+        end_matrix(job->backend, &arriving[i % 2]);
         decant_log_progress(job->log, i + 1, count, "matrices");
     }
-    return DECANT_OK;
+done:
+    for (int i = 0; i < 2; i++)
+        end_matrix(job->backend, &arriving[i]);
+    decant_worker_destroy(&worker);
+    return status;
 }
 
 /* ---- a rank's share ---- */
