@@ -57,6 +57,19 @@ static decant_status split_names(container_plan *plan, decant_error *err)
     return status;
 }
 
+/* Weights that the layer's k-means candidates keep apart, whatever was chosen: from what they store. */
+static int64_t sparse_count_of(const decant_table_row *row, int64_t rows, int64_t columns)
+{
+    for (int i = 0; i < row->candidates; i++) {
+        const decant_candidate *candidate = &row->candidate[i];
+        if (!decant_candidate_has_sparse(candidate))
+            continue;
+        int64_t sparse = candidate->bytes - decant_packed_bytes(rows, columns, candidate->code_bits, 0);
+        return sparse <= 0 ? 0 : (sparse - (rows + 1) * 4) / (decant_sparse_index_bytes(columns) + 2);
+    }
+    return 0;
+}
+
 /* What a layer's own attributes say of its size. */
 static decant_status read_layer_size(const decant_container *container, const char *name, decant_table_row *row,
                                      decant_error *err)
@@ -67,14 +80,14 @@ static decant_status read_layer_size(const decant_container *container, const ch
     decant_status status = decant_container_get_integer(container, group, "rows", &rows, err);
     if (status == DECANT_OK)
         status = decant_container_get_integer(container, group, "columns", &columns, err);
-    if (status == DECANT_OK)
-        status = decant_container_get_integer(container, group, "sparse_count", &row->sparse_count, err);
     if (status == DECANT_OK && (rows < 1 || columns < 1 || rows > INT32_MAX || columns > INT32_MAX))
         status = DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s claims to have %lld rows and %lld columns", name,
                               (long long)rows, (long long)columns);
-    if (status == DECANT_OK)
-        row->weights = rows * columns;
-    return status;
+    if (status != DECANT_OK)
+        return status;
+    row->weights = rows * columns;
+    row->sparse_count = sparse_count_of(row, rows, columns);
+    return DECANT_OK;
 }
 
 /* Shapes of the layers, and whether the choices are among the candidates. */

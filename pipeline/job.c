@@ -240,6 +240,7 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
         .chosen = chosen,
         .summary = summary,
         .origin = origin,
+        .seed = job->options->seed,
         .options = options,
         .device = device,
         .backend = job->backend,

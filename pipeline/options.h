@@ -49,7 +49,7 @@ typedef struct decant_options {
     int retention;     /* decant_retention */
     decant_option_path statistics;
 
-    double bits; /* average over the quantized weights of everything stored; 0: not given */
+    double bits;      /* average over the quantized weights of everything stored; 0: not given */
     unsigned methods; /* bit i: decant_method i */
     decant_bit_widths bit_widths;
     decant_number_list grid_dimensions, groups;

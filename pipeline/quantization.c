@@ -136,8 +136,9 @@ static void list_tasks(const decant_job *job, decant_fisher_sums *fisher, decant
 {
     int linears = job->family->linear_count, first_layer = decant_job_layers(job).first;
     for (int64_t i = 0; i < share->count; i++) {
-        tasks[i] = (decant_quantization_task){
-            .fisher = fisher->sums ? &fisher->sums[i] : NULL, .layer = &share->layers[i], .row = &share->rows[i]};
+        tasks[i] = (decant_quantization_task){.fisher = fisher->sums ? &fisher->sums[i] : NULL,
+                                              .layer = &share->layers[i],
+                                              .row = &share->rows[i]};
         job->family->linear(&job->config, first_layer + (int)(i / linears), (int)(i % linears),
                             &tasks[i].linear);
     }

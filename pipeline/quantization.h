@@ -16,8 +16,9 @@ typedef struct decant_quantized_share {
 
 /* One matrix to quantize. */
 typedef struct decant_quantization_task {
-    decant_linear linear;          /* its name and shape */
-    float **fisher;                /* device F32 [rows, columns]; released, and set to NULL, once measured. NULL: no statistics */
+    decant_linear linear; /* its name and shape */
+    float *
+        *fisher; /* device F32 [rows, columns]; released, and set to NULL, once measured. NULL: no statistics */
     decant_quantized_layer *layer; /* filled; empty when it failed */
     decant_table_row *row;         /* filled */
 } decant_quantization_task;

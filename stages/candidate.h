@@ -38,7 +38,8 @@ typedef struct decant_recipe {
     double curvature;                       /* T' / N, see quantize.h; unused without Fisher sums */
 } decant_recipe;
 
-/* One possibility, and once it was tried what it costs. The same on every rank, and sent as it is: no padding. */
+/* One possibility, and once it was tried what it costs. The same on every rank, and sent as it is: no padding.
+ */
 typedef struct decant_candidate {
     int32_t method;    /* decant_method */
     int32_t code_bits; /* of a code */

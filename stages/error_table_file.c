@@ -13,12 +13,12 @@ enum { METHOD_NAME_BYTES = 16 }; /* of one method, newline included */
 /* The table column by column, as it is stored. */
 typedef struct columns {
     int64_t layers, candidates;
-    char *methods;                 /* a name a line */
-    int64_t method_bytes;          /* of all names */
+    char *methods;                  /* a name a line */
+    int64_t method_bytes;           /* of all names */
     int32_t *code_bits, *dimension; /* [candidates] */
-    int64_t *group;                /* [candidates] */
-    int64_t *bytes;                /* [layers, candidates] */
-    double *predicted, *relative;  /* the same */
+    int64_t *group;                 /* [candidates] */
+    int64_t *bytes;                 /* [layers, candidates] */
+    double *predicted, *relative;   /* the same */
 } columns;
 
 static void free_columns(columns *c)
@@ -200,10 +200,8 @@ static decant_status take_candidates(const columns *c, decant_table_row *row, de
             return DECANT_ERROR(err, DECANT_ERROR_INPUT,
                                 "candidate %lld of the container's error table is none that decant knows",
                                 (long long)i);
-        row->candidate[i] = (decant_candidate){.method = method,
-                                               .code_bits = c->code_bits[i],
-                                               .dimension = c->dimension[i],
-                                               .group = c->group[i]};
+        row->candidate[i] = (decant_candidate){
+            .method = method, .code_bits = c->code_bits[i], .dimension = c->dimension[i], .group = c->group[i]};
     }
     return DECANT_OK;
 }
@@ -211,7 +209,7 @@ static decant_status take_candidates(const columns *c, decant_table_row *row, de
 decant_status decant_error_table_read(const decant_container *container, decant_error_table *table,
                                       decant_error *err)
 {
-    int64_t layers, candidates, method_bytes;
+    int64_t layers = 0, candidates = 0, method_bytes = 0;
     columns c = {0};
     decant_status status;
     *table = (decant_error_table){0};
@@ -219,12 +217,10 @@ decant_status decant_error_table_read(const decant_container *container, decant_
     decant_shape all = {2, {layers, candidates}};
     DECANT_TRY(create_columns(layers, candidates, method_bytes, &c, err));
     DECANT_TRY(read_descriptions(container, &c, err));
-    DECANT_TRY(
-        decant_container_read(container, "/errors/stored_bytes", DECANT_STORED_I64, &all, c.bytes, err));
+    DECANT_TRY(decant_container_read(container, "/errors/stored_bytes", DECANT_STORED_I64, &all, c.bytes, err));
     DECANT_TRY(
         decant_container_read(container, "/errors/predicted", DECANT_STORED_F64, &all, c.predicted, err));
-    DECANT_TRY(
-        decant_container_read(container, "/errors/relative", DECANT_STORED_F64, &all, c.relative, err));
+    DECANT_TRY(decant_container_read(container, "/errors/relative", DECANT_STORED_F64, &all, c.relative, err));
     DECANT_TRY(decant_memory_allocate((size_t)layers * sizeof *table->rows, "the error table",
                                       (void **)&table->rows, err));
     table->layers = layers;

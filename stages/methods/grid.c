@@ -21,19 +21,20 @@ static decant_status encode_and_measure(const decant_grid_rule *rule, decant_bac
                                         decant_matrix_error *error, decant_error *err)
 {
     int64_t columns = weight.columns;
+    const decant_grid *grid = decant_grid_find(rule->kind, candidate->dimension, candidate->code_bits);
+    if (!grid)
+        return DECANT_ERROR(err, DECANT_ERROR_BUG, "there is no grid of dimension %d and 2^%d points",
+                            candidate->dimension, candidate->code_bits);
     bool whole_row = candidate->group == 0 || candidate->group > columns;
     decant_grid_form form = {
         .dimension = candidate->dimension,
         .code_bits = candidate->code_bits,
-        .points = decant_grid_find(rule->kind, candidate->dimension, candidate->code_bits),
+        .points = grid->points,
         .group = whole_row ? columns : candidate->group,
         .has_offsets = rule->has_offsets,
         .rotation = candidate->rotation,
         .seed = seed,
     };
-    if (!form.points)
-        return DECANT_ERROR(err, DECANT_ERROR_BUG, "there is no grid of dimension %d and 2^%d points",
-                            form.dimension, form.code_bits);
     decant_status status = decant_grid_matrix_create(backend, weight.rows, columns, &form, matrix, err);
     if (status != DECANT_OK)
         return status;
@@ -49,7 +50,8 @@ decant_status decant_grid_evaluate(const decant_grid_rule *rule, decant_backend 
         decant_candidate *candidate = &layer->candidate[i];
         decant_grid_matrix matrix = {0};
         decant_matrix_error error;
-        status = encode_and_measure(rule, backend, candidate, layer->seed, weight, fisher, &matrix, &error, err);
+        status =
+            encode_and_measure(rule, backend, candidate, layer->seed, weight, fisher, &matrix, &error, err);
         if (status == DECANT_OK)
             decant_candidate_measured(recipe, &error, fisher != NULL, layer->rows * layer->columns, candidate);
         decant_grid_matrix_free(backend, &matrix);

@@ -3,7 +3,7 @@
 #ifndef DECANT_STAGES_METHODS_GRID_H
 #define DECANT_STAGES_METHODS_GRID_H
 
-#include "stages/grid_table.h"
+#include "stages/grid_tables.h"
 #include "stages/methods/methods.h"
 
 typedef struct decant_grid_rule {

@@ -6,7 +6,7 @@
 #include "kernels/grid_form.h"
 #include "stages/methods/grid.h"
 
-static const decant_grid_rule rule = {.kind = DECANT_GRID_GAUSSIAN, .scale = DECANT_SCALE_LEAST_ERROR};
+static const decant_grid_rule rule = {.kind = DECANT_GRID_HIGGS, .scale = DECANT_SCALE_LEAST_ERROR};
 
 /* Code bits of the grids of dimension p: 2 to 8 bits a weight, as far as 12 bits a code go. */
 static int least_bits(int64_t dimension)
@@ -63,5 +63,10 @@ static decant_status encode(decant_backend *backend, const decant_quantized_laye
     return decant_grid_encode(&rule, backend, layer, candidate, weight, &encoded->grid, err);
 }
 
+static const float *points(const decant_candidate *candidate)
+{
+    return decant_grid_find(rule.kind, candidate->dimension, candidate->code_bits)->points;
+}
+
 const decant_method_operations decant_higgs_operations = {
-    .name = "higgs", .offer = offer, .bytes = bytes, .evaluate = evaluate, .encode = encode};
+    .name = "higgs", .offer = offer, .bytes = bytes, .evaluate = evaluate, .encode = encode, .points = points};

@@ -26,8 +26,8 @@ static decant_status measure_candidate(decant_backend *backend, const decant_rec
 {
     decant_candidate *candidate = &layer->candidate[index];
     decant_matrix_error error;
-    decant_status status = backend->quantize->measure(
-        backend, weight, fisher, &layer->sparse, candidate->code_bits, layer->levels[index], &error, err);
+    decant_status status = backend->quantize->measure(backend, weight, fisher, &layer->sparse,
+                                                      candidate->code_bits, layer->levels[index], &error, err);
     if (status == DECANT_OK)
         decant_candidate_measured(recipe, &error, fisher != NULL, layer->rows * layer->columns, candidate);
     return status;
@@ -80,5 +80,9 @@ done:
     return status;
 }
 
-const decant_method_operations decant_kmeans_operations = {
-    .name = "kmeans", .needs_statistics = true, .offer = offer, .bytes = bytes, .evaluate = evaluate, .encode = encode};
+const decant_method_operations decant_kmeans_operations = {.name = "kmeans",
+                                                           .needs_statistics = true,
+                                                           .offer = offer,
+                                                           .bytes = bytes,
+                                                           .evaluate = evaluate,
+                                                           .encode = encode};

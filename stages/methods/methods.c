@@ -40,6 +40,6 @@ void decant_candidate_measured(const decant_recipe *recipe, const decant_matrix_
                                int64_t weights, decant_candidate *candidate)
 {
     candidate->relative = error->norm > 0 ? error->squared / error->norm : 0;
-    candidate->predicted = has_fisher ? 0.5 * recipe->curvature * error->weighted
-                                      : candidate->relative * (double)weights;
+    candidate->predicted =
+        has_fisher ? 0.5 * recipe->curvature * error->weighted : candidate->relative * (double)weights;
 }

@@ -1,4 +1,4 @@
-/* What a method is to the rest of the program: a table of four operations, one table a file of this folder.
+/* What a method is to the rest of the program: a table of operations, one table a file of this folder.
  *
  * A method offers candidates from the recipe and a matrix's shape alone, knows to the byte what they store,
  * measures them on a weight, and encodes the one that was chosen. */
@@ -11,6 +11,7 @@
 typedef struct decant_method_operations {
     const char *name;
     bool needs_statistics; /* is nothing without Fisher sums */
+    bool has_offsets;      /* groups have an offset beside their scale */
 
     /* Appends this method's candidates for matrices of so many columns; false when the list is full. */
     bool (*offer)(const decant_recipe *recipe, int64_t columns, decant_candidate_list *list);
@@ -29,6 +30,10 @@ typedef struct decant_method_operations {
     /* Fills `encoded`, which is empty and on failure is the caller's to free. */
     decant_status (*encode)(decant_backend *backend, const decant_quantized_layer *layer, int candidate,
                             decant_matrix weight, decant_encoded_layer *encoded, decant_error *err);
+
+    /* The grid of a candidate, [2^code_bits, dimension], for as long as the program runs; NULL itself where
+     * rows have levels of their own. */
+    const float *(*points)(const decant_candidate *candidate);
 } decant_method_operations;
 
 const decant_method_operations *decant_method_operations_of(decant_method method);

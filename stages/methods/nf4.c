@@ -2,16 +2,13 @@
  * Source: Dettmers et al. (arXiv 2305.14314), section 3; scales here are F16 and not quantized again. */
 #include "stages/methods/grid.h"
 
-static const decant_grid_rule rule = {.kind = DECANT_GRID_NORMAL_FLOAT, .scale = DECANT_SCALE_LARGEST};
+static const decant_grid_rule rule = {.kind = DECANT_GRID_NF4, .scale = DECANT_SCALE_LARGEST};
 
 static bool offer(const decant_recipe *recipe, int64_t columns, decant_candidate_list *list)
 {
     (void)columns;
-    const decant_candidate candidate = {.method = DECANT_METHOD_NF4,
-                                        .code_bits = 4,
-                                        .dimension = 1,
-                                        .rotation = 1,
-                                        .group = DECANT_NF4_GROUP};
+    const decant_candidate candidate = {
+        .method = DECANT_METHOD_NF4, .code_bits = 4, .dimension = 1, .rotation = 1, .group = DECANT_NF4_GROUP};
     return decant_grid_offer_one(recipe, &candidate, list);
 }
 
@@ -34,5 +31,10 @@ static decant_status encode(decant_backend *backend, const decant_quantized_laye
     return decant_grid_encode(&rule, backend, layer, candidate, weight, &encoded->grid, err);
 }
 
+static const float *points(const decant_candidate *candidate)
+{
+    return decant_grid_find(rule.kind, candidate->dimension, candidate->code_bits)->points;
+}
+
 const decant_method_operations decant_nf4_operations = {
-    .name = "nf4", .offer = offer, .bytes = bytes, .evaluate = evaluate, .encode = encode};
+    .name = "nf4", .offer = offer, .bytes = bytes, .evaluate = evaluate, .encode = encode, .points = points};

@@ -3,7 +3,7 @@
 #include "stages/methods/grid.h"
 
 static const decant_grid_rule rule = {
-    .kind = DECANT_GRID_UNIFORM, .scale = DECANT_SCALE_RANGE, .has_offsets = true};
+    .kind = DECANT_GRID_RTN, .scale = DECANT_SCALE_RANGE, .has_offsets = true};
 
 static bool offer(const decant_recipe *recipe, int64_t columns, decant_candidate_list *list)
 {
@@ -40,5 +40,15 @@ static decant_status encode(decant_backend *backend, const decant_quantized_laye
     return decant_grid_encode(&rule, backend, layer, candidate, weight, &encoded->grid, err);
 }
 
-const decant_method_operations decant_rtn_operations = {
-    .name = "rtn", .offer = offer, .bytes = bytes, .evaluate = evaluate, .encode = encode};
+static const float *points(const decant_candidate *candidate)
+{
+    return decant_grid_find(rule.kind, candidate->dimension, candidate->code_bits)->points;
+}
+
+const decant_method_operations decant_rtn_operations = {.name = "rtn",
+                                                        .has_offsets = true,
+                                                        .offer = offer,
+                                                        .bytes = bytes,
+                                                        .evaluate = evaluate,
+                                                        .encode = encode,
+                                                        .points = points};
