@@ -98,14 +98,20 @@ typedef enum decant_fisher_form {
     DECANT_FISHER_TOKEN,    /* F += (dY∘dY)ᵀ (X∘X): each token's contribution squared by itself */
 } decant_fisher_form;
 
-/* Causal grouped-query attention over one sequence. */
+/* Causal grouped-query attention, of one sequence or of several equally long ones at once. */
 typedef struct decant_attention_shape {
-    int64_t tokens; /* T */
+    int64_t tokens; /* T, of one sequence */
     int heads;      /* query heads; a multiple of key_value_heads */
     int key_value_heads;
     int head_dimension;
-    int64_t window; /* keys a query sees, itself included; 0: all before it */
+    int64_t window;    /* keys a query sees, itself included; 0: all before it */
+    int64_t sequences; /* S; 0 counts as 1. A sequence's rows follow those of the one before it */
 } decant_attention_shape;
+
+static inline int64_t decant_attention_sequences(const decant_attention_shape *shape)
+{
+    return shape->sequences > 0 ? shape->sequences : 1;
+}
 
 typedef struct decant_model_kernels {
     /* y[t, :] = table[tokens[t], :].  tokens: host [T], each in [0, table.rows); table: placed [vocabulary,
@@ -141,9 +147,10 @@ typedef struct decant_model_kernels {
     decant_status (*rotary)(decant_backend *backend, decant_matrix x, int heads, const float *cosines,
                             const float *sines, bool inverse, decant_error *err);
 
-    /* y = softmax(q kᵀ / sqrt(head_dimension)) v for each head, causal.
-     *   q, y [T, heads · head_dimension]; k, v [T, key_value_heads · head_dimension]
-     *   log_sum_exp device F32 [heads, T], kept for the backward pass */
+    /* y = softmax(q kᵀ / sqrt(head_dimension)) v for each head, causal. A sequence gets the same bits alone and
+     * among others.
+     *   q, y [S · T, heads · head_dimension]; k, v [S · T, key_value_heads · head_dimension]
+     *   log_sum_exp device F32 [S, heads, T], kept for the backward pass */
     decant_status (*attention)(decant_backend *backend, const decant_attention_shape *shape, decant_matrix q,
                                decant_matrix k, decant_matrix v, decant_matrix y, float *log_sum_exp,
                                decant_error *err);
