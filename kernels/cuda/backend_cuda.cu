@@ -6,7 +6,7 @@
  *     DECANT_CUDA_FISHER   tiles | mma | wgmma   how fisher_add forms its product (fisher.cu)
  *
  *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu) */
-#include "kernels/cuda/context.h"
+#include "kernels/cuda/grid.h"
 
 extern "C" {
 #include "base/memory.h"
@@ -236,6 +236,7 @@ static void destroy(decant_backend *backend)
     if (context->upload_stream)
         cudaStreamDestroy(context->upload_stream);
     cudaGetLastError();
+    decant_cuda_grid_release(context);
     decant_memory_free(context->blocks);
     decant_memory_free(context);
     decant_memory_free(backend);
@@ -260,6 +261,7 @@ decant_status decant_backend_create_cuda(int device, bool full_floats, decant_ba
         .weights = &decant_cuda_weight_kernels,
         .model = &decant_cuda_model_kernels,
         .quantize = &decant_cuda_quantize_kernels,
+        .grid = &decant_cuda_grid_kernels,
         .validate = &decant_cuda_validate_kernels,
         .destroy = destroy,
         .state = state,

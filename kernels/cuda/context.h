@@ -76,6 +76,9 @@ typedef struct decant_cuda_context {
 
     decant_device_block *blocks; /* [block_count] live, in no order */
     int64_t block_count, block_capacity;
+
+    void *grids; /* [grid_count] of every grid that was used; see grid_cuda.cu */
+    int64_t grid_count;
 } decant_cuda_context;
 
 static inline decant_cuda_context *decant_cuda_context_of(decant_backend *backend)
