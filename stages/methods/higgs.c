@@ -8,28 +8,17 @@
 
 static const decant_grid_rule rule = {.kind = DECANT_GRID_HIGGS, .scale = DECANT_SCALE_LEAST_ERROR};
 
-/* Code bits of the grids of dimension p: 2 to 8 bits a weight, as far as 12 bits a code go. */
-static int least_bits(int64_t dimension)
-{
-    return (int)(DECANT_BITS_MINIMUM * dimension);
-}
-
-static int most_bits(int64_t dimension)
-{
-    int64_t most = DECANT_BITS_MAXIMUM * dimension;
-    return most < DECANT_GRID_BITS_MAXIMUM ? (int)most : DECANT_GRID_BITS_MAXIMUM;
-}
-
 static bool offer_grids(const decant_recipe *recipe, int64_t columns, int64_t dimension, int64_t group,
                         decant_candidate_list *list)
 {
-    for (int bits = least_bits(dimension); bits <= most_bits(dimension); bits++) {
+    for (int bits = DECANT_GRID_BITS_MINIMUM; bits <= DECANT_GRID_BITS_MAXIMUM; bits++) {
         const decant_candidate candidate = {.method = DECANT_METHOD_HIGGS,
                                             .code_bits = bits,
                                             .dimension = (int32_t)dimension,
                                             .rotation = decant_rotation_of(columns),
                                             .group = group};
-        if (!decant_grid_offer_one(recipe, &candidate, list))
+        if (decant_grid_find(rule.kind, (int)dimension, bits) &&
+            !decant_grid_offer_one(recipe, &candidate, list))
             return false;
     }
     return true;
