@@ -17,7 +17,17 @@
 
 decant_layer_range decant_job_layers(const decant_job *job)
 {
-    return job->ranges[job->ranks->rank];
+    return job->ranges[job->stage];
+}
+
+int decant_job_rank(const decant_job *job, int stage, int replica)
+{
+    return stage * job->grid.replicas + replica;
+}
+
+int decant_job_owner(const decant_job *job, int block, int linear)
+{
+    return job->owners[block * job->family->linear_count + linear];
 }
 
 /* ---- opening ---- */
@@ -58,11 +68,22 @@ static decant_status open_local(decant_job *job, decant_error *err)
         DECANT_TRY(decant_container_config(container, job->options->container, &job->config, err));
     }
     DECANT_TRY(decant_family_find(&job->config, &job->family, err));
-    DECANT_TRY(decant_memory_allocate((size_t)job->ranks->size * sizeof *job->ranges, "the layers of each rank",
-                                      (void **)&job->ranges, err));
 done:
     decant_container_close(&container);
     return status;
+}
+
+/* Local. The ranks become stages × replicas. */
+static decant_status place_ranks(decant_job *job, decant_error *err)
+{
+    int replicas = job->options->replicas, ranks = job->ranks->size;
+    if (!decant_schedule_grid(ranks, job->config.layers, replicas, &job->grid))
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "--replicas %d does not divide the %d ranks", replicas,
+                            ranks);
+    job->stage = job->ranks->rank / job->grid.replicas;
+    job->replica = job->ranks->rank % job->grid.replicas;
+    return decant_memory_allocate((size_t)job->grid.stages * sizeof *job->ranges, "the layers of each stage",
+                                  (void **)&job->ranges, err);
 }
 
 /* Balanced for calibration: a block takes its forward pass, the gradient of its input and that of its weights;
@@ -72,8 +93,43 @@ static void shard_layers(decant_job *job)
     const int64_t tokens = 512;
     double block = decant_schedule_block_cost(&job->config, tokens);
     double head = decant_schedule_head_cost(&job->config, tokens);
-    decant_schedule_layers(job->config.layers, job->ranks->size, 3 * block, 0, 2 * head, job->ranges);
-    job->stages = decant_schedule_active_stages(job->ranges, job->ranks->size);
+    decant_schedule_layers(job->config.layers, job->grid.stages, 3 * block, 0, 2 * head, job->ranges);
+    job->stages = decant_schedule_active_stages(job->ranges, job->grid.stages);
+}
+
+/* Local. The matrices of a stage are shared out over its replicas by their size. */
+static decant_status share_matrices(decant_job *job, decant_error *err)
+{
+    int linears = job->family->linear_count, blocks = decant_job_layers(job).count;
+    double *costs = NULL, *loads = NULL;
+    decant_status status;
+    DECANT_TRY(decant_memory_allocate((size_t)(blocks * linears) * sizeof *job->owners, "owners of matrices",
+                                      (void **)&job->owners, err));
+    DECANT_TRY(decant_memory_allocate((size_t)(blocks * linears) * sizeof *costs, "costs of matrices",
+                                      (void **)&costs, err));
+    DECANT_TRY(decant_memory_allocate((size_t)job->grid.replicas * sizeof *loads, "loads of replicas",
+                                      (void **)&loads, err));
+    for (int i = 0; i < blocks * linears; i++) {
+        decant_linear linear;
+        job->family->linear(&job->config, 0, i % linears, &linear);
+        costs[i] = (double)linear.rows * (double)linear.columns;
+    }
+    decant_schedule_owners(costs, blocks, linears, job->grid.replicas, loads, job->owners);
+done:
+    decant_memory_free(costs);
+    decant_memory_free(loads);
+    return status;
+}
+
+/* Local. Who holds which layers, passes which sequences and quantizes which matrices. */
+static decant_status share_out(decant_job *job, decant_error *err)
+{
+    decant_status status;
+    DECANT_TRY(place_ranks(job, err));
+    shard_layers(job);
+    DECANT_TRY(share_matrices(job, err));
+done:
+    return status;
 }
 
 static decant_status open_job(decant_job *job, decant_ranks *ranks, const decant_options *options,
@@ -86,15 +142,22 @@ static decant_status open_job(decant_job *job, decant_ranks *ranks, const decant
     status = decant_ranks_require_equal(ranks, job->config.json, job->config.json_bytes, "config.json", err);
     if (status != DECANT_OK)
         return status;
-    shard_layers(job);
-    decant_log_say(log, "%s, %d layers on %d rank%s, %s (%s)", job->config.architecture, job->config.layers,
-                   ranks->size, ranks->size == 1 ? "" : "s", job->backend->name, job->backend->device_name);
+    status = decant_ranks_agree(ranks, share_out(job, err), err);
+    if (status != DECANT_OK)
+        return status;
+    char grid[64] = "";
+    if (job->grid.replicas > 1)
+        snprintf(grid, sizeof grid, " (%d stages of %d replicas)", job->grid.stages, job->grid.replicas);
+    decant_log_say(log, "%s, %d layers on %d rank%s%s, %s (%s)", job->config.architecture, job->config.layers,
+                   ranks->size, ranks->size == 1 ? "" : "s", grid, job->backend->name,
+                   job->backend->device_name);
     return DECANT_OK;
 }
 
 static void close_job(decant_job *job)
 {
     decant_memory_free(job->ranges);
+    decant_memory_free(job->owners);
     decant_safetensors_close(&job->model);
     decant_model_config_free(&job->config);
     decant_backend_destroy(&job->backend);
@@ -180,15 +243,19 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
     decant_layer_range layers = decant_job_layers(job);
     decant_status status = decant_statistics_open(job->options->statistics, &file, origin, err);
     if (status == DECANT_OK)
-        status = decant_fisher_sums_create(job->backend, &job->config, job->family, origin->form, layers.first,
-                                           layers.count, fisher, err);
+        status = decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form, layers.first,
+                                         layers.count, fisher, err);
+    for (int i = 0; status == DECANT_OK && i < layers.count * job->family->linear_count; i++)
+        if (job->owners[i] == job->replica)
+            status = decant_fisher_sums_add(fisher, i / job->family->linear_count,
+                                            i % job->family->linear_count, err);
     if (status == DECANT_OK)
         status = decant_statistics_read(file, fisher, err);
     decant_container_close(&file);
     return decant_ranks_agree(job->ranks, status, err);
 }
 
-/* Fisher sums of this rank's layers, from tokens or from a statistics file; none in a data-free run. */
+/* Fisher sums of this rank's matrices, from tokens or from a statistics file; none in a data-free run. */
 static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_statistics_origin *origin,
                                decant_error *err)
 {
@@ -227,7 +294,6 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
                                   const decant_plan_summary *summary, const decant_statistics_origin *origin,
                                   decant_container_writer **writer, decant_error *err)
 {
-    decant_layer_range layers = decant_job_layers(job);
     char options[1024], device[64];
     double start_s = decant_clock_s();
     decant_options_describe(job->options, options, sizeof options);
@@ -244,9 +310,10 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
         .options = options,
         .device = device,
         .backend = job->backend,
-        .first_layer = layers.first,
-        .layer_count = layers.count,
+        .quantized_count = share->count,
+        .matrices = share->matrices,
         .quantized = share->layers,
+        .weights = share->weights,
     };
     decant_log_stage(job->log, "write");
     decant_status status = decant_write_container(job->ranks, job->options->output, job->options->overwrite,

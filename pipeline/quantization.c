@@ -37,6 +37,7 @@ static decant_status take_checksum(void *argument, decant_error *err)
     return DECANT_OK;
 }
 
+/* worker: NULL to take the checksum at once. */
 static decant_status begin_matrix(decant_job *job, decant_worker *worker, const decant_linear *linear,
                                   arriving_matrix *arriving, decant_error *err)
 {
@@ -49,7 +50,10 @@ static decant_status begin_matrix(decant_job *job, decant_worker *worker, const 
     DECANT_TRY(backend->weights->begin_place(backend, arriving->host, DECANT_PLACE_EXACT, arriving->tensor,
                                              &arriving->weight, err));
     arriving->checksum_task = (decant_task){.run = take_checksum, .argument = arriving};
-    decant_worker_submit(worker, &arriving->checksum_task);
+    if (worker)
+        decant_worker_submit(worker, &arriving->checksum_task);
+    else
+        DECANT_TRY(take_checksum(arriving, err));
 done:
     return status;
 }
@@ -80,6 +84,10 @@ static decant_status quantize_matrix(decant_backend *backend, const decant_recip
     memcpy(task->row->candidate, task->layer->candidate, sizeof task->row->candidate);
     if (task->fisher)
         backend->memory->release(backend, (void **)task->fisher);
+    if (task->weight) {
+        *task->weight = arriving->weight;
+        arriving->weight.data = NULL;
+    }
 done:
     return status;
 }
@@ -91,7 +99,8 @@ decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe 
     arriving_matrix arriving[2] = {0};
     decant_worker *worker = NULL;
     decant_status status;
-    DECANT_TRY(decant_worker_create(&worker, err));
+    if (job->backend->leaves_host_free) /* else a thread would take cores from the backend */
+        DECANT_TRY(decant_worker_create(&worker, err));
     if (count > 0)
         DECANT_TRY(begin_matrix(job, worker, &tasks[0].linear, &arriving[0], err));
     for (int64_t i = 0; i < count; i++) {
@@ -116,8 +125,12 @@ static decant_status create_share(decant_quantized_share *share, int64_t count, 
     *share = (decant_quantized_share){.count = count};
     DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *share->layers, "quantized layers",
                                       (void **)&share->layers, err));
+    DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *share->matrices, "the list of matrices",
+                                      (void **)&share->matrices, err));
     DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *share->rows, "the error table",
                                       (void **)&share->rows, err));
+    DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *share->weights, "the list of weights",
+                                      (void **)&share->weights, err));
 done:
     return status;
 }
@@ -126,21 +139,43 @@ void decant_quantized_share_free(decant_backend *backend, decant_quantized_share
 {
     for (int64_t i = 0; share->layers && i < share->count; i++)
         decant_quantized_layer_free(backend, &share->layers[i]);
+    for (int64_t i = 0; share->weights && i < share->count; i++)
+        backend->weights->unplace(backend, &share->weights[i]);
+    decant_memory_free(share->weights);
     decant_memory_free(share->layers);
     decant_memory_free(share->rows);
+    decant_memory_free(share->matrices);
     *share = (decant_quantized_share){0};
 }
 
+static int64_t count_owned(const decant_job *job)
+{
+    int64_t count = 0;
+    for (int i = 0; i < decant_job_layers(job).count * job->family->linear_count; i++)
+        count += job->owners[i] == job->replica;
+    return count;
+}
+
+/* The matrices of this rank's layers that it owns, in model order. Weights stay on the device to be written:
+ * one is no larger than its F, which goes as it comes. */
 static void list_tasks(const decant_job *job, decant_fisher_sums *fisher, decant_quantized_share *share,
                        decant_quantization_task *tasks)
 {
-    int linears = job->family->linear_count, first_layer = decant_job_layers(job).first;
-    for (int64_t i = 0; i < share->count; i++) {
-        tasks[i] = (decant_quantization_task){.fisher = fisher->sums ? &fisher->sums[i] : NULL,
-                                              .layer = &share->layers[i],
-                                              .row = &share->rows[i]};
-        job->family->linear(&job->config, first_layer + (int)(i / linears), (int)(i % linears),
-                            &tasks[i].linear);
+    int linears = job->family->linear_count;
+    decant_layer_range layers = decant_job_layers(job);
+    int64_t next = 0;
+    for (int i = 0; i < layers.count * linears; i++) {
+        if (job->owners[i] != job->replica)
+            continue;
+        share->matrices[next] = (int64_t)layers.first * linears + i;
+        tasks[next] = (decant_quantization_task){
+            .fisher = fisher->sums ? &fisher->sums[i] : NULL,
+            .layer = &share->layers[next],
+            .row = &share->rows[next],
+            .weight = &share->weights[next],
+        };
+        job->family->linear(&job->config, layers.first + i / linears, i % linears, &tasks[next].linear);
+        next++;
     }
 }
 
@@ -150,11 +185,13 @@ static decant_status quantize_share(decant_job *job, decant_fisher_sums *fisher,
 {
     decant_quantization_task *tasks = NULL;
     decant_status status;
-    DECANT_TRY(create_share(share, (int64_t)decant_job_layers(job).count * job->family->linear_count, err));
+    DECANT_TRY(create_share(share, count_owned(job), err));
     DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *tasks, "the matrices to quantize",
                                       (void **)&tasks, err));
     list_tasks(job, fisher, share, tasks);
     DECANT_TRY(decant_job_quantize_matrices(job, recipe, tasks, share->count, err));
+    for (int64_t i = 0; i < share->count; i++)
+        share->rows[i].matrix = share->matrices[i];
 done:
     decant_memory_free(tasks);
     return status;

@@ -11,6 +11,8 @@
 typedef struct decant_quantized_share {
     decant_quantized_layer *layers; /* [count] */
     decant_table_row *rows;         /* [count] */
+    decant_matrix *weights;         /* [count]: still placed exact, for writing; data NULL once taken over */
+    int64_t *matrices;              /* [count]: their places among the model's linear layers */
     int64_t count;
 } decant_quantized_share;
 
@@ -21,6 +23,8 @@ typedef struct decant_quantization_task {
         *fisher; /* device F32 [rows, columns]; released, and set to NULL, once measured. NULL: no statistics */
     decant_quantized_layer *layer; /* filled; empty when it failed */
     decant_table_row *row;         /* filled */
+    decant_matrix *weight; /* receives the weight, placed exact, for the caller to unplace; NULL: unplaced
+                              once measured */
 } decant_quantization_task;
 
 /* What to try on every matrix, from the options and from how many sequences F sums over (0: none). */
@@ -32,8 +36,8 @@ decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe 
                                            const decant_quantization_task *tasks, int64_t count,
                                            decant_error *err);
 
-/* Collective. All matrices of this rank's layers, and the error table of all ranks.
- *   fisher  of this rank's layers; empty afterwards. Empty already in a data-free run: no statistics
+/* Collective. All matrices that this rank owns, and the error table of all ranks.
+ *   fisher  of this rank's matrices; empty afterwards. Empty already in a data-free run: no statistics
  *   share   freed with decant_quantized_share_free, after a failure too */
 decant_status decant_job_quantize(decant_job *job, decant_fisher_sums *fisher,
                                   const decant_statistics_origin *origin, decant_quantized_share *share,

@@ -56,15 +56,19 @@ static decant_status define_layers(decant_container_writer *writer, const decant
     return decant_grids_define(writer, contents->table, contents->chosen, &ids->grids, err);
 }
 
-/* Sends the weight of this rank's i-th layer on its way to the backend. */
-static decant_status begin_weight(const decant_container_contents *contents, int64_t index,
-                                  decant_matrix *weight, decant_error *err)
+/* The weight of this rank's i-th matrix: taken over where it still is on the device, else sent on its way. */
+static decant_status begin_weight(const decant_container_contents *contents, int64_t i, decant_matrix *weight,
+                                  decant_error *err)
 {
+    *weight = contents->weights[i];
+    contents->weights[i].data = NULL;
+    if (weight->data)
+        return DECANT_OK;
     char tensor[DECANT_NAME_BYTES + 8];
     decant_linear linear;
     decant_matrix host;
     decant_status status;
-    linear_at(contents, index, &linear);
+    linear_at(contents, contents->matrices[i], &linear);
     snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
     DECANT_TRY(decant_safetensors_matrix(contents->model, tensor, linear.rows, linear.columns, &host, err));
     DECANT_TRY(contents->backend->weights->begin_place(contents->backend, host, DECANT_PLACE_EXACT, tensor,
@@ -97,18 +101,17 @@ static decant_status write_layers(decant_container_writer *writer, const decant_
                                   const container_ids *ids, decant_error *err)
 {
     decant_backend *backend = contents->backend;
-    const int linears = contents->family->linear_count, count = contents->layer_count * linears;
-    const int64_t first = (int64_t)contents->first_layer * linears;
+    const int64_t count = contents->quantized_count, *matrices = contents->matrices;
     decant_departure departures[2] = {{.backend = backend}, {.backend = backend}};
     decant_matrix weights[2] = {0};
     decant_status status = DECANT_OK;
     if (count > 0)
-        DECANT_TRY(begin_weight(contents, first, &weights[0], err));
-    for (int i = 0; i < count; i++) {
+        DECANT_TRY(begin_weight(contents, 0, &weights[0], err));
+    for (int64_t i = 0; i < count; i++) {
         if (i + 1 < count)
-            DECANT_TRY(begin_weight(contents, first + i + 1, &weights[(i + 1) % 2], err));
+            DECANT_TRY(begin_weight(contents, i + 1, &weights[(i + 1) % 2], err));
         DECANT_TRY(backend->memory->finish_downloads(backend, err)); /* of the layer before */
-        DECANT_TRY(depart_layer(contents, &ids->layers[first + i], contents->chosen[first + i],
+        DECANT_TRY(depart_layer(contents, &ids->layers[matrices[i]], contents->chosen[matrices[i]],
                                 &contents->quantized[i], &weights[i % 2], &departures[i % 2], err));
         DECANT_TRY(decant_departure_write(&departures[(i + 1) % 2], writer, err)); /* the layer before */
     }
@@ -246,6 +249,8 @@ static decant_status set_calibration(decant_container_writer *writer, const deca
         decant_container_set_integer(writer, "/", "calibration_crc32", origin->calibration_checksum, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_sequences", origin->sequences, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_length", origin->length, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_micro_batch", origin->micro_batch, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_replicas", origin->replicas, err));
     DECANT_TRY(decant_container_set_real(writer, "/", "calibration_loss", origin->loss, err));
     DECANT_TRY(decant_container_set_real(writer, "/", "predicted_loss_increase", summary->predicted, err));
     DECANT_TRY(decant_container_set_real(writer, "/", "predicted_lower_bound", summary->lower_bound, err));

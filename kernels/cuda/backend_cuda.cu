@@ -1,10 +1,10 @@
 /* The CUDA backend itself: one device, its streams and libraries, and how their failures become errors. The
  * arithmetic is in the other files, one an operation.
  *
- * Two settings are read from the environment, once, so that ways of the same operation can be measured:
+ * Two settings are read from the environment, once, so that ways of the same operation can be tested and
+ * measured:
  *
- *     DECANT_CUDA_FISHER   tiles | mma | wgmma   how fisher_add forms its product (fisher.cu)
- *
+ *     DECANT_CUDA_HOPPER   used | unused         whether kernels that only Hopper can run are used there
  *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu) */
 #include "kernels/cuda/grid.h"
 
@@ -86,18 +86,15 @@ static int choice_of(const char *variable, const char *const *values)
 
 static decant_status read_choices(decant_cuda_context *context, decant_error *err)
 {
-    static const char *const products[] = {"tiles", "mma", "wgmma", NULL};
+    static const char *const hopper[] = {"used", "unused", NULL};
     static const char *const sparse[] = {"folded", "cusparse", NULL};
-    int product = choice_of("DECANT_CUDA_FISHER", products), library = choice_of("DECANT_CUDA_SPARSE", sparse);
-    if (product < 0)
-        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_FISHER is none of tiles, mma, wgmma");
+    int unused = choice_of("DECANT_CUDA_HOPPER", hopper), library = choice_of("DECANT_CUDA_SPARSE", sparse);
+    if (unused < 0)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_HOPPER is none of used, unused");
     if (library < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_SPARSE is none of folded, cusparse");
-    context->fisher_product = (decant_fisher_product)product;
+    context->has_wgmma = context->capability == 90 && !unused;
     context->sparse_by_library = library == 1;
-    if (context->fisher_product == DECANT_FISHER_WGMMA && context->capability != 90)
-        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
-                            "DECANT_CUDA_FISHER=wgmma needs a device of capability 9.0");
     return DECANT_OK;
 }
 
@@ -257,6 +254,7 @@ decant_status decant_backend_create_cuda(int device, bool full_floats, decant_ba
     *made = {
         .name = "cuda",
         .activation = full_floats ? DECANT_F32 : DECANT_BF16,
+        .leaves_host_free = true,
         .memory = &decant_cuda_memory_kernels,
         .weights = &decant_cuda_weight_kernels,
         .model = &decant_cuda_model_kernels,
