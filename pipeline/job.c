@@ -180,10 +180,10 @@ static decant_status check_output(decant_job *job, decant_error *err)
 
 /* What the container takes besides the quantized layers, at most: the tensors that stay whole, config and
  * tables. */
-static decant_status count_rest(decant_job *job, int64_t *rest_bytes, decant_error *err)
+static decant_status count_rest(decant_job *job, const decant_candidate_list *list, int64_t *rest_bytes,
+                                decant_error *err)
 {
-    const int64_t table_bytes =
-        DECANT_NAME_BYTES + (int64_t)sizeof(decant_table_row); /* more than a layer's rows */
+    int64_t layer_bytes = DECANT_NAME_BYTES + (int64_t)sizeof(decant_table_row); /* in the tables, at most */
     int64_t layers = (int64_t)job->config.layers * job->family->linear_count, bytes = 0;
     for (int64_t i = 0; i < decant_safetensors_count(job->model); i++)
         bytes += (int64_t)decant_safetensors_at(job->model, i)->size_bytes;
@@ -201,8 +201,10 @@ static decant_status count_rest(decant_job *job, int64_t *rest_bytes, decant_err
         bytes -= (int64_t)decant_matrix_bytes(host);
     }
     int64_t whole = decant_safetensors_count(job->model) - layers;
-    *rest_bytes = decant_budget_rest(layers, whole + TABLE_DATASETS,
-                                     bytes + (int64_t)job->config.json_bytes + layers * table_bytes);
+    layer_bytes -= (DECANT_CANDIDATES - list->count) * (int64_t)sizeof *list->candidate;
+    bytes += (int64_t)job->config.json_bytes + layers * layer_bytes +
+             decant_budget_grids(list->candidate, list->count);
+    *rest_bytes = decant_budget_rest(layers, whole + TABLE_DATASETS + list->count, bytes);
     return DECANT_OK;
 }
 
@@ -211,7 +213,12 @@ static decant_status find_budget(decant_job *job, int64_t weights, int64_t small
                                  decant_error *err)
 {
     decant_budget asked = {.bits = job->options->bits, .file_bytes = job->options->size_bytes};
-    decant_status status = count_rest(job, &asked.rest_bytes, err);
+    decant_recipe recipe = decant_options_recipe(job->options);
+    decant_candidate_list list;
+    const int64_t any_rows = 1, any_columns = 1; /* what is offered does not depend on the shape */
+    decant_status status = decant_recipe_offer(&recipe, any_rows, any_columns, &list, err);
+    if (status == DECANT_OK && asked.file_bytes > 0)
+        status = count_rest(job, &list, &asked.rest_bytes, err);
     return status == DECANT_OK ? decant_budget_bytes(&asked, weights, smallest_bytes, bytes, err) : status;
 }
 
@@ -219,16 +226,18 @@ static decant_status find_budget(decant_job *job, int64_t weights, int64_t small
 static decant_status check_budget(decant_job *job, decant_error *err)
 {
     const decant_options *options = job->options;
+    decant_recipe recipe = decant_options_recipe(options);
     int64_t weights = 0, smallest = 0, unused;
     for (int layer = 0; layer < job->config.layers; layer++)
         for (int index = 0; index < job->family->linear_count; index++) {
             decant_linear linear;
+            decant_candidate_list list;
             job->family->linear(&job->config, layer, index, &linear);
-            int64_t rows = linear.rows, columns = linear.columns;
-            int64_t sparse = decant_fraction_count(options->sensitive, rows, columns) +
-                             decant_fraction_count(options->outliers, rows, columns);
-            weights += rows * columns;
-            smallest += decant_packed_bytes(rows, columns, options->bit_widths.bits[0], sparse);
+            decant_status status = decant_recipe_offer(&recipe, linear.rows, linear.columns, &list, err);
+            if (status != DECANT_OK)
+                return status;
+            weights += linear.rows * linear.columns;
+            smallest += decant_candidate_list_smallest(&list);
         }
     return decant_ranks_agree(job->ranks, find_budget(job, weights, smallest, &unused, err), err);
 }
@@ -288,10 +297,12 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
     return decant_ranks_agree(job->ranks, status, err);
 }
 
-/* Fisher sums of this rank's matrices, from tokens or from a statistics file. */
+/* Fisher sums of this rank's matrices, from tokens or from a statistics file; none in a data-free run. */
 static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_statistics_origin *origin,
                                decant_error *err)
 {
+    if (decant_options_are_data_free(job->options))
+        return DECANT_OK;
     if (job->options->statistics[0])
         return calibrate_from_file(job, fisher, origin, err);
     return calibrate_from_tokens(job, fisher, origin, err);
@@ -376,6 +387,7 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
         .summary = summary,
         .origin = origin,
         .sensitivity = sensitivity,
+        .seed = job->options->seed,
         .options = options,
         .device = device,
         .backend = job->backend,
@@ -446,7 +458,7 @@ static decant_status validate_and_finish(decant_job *job, const decant_token_arr
 static decant_status run_whole_job(decant_job *job, decant_error *err)
 {
     decant_fisher_sums fisher = {0};
-    decant_statistics_origin origin;
+    decant_statistics_origin origin = {0};
     decant_quantized_share share = {0};
     decant_error_table table = {0};
     decant_plan_summary summary = {0};

@@ -27,17 +27,24 @@ static int64_t larger(int64_t a, int64_t b)
 
 static void size_linear(const decant_job_shape *shape, const decant_linear *linear, decant_linear_size *size)
 {
-    const decant_bit_widths *widths = &shape->widths;
+    const decant_recipe *recipe = &shape->recipe;
     int64_t rows = linear->rows, columns = linear->columns;
-    int64_t count = decant_fraction_count(shape->sensitive, rows, columns) +
-                    decant_fraction_count(shape->outliers, rows, columns);
+    int64_t count = recipe->uses[DECANT_METHOD_KMEANS] ? decant_recipe_sparse_count(recipe, rows, columns) : 0;
     *size = (decant_linear_size){
         .rows = rows, .columns = columns, .weights = rows * columns, .sparse_count = count};
     size->pattern_bytes = count > 0 ? 4 * (rows + 1) + 4 * count : 0;
-    for (int i = 0; i < widths->count; i++)
-        size->levels_bytes += rows << (widths->bits[i] + 1);
-    size->smallest_bytes = decant_packed_bytes(rows, columns, widths->bits[0], count);
-    size->largest_bytes = decant_packed_bytes(rows, columns, widths->bits[widths->count - 1], count);
+    decant_candidate_list list;
+    decant_error unread; /* the options were checked: something is offered */
+    decant_recipe_offer(recipe, rows, columns, &list, &unread);
+    size->smallest_bytes = list.count > 0 ? decant_candidate_list_smallest(&list) : 0;
+    for (int i = 0; i < list.count; i++) {
+        const decant_candidate *candidate = &list.candidate[i];
+        size->largest_bytes = larger(size->largest_bytes, candidate->bytes);
+        if (decant_candidate_is_on_grid(candidate))
+            size->trial_bytes = larger(size->trial_bytes, candidate->bytes);
+        else
+            size->levels_bytes += rows << (candidate->code_bits + 1);
+    }
     size->stored_bytes = size->largest_bytes;
     if (shape->bits > 0) {
         int64_t average = (int64_t)(shape->bits * (double)size->weights / 8);
@@ -280,7 +287,8 @@ static int64_t quantizing_bytes(rank_view *view)
         const decant_linear_size *linear = &view->linears[i];
         view->working = larger(view->working,
                                decant_quantization_working_bytes(view->shape, linear->rows, linear->columns));
-        most = larger(most, exact_bytes(view, linear->weights) + linear->pattern_bytes + linear->levels_bytes);
+        most = larger(most, exact_bytes(view, linear->weights) + linear->pattern_bytes + linear->levels_bytes +
+                                linear->trial_bytes);
     }
     return most;
 }
@@ -325,7 +333,7 @@ static void plan_quantization(rank_view *view, decant_rank_memory *memory)
         return;
     }
     for (int64_t i = 0; i < view->count; i++)
-        fisher += owns(view, i) ? 4 * view->linears[i].weights : 0;
+        fisher += shape->has_fisher && owns(view, i) ? 4 * view->linears[i].weights : 0;
     for (int64_t i = 0; i < view->count; i++) {
         const decant_linear_size *linear = &view->linears[i];
         if (!owns(view, i))
@@ -333,8 +341,9 @@ static void plan_quantization(rank_view *view, decant_rank_memory *memory)
         results += linear->pattern_bytes + linear->levels_bytes;
         view->working =
             larger(view->working, decant_quantization_working_bytes(shape, linear->rows, linear->columns));
-        at->device = larger(at->device, fisher + results + exact_bytes(view, linear->weights) + view->working);
-        fisher -= 4 * linear->weights;
+        at->device = larger(at->device, fisher + results + linear->trial_bytes +
+                                            exact_bytes(view, linear->weights) + view->working);
+        fisher -= shape->has_fisher ? 4 * linear->weights : 0;
     }
     at->host += view->count * (int64_t)(sizeof(decant_quantized_layer) + sizeof(decant_table_row));
 }

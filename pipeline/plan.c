@@ -220,7 +220,7 @@ static decant_status lay_out_best(const decant_plan_request *request, const deca
 /* Only ratios matter for comparing, so unknown rates may be any. */
 static decant_rates rates_for_comparing(const decant_plan_request *request)
 {
-    decant_rates rates = request->rates, measured = decant_rates_measured(&request->shape.widths);
+    decant_rates rates = request->rates, measured = decant_rates_measured(&request->shape.recipe);
     if (rates.flop_s == 0)
         rates.flop_s = measured.flop_s;
     if (rates.read_bytes_s == 0)

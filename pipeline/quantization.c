@@ -13,16 +13,9 @@
 
 decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_origin *origin)
 {
-    const decant_options *options = job->options;
-    decant_recipe recipe = {
-        .widths = options->bit_widths.count,
-        .sensitive = options->sensitive,
-        .outliers = options->outliers,
-        .search = options->levels,
-        .seed = options->seed,
-        .curvature = (double)(origin->length - 1) / (double)origin->sequences,
-    };
-    memcpy(recipe.bits, options->bit_widths.bits, sizeof recipe.bits);
+    decant_recipe recipe = decant_options_recipe(job->options);
+    if (origin->sequences > 0)
+        recipe.curvature = (double)(origin->length - 1) / (double)origin->sequences;
     return recipe;
 }
 
@@ -79,8 +72,8 @@ static decant_status quantize_matrix(decant_backend *backend, const decant_recip
 {
     decant_status status;
     DECANT_TRY(backend->weights->finish_place(backend, &arriving->weight, err));
-    DECANT_TRY(decant_quantize_layer(backend, recipe, arriving->tensor, arriving->weight, *task->fisher,
-                                     task->layer, err));
+    DECANT_TRY(decant_quantize_layer(backend, recipe, arriving->tensor, arriving->weight,
+                                     task->fisher ? *task->fisher : NULL, task->layer, err));
     DECANT_TRY(decant_task_wait(&arriving->checksum_task, err));
     *task->row = (decant_table_row){
         .source_checksum = arriving->checksum,
@@ -89,7 +82,8 @@ static decant_status quantize_matrix(decant_backend *backend, const decant_recip
         .sparse_count = task->layer->sparse.count,
     };
     memcpy(task->row->candidate, task->layer->candidate, sizeof task->row->candidate);
-    backend->memory->release(backend, (void **)task->fisher);
+    if (task->fisher)
+        backend->memory->release(backend, (void **)task->fisher);
     if (task->weight) {
         *task->weight = arriving->weight;
         arriving->weight.data = NULL;
@@ -175,7 +169,7 @@ static void list_tasks(const decant_job *job, decant_fisher_sums *fisher, decant
             continue;
         share->matrices[next] = (int64_t)layers.first * linears + i;
         tasks[next] = (decant_quantization_task){
-            .fisher = &fisher->sums[i],
+            .fisher = fisher->sums ? &fisher->sums[i] : NULL,
             .layer = &share->layers[next],
             .row = &share->rows[next],
             .weight = &share->weights[next],

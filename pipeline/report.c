@@ -174,27 +174,41 @@ void decant_report_sensitivity(decant_job *job, const decant_sensitivity *sensit
     log_ranks(job, "sensitivity", seconds);
 }
 
+/* How many matrices took each candidate: "120 with kmeans 3, 90 with higgs 4 p=2"; cut at size bytes. All
+ * matrices have the same candidates. */
+static void describe_choice(const decant_error_table *table, const int *chosen, char *text, size_t size)
+{
+    int64_t used[DECANT_CANDIDATES] = {0};
+    size_t length = 0;
+    for (int64_t i = 0; i < table->layers; i++)
+        used[chosen[i]]++;
+    text[0] = '\0';
+    for (int i = 0; i < DECANT_CANDIDATES && length < size; i++) {
+        if (!used[i])
+            continue;
+        char name[64];
+        decant_candidate_describe(&table->rows[0].candidate[i], name, sizeof name);
+        length += (size_t)snprintf(text + length, size - length, "%s%lld with %s", length ? ", " : "",
+                                   (long long)used[i], name);
+    }
+}
+
 void decant_report_allocation(decant_job *job, const decant_error_table *table, const int *chosen,
                               const decant_plan_summary *summary, double seconds)
 {
-    int64_t used[DECANT_BITS_MAXIMUM + 1] = {0};
-    for (int64_t i = 0; i < table->layers; i++)
-        used[table->rows[i].candidate[chosen[i]].bits]++;
-    char counts[160] = "";
-    size_t length = 0;
-    for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++)
-        if (used[bits])
-            length += (size_t)snprintf(counts + length, sizeof counts - length, "%s%lld with %d bits",
-                                       length ? ", " : "", (long long)used[bits], bits);
-    decant_log_say(job->log, "allocated %.3f bits a weight (%s), predicted loss increase %.4f", summary->bits,
-                   counts, summary->predicted);
+    char counts[512], predicted[64] = "";
+    describe_choice(table, chosen, counts, sizeof counts);
+    if (decant_options_predict_loss(job->options))
+        snprintf(predicted, sizeof predicted, ", predicted loss increase %.4f", summary->predicted);
+    decant_log_say(job->log, "allocated %.3f bits a weight (%s)%s", summary->bits, counts, predicted);
     decant_log_event(job->log, "allocate",
                      "\"seconds\":%.3f,\"bits\":%.6f,\"bytes\":%lld,\"predicted_loss_increase\":%.9g,"
                      "\"lower_bound\":%.9g",
                      seconds, summary->bits, (long long)summary->bytes, summary->predicted,
                      summary->lower_bound);
     char warning[DECANT_BUDGET_WARNING_BYTES];
-    if (!decant_budget_is_trusted(summary->bits, summary->predicted, warning))
+    if (decant_options_predict_loss(job->options) &&
+        !decant_budget_is_trusted(summary->bits, summary->predicted, warning))
         decant_log_say(job->log, "warning: %s", warning);
 }
 
@@ -208,7 +222,7 @@ void decant_report_writing(decant_job *job, double seconds)
 /* ---- the result ---- */
 
 static void print_json(const decant_validation_result *result, const decant_plan_summary *summary,
-                       bool has_original)
+                       bool has_original, bool predicts)
 {
     double targets = (double)result->sums.targets;
     printf("{\"windows\":%lld,\"targets\":%lld,\"perplexity_quantized\":%.9g", (long long)result->windows,
@@ -220,13 +234,14 @@ static void print_json(const decant_validation_result *result, const decant_plan
                (double)result->sums.same_top / targets,
                (result->sums.loss_quantized - result->sums.loss_original) / targets);
     if (summary)
-        printf(",\"bits\":%.9g,\"quantized_bytes\":%lld,\"predicted_loss_increase\":%.9g", summary->bits,
-               (long long)summary->bytes, summary->predicted);
+        printf(",\"bits\":%.9g,\"quantized_bytes\":%lld", summary->bits, (long long)summary->bytes);
+    if (summary && predicts)
+        printf(",\"predicted_loss_increase\":%.9g", summary->predicted);
     printf("}\n");
 }
 
 static void print_table(const decant_validation_result *result, const decant_plan_summary *summary,
-                        bool has_original)
+                        bool has_original, bool predicts)
 {
     double targets = (double)result->sums.targets;
     if (summary)
@@ -240,14 +255,14 @@ static void print_table(const decant_validation_result *result, const decant_pla
         printf("%-28s %.4f\n", "measured loss increase",
                (result->sums.loss_quantized - result->sums.loss_original) / targets);
     }
-    if (summary)
+    if (summary && predicts)
         printf("%-28s %.4f\n", "predicted loss increase", summary->predicted);
 }
 
 void decant_report_validation(decant_job *job, const decant_validation_result *result,
                               const decant_plan_summary *summary, double seconds)
 {
-    bool has_original = job->model != NULL;
+    bool has_original = job->model != NULL, predicts = decant_options_predict_loss(job->options);
     double targets = (double)result->sums.targets, tokens = targets + (double)result->windows;
     decant_log_say(job->log, "validated on %lld windows in %.1f s", (long long)result->windows, seconds);
     decant_log_event(
@@ -263,8 +278,8 @@ void decant_report_validation(decant_job *job, const decant_validation_result *r
     if (job->ranks->rank != 0)
         return;
     if (job->options->json)
-        print_json(result, summary, has_original);
+        print_json(result, summary, has_original, predicts);
     else
-        print_table(result, summary, has_original);
+        print_table(result, summary, has_original, predicts);
     fflush(stdout);
 }

@@ -93,16 +93,19 @@ static decant_status measure_alone(sensitivity_run *run, const sensitivity_task 
 {
     decant_backend *backend = run->job->backend;
     decant_linear changed = run->whole.blocks[block].linears[index];
-    decant_packed_matrix packed = {0};
+    decant_encoded_layer encoded = {0};
     decant_status status;
     DECANT_TRY(decant_quantized_layer_encode(backend, &run->share->layers[task->own],
                                              run->result->candidate[task->layer],
-                                             run->share->weights[task->own], &packed, err));
+                                             run->share->weights[task->own], &encoded, err));
     DECANT_TRY(backend->memory->synchronize(backend, err)); /* the probe may run on a backend of its own */
-    changed.packed = &packed;
+    if (encoded.grid.form.points)
+        changed.grid = &encoded.grid;
+    else
+        changed.packed = &encoded.packed;
     DECANT_TRY(decant_probe_measure(run->probe, block, index, &changed, sums, err));
 done:
-    decant_packed_matrix_free(backend, &packed);
+    decant_encoded_layer_free(backend, &encoded);
     return status;
 }
 
@@ -156,7 +159,12 @@ static uint32_t fingerprint(const sensitivity_run *run, const decant_error_table
     sum = decant_checksum(sum, tokens->tokens,
                           (size_t)(tokens->sequences * tokens->length) * sizeof *tokens->tokens);
     sum = decant_checksum(sum, job->config.json, job->config.json_bytes);
-    return decant_checksum(sum, table->rows, (size_t)table->layers * sizeof *table->rows);
+    for (int64_t i = 0; i < table->layers; i++) {
+        const decant_table_row *row = &table->rows[i];
+        sum = decant_checksum(sum, &row->source_checksum, sizeof row->source_checksum);
+        sum = decant_checksum(sum, row->candidate, (size_t)row->candidates * sizeof *row->candidate);
+    }
+    return sum;
 }
 
 /* Collective: what an earlier job has finished, on every rank. */

@@ -15,6 +15,15 @@ int64_t decant_budget_rest(int64_t layers, int64_t datasets, int64_t data_bytes)
     return data_bytes + RECORD_BYTES * (datasets + LAYER_RECORDS * layers + STANDING_RECORDS);
 }
 
+int64_t decant_budget_grids(const decant_candidate *candidates, int count)
+{
+    int64_t bytes = 0;
+    for (int i = 0; i < count; i++)
+        if (decant_candidate_is_on_grid(&candidates[i]))
+            bytes += (INT64_C(1) << candidates[i].code_bits) * candidates[i].dimension * (int64_t)sizeof(float);
+    return bytes;
+}
+
 decant_status decant_budget_bytes(const decant_budget *asked, int64_t weights, int64_t smallest_bytes,
                                   int64_t *bytes, decant_error *err)
 {

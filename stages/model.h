@@ -15,8 +15,9 @@ enum { DECANT_BLOCK_LINEARS = 7, DECANT_NAME_BYTES = 128 };
 typedef struct decant_linear {
     char name[DECANT_NAME_BYTES]; /* "model.layers.0.self_attn.q_proj" */
     int64_t rows, columns;        /* output and input channels */
-    decant_matrix weight;         /* placed for compute; data NULL when packed is used */
-    decant_packed_matrix *packed; /* owned; NULL when weight is used */
+    decant_matrix weight;         /* placed for compute; data NULL when a packed form is used */
+    decant_packed_matrix *packed; /* owned; NULL when another form is used */
+    decant_grid_matrix *grid;     /* the same */
 } decant_linear;
 
 typedef struct decant_block {
@@ -34,9 +35,12 @@ typedef struct decant_weight_source {
     decant_status (*matrix)(void *context, const char *name, int64_t rows, int64_t columns,
                             decant_matrix *matrix, decant_error *err);
     /* The packed form of linear layer `name`, made with backend->memory, or *packed = NULL when the source has
-     * only whole weights (the pointer itself may then be NULL). */
+     * this one otherwise (the pointer itself may then be NULL). */
     decant_status (*packed)(void *context, decant_backend *backend, const char *name, int64_t rows,
                             int64_t columns, decant_packed_matrix **packed, decant_error *err);
+    /* The same for a layer on a grid, whose points the source keeps: at most one of the two finds a form. */
+    decant_status (*grid)(void *context, decant_backend *backend, const char *name, int64_t rows,
+                          int64_t columns, decant_grid_matrix **grid, decant_error *err);
 } decant_weight_source;
 
 typedef struct decant_family decant_family;
