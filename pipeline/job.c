@@ -60,19 +60,42 @@ static decant_status create_backend(decant_job *job, decant_error *err)
     return decant_backend_create_cpu(threads, &job->backend, err);
 }
 
+/* Does the job need to know what the model computes, or only its matrices? */
+static bool needs_architecture(const decant_options *options)
+{
+    return options->command != DECANT_COMMAND_RUN || options->text[0] || !decant_options_are_data_free(options);
+}
+
+static decant_status open_model(decant_job *job, decant_error *err)
+{
+    const char *path = job->options->model;
+    decant_status status = decant_model_config_read(path, &job->config, err);
+    if (status == DECANT_OK)
+        status = decant_family_find(&job->config, &job->family, err);
+    if (status == DECANT_OK)
+        return decant_safetensors_open(path, &job->model, err);
+    if (status != DECANT_ERROR_INPUT || needs_architecture(job->options))
+        return status;
+    decant_model_config_free(&job->config);
+    DECANT_TRY(decant_model_config_read_text(path, &job->config, err));
+    DECANT_TRY(decant_safetensors_open(path, &job->model, err));
+    DECANT_TRY(decant_family_of_matrices(job->model, &job->config, &job->family, err));
+done:
+    return status;
+}
+
 static decant_status open_local(decant_job *job, decant_error *err)
 {
     decant_container *container = NULL;
     decant_status status;
     DECANT_TRY(create_backend(job, err));
     if (job->options->model[0]) {
-        DECANT_TRY(decant_model_config_read(job->options->model, &job->config, err));
-        DECANT_TRY(decant_safetensors_open(job->options->model, &job->model, err));
+        DECANT_TRY(open_model(job, err));
     } else {
         DECANT_TRY(decant_container_open(job->options->container, &container, err));
         DECANT_TRY(decant_container_config(container, job->options->container, &job->config, err));
+        DECANT_TRY(decant_family_find(&job->config, &job->family, err));
     }
-    DECANT_TRY(decant_family_find(&job->config, &job->family, err));
 done:
     decant_container_close(&container);
     return status;
@@ -98,6 +121,10 @@ static void shard_layers(decant_job *job)
     const int64_t tokens = 512;
     double block = decant_schedule_block_cost(&job->config, tokens);
     double head = decant_schedule_head_cost(&job->config, tokens);
+    if (job->config.matrices) { /* nothing passes through them */
+        block = 1;
+        head = 0;
+    }
     decant_schedule_layers(job->config.layers, job->grid.stages, 3 * block, 0, 2 * head, job->ranges);
     job->stages = decant_schedule_active_stages(job->ranges, job->grid.stages);
 }

@@ -7,6 +7,7 @@
 #define DECANT_STAGES_MODEL_H
 
 #include "io/model_config.h"
+#include "io/safetensors.h"
 #include "kernels/backend.h"
 
 enum { DECANT_BLOCK_LINEARS = 7, DECANT_NAME_BYTES = 128 };
@@ -110,6 +111,13 @@ struct decant_family {
 /* The family of a config; DECANT_ERROR_INPUT naming the architecture when decant does not know it. */
 decant_status decant_family_find(const decant_model_config *config, const decant_family **family,
                                  decant_error *err);
+
+/* For a model of which nothing is known but its tensors: every two-dimensional tensor NAME.weight is a linear
+ * layer, one a block, but for embeddings, heads and the like, by their names. Such a model can be quantized
+ * without data, not run. Fills config->layers and config->matrices; config has the text of config.json alone.
+ * DECANT_ERROR_INPUT when there is no such tensor. */
+decant_status decant_family_of_matrices(const decant_safetensors *model, decant_model_config *config,
+                                        const decant_family **family, decant_error *err);
 
 /* Loads the layers [first_layer, first_layer + layer_count) of a model, with the embedding when first_layer is
  * 0 and the final norm and head when they end the model. It will take up to `sequences` sequences of `tokens`

@@ -108,6 +108,36 @@ if "$python" -c 'import h5py' 2>/dev/null; then
   cmp "$work/old.json" "$work/new.json" || fail "version 1 gives another perplexity"
 fi
 
+# ---- a model of an architecture that decant does not know: data-free, matrix by matrix; never with data
+mkdir "$work/foreign" "$work/bare"
+python3 - "$work/foreign" <<'PY'
+import json, random, struct, sys
+random.seed(5)
+shapes = {"wte.weight": [40, 24], "h.0.attn.c_attn.weight": [24, 72], "h.0.mlp.c_fc.weight": [24, 96], "h.0.mlp.c_fc.bias": [96],
+          "h.1.attn.c_attn.weight": [24, 72], "h.1.mlp.c_fc.weight": [24, 97], "ln_f.weight": [24]}
+header, data = {}, b""
+for name, shape in shapes.items():
+    count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+    header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + 4 * count]}
+    data += struct.pack(f"<{count}f", *(random.gauss(0, 0.02) for _ in range(count)))
+text = json.dumps(header).encode()
+open(sys.argv[1] + "/model.safetensors", "wb").write(struct.pack("<Q", len(text)) + text + data)
+json.dump({"architectures": ["GPT2LMHeadModel"], "n_layer": 2}, open(sys.argv[1] + "/config.json", "w"))
+PY
+cp "$work/foreign/model.safetensors" "$work/bare"
+for folder in foreign bare; do
+  for ranks in 1 3; do
+    on $ranks run --model "$work/$folder" --method higgs,rtn,nf4 --bits 5 --output "$work/$folder.$ranks.h5"
+  done
+  cmp "$work/$folder.1.h5" "$work/$folder.3.h5" || fail "$folder: 3 ranks give other bytes than 1"
+  [[ $("$decant" inspect "$work/$folder.1.h5" | grep -c '^h\.') == 4 ]] || fail "$folder: not all matrices"
+  "$decant" verify "$work/$folder.1.h5" >/dev/null || fail "$folder: verify"
+done
+foreign=(run --model "$work/foreign" --method higgs --bits 5 --output "$work/no.h5")
+expect 3 'GPT2LMHeadModel\|hidden_size' "$decant" "${foreign[@]}" --text "$tokens"
+expect 3 'GPT2LMHeadModel\|hidden_size' "$decant" "${foreign[@]}" --calibration "$tokens"
+expect 3 'hidden_size' "$decant" validate "$work/foreign.1.h5" --text "$tokens" --device cpu
+
 # ---- refused before the work
 run=(run --model "$model" --output "$work/no.h5")
 expect 2 'calibration' "$decant" "${run[@]}" --method kmeans,higgs --bits 5
