@@ -9,6 +9,7 @@
 #include "stages/departure.h"
 #include "stages/error_table_file.h"
 #include "stages/layer_file.h"
+#include "stages/write_sensitivity.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -19,6 +20,7 @@ typedef struct container_ids {
     int *tensors; /* [tensors of the model]; -1 for those that are quantized */
     decant_error_table_datasets table;
     int config, names, chosen;
+    decant_sensitivity_ids sensitivity;
 } container_ids;
 
 static int64_t linear_total(const decant_container_contents *contents)
@@ -37,6 +39,12 @@ static const decant_candidate *choice_at(const decant_container_contents *conten
     return &contents->table->rows[index].candidate[contents->chosen[index]];
 }
 
+/* A data-free job predicts no loss, unless it measured sensitivities. */
+static bool predicts_loss(const decant_container_contents *contents)
+{
+    return contents->origin->sequences > 0 || contents->sensitivity->kind != DECANT_SENSITIVITY_FISHER;
+}
+
 /* ---- linear layers ---- */
 
 static decant_status define_layers(decant_container_writer *writer, const decant_container_contents *contents,
@@ -48,7 +56,7 @@ static decant_status define_layers(decant_container_writer *writer, const decant
         decant_layer_facts facts = {.row = &contents->table->rows[i],
                                     .choice = choice_at(contents, i),
                                     .seed = contents->seed,
-                                    .predicts_loss = contents->origin->sequences > 0};
+                                    .predicts_loss = predicts_loss(contents)};
         decant_status status = decant_layer_define(writer, &linear, &facts, &ids->layers[i], err);
         if (status != DECANT_OK)
             return status;
@@ -87,11 +95,13 @@ static decant_status depart_layer(const decant_container_contents *contents,
     decant_encoded_layer encoded = {0};
     decant_status status;
     DECANT_TRY(backend->weights->finish_place(backend, weight, err));
+    DECANT_TRY(decant_quantized_layer_unpark(backend, layer, err));
     DECANT_TRY(decant_quantized_layer_encode(backend, layer, choice, *weight, &encoded, err));
     decant_layer_depart(departure, datasets, &encoded);
     DECANT_TRY(decant_departure_begin(departure, err));
 done:
     decant_encoded_layer_free(backend, &encoded);
+    decant_quantized_layer_free(backend, layer); /* its levels are in the packed form */
     backend->weights->unplace(backend, weight);
     return status;
 }
@@ -222,6 +232,7 @@ static decant_status write_tables(decant_container_writer *writer, const decant_
     DECANT_TRY(decant_container_write(writer, ids->chosen, 0, contents->table->layers, contents->chosen, err));
     DECANT_TRY(decant_error_table_write(writer, contents->table, &ids->table, err));
     DECANT_TRY(decant_grids_write(writer, &ids->grids, err));
+    DECANT_TRY(decant_sensitivity_write(writer, contents->sensitivity, &ids->sensitivity, err));
 done:
     return status;
 }
@@ -238,11 +249,10 @@ static uint32_t model_checksum(const decant_error_table *table)
     return checksum;
 }
 
-/* What a data-free run has nothing to say of: the calibration, and what it predicts. */
+/* What a data-free run has nothing to say of. */
 static decant_status set_calibration(decant_container_writer *writer, const decant_container_contents *contents,
                                      decant_error *err)
 {
-    const decant_plan_summary *summary = contents->summary;
     const decant_statistics_origin *origin = contents->origin;
     decant_status status;
     DECANT_TRY(
@@ -252,8 +262,6 @@ static decant_status set_calibration(decant_container_writer *writer, const deca
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_micro_batch", origin->micro_batch, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_replicas", origin->replicas, err));
     DECANT_TRY(decant_container_set_real(writer, "/", "calibration_loss", origin->loss, err));
-    DECANT_TRY(decant_container_set_real(writer, "/", "predicted_loss_increase", summary->predicted, err));
-    DECANT_TRY(decant_container_set_real(writer, "/", "predicted_lower_bound", summary->lower_bound, err));
 done:
     return status;
 }
@@ -273,6 +281,10 @@ static decant_status set_provenance(decant_container_writer *writer, const decan
     DECANT_TRY(decant_container_set_real(writer, "/", "bits", summary->bits, err));
     if (contents->origin->sequences > 0)
         DECANT_TRY(set_calibration(writer, contents, err));
+    if (predicts_loss(contents)) {
+        DECANT_TRY(decant_container_set_real(writer, "/", "predicted_loss_increase", summary->predicted, err));
+        DECANT_TRY(decant_container_set_real(writer, "/", "predicted_lower_bound", summary->lower_bound, err));
+    }
 done:
     return status;
 }
@@ -322,6 +334,7 @@ decant_status decant_write_container(decant_ranks *ranks, const char *path, bool
     DECANT_TRY(define_layers(*writer, contents, &ids, err));
     DECANT_TRY(define_tensors(*writer, contents, &ids, err));
     DECANT_TRY(define_tables(*writer, contents, name_bytes, &ids, err));
+    DECANT_TRY(decant_sensitivity_define(*writer, contents->sensitivity, &ids.sensitivity, err));
     DECANT_TRY(set_provenance(*writer, contents, err));
     DECANT_TRY(decant_container_begin(*writer, err));
     local = write_share(*writer, contents, &ids, ranks, names, name_bytes, err);
