@@ -5,7 +5,6 @@
 #include "io/container.h"
 #include "pipeline/sweep.h"
 #include "stages/budget.h"
-#include "stages/error_table.h"
 #include "stages/error_table_file.h"
 
 #include <cjson/cJSON.h>
@@ -17,9 +16,10 @@
 
 typedef struct container_plan {
     decant_error_table table;
-    int *chosen; /* [table.layers] */
-    char *names; /* the names of the layers, a line each */
-    char **name; /* [table.layers] into names */
+    int *chosen;        /* [table.layers] */
+    char *names;        /* the names of the layers, a line each */
+    char **name;        /* [table.layers] into names */
+    bool predicts_loss; /* false: the table's predictions are relative errors times weights */
 } container_plan;
 
 static void free_plan(container_plan *plan)
@@ -128,6 +128,10 @@ static decant_status read_plan(const decant_container *container, const char *pa
     DECANT_TRY(read_array(container, "/allocation/chosen", DECANT_STORED_I32,
                           (decant_shape){1, {plan->table.layers}}, (void **)&plan->chosen, err));
     DECANT_TRY(complete_rows(container, plan, err));
+    decant_error absent;
+    double unread;
+    plan->predicts_loss =
+        decant_container_get_real(container, "/", "predicted_loss_increase", &unread, &absent) == DECANT_OK;
 done:
     return status;
 }
@@ -164,7 +168,8 @@ static cJSON *layers_as_json(const container_plan *plan)
         cJSON_AddNumberToObject(layer, "sparse_count",
                                 decant_candidate_has_sparse(choice) ? (double)row->sparse_count : 0);
         cJSON_AddNumberToObject(layer, "relative_error", choice->relative);
-        cJSON_AddNumberToObject(layer, "predicted_loss_increase", choice->predicted);
+        cJSON_AddNumberToObject(layer, plan->predicts_loss ? "predicted_loss_increase" : "error_times_weights",
+                                choice->predicted);
         cJSON_AddItemToArray(layers, layer);
     }
     return layers;
@@ -358,14 +363,13 @@ static void print_plan(const container_plan *plan, const decant_plan_summary *su
                        bool predicts_loss, bool json, FILE *stream)
 {
     char warning[DECANT_BUDGET_WARNING_BYTES] = "";
-    bool is_trusted = predicts_loss && decant_budget_is_trusted(summary->bits, summary->predicted, warning);
-    if (!predicts_loss)
-        snprintf(warning, sizeof warning,
-                 "made without calibration: predictions are squared errors, not losses");
+    const char *predicted = plan->predicts_loss ? "predicted_loss_increase" : "error_times_weights";
+    bool is_trusted =
+        decant_budget_is_trusted(summary->bits, plan->predicts_loss ? summary->predicted : 0, warning);
     if (!json) {
         fprintf(stream, "%-24s %.6f\n%-24s %lld\n%-24s %lld\n%-24s %.6g\n", "bits", summary->bits,
                 "quantized_bytes", (long long)summary->bytes, "file_bytes_at_most", (long long)file_bytes,
-                "predicted_loss_increase", summary->predicted);
+                predicted, summary->predicted);
         fprintf(stream, "%-24s %.6g\n%s%s%s\n", "predicted_lower_bound", summary->lower_bound,
                 is_trusted ? "" : "warning: ", warning, is_trusted ? "" : "\n");
         print_layers(plan, stream);
@@ -375,7 +379,7 @@ static void print_plan(const container_plan *plan, const decant_plan_summary *su
     cJSON_AddNumberToObject(root, "bits", summary->bits);
     cJSON_AddNumberToObject(root, "quantized_bytes", (double)summary->bytes);
     cJSON_AddNumberToObject(root, "file_bytes_at_most", (double)file_bytes);
-    cJSON_AddNumberToObject(root, "predicted_loss_increase", summary->predicted);
+    cJSON_AddNumberToObject(root, predicted, summary->predicted);
     cJSON_AddNumberToObject(root, "predicted_lower_bound", summary->lower_bound);
     cJSON_AddBoolToObject(root, "trusted", is_trusted);
     if (!is_trusted)
@@ -392,7 +396,7 @@ static decant_status sweep(const decant_options *options, const container_plan *
     decant_status status;
     DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *points, "the curve", (void **)&points, err));
     DECANT_TRY(decant_sweep_solve(&options->sweep, &plan->table, points, err));
-    decant_sweep_print(points, count, rest_bytes, options->json, stream);
+    decant_sweep_print(points, count, rest_bytes, plan->predicts_loss, options->json, stream);
 done:
     decant_memory_free(points);
     return status;

@@ -63,7 +63,8 @@ static decant_status create_backend(decant_job *job, decant_error *err)
 /* Does the job need to know what the model computes, or only its matrices? */
 static bool needs_architecture(const decant_options *options)
 {
-    return options->command != DECANT_COMMAND_RUN || options->text[0] || !decant_options_are_data_free(options);
+    return options->command != DECANT_COMMAND_RUN || options->text[0] ||
+           options->sensitivity != DECANT_SENSITIVITY_FISHER || !decant_options_are_data_free(options);
 }
 
 static decant_status open_model(decant_job *job, decant_error *err)
@@ -205,12 +206,32 @@ static decant_status check_output(decant_job *job, decant_error *err)
     return decant_ranks_agree(job->ranks, status, err);
 }
 
+/* The grids that candidates lie on, each of which the container may hold once. */
+static void count_grids(const decant_candidate_list *list, int64_t *datasets, int64_t *bytes)
+{
+    for (int i = 0; i < list->count; i++) {
+        bool is_new = decant_candidate_is_on_grid(&list->candidate[i]);
+        for (int j = 0; is_new && j < i; j++)
+            is_new = !decant_candidates_share_grid(&list->candidate[i], &list->candidate[j]);
+        *datasets += is_new;
+        *bytes += is_new ? decant_candidate_grid_bytes(&list->candidate[i]) : 0;
+    }
+}
+
 /* What the container takes besides the quantized layers, at most: the tensors that stay whole, config and
  * tables. */
 static decant_status count_rest(decant_job *job, const decant_candidate_list *list, int64_t *rest_bytes,
                                 decant_error *err)
 {
-    int64_t layer_bytes = DECANT_NAME_BYTES + (int64_t)sizeof(decant_table_row); /* in the tables, at most */
+    const int64_t any_rows = 1, any_columns = 1; /* what is offered does not depend on the shape */
+    decant_recipe recipe = decant_options_recipe(job->options);
+    decant_candidate_list list;
+    decant_status offered = decant_recipe_offer(&recipe, any_rows, any_columns, &list, err);
+    if (offered != DECANT_OK)
+        return offered;
+    /* more than a layer's part of /errors, /allocation and /sensitivity */
+    const int64_t table_bytes = DECANT_NAME_BYTES + 32 + list.count * (int64_t)sizeof(decant_candidate) +
+                                8 * (int64_t)job->options->noise_levels;
     int64_t layers = (int64_t)job->config.layers * job->family->linear_count, bytes = 0;
     for (int64_t i = 0; i < decant_safetensors_count(job->model); i++)
         bytes += (int64_t)decant_safetensors_at(job->model, i)->size_bytes;
@@ -227,11 +248,10 @@ static decant_status count_rest(decant_job *job, const decant_candidate_list *li
             return status;
         bytes -= (int64_t)decant_matrix_bytes(host);
     }
-    int64_t whole = decant_safetensors_count(job->model) - layers;
-    layer_bytes -= (DECANT_CANDIDATES - list->count) * (int64_t)sizeof *list->candidate;
-    bytes += (int64_t)job->config.json_bytes + layers * layer_bytes +
-             decant_budget_grids(list->candidate, list->count);
-    *rest_bytes = decant_budget_rest(layers, whole + TABLE_DATASETS + list->count, bytes);
+    int64_t whole = decant_safetensors_count(job->model) - layers, grids = 0;
+    count_grids(&list, &grids, &bytes);
+    *rest_bytes = decant_budget_rest(layers, whole + TABLE_DATASETS + grids,
+                                     bytes + (int64_t)job->config.json_bytes + layers * table_bytes);
     return DECANT_OK;
 }
 
@@ -290,15 +310,43 @@ static decant_status read_text(decant_job *job, decant_token_array *text, decant
     return read_tokens(job, options->text, options->validation_window, options->validation_windows, text, err);
 }
 
+/* Where a block's Fisher sums go when layers are streamed. */
+typedef struct streamed_blocks {
+    decant_job *job;
+    decant_recipe recipe;
+    decant_quantized_share *share; /* NULL: only the sums are wanted */
+} streamed_blocks;
+
+static decant_status take_block(void *context, decant_fisher_sums *fisher, int block, decant_error *err)
+{
+    streamed_blocks *streamed = context;
+    decant_job *job = streamed->job;
+    decant_status status = DECANT_OK;
+    if (streamed->share)
+        return decant_job_quantize_block(job, &streamed->recipe, fisher, block, streamed->share, err);
+    for (int i = 0; i < job->family->linear_count && status == DECANT_OK; i++)
+        if (decant_fisher_sums_at(fisher, block, i))
+            status = decant_fisher_sums_park(fisher, block, i, err);
+    return status;
+}
+
+/* share NULL: the sums are wanted, not what is quantized with them. */
 static decant_status calibrate_from_tokens(decant_job *job, decant_fisher_sums *fisher,
-                                           decant_statistics_origin *origin, decant_error *err)
+                                           decant_quantized_share *share, decant_statistics_origin *origin,
+                                           decant_error *err)
 {
     decant_token_array tokens = {0};
+    streamed_blocks streamed = {.job = job, .share = share};
     decant_status status;
     DECANT_TRY(read_tokens(job, job->options->calibration, job->options->window, job->options->sequences,
                            &tokens, err));
+    *origin = (decant_statistics_origin){.sequences = tokens.sequences, .length = tokens.length};
+    streamed.recipe = decant_job_recipe(job, origin);
+    if (share)
+        DECANT_TRY(decant_ranks_agree(job->ranks, decant_quantized_share_create(job, share, err), err));
     double start_s = decant_clock_s();
-    DECANT_TRY(decant_job_calibrate(job, &tokens, fisher, origin, err));
+    DECANT_TRY(
+        decant_job_calibrate(job, &tokens, &(decant_block_sink){take_block, &streamed}, fisher, origin, err));
     decant_report_calibration(job, origin, decant_clock_s() - start_s);
 done:
     decant_token_array_free(&tokens);
@@ -324,15 +372,16 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
     return decant_ranks_agree(job->ranks, status, err);
 }
 
-/* Fisher sums of this rank's matrices, from tokens or from a statistics file; none in a data-free run. */
-static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_statistics_origin *origin,
-                               decant_error *err)
+/* Fisher sums of this rank's matrices, from tokens or from a statistics file; none in a data-free run. When
+ * layers are streamed, they are quantized with as they come. */
+static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_quantized_share *share,
+                               decant_statistics_origin *origin, decant_error *err)
 {
     if (decant_options_are_data_free(job->options))
         return DECANT_OK;
     if (job->options->statistics[0])
         return calibrate_from_file(job, fisher, origin, err);
-    return calibrate_from_tokens(job, fisher, origin, err);
+    return calibrate_from_tokens(job, fisher, share, origin, err);
 }
 
 /* ---- sensitivity ---- */
@@ -413,8 +462,8 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
         .chosen = chosen,
         .summary = summary,
         .origin = origin,
-        .sensitivity = sensitivity,
         .seed = job->options->seed,
+        .sensitivity = sensitivity,
         .options = options,
         .device = device,
         .backend = job->backend,
@@ -499,7 +548,7 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     if (job->options->text[0])
         DECANT_TRY(read_text(job, &text, err));
     DECANT_TRY(prepare_sensitivity(job, &tokens, err));
-    DECANT_TRY(calibrate(job, &fisher, &origin, err));
+    DECANT_TRY(calibrate(job, &fisher, &share, &origin, err));
     DECANT_TRY(decant_job_quantize(job, &fisher, &origin, &share, &table, err));
     DECANT_TRY(measure_sensitivity(job, &tokens, &share, &table, &sensitivity, err));
     DECANT_TRY(decant_ranks_agree(
@@ -529,7 +578,7 @@ static decant_status run_calibration(decant_job *job, decant_error *err)
     decant_statistics_origin origin;
     decant_status status;
     DECANT_TRY(check_output(job, err));
-    DECANT_TRY(calibrate_from_tokens(job, &fisher, &origin, err));
+    DECANT_TRY(calibrate_from_tokens(job, &fisher, NULL, &origin, err));
     decant_log_stage(job->log, "write");
     DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &fisher,
                                        &origin, err));

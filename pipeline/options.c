@@ -2,6 +2,7 @@
  * line, the job file, --help and the provenance line are all read off this table. */
 #include "pipeline/options.h"
 
+#include "stages/noise_regression.h"
 #include "stages/sensitivity.h"
 
 #include <errno.h>
@@ -56,8 +57,8 @@ static const option_row option_table[] = {
      "keep what the backward pass needs, or compute it again"},
     {"statistics", OPTION_PATH, "S.h5", NULL, FIELD(statistics), 0, 0, false,
      "Fisher sums of an earlier `calibrate`, in place of --calibration"},
-    {"replicas", OPTION_NUMBER, "R", "0", FIELD(replicas), 0, 1e6, false,
-     "ranks that share a stage's sequences, 0: one unless ranks outnumber layers"},
+    {"replicas", OPTION_NUMBER, "R", "0", FIELD(replicas), 0, 4096, false,
+     "shares of the sequences, 0: one unless ranks outnumber layers"},
     {"bits", OPTION_REAL, "B", NULL, FIELD(bits), 1, 16, true,
      "average bits a quantized weight of all that is stored for it"},
     {"size", OPTION_SIZE, "3.5GB|3.25GiB", NULL, FIELD(size_bytes), 1, 9e18, true,
@@ -79,7 +80,7 @@ static const option_row option_table[] = {
     {"levels", OPTION_CHOICE, "exact|lloyd", "exact", FIELD(levels), 0, 0, true,
      "how levels are found: the optimum, or k-means++ and Lloyd"},
     {"seed", OPTION_SEED, "N", "0", FIELD(seed), 0, 0, true,
-     "seed of higgs's signs, --levels lloyd, noise and random tokens"},
+     "seed of higgs's signs, of --levels lloyd, of noise and of random tokens"},
     {"sensitivity", OPTION_CHOICE, "fisher|noise|measured", "fisher", FIELD(sensitivity), 0, 0, true,
      "what bits are allocated by: Fisher sums, measured noise, matrices quantized alone"},
     {"sensitivity-measure", OPTION_CHOICE, "kl|loss", "kl", FIELD(sensitivity_measure), 0, 0, true,
@@ -576,8 +577,8 @@ static void describe_value(const option_row *row, const decant_options *options,
     case OPTION_NUMBERS:
         decant_describe_numbers(field, text, size);
         break;
-    case OPTION_INTEGER:
     case OPTION_SIZE:
+    case OPTION_INTEGER:
         snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
         break;
     case OPTION_NUMBER:

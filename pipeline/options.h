@@ -70,7 +70,7 @@ typedef struct decant_options {
     int fisher;          /* decant_fisher_form */
     int retention;       /* decant_retention */
     decant_option_path statistics;
-    int replicas; /* ranks of a stage, among which the sequences are divided; 0: chosen */
+    int replicas; /* groups of ranks that share out the sequences; 0: as decant_schedule_grid says */
 
     double bits;        /* average over the quantized weights of everything stored; 0: not given */
     int64_t size_bytes; /* of the whole container; 0: not given */
@@ -125,9 +125,7 @@ decant_recipe decant_options_recipe(const decant_options *options);
 /* Neither calibration nor statistics are given, and the methods do without. */
 bool decant_options_are_data_free(const decant_options *options);
 
-/* Are predictions increases of the loss? Without Fisher sums and without measured sensitivities they are
- * squared errors.
- */
+/* Is the sum that the allocation makes least a loss increase, or only a squared error? */
 bool decant_options_predict_loss(const decant_options *options);
 
 /* The text of --help. */

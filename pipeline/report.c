@@ -140,6 +140,25 @@ void decant_report_quantization(decant_job *job, const decant_error_table *table
     log_ranks(job, "quantize", seconds);
 }
 
+/* How many matrices took each candidate: "120 with kmeans 3, 90 with higgs 4 p=2"; cut at size bytes. All
+ * matrices have the same candidates. */
+static void describe_choice(const decant_error_table *table, const int *chosen, char *text, size_t size)
+{
+    int64_t used[DECANT_CANDIDATES] = {0};
+    size_t length = 0;
+    for (int64_t i = 0; i < table->layers; i++)
+        used[chosen[i]]++;
+    text[0] = '\0';
+    for (int i = 0; i < DECANT_CANDIDATES && length < size; i++) {
+        if (!used[i])
+            continue;
+        char name[64];
+        decant_candidate_describe(&table->rows[0].candidate[i], name, sizeof name);
+        length += (size_t)snprintf(text + length, size - length, "%s%lld with %s", length ? ", " : "",
+                                   (long long)used[i], name);
+    }
+}
+
 void decant_report_sensitivity(decant_job *job, const decant_sensitivity *sensitivity, double seconds)
 {
     const decant_agreement *agreement = &sensitivity->agreement;
@@ -174,41 +193,21 @@ void decant_report_sensitivity(decant_job *job, const decant_sensitivity *sensit
     log_ranks(job, "sensitivity", seconds);
 }
 
-/* How many matrices took each candidate: "120 with kmeans 3, 90 with higgs 4 p=2"; cut at size bytes. All
- * matrices have the same candidates. */
-static void describe_choice(const decant_error_table *table, const int *chosen, char *text, size_t size)
-{
-    int64_t used[DECANT_CANDIDATES] = {0};
-    size_t length = 0;
-    for (int64_t i = 0; i < table->layers; i++)
-        used[chosen[i]]++;
-    text[0] = '\0';
-    for (int i = 0; i < DECANT_CANDIDATES && length < size; i++) {
-        if (!used[i])
-            continue;
-        char name[64];
-        decant_candidate_describe(&table->rows[0].candidate[i], name, sizeof name);
-        length += (size_t)snprintf(text + length, size - length, "%s%lld with %s", length ? ", " : "",
-                                   (long long)used[i], name);
-    }
-}
-
 void decant_report_allocation(decant_job *job, const decant_error_table *table, const int *chosen,
                               const decant_plan_summary *summary, double seconds)
 {
     char counts[512], predicted[64] = "";
     describe_choice(table, chosen, counts, sizeof counts);
-    if (decant_options_predict_loss(job->options))
+    bool predicts = decant_options_predict_loss(job->options);
+    if (predicts)
         snprintf(predicted, sizeof predicted, ", predicted loss increase %.4f", summary->predicted);
     decant_log_say(job->log, "allocated %.3f bits a weight (%s)%s", summary->bits, counts, predicted);
-    decant_log_event(job->log, "allocate",
-                     "\"seconds\":%.3f,\"bits\":%.6f,\"bytes\":%lld,\"predicted_loss_increase\":%.9g,"
-                     "\"lower_bound\":%.9g",
-                     seconds, summary->bits, (long long)summary->bytes, summary->predicted,
-                     summary->lower_bound);
+    decant_log_event(
+        job->log, "allocate", "\"seconds\":%.3f,\"bits\":%.6f,\"bytes\":%lld,\"%s\":%.9g,\"lower_bound\":%.9g",
+        seconds, summary->bits, (long long)summary->bytes,
+        predicts ? "predicted_loss_increase" : "error_times_weights", summary->predicted, summary->lower_bound);
     char warning[DECANT_BUDGET_WARNING_BYTES];
-    if (decant_options_predict_loss(job->options) &&
-        !decant_budget_is_trusted(summary->bits, summary->predicted, warning))
+    if (!decant_budget_is_trusted(summary->bits, predicts ? summary->predicted : 0, warning))
         decant_log_say(job->log, "warning: %s", warning);
 }
 

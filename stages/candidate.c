@@ -64,6 +64,16 @@ bool decant_candidate_has_sparse(const decant_candidate *candidate)
     return candidate->method == DECANT_METHOD_KMEANS;
 }
 
+bool decant_candidates_share_grid(const decant_candidate *a, const decant_candidate *b)
+{
+    return a->method == b->method && a->dimension == b->dimension && a->code_bits == b->code_bits;
+}
+
+int64_t decant_candidate_grid_bytes(const decant_candidate *candidate)
+{
+    return ((int64_t)candidate->dimension << candidate->code_bits) * (int64_t)sizeof(float);
+}
+
 static bool is_had_by_some(const decant_candidate_list *list, double width)
 {
     for (int i = 0; i < list->count; i++)
@@ -75,7 +85,7 @@ static bool is_had_by_some(const decant_candidate_list *list, double width)
 decant_status decant_recipe_offer(const decant_recipe *recipe, int64_t rows, int64_t columns,
                                   decant_candidate_list *list, decant_error *err)
 {
-    list->count = 0;
+    *list = (decant_candidate_list){0}; /* what is beyond the count travels and is fingerprinted too */
     for (int i = 0; i < DECANT_METHODS; i++) {
         if (!recipe->uses[i])
             continue;

@@ -86,6 +86,10 @@ bool decant_candidate_has_sparse(const decant_candidate *candidate);
 /* Are the rows on a grid that they share, or has each its own levels? */
 bool decant_candidate_is_on_grid(const decant_candidate *candidate);
 
+/* Is it the same grid? Of candidates on grids. And what its points take, stored once a model. */
+bool decant_candidates_share_grid(const decant_candidate *a, const decant_candidate *b);
+int64_t decant_candidate_grid_bytes(const decant_candidate *candidate);
+
 /* The largest power of two that divides columns, at most DECANT_ROTATION_MAXIMUM: no padding is needed. */
 int32_t decant_rotation_of(int64_t columns);
 

@@ -187,11 +187,6 @@ void decant_grid_dataset(const decant_candidate *candidate, char path[DECANT_CON
              1 << candidate->code_bits);
 }
 
-static bool is_same_grid(const decant_candidate *a, const decant_candidate *b)
-{
-    return a->method == b->method && a->dimension == b->dimension && a->code_bits == b->code_bits;
-}
-
 static decant_shape grid_shape(const decant_candidate *candidate)
 {
     return (decant_shape){2, {(int64_t)1 << candidate->code_bits, candidate->dimension}};
@@ -209,7 +204,7 @@ static void list_grids(const decant_error_table *table, const int *chosen, decan
         if (!is_chosen[i] || !decant_candidate_is_on_grid(candidate))
             continue;
         int place = 0;
-        while (place < grids->count && !is_same_grid(&grids->candidate[place], candidate))
+        while (place < grids->count && !decant_candidates_share_grid(&grids->candidate[place], candidate))
             place++;
         grids->candidate[place] = *candidate;
         grids->count += place == grids->count;

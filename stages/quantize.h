@@ -19,6 +19,7 @@ typedef struct decant_quantized_layer {
     int candidates;
     decant_candidate candidate[DECANT_CANDIDATES];
     uint16_t *levels[DECANT_CANDIDATES]; /* F16 [rows, 2^code_bits] of k-means candidates, else NULL */
+    bool is_parked;                      /* the arrays are in host memory */
 } decant_quantized_layer;
 
 /* A layer in the packed form that is stored: one of the two; the other is empty. */
@@ -35,6 +36,12 @@ typedef struct decant_encoded_layer {
 decant_status decant_quantize_layer(decant_backend *backend, const decant_recipe *recipe, const char *name,
                                     decant_matrix weight, const float *fisher, decant_quantized_layer *layer,
                                     decant_error *err);
+/* Moves the arrays between evaluation and choice out of the device's memory into the host's, and back before
+ * encoding. On failure some may have moved; the layer can be freed all the same. */
+decant_status decant_quantized_layer_park(decant_backend *backend, decant_quantized_layer *layer,
+                                          decant_error *err);
+decant_status decant_quantized_layer_unpark(decant_backend *backend, decant_quantized_layer *layer,
+                                            decant_error *err);
 void decant_quantized_layer_free(decant_backend *backend, decant_quantized_layer *layer);
 
 /* The packed form of one candidate, from what `layer` keeps, which stays as it is, and the weight. Freed with

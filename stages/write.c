@@ -21,6 +21,7 @@ typedef struct container_ids {
     decant_error_table_datasets table;
     decant_sensitivity_ids sensitivity;
     int config, names, chosen;
+    decant_sensitivity_ids sensitivity;
 } container_ids;
 
 static int64_t linear_total(const decant_container_contents *contents)
@@ -43,6 +44,12 @@ static bool predicts_loss(const decant_container_contents *contents)
 static const decant_candidate *choice_at(const decant_container_contents *contents, int64_t index)
 {
     return &contents->table->rows[index].candidate[contents->chosen[index]];
+}
+
+/* A data-free job predicts no loss, unless it measured sensitivities. */
+static bool predicts_loss(const decant_container_contents *contents)
+{
+    return contents->origin->sequences > 0 || contents->sensitivity->kind != DECANT_SENSITIVITY_FISHER;
 }
 
 /* ---- linear layers ---- */
@@ -95,11 +102,13 @@ static decant_status depart_layer(const decant_container_contents *contents,
     decant_encoded_layer encoded = {0};
     decant_status status;
     DECANT_TRY(backend->weights->finish_place(backend, weight, err));
+    DECANT_TRY(decant_quantized_layer_unpark(backend, layer, err));
     DECANT_TRY(decant_quantized_layer_encode(backend, layer, choice, *weight, &encoded, err));
     decant_layer_depart(departure, datasets, &encoded);
     DECANT_TRY(decant_departure_begin(departure, err));
 done:
     decant_encoded_layer_free(backend, &encoded);
+    decant_quantized_layer_free(backend, layer); /* its levels are in the packed form */
     backend->weights->unplace(backend, weight);
     return status;
 }
@@ -228,9 +237,9 @@ static decant_status write_tables(decant_container_writer *writer, const decant_
                                       contents->config->json, err));
     DECANT_TRY(decant_container_write(writer, ids->names, 0, name_bytes, names, err));
     DECANT_TRY(decant_container_write(writer, ids->chosen, 0, contents->table->layers, contents->chosen, err));
-    DECANT_TRY(decant_sensitivity_write(writer, contents->sensitivity, &ids->sensitivity, err));
     DECANT_TRY(decant_error_table_write(writer, contents->table, &ids->table, err));
     DECANT_TRY(decant_grids_write(writer, &ids->grids, err));
+    DECANT_TRY(decant_sensitivity_write(writer, contents->sensitivity, &ids->sensitivity, err));
 done:
     return status;
 }
@@ -264,16 +273,6 @@ done:
     return status;
 }
 
-static decant_status set_prediction(decant_container_writer *writer, const decant_plan_summary *summary,
-                                    decant_error *err)
-{
-    decant_status status;
-    DECANT_TRY(decant_container_set_real(writer, "/", "predicted_loss_increase", summary->predicted, err));
-    DECANT_TRY(decant_container_set_real(writer, "/", "predicted_lower_bound", summary->lower_bound, err));
-done:
-    return status;
-}
-
 static decant_status set_provenance(decant_container_writer *writer, const decant_container_contents *contents,
                                     decant_error *err)
 {
@@ -289,8 +288,10 @@ static decant_status set_provenance(decant_container_writer *writer, const decan
     DECANT_TRY(decant_container_set_real(writer, "/", "bits", summary->bits, err));
     if (contents->origin->sequences > 0)
         DECANT_TRY(set_calibration(writer, contents, err));
-    if (predicts_loss(contents))
-        DECANT_TRY(set_prediction(writer, summary, err));
+    if (predicts_loss(contents)) {
+        DECANT_TRY(decant_container_set_real(writer, "/", "predicted_loss_increase", summary->predicted, err));
+        DECANT_TRY(decant_container_set_real(writer, "/", "predicted_lower_bound", summary->lower_bound, err));
+    }
 done:
     return status;
 }

@@ -27,7 +27,7 @@ typedef struct decant_container_contents {
     decant_backend *backend;
     int64_t quantized_count;
     const int64_t *matrices;           /* [quantized_count]: which of the table's rows each one is */
-    decant_quantized_layer *quantized; /* [quantized_count] */
+    decant_quantized_layer *quantized; /* [quantized_count]; each is emptied when it is written */
     decant_matrix *weights; /* [quantized_count] placed exact, or data NULL: read from the model; data
                                NULL afterwards, where the writing got to */
 } decant_container_contents;

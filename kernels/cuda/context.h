@@ -42,6 +42,13 @@ typedef struct decant_staging_ring {
     size_t slot_bytes;
 } decant_staging_ring;
 
+/* How packed_linear multiplies few tokens; see packed_linear.cu. */
+typedef enum decant_packed_way {
+    DECANT_PACKED_FASTEST,  /* by the width of the codes and the number of tokens */
+    DECANT_PACKED_PARITIES, /* parities on binary tensor cores, as far as they go */
+    DECANT_PACKED_LOOKUPS,
+} decant_packed_way;
+
 /* A block of device memory that was handed out: release is given the pointer alone. */
 typedef struct decant_device_block {
     void *device;
@@ -55,6 +62,7 @@ typedef struct decant_cuda_context {
     bool pooled;            /* memory comes from the driver's stream-ordered pool */
     bool sparse_by_library; /* packed_linear leaves the sparse part to cuSPARSE */
     void *encode_map;       /* the driver's cuTensorMapEncodeTiled, once tensor_map.cu has asked for it */
+    decant_packed_way packed_way;
 
     void *blas_workspace;
     decant_staging_ring bulk, small;

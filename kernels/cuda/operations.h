@@ -129,6 +129,19 @@ decant_status decant_cuda_packed_mma(decant_backend *backend, decant_matrix x,
                                      const decant_packed_matrix *packed, bool sparse, bool accumulate,
                                      decant_matrix y, decant_error *err);
 
+/* The same of pairs of columns, for codes of up to four bits, where has_pairs accepts x. */
+bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed);
+decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
+                                       const decant_packed_matrix *packed, bool sparse, bool accumulate,
+                                       decant_matrix y, decant_error *err);
+
+/* The same by parities on binary tensor cores, for the x and the packed matrices that has_parities accepts. */
+bool decant_cuda_packed_has_parities(decant_backend *backend, decant_matrix x,
+                                     const decant_packed_matrix *packed);
+decant_status decant_cuda_packed_parities(decant_backend *backend, decant_matrix x,
+                                          const decant_packed_matrix *packed, bool sparse, bool accumulate,
+                                          decant_matrix y, decant_error *err);
+
 /* y += x Sᵀ with S the sparse part of the packed matrix, by cuSPARSE. */
 decant_status decant_cuda_sparse_linear(decant_backend *backend, decant_matrix x,
                                         const decant_packed_matrix *packed, decant_matrix y, decant_error *err);

@@ -103,8 +103,7 @@ if "$python" -c 'import h5py' 2>/dev/null; then
     "$decant" allocate "$work/$version.h5" --bits 4.8 --json >"$work/$version.plan" || fail "allocate $version"
     on 1 validate "$work/$version.h5" --text "$tokens" --json >"$work/$version.json"
   done
-  sed -i /file_bytes_at_most/d "$work/old.plan" "$work/new.plan" # the tables of the two versions differ in size
-  cmp "$work/old.plan" "$work/new.plan" || fail "version 1 gives another allocation"
+  grep -v file_bytes_at_most "$work/old.plan" | cmp - <(grep -v file_bytes_at_most "$work/new.plan") || fail "version 1 gives another allocation"
   cmp "$work/old.json" "$work/new.json" || fail "version 1 gives another perplexity"
 fi
 
