@@ -360,7 +360,7 @@ static decant_status count_rest(void *context, const char *path, decant_stored t
 }
 
 static void print_plan(const container_plan *plan, const decant_plan_summary *summary, int64_t file_bytes,
-                       bool predicts_loss, bool json, FILE *stream)
+                       bool json, FILE *stream)
 {
     char warning[DECANT_BUDGET_WARNING_BYTES] = "";
     const char *predicted = plan->predicts_loss ? "predicted_loss_increase" : "error_times_weights";
@@ -415,8 +415,8 @@ static decant_status allocate(const decant_options *options, FILE *stream, decan
     DECANT_TRY(read_plan(container, options->container, &plan, err));
     DECANT_TRY(decant_container_each(container, count_rest, &rest, err));
     const decant_table_row *row = &plan.table.rows[0]; /* all layers have the same candidates */
-    rest.bytes += decant_budget_grids(row->candidate, row->candidates);
-    asked.rest_bytes = decant_budget_rest(plan.table.layers, rest.datasets + row->candidates, rest.bytes);
+    decant_budget_count_grids(row->candidate, row->candidates, &rest.datasets, &rest.bytes);
+    asked.rest_bytes = decant_budget_rest(plan.table.layers, rest.datasets, rest.bytes);
     if (options->sweep.step > 0) {
         DECANT_TRY(sweep(options, &plan, asked.rest_bytes, stream, err));
         goto done;
@@ -424,11 +424,7 @@ static decant_status allocate(const decant_options *options, FILE *stream, decan
     decant_error_table_extent(&plan.table, &weights, &smallest);
     DECANT_TRY(decant_budget_bytes(&asked, weights, smallest, &budget, err));
     DECANT_TRY(decant_error_table_choose(&plan.table, budget, plan.chosen, &summary, err));
-    double unused;
-    decant_error absent;
-    bool predicts_loss =
-        decant_container_get_real(container, "/", "predicted_loss_increase", &unused, &absent) == DECANT_OK;
-    print_plan(&plan, &summary, summary.bytes + asked.rest_bytes, predicts_loss, options->json, stream);
+    print_plan(&plan, &summary, summary.bytes + asked.rest_bytes, options->json, stream);
 done:
     free_plan(&plan);
     decant_container_close(&container);

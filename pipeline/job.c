@@ -206,22 +206,9 @@ static decant_status check_output(decant_job *job, decant_error *err)
     return decant_ranks_agree(job->ranks, status, err);
 }
 
-/* The grids that candidates lie on, each of which the container may hold once. */
-static void count_grids(const decant_candidate_list *list, int64_t *datasets, int64_t *bytes)
-{
-    for (int i = 0; i < list->count; i++) {
-        bool is_new = decant_candidate_is_on_grid(&list->candidate[i]);
-        for (int j = 0; is_new && j < i; j++)
-            is_new = !decant_candidates_share_grid(&list->candidate[i], &list->candidate[j]);
-        *datasets += is_new;
-        *bytes += is_new ? decant_candidate_grid_bytes(&list->candidate[i]) : 0;
-    }
-}
-
 /* What the container takes besides the quantized layers, at most: the tensors that stay whole, config and
  * tables. */
-static decant_status count_rest(decant_job *job, const decant_candidate_list *list, int64_t *rest_bytes,
-                                decant_error *err)
+static decant_status count_rest(decant_job *job, int64_t *rest_bytes, decant_error *err)
 {
     const int64_t any_rows = 1, any_columns = 1; /* what is offered does not depend on the shape */
     decant_recipe recipe = decant_options_recipe(job->options);
@@ -249,7 +236,7 @@ static decant_status count_rest(decant_job *job, const decant_candidate_list *li
         bytes -= (int64_t)decant_matrix_bytes(host);
     }
     int64_t whole = decant_safetensors_count(job->model) - layers, grids = 0;
-    count_grids(&list, &grids, &bytes);
+    decant_budget_count_grids(list.candidate, list.count, &grids, &bytes);
     *rest_bytes = decant_budget_rest(layers, whole + TABLE_DATASETS + grids,
                                      bytes + (int64_t)job->config.json_bytes + layers * table_bytes);
     return DECANT_OK;
@@ -260,12 +247,7 @@ static decant_status find_budget(decant_job *job, int64_t weights, int64_t small
                                  decant_error *err)
 {
     decant_budget asked = {.bits = job->options->bits, .file_bytes = job->options->size_bytes};
-    decant_recipe recipe = decant_options_recipe(job->options);
-    decant_candidate_list list;
-    const int64_t any_rows = 1, any_columns = 1; /* what is offered does not depend on the shape */
-    decant_status status = decant_recipe_offer(&recipe, any_rows, any_columns, &list, err);
-    if (status == DECANT_OK && asked.file_bytes > 0)
-        status = count_rest(job, &list, &asked.rest_bytes, err);
+    decant_status status = count_rest(job, &asked.rest_bytes, err);
     return status == DECANT_OK ? decant_budget_bytes(&asked, weights, smallest_bytes, bytes, err) : status;
 }
 

@@ -62,7 +62,7 @@ static const option_row option_table[] = {
     {"bits", OPTION_REAL, "B", NULL, FIELD(bits), 1, 16, true,
      "average bits a quantized weight of all that is stored for it"},
     {"size", OPTION_SIZE, "3.5GB|3.25GiB", NULL, FIELD(size_bytes), 1, 9e18, true,
-     "size of the whole container; GB are 10^9 bytes, G and GiB 2^30"},
+     "size of the whole container; GB are 10^9 bytes, GiB 2^30"},
     {"sweep", OPTION_SWEEP, "FROM:TO:STEP", NULL, FIELD(sweep), 1, 16, false,
      "allocate: the whole curve, e.g. 2.5:5:0.25 bits"},
     {"method", OPTION_SET, "kmeans|higgs|rtn|nf4", "kmeans", FIELD(methods), 0, 0, true,

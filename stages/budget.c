@@ -15,13 +15,15 @@ int64_t decant_budget_rest(int64_t layers, int64_t datasets, int64_t data_bytes)
     return data_bytes + RECORD_BYTES * (datasets + LAYER_RECORDS * layers + STANDING_RECORDS);
 }
 
-int64_t decant_budget_grids(const decant_candidate *candidates, int count)
+void decant_budget_count_grids(const decant_candidate *candidates, int count, int64_t *datasets, int64_t *bytes)
 {
-    int64_t bytes = 0;
-    for (int i = 0; i < count; i++)
-        if (decant_candidate_is_on_grid(&candidates[i]))
-            bytes += (INT64_C(1) << candidates[i].code_bits) * candidates[i].dimension * (int64_t)sizeof(float);
-    return bytes;
+    for (int i = 0; i < count; i++) {
+        bool is_new = decant_candidate_is_on_grid(&candidates[i]);
+        for (int j = 0; is_new && j < i; j++)
+            is_new = !decant_candidates_share_grid(&candidates[i], &candidates[j]);
+        *datasets += is_new;
+        *bytes += is_new ? decant_candidate_grid_bytes(&candidates[i]) : 0;
+    }
 }
 
 decant_status decant_budget_bytes(const decant_budget *asked, int64_t weights, int64_t smallest_bytes,

@@ -24,8 +24,9 @@ typedef struct decant_budget {
  */
 int64_t decant_budget_rest(int64_t layers, int64_t datasets, int64_t data_bytes);
 
-/* Bytes of the grids that these candidates lie on, which the container stores once each. */
-int64_t decant_budget_grids(const decant_candidate *candidates, int count);
+/* Adds the grids that the candidates of a layer lie on, each of which the container may hold once. */
+void decant_budget_count_grids(const decant_candidate *candidates, int count, int64_t *datasets,
+                               int64_t *bytes);
 
 /* The budget of the quantized layers in bytes: the smaller one of what both wishes leave.
  *   weights         quantized weights

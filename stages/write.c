@@ -19,7 +19,6 @@ typedef struct container_ids {
     decant_grid_datasets grids;
     int *tensors; /* [tensors of the model]; -1 for those that are quantized */
     decant_error_table_datasets table;
-    decant_sensitivity_ids sensitivity;
     int config, names, chosen;
     decant_sensitivity_ids sensitivity;
 } container_ids;
@@ -33,12 +32,6 @@ static void linear_at(const decant_container_contents *contents, int64_t index, 
 {
     int linears = contents->family->linear_count;
     contents->family->linear(contents->config, (int)(index / linears), (int)(index % linears), linear);
-}
-
-/* Without Fisher sums and measured sensitivities, predictions are squared errors. */
-static bool predicts_loss(const decant_container_contents *contents)
-{
-    return contents->origin->sequences > 0 || contents->sensitivity->kind != DECANT_SENSITIVITY_FISHER;
 }
 
 static const decant_candidate *choice_at(const decant_container_contents *contents, int64_t index)

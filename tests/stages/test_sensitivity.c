@@ -77,7 +77,7 @@ static void correlation_is_zero_when_nothing_varies(void **state)
     assert_true(fabs(decant_correlation(y, y, 3) - 1) < 1e-15);
 }
 
-/* Layer l: 2, 3 and 4 bits; relative error 4^-bits; Fisher's prediction (l + 1) · 4^-bits / bits. */
+/* Layer l: bits 2, 3, 4; relative error 4^-bits; Fisher's prediction (l + 1) · 4^-bits / bits. */
 static decant_error_table make_table(decant_table_row rows[LAYERS])
 {
     for (int l = 0; l < LAYERS; l++) {
@@ -161,7 +161,7 @@ static void chosen_matrices_depend_on_the_seed_alone(void **state)
     decant_error err;
     int first_half = 0;
     for (int l = 0; l < MANY; l++)
-        rows[l] = (decant_table_row){.candidates = 1, .candidate[0] = {.code_bits = 3, .dimension = 1}};
+        rows[l].candidates = 1;
     for (uint64_t seed = 0; seed < SEEDS; seed++) {
         assert_int_equal(decant_sensitivity_create(DECANT_SENSITIVITY_NOISE, MANY, 1, &sensitivity, &err),
                          DECANT_OK);
