@@ -32,9 +32,8 @@ typedef struct sensitivity_run {
     decant_probe *probe;
     sensitivity_task *tasks; /* [count], in model order */
     int64_t count;
-    double
-        *values; /* [count]: measured here; on rank 0 also those of an earlier job; all of them after the sum */
-    bool *done;  /* [count]: by an earlier job */
+    double *values; /* [count]: measured here; those of an earlier job on rank 0; after the sum all of them */
+    bool *done;     /* [count]: by an earlier job */
     decant_journal journal;
 } sensitivity_run;
 
