@@ -14,12 +14,12 @@ static void size_linear(const decant_job_shape *shape, const decant_linear *line
     const decant_recipe *recipe = &shape->recipe;
     int64_t rows = linear->rows, columns = linear->columns;
     int64_t count = recipe->uses[DECANT_METHOD_KMEANS] ? decant_recipe_sparse_count(recipe, rows, columns) : 0;
-    *size = (decant_linear_size){
-        .rows = rows, .columns = columns, .weights = rows * columns, .sparse_count = count};
-    size->pattern_bytes = count > 0 ? 4 * (rows + 1) + 4 * count : 0;
     decant_candidate_list list;
     decant_error unread; /* the options were checked: something is offered */
     decant_recipe_offer(recipe, rows, columns, &list, &unread);
+    *size = (decant_linear_size){
+        .rows = rows, .columns = columns, .weights = rows * columns, .sparse_count = count};
+    size->pattern_bytes = count > 0 ? 4 * (rows + 1) + 4 * count : 0;
     size->smallest_bytes = list.count > 0 ? decant_candidate_list_smallest(&list) : 0;
     for (int i = 0; i < list.count; i++) {
         const decant_candidate *candidate = &list.candidate[i];

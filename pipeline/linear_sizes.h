@@ -13,7 +13,7 @@ typedef struct decant_linear_size {
     int64_t sparse_count;
     int64_t pattern_bytes;  /* sparse pattern where it is computed */
     int64_t levels_bytes;   /* levels of every width */
-    int64_t trial_bytes;    /* of the largest grid form, which is there while it is measured */
+    int64_t trial_bytes;    /* of the largest grid form, which is there while it is measured; in no sum */
     int64_t smallest_bytes; /* stored, as the smallest candidate */
     int64_t largest_bytes;  /* stored, as the largest */
     int64_t stored_bytes;   /* stored, at the average that was asked for */

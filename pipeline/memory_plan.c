@@ -249,11 +249,9 @@ static int64_t results_bytes(const rank_view *view, int64_t end)
 static int64_t owned_sums_bytes(const rank_view *view)
 {
     int64_t weights = 0;
-    if (!view->shape->has_fisher)
-        return 0;
     for (int64_t i = 0; i < view->count; i++)
         weights += owns(view, i) ? view->linears[i].weights : 0;
-    return 4 * weights;
+    return view->shape->has_fisher ? 4 * weights : 0;
 }
 
 static int64_t exact_bytes(const rank_view *view, int64_t weights)
@@ -265,7 +263,7 @@ static int64_t exact_bytes(const rank_view *view, int64_t weights)
  * arrives meanwhile, and the results of a block, which leave together. Raises the working space. */
 static int64_t quantizing_bytes(rank_view *view)
 {
-    int64_t linears = view->shape->family->linear_count, arriving = 0, results = 0, trial = 0;
+    int64_t linears = view->shape->family->linear_count, arriving = 0, results = 0;
     for (int64_t first = 0; first < view->count; first += linears) {
         int64_t own = 0;
         for (int64_t i = first; i < first + linears; i++) {
@@ -273,13 +271,12 @@ static int64_t quantizing_bytes(rank_view *view)
             int64_t next = i + 1 < first + linears ? linear[1].weights : 0;
             view->working = larger(
                 view->working, decant_quantization_working_bytes(view->shape, linear->rows, linear->columns));
-            arriving = larger(arriving, exact_bytes(view, linear->weights + next));
+            arriving = larger(arriving, exact_bytes(view, linear->weights + next) + linear->trial_bytes);
             own += linear->pattern_bytes + linear->levels_bytes;
-            trial = larger(trial, linear->trial_bytes);
         }
         results = larger(results, own);
     }
-    return arriving + results + trial;
+    return arriving + results;
 }
 
 static void plan_calibration(rank_view *view, decant_rank_memory *memory)
@@ -311,7 +308,8 @@ static int64_t arrived_weights(const rank_view *view, int64_t end)
 {
     int64_t weights = 0, i = 0;
     for (; i < view->count; i++) {
-        if (owns(view, i))
+        bool is_kept = view->shape->has_fisher || i + 1 >= end; /* without F they go at once */
+        if (owns(view, i) && is_kept)
             weights += view->linears[i].weights;
         if (i >= end && owns(view, i))
             break;
