@@ -282,8 +282,9 @@ typedef struct decant_grid_kernels {
     /* Fills planes, scales and offsets of `matrix`, whose shape, form and arrays the caller has set, and
      * measures what was stored (scales rounded to F16, codes the nearest point under the rounded scale, the
      * lowest code among equals). A group of zeros has scale 0. weight placed exact; fisher device F32 of the
-     * same shape or NULL: all ones (error->weighted then equals error->squared) DECANT_ERROR_INPUT when a
-     * weight is not finite, naming row and column. */
+     * same shape or NULL: all ones (error->weighted then equals error->squared). DECANT_ERROR_INPUT when
+     * a weight is not finite, naming row and column; DECANT_ERROR_BUG for a form that cannot be: a rotation
+     * that does not divide the columns, a range without offsets. */
     decant_status (*encode)(decant_backend *backend, decant_matrix weight, const float *fisher,
                             decant_grid_scale scale, decant_grid_matrix *matrix, decant_matrix_error *error,
                             decant_error *err);
@@ -334,6 +335,7 @@ struct decant_backend {
     const char *name;          /* "cpu" or "cuda" */
     decant_element activation; /* element type of x, y, dx, dy above */
     char device_name[128];     /* for the log and the report */
+    bool leaves_host_free;     /* computes on a device of its own: the host's threads have time meanwhile */
     const decant_memory_kernels *memory;
     const decant_weight_kernels *weights;
     const decant_model_kernels *model;

@@ -7,13 +7,20 @@
 #include "pipeline/job.h"
 
 #include "base/memory.h"
+#include "pipeline/job_plan.h"
+#include "pipeline/plan_request.h"
 #include "pipeline/quantization.h"
 #include "pipeline/report.h"
+#include "pipeline/sensitivity.h"
+#include "stages/budget.h"
+#include "stages/random_tokens.h"
 #include "stages/write.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+enum { TABLE_DATASETS = 32 }; /* in the container, beside tensors and layers; at most */
 
 decant_layer_range decant_job_layers(const decant_job *job)
 {
@@ -43,6 +50,7 @@ static int default_threads(const decant_ranks *ranks)
 static decant_status create_backend(decant_job *job, decant_error *err)
 {
     const decant_options *options = job->options;
+    job->threads = options->threads > 0 ? options->threads : default_threads(job->ranks);
     int devices = options->device == DECANT_DEVICE_CPU ? 0 : decant_backend_count_cuda();
     job->sharers = devices > 0 ? (job->ranks->node_size + devices - 1) / devices : job->ranks->node_size;
     if (devices > 0)
@@ -51,8 +59,32 @@ static decant_status create_backend(decant_job *job, decant_error *err)
     if (options->device == DECANT_DEVICE_CUDA)
         return DECANT_ERROR(err, DECANT_ERROR_DEVICE,
                             "--device cuda, but this machine shows no CUDA device to decant; use --device cpu");
-    int threads = options->threads > 0 ? options->threads : default_threads(job->ranks);
-    return decant_backend_create_cpu(threads, &job->backend, err);
+    return decant_backend_create_cpu(job->threads, &job->backend, err);
+}
+
+/* Does the job need to know what the model computes, or only its matrices? */
+static bool needs_architecture(const decant_options *options)
+{
+    return options->command != DECANT_COMMAND_RUN || options->text[0] ||
+           options->sensitivity != DECANT_SENSITIVITY_FISHER || !decant_options_are_data_free(options);
+}
+
+static decant_status open_model(decant_job *job, decant_error *err)
+{
+    const char *path = job->options->model;
+    decant_status status = decant_model_config_read(path, &job->config, err);
+    if (status == DECANT_OK)
+        status = decant_family_find(&job->config, &job->family, err);
+    if (status == DECANT_OK)
+        return decant_safetensors_open(path, &job->model, err);
+    if (status != DECANT_ERROR_INPUT || needs_architecture(job->options))
+        return status;
+    decant_model_config_free(&job->config);
+    DECANT_TRY(decant_model_config_read_text(path, &job->config, err));
+    DECANT_TRY(decant_safetensors_open(path, &job->model, err));
+    DECANT_TRY(decant_family_of_matrices(job->model, &job->config, &job->family, err));
+done:
+    return status;
 }
 
 static decant_status open_local(decant_job *job, decant_error *err)
@@ -61,13 +93,12 @@ static decant_status open_local(decant_job *job, decant_error *err)
     decant_status status;
     DECANT_TRY(create_backend(job, err));
     if (job->options->model[0]) {
-        DECANT_TRY(decant_model_config_read(job->options->model, &job->config, err));
-        DECANT_TRY(decant_safetensors_open(job->options->model, &job->model, err));
+        DECANT_TRY(open_model(job, err));
     } else {
         DECANT_TRY(decant_container_open(job->options->container, &container, err));
         DECANT_TRY(decant_container_config(container, job->options->container, &job->config, err));
+        DECANT_TRY(decant_family_find(&job->config, &job->family, err));
     }
-    DECANT_TRY(decant_family_find(&job->config, &job->family, err));
 done:
     decant_container_close(&container);
     return status;
@@ -84,17 +115,6 @@ static decant_status place_ranks(decant_job *job, decant_error *err)
     job->replica = job->ranks->rank % job->grid.replicas;
     return decant_memory_allocate((size_t)job->grid.stages * sizeof *job->ranges, "the layers of each stage",
                                   (void **)&job->ranges, err);
-}
-
-/* Balanced for calibration: a block takes its forward pass, the gradient of its input and that of its weights;
- * the head only the first two. The share depends on the model alone, not on what is asked of it. */
-static void shard_layers(decant_job *job)
-{
-    const int64_t tokens = 512;
-    double block = decant_schedule_block_cost(&job->config, tokens);
-    double head = decant_schedule_head_cost(&job->config, tokens);
-    decant_schedule_layers(job->config.layers, job->grid.stages, 3 * block, 0, 2 * head, job->ranges);
-    job->stages = decant_schedule_active_stages(job->ranges, job->grid.stages);
 }
 
 /* Local. The matrices of a stage are shared out over its replicas by their size. */
@@ -126,7 +146,8 @@ static decant_status share_out(decant_job *job, decant_error *err)
 {
     decant_status status;
     DECANT_TRY(place_ranks(job, err));
-    shard_layers(job);
+    decant_plan_layers(&job->config, job->grid.stages, job->ranges);
+    job->stages = decant_schedule_active_stages(job->ranges, job->grid.stages);
     DECANT_TRY(share_matrices(job, err));
 done:
     return status;
@@ -161,6 +182,7 @@ static void close_job(decant_job *job)
 {
     decant_memory_free(job->ranges);
     decant_memory_free(job->owners);
+    decant_plan_free(&job->plan);
     decant_safetensors_close(&job->model);
     decant_model_config_free(&job->config);
     decant_backend_destroy(&job->backend);
@@ -176,29 +198,62 @@ static decant_status check_output(decant_job *job, decant_error *err)
     return decant_ranks_agree(job->ranks, status, err);
 }
 
+/* What the container takes besides the quantized layers, at most: the tensors that stay whole, config and
+ * tables. */
+static decant_status count_rest(decant_job *job, int64_t *rest_bytes, decant_error *err)
+{
+    const int64_t any_rows = 1, any_columns = 1; /* what is offered does not depend on the shape */
+    decant_recipe recipe = decant_options_recipe(job->options);
+    decant_candidate_list list;
+    decant_status offered = decant_recipe_offer(&recipe, any_rows, any_columns, &list, err);
+    if (offered != DECANT_OK)
+        return offered;
+    /* more than a layer's part of /errors, /allocation and /sensitivity */
+    const int64_t table_bytes = DECANT_NAME_BYTES + 32 + list.count * (int64_t)sizeof(decant_candidate) +
+                                8 * (int64_t)job->options->noise_levels;
+    int64_t layers = (int64_t)job->config.layers * job->family->linear_count, bytes = 0;
+    for (int64_t i = 0; i < decant_safetensors_count(job->model); i++)
+        bytes += (int64_t)decant_safetensors_at(job->model, i)->size_bytes;
+    for (int64_t i = 0; i < layers; i++) {
+        int linears = job->family->linear_count;
+        char tensor[DECANT_NAME_BYTES + 8];
+        decant_linear linear;
+        decant_matrix host;
+        job->family->linear(&job->config, (int)(i / linears), (int)(i % linears), &linear);
+        snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
+        decant_status status =
+            decant_safetensors_matrix(job->model, tensor, linear.rows, linear.columns, &host, err);
+        if (status != DECANT_OK)
+            return status;
+        bytes -= (int64_t)decant_matrix_bytes(host);
+    }
+    int64_t whole = decant_safetensors_count(job->model) - layers, grids = 0;
+    decant_budget_count_grids(list.candidate, list.count, &grids, &bytes);
+    *rest_bytes = decant_budget_rest(layers, whole + TABLE_DATASETS + grids,
+                                     bytes + (int64_t)job->config.json_bytes + layers * table_bytes);
+    return DECANT_OK;
+}
+
+/* The budget in bytes of the quantized layers, whose smallest candidates are given. */
+static decant_status find_budget(decant_job *job, int64_t weights, int64_t smallest_bytes, int64_t *bytes,
+                                 decant_error *err)
+{
+    decant_budget asked = {.bits = job->options->bits, .file_bytes = job->options->size_bytes};
+    decant_status status = count_rest(job, &asked.rest_bytes, err);
+    return status == DECANT_OK ? decant_budget_bytes(&asked, weights, smallest_bytes, bytes, err) : status;
+}
+
 /* Sizes are known from the shapes alone, so a budget that cannot be kept is refused before the work too. */
 static decant_status check_budget(decant_job *job, decant_error *err)
 {
-    const decant_options *options = job->options;
-    int64_t weights = 0, smallest = 0;
-    if (options->bits == 0)
-        return DECANT_OK;
-    for (int layer = 0; layer < job->config.layers; layer++)
-        for (int index = 0; index < job->family->linear_count; index++) {
-            decant_linear linear;
-            job->family->linear(&job->config, layer, index, &linear);
-            int64_t rows = linear.rows, columns = linear.columns;
-            int64_t sparse = decant_fraction_count(options->sensitive, rows, columns) +
-                             decant_fraction_count(options->outliers, rows, columns);
-            weights += rows * columns;
-            smallest += decant_packed_bytes(rows, columns, options->bit_widths.bits[0], sparse);
-        }
-    double least = 8.0 * (double)smallest / (double)weights;
-    if (smallest <= (int64_t)(options->bits * (double)weights / 8))
-        return DECANT_OK;
-    return DECANT_ERROR(err, DECANT_ERROR_USAGE,
-                        "--bits %g cannot be kept: the smallest candidates take %.4f bits a weight",
-                        options->bits, least);
+    decant_plan_request request = decant_plan_request_of(job->options, &job->config, job->family, false);
+    decant_linear_sizes sizes;
+    int64_t unused;
+    decant_status status = decant_linear_sizes_create(&request.shape, &sizes, err);
+    if (status == DECANT_OK)
+        status = find_budget(job, sizes.all.weights, sizes.all.smallest_bytes, &unused, err);
+    decant_linear_sizes_free(&sizes);
+    return decant_ranks_agree(job->ranks, status, err);
 }
 
 /* ---- calibrate ---- */
@@ -222,15 +277,44 @@ static decant_status read_text(decant_job *job, decant_token_array *text, decant
     return read_tokens(job, options->text, options->validation_window, options->validation_windows, text, err);
 }
 
+/* Where a block's Fisher sums go when layers are streamed. */
+typedef struct streamed_blocks {
+    decant_job *job;
+    decant_recipe recipe;
+    decant_quantized_share *share; /* NULL: only the sums are wanted */
+} streamed_blocks;
+
+static decant_status take_block(void *context, decant_fisher_sums *fisher, int block, decant_error *err)
+{
+    streamed_blocks *streamed = context;
+    decant_job *job = streamed->job;
+    decant_status status = DECANT_OK;
+    if (streamed->share)
+        return decant_job_quantize_block(job, &streamed->recipe, fisher, block, streamed->share, err);
+    for (int i = 0; i < job->family->linear_count && status == DECANT_OK; i++)
+        if (decant_fisher_sums_at(fisher, block, i))
+            status = decant_fisher_sums_park(fisher, block, i, err);
+    return status;
+}
+
+/* share NULL: the sums are wanted, not what is quantized with them. */
 static decant_status calibrate_from_tokens(decant_job *job, decant_fisher_sums *fisher,
-                                           decant_statistics_origin *origin, decant_error *err)
+                                           decant_quantized_share *share, decant_statistics_origin *origin,
+                                           decant_error *err)
 {
     decant_token_array tokens = {0};
+    streamed_blocks streamed = {.job = job, .share = share};
     decant_status status;
     DECANT_TRY(read_tokens(job, job->options->calibration, job->options->window, job->options->sequences,
                            &tokens, err));
+    DECANT_TRY(decant_job_plan(job, &tokens, err));
+    *origin = (decant_statistics_origin){.sequences = tokens.sequences, .length = tokens.length};
+    streamed.recipe = decant_job_recipe(job, origin);
+    if (share)
+        DECANT_TRY(decant_ranks_agree(job->ranks, decant_quantized_share_create(job, share, err), err));
     double start_s = decant_clock_s();
-    DECANT_TRY(decant_job_calibrate(job, &tokens, fisher, origin, err));
+    DECANT_TRY(
+        decant_job_calibrate(job, &tokens, &(decant_block_sink){take_block, &streamed}, fisher, origin, err));
     decant_report_calibration(job, origin, decant_clock_s() - start_s);
 done:
     decant_token_array_free(&tokens);
@@ -242,7 +326,10 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
 {
     decant_container *file = NULL;
     decant_layer_range layers = decant_job_layers(job);
-    decant_status status = decant_statistics_open(job->options->statistics, &file, origin, err);
+    decant_status status = decant_job_plan(job, NULL, err);
+    if (status != DECANT_OK)
+        return status;
+    status = decant_statistics_open(job->options->statistics, &file, origin, err);
     if (status == DECANT_OK)
         status = decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form, layers.first,
                                          layers.count, fisher, err);
@@ -256,13 +343,50 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
     return decant_ranks_agree(job->ranks, status, err);
 }
 
-/* Fisher sums of this rank's matrices, from tokens or from a statistics file. */
-static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_statistics_origin *origin,
-                               decant_error *err)
+/* Fisher sums of this rank's matrices, from tokens or from a statistics file; none in a data-free run. When
+ * layers are streamed, they are quantized with as they come. */
+static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_quantized_share *share,
+                               decant_statistics_origin *origin, decant_error *err)
 {
+    if (decant_options_are_data_free(job->options))
+        return DECANT_OK;
     if (job->options->statistics[0])
         return calibrate_from_file(job, fisher, origin, err);
-    return calibrate_from_tokens(job, fisher, origin, err);
+    return calibrate_from_tokens(job, fisher, share, origin, err);
+}
+
+/* ---- sensitivity ---- */
+
+/* The first calibration sequences, or random tokens where there are none. */
+static decant_status read_sensitivity_tokens(decant_job *job, decant_token_array *tokens, decant_error *err)
+{
+    const decant_options *options = job->options;
+    if (options->calibration[0])
+        return read_tokens(job, options->calibration, options->window, options->sensitivity_sequences, tokens,
+                           err);
+    decant_log_say(job->log, "no --calibration: sensitivities are measured on random tokens");
+    return decant_ranks_agree(job->ranks,
+                              decant_random_tokens(options->sensitivity_sequences, options->window,
+                                                   job->config.vocabulary_size, options->seed, tokens, err),
+                              err);
+}
+
+/* Before the work: what can be refused at once. */
+static decant_status prepare_sensitivity(decant_job *job, decant_token_array *tokens, decant_error *err)
+{
+    if (job->options->sensitivity == DECANT_SENSITIVITY_FISHER)
+        return DECANT_OK;
+    decant_status status = read_sensitivity_tokens(job, tokens, err);
+    return status == DECANT_OK ? decant_job_check_sensitivity(job, tokens, err) : status;
+}
+
+static decant_status measure_sensitivity(decant_job *job, const decant_token_array *tokens,
+                                         decant_quantized_share *share, decant_error_table *table,
+                                         decant_sensitivity *sensitivity, decant_error *err)
+{
+    if (job->options->sensitivity == DECANT_SENSITIVITY_FISHER)
+        return DECANT_OK;
+    return decant_job_measure_sensitivity(job, tokens, share, table, sensitivity, err);
 }
 
 /* ---- allocate ---- */
@@ -272,10 +396,13 @@ static decant_status allocate(decant_job *job, const decant_error_table *table, 
                               decant_plan_summary *summary, decant_error *err)
 {
     decant_status status = DECANT_OK;
-    double bits = job->options->bits, start_s = decant_clock_s();
+    double start_s = decant_clock_s();
     if (job->ranks->rank == 0) {
-        int64_t budget = bits > 0 ? decant_error_table_budget(table, bits) : -1;
-        status = decant_error_table_choose(table, budget, chosen, summary, err);
+        int64_t weights, smallest, budget;
+        decant_error_table_extent(table, &weights, &smallest);
+        status = find_budget(job, weights, smallest, &budget, err);
+        if (status == DECANT_OK)
+            status = decant_error_table_choose(table, budget, chosen, summary, err);
     }
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
     DECANT_TRY(decant_ranks_broadcast(job->ranks, 0, chosen, (size_t)table->layers * sizeof *chosen, err));
@@ -291,7 +418,8 @@ done:
 static decant_status write_output(decant_job *job, const decant_quantized_share *share,
                                   const decant_error_table *table, const int *chosen,
                                   const decant_plan_summary *summary, const decant_statistics_origin *origin,
-                                  decant_container_writer **writer, decant_error *err)
+                                  const decant_sensitivity *sensitivity, decant_container_writer **writer,
+                                  decant_error *err)
 {
     char options[1024], device[64];
     double start_s = decant_clock_s();
@@ -305,12 +433,15 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
         .chosen = chosen,
         .summary = summary,
         .origin = origin,
+        .seed = job->options->seed,
+        .sensitivity = sensitivity,
         .options = options,
         .device = device,
         .backend = job->backend,
         .quantized_count = share->count,
         .matrices = share->matrices,
         .quantized = share->layers,
+        .weights = share->weights,
     };
     decant_log_stage(job->log, "write");
     decant_status status = decant_write_container(job->ranks, job->options->output, job->options->overwrite,
@@ -374,11 +505,12 @@ static decant_status validate_and_finish(decant_job *job, const decant_token_arr
 static decant_status run_whole_job(decant_job *job, decant_error *err)
 {
     decant_fisher_sums fisher = {0};
-    decant_statistics_origin origin;
+    decant_statistics_origin origin = {0};
     decant_quantized_share share = {0};
     decant_error_table table = {0};
     decant_plan_summary summary = {0};
-    decant_token_array text = {0};
+    decant_sensitivity sensitivity = {0};
+    decant_token_array text = {0}, tokens = {0};
     decant_container_writer *writer = NULL;
     int *chosen = NULL;
     decant_status status;
@@ -386,19 +518,25 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     DECANT_TRY(check_budget(job, err));
     if (job->options->text[0])
         DECANT_TRY(read_text(job, &text, err));
-    DECANT_TRY(calibrate(job, &fisher, &origin, err));
+    job->text = &text;
+    DECANT_TRY(prepare_sensitivity(job, &tokens, err));
+    DECANT_TRY(calibrate(job, &fisher, &share, &origin, err));
     DECANT_TRY(decant_job_quantize(job, &fisher, &origin, &share, &table, err));
+    DECANT_TRY(measure_sensitivity(job, &tokens, &share, &table, &sensitivity, err));
     DECANT_TRY(decant_ranks_agree(
         job->ranks,
         decant_memory_allocate((size_t)table.layers * sizeof *chosen, "the allocation", (void **)&chosen, err),
         err));
     DECANT_TRY(allocate(job, &table, chosen, &summary, err));
-    DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &writer, err));
+    DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &sensitivity, &writer, err));
     decant_quantized_share_free(job->backend, &share);
     DECANT_TRY(validate_and_finish(job, &text, &summary, &writer, err));
+    decant_job_forget_sensitivity(job);
 done:
     decant_container_discard(&writer);
     decant_token_array_free(&text);
+    decant_token_array_free(&tokens);
+    decant_sensitivity_free(&sensitivity);
     decant_fisher_sums_free(&fisher);
     decant_quantized_share_free(job->backend, &share);
     decant_error_table_free(&table);
@@ -412,7 +550,7 @@ static decant_status run_calibration(decant_job *job, decant_error *err)
     decant_statistics_origin origin;
     decant_status status;
     DECANT_TRY(check_output(job, err));
-    DECANT_TRY(calibrate_from_tokens(job, &fisher, &origin, err));
+    DECANT_TRY(calibrate_from_tokens(job, &fisher, NULL, &origin, err));
     decant_log_stage(job->log, "write");
     DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &fisher,
                                        &origin, err));
@@ -446,6 +584,8 @@ decant_status decant_job_run(decant_ranks *ranks, const decant_options *options,
         status = run_calibration(&job, err);
     else if (status == DECANT_OK)
         status = run_validation(&job, err);
+    if (status == DECANT_OK)
+        decant_job_report_memory(&job);
     close_job(&job);
     return status;
 }

@@ -6,6 +6,7 @@
 #include "base/ranks.h"
 #include "io/token_array.h"
 #include "pipeline/options.h"
+#include "pipeline/plan.h"
 #include "pipeline/schedule.h"
 #include "stages/source.h"
 #include "stages/statistics.h"
@@ -18,6 +19,7 @@ typedef struct decant_job {
     decant_log *log;               /* borrowed */
     decant_backend *backend;
     int sharers; /* ranks that share the backend's memory: all of this machine, or those of one GPU */
+    int threads; /* of this rank, on the CPU */
     decant_model_config config;
     const decant_family *family;
     decant_safetensors *model; /* NULL when only a container is at hand */
@@ -26,6 +28,8 @@ typedef struct decant_job {
     decant_layer_range *ranges; /* [grid.stages]: the layers of each stage */
     int stages;                 /* those with layers: the first ones */
     int *owners; /* [layers of this stage, linear_count]: the replica that quantizes and writes a matrix */
+    const decant_token_array *text; /* what `run` will validate on, borrowed; NULL or empty: nothing */
+    decant_plan plan;               /* once the tokens are known; pipeline/job_plan.h */
 } decant_job;
 
 /* This rank's layers; count 0 when there are more ranks than layers. */
@@ -38,11 +42,19 @@ int decant_job_rank(const decant_job *job, int stage, int replica);
  */
 int decant_job_owner(const decant_job *job, int block, int linear);
 
+/* Local. What becomes of a block's Fisher sums when layers are streamed: called once a block, from the last of
+ * this rank's layers to the first, with the sums of the matrices that this rank owns; it takes them off the
+ * device. */
+typedef struct decant_block_sink {
+    decant_status (*take)(void *context, decant_fisher_sums *fisher, int block, decant_error *err);
+    void *context;
+} decant_block_sink;
+
 /* Collective. pipeline/calibration.c: fills `fisher` (created here, on failure empty) from the calibration
- * tokens: the sums of the matrices that this rank owns. */
+ * tokens: the sums of the matrices that this rank owns, or, when layers are streamed, what the sink left. */
 decant_status decant_job_calibrate(decant_job *job, const decant_token_array *tokens,
-                                   decant_fisher_sums *fisher, decant_statistics_origin *origin,
-                                   decant_error *err);
+                                   const decant_block_sink *sink, decant_fisher_sums *fisher,
+                                   decant_statistics_origin *origin, decant_error *err);
 
 /* Collective. pipeline/validation.c: the container at `path` against the model on windows of text; the result
  * is the same on every rank. */

@@ -2,6 +2,7 @@
 #include "pipeline/report.h"
 
 #include "base/memory.h"
+#include "stages/budget.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -139,25 +140,75 @@ void decant_report_quantization(decant_job *job, const decant_error_table *table
     log_ranks(job, "quantize", seconds);
 }
 
+/* How many matrices took each candidate: "120 with kmeans 3, 90 with higgs 4 p=2"; cut at size bytes. All
+ * matrices have the same candidates. */
+static void describe_choice(const decant_error_table *table, const int *chosen, char *text, size_t size)
+{
+    int64_t used[DECANT_CANDIDATES] = {0};
+    size_t length = 0;
+    for (int64_t i = 0; i < table->layers; i++)
+        used[chosen[i]]++;
+    text[0] = '\0';
+    for (int i = 0; i < DECANT_CANDIDATES && length < size; i++) {
+        if (!used[i])
+            continue;
+        char name[64];
+        decant_candidate_describe(&table->rows[0].candidate[i], name, sizeof name);
+        length += (size_t)snprintf(text + length, size - length, "%s%lld with %s", length ? ", " : "",
+                                   (long long)used[i], name);
+    }
+}
+
+void decant_report_sensitivity(decant_job *job, const decant_sensitivity *sensitivity, double seconds)
+{
+    const decant_agreement *agreement = &sensitivity->agreement;
+    const char *measure = sensitivity->measure == DECANT_MEASURE_LOSS ? "the loss difference" : "KL divergence";
+    bool is_noise = sensitivity->kind == DECANT_SENSITIVITY_NOISE;
+    char how[64] = "quantized alone";
+    if (is_noise)
+        snprintf(how, sizeof how, "noised at %d levels", sensitivity->levels);
+    decant_log_say(job->log, "measured %s of %lld matrices %s, on %lld sequences of %lld %stokens, in %.1f s",
+                   measure, (long long)sensitivity->layers, how, (long long)sensitivity->sequences,
+                   (long long)sensitivity->length, sensitivity->random_tokens ? "random " : "", seconds);
+    if (sensitivity->negatives > 0)
+        decant_log_say(job->log, "%lld of %lld sensitivities are below zero and count as zero",
+                       (long long)sensitivity->negatives, (long long)sensitivity->layers);
+    if (agreement->count > 1)
+        decant_log_say(
+            job->log,
+            "one matrix at a time, %lld matrices: predicted from %s %.4f in sum, measured %.4f (ratio "
+            "%.3f), Pearson %.3f",
+            (long long)agreement->count, is_noise ? "noise" : "Fisher sums", agreement->predicted_sum,
+            agreement->measured_sum, agreement->predicted_sum / agreement->measured_sum,
+            agreement->correlation);
+    decant_log_event(job->log, "sensitivity",
+                     "\"seconds\":%.3f,\"kind\":\"%s\",\"measure\":\"%s\",\"sequences\":%lld,\"length\":%lld,"
+                     "\"negatives\":%lld,\"compared\":%lld,\"predicted_sum\":%.9g,\"measured_sum\":%.9g,"
+                     "\"pearson\":%.6f",
+                     seconds, decant_sensitivity_kind_name(sensitivity->kind),
+                     decant_sensitivity_measure_name(sensitivity->measure), (long long)sensitivity->sequences,
+                     (long long)sensitivity->length, (long long)sensitivity->negatives,
+                     (long long)agreement->count, agreement->predicted_sum, agreement->measured_sum,
+                     agreement->correlation);
+    log_ranks(job, "sensitivity", seconds);
+}
+
 void decant_report_allocation(decant_job *job, const decant_error_table *table, const int *chosen,
                               const decant_plan_summary *summary, double seconds)
 {
-    int64_t used[DECANT_BITS_MAXIMUM + 1] = {0};
-    for (int64_t i = 0; i < table->layers; i++)
-        used[table->rows[i].candidate[chosen[i]].bits]++;
-    char counts[160] = "";
-    size_t length = 0;
-    for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++)
-        if (used[bits])
-            length += (size_t)snprintf(counts + length, sizeof counts - length, "%s%lld with %d bits",
-                                       length ? ", " : "", (long long)used[bits], bits);
-    decant_log_say(job->log, "allocated %.3f bits a weight (%s), predicted loss increase %.4f", summary->bits,
-                   counts, summary->predicted);
-    decant_log_event(job->log, "allocate",
-                     "\"seconds\":%.3f,\"bits\":%.6f,\"bytes\":%lld,\"predicted_loss_increase\":%.9g,"
-                     "\"lower_bound\":%.9g",
-                     seconds, summary->bits, (long long)summary->bytes, summary->predicted,
-                     summary->lower_bound);
+    char counts[512], predicted[64] = "";
+    describe_choice(table, chosen, counts, sizeof counts);
+    bool predicts = decant_options_predict_loss(job->options);
+    if (predicts)
+        snprintf(predicted, sizeof predicted, ", predicted loss increase %.4f", summary->predicted);
+    decant_log_say(job->log, "allocated %.3f bits a weight (%s)%s", summary->bits, counts, predicted);
+    decant_log_event(
+        job->log, "allocate", "\"seconds\":%.3f,\"bits\":%.6f,\"bytes\":%lld,\"%s\":%.9g,\"lower_bound\":%.9g",
+        seconds, summary->bits, (long long)summary->bytes,
+        predicts ? "predicted_loss_increase" : "error_times_weights", summary->predicted, summary->lower_bound);
+    char warning[DECANT_BUDGET_WARNING_BYTES];
+    if (!decant_budget_is_trusted(summary->bits, predicts ? summary->predicted : 0, warning))
+        decant_log_say(job->log, "warning: %s", warning);
 }
 
 void decant_report_writing(decant_job *job, double seconds)
@@ -189,6 +240,9 @@ static void write_costs(const decant_validation_result *result, bool has_origina
 {
     char original[160] = "", quantized[160] = "", batches[64] = "", ours[400] = "";
     size_t length = 0;
+    text[0] = '\0';
+    if (result->quantized_costs.weight_bytes == 0)
+        return; /* not measured: the models were never whole in memory */
     for (int i = 0; i < DECANT_DECODE_BATCHES; i++)
         length += (size_t)snprintf(batches + length, sizeof batches - length, "%s%d", i ? "," : "",
                                    DECANT_DECODE_BATCH[i]);
@@ -220,6 +274,8 @@ static void print_costs(const decant_job *job, const decant_validation_result *r
 {
     const decant_model_costs *before = &result->original_costs, *after = &result->quantized_costs;
     double mb = 1e6, weights = (double)before->weight_bytes / mb, packed = (double)after->weight_bytes / mb;
+    if (after->weight_bytes == 0)
+        return;
     printf("\non %s, %s\n%-28s %12s %12s\n", job->backend->name, job->backend->device_name, "",
            weights > 0 ? "original" : "", "quantized");
     for (int i = 0; i < DECANT_DECODE_BATCHES; i++) {
@@ -236,7 +292,7 @@ static void print_costs(const decant_job *job, const decant_validation_result *r
 }
 
 static void print_json(const decant_validation_result *result, const decant_plan_summary *summary,
-                       bool has_original)
+                       bool has_original, bool predicts)
 {
     double targets = (double)result->sums.targets;
     printf("{\"windows\":%lld,\"targets\":%lld,\"perplexity_quantized\":%.9g", (long long)result->windows,
@@ -248,15 +304,16 @@ static void print_json(const decant_validation_result *result, const decant_plan
                (double)result->sums.same_top / targets,
                (result->sums.loss_quantized - result->sums.loss_original) / targets);
     if (summary)
-        printf(",\"bits\":%.9g,\"quantized_bytes\":%lld,\"predicted_loss_increase\":%.9g", summary->bits,
-               (long long)summary->bytes, summary->predicted);
+        printf(",\"bits\":%.9g,\"quantized_bytes\":%lld", summary->bits, (long long)summary->bytes);
+    if (summary && predicts)
+        printf(",\"predicted_loss_increase\":%.9g", summary->predicted);
     char costs[1024];
     write_costs(result, has_original, costs, sizeof costs);
     printf("%s}\n", costs);
 }
 
 static void print_table(const decant_job *job, const decant_validation_result *result,
-                        const decant_plan_summary *summary, bool has_original)
+                        const decant_plan_summary *summary, bool has_original, bool predicts)
 {
     double targets = (double)result->sums.targets;
     if (summary)
@@ -270,7 +327,7 @@ static void print_table(const decant_job *job, const decant_validation_result *r
         printf("%-28s %.4f\n", "measured loss increase",
                (result->sums.loss_quantized - result->sums.loss_original) / targets);
     }
-    if (summary)
+    if (summary && predicts)
         printf("%-28s %.4f\n", "predicted loss increase", summary->predicted);
     print_costs(job, result);
 }
@@ -278,7 +335,7 @@ static void print_table(const decant_job *job, const decant_validation_result *r
 void decant_report_validation(decant_job *job, const decant_validation_result *result,
                               const decant_plan_summary *summary, double seconds)
 {
-    bool has_original = job->model != NULL;
+    bool has_original = job->model != NULL, predicts = decant_options_predict_loss(job->options);
     double targets = (double)result->sums.targets, tokens = targets + (double)result->windows;
     char costs[1024];
     write_costs(result, has_original, costs, sizeof costs);
@@ -296,8 +353,8 @@ void decant_report_validation(decant_job *job, const decant_validation_result *r
     if (job->ranks->rank != 0)
         return;
     if (job->options->json)
-        print_json(result, summary, has_original);
+        print_json(result, summary, has_original, predicts);
     else
-        print_table(job, result, summary, has_original);
+        print_table(job, result, summary, has_original, predicts);
     fflush(stdout);
 }

@@ -7,6 +7,7 @@
 #define DECANT_STAGES_MODEL_H
 
 #include "io/model_config.h"
+#include "io/safetensors.h"
 #include "kernels/backend.h"
 
 enum { DECANT_BLOCK_LINEARS = 7, DECANT_NAME_BYTES = 128 };
@@ -15,8 +16,9 @@ enum { DECANT_BLOCK_LINEARS = 7, DECANT_NAME_BYTES = 128 };
 typedef struct decant_linear {
     char name[DECANT_NAME_BYTES]; /* "model.layers.0.self_attn.q_proj" */
     int64_t rows, columns;        /* output and input channels */
-    decant_matrix weight;         /* placed for compute; data NULL when packed is used */
-    decant_packed_matrix *packed; /* owned; NULL when weight is used */
+    decant_matrix weight;         /* placed for compute; data NULL when a packed form is used */
+    decant_packed_matrix *packed; /* owned; NULL when another form is used */
+    decant_grid_matrix *grid;     /* the same */
 } decant_linear;
 
 typedef struct decant_block {
@@ -34,9 +36,15 @@ typedef struct decant_weight_source {
     decant_status (*matrix)(void *context, const char *name, int64_t rows, int64_t columns,
                             decant_matrix *matrix, decant_error *err);
     /* The packed form of linear layer `name`, made with backend->memory, or *packed = NULL when the source has
-     * only whole weights (the pointer itself may then be NULL). */
+     * this one otherwise (the pointer itself may then be NULL). */
     decant_status (*packed)(void *context, decant_backend *backend, const char *name, int64_t rows,
                             int64_t columns, decant_packed_matrix **packed, decant_error *err);
+    /* The same for a layer on a grid, whose points the source keeps: at most one of the two finds a form. */
+    decant_status (*grid)(void *context, decant_backend *backend, const char *name, int64_t rows,
+                          int64_t columns, decant_grid_matrix **grid, decant_error *err);
+    /* Advice on a matrix from above: it will be read soon, or not again soon. NULL where neither helps. */
+    void (*expect)(void *context, decant_matrix matrix);
+    void (*dismiss)(void *context, decant_matrix matrix);
 } decant_weight_source;
 
 typedef struct decant_family decant_family;
@@ -81,11 +89,11 @@ struct decant_family {
     /* Name and shape of linear layer `index` of block `layer`: pure. */
     void (*linear)(const decant_model_config *config, int layer, int index, decant_linear *linear);
 
-    /* What place_block and create_activations will take of a block: pure. */
+    /* What begin_block and create_activations will take of a block: pure. */
     void (*sizes)(const decant_model_config *config, decant_block_sizes *sizes);
 
-    /* Loads the tensors of block->layer that are no linear layers (norms …). */
-    decant_status (*place_block)(decant_backend *backend, const decant_model_config *config,
+    /* Sends the tensors of block->layer that are no linear layers (norms …) on their way: begin_place alone. */
+    decant_status (*begin_block)(decant_backend *backend, const decant_model_config *config,
                                  const decant_weight_source *source, decant_block *block, decant_error *err);
 
     decant_status (*create_activations)(const decant_model_part *part, decant_activations **activations,
@@ -107,6 +115,13 @@ struct decant_family {
 decant_status decant_family_find(const decant_model_config *config, const decant_family **family,
                                  decant_error *err);
 
+/* For a model of which nothing is known but its tensors: every two-dimensional tensor NAME.weight is a linear
+ * layer, one a block, but for embeddings, heads and the like, by their names. Such a model can be quantized
+ * without data, not run. Fills config->layers and config->matrices; config has the text of config.json alone.
+ * DECANT_ERROR_INPUT when there is no such tensor. */
+decant_status decant_family_of_matrices(const decant_safetensors *model, decant_model_config *config,
+                                        const decant_family **family, decant_error *err);
+
 /* Loads the layers [first_layer, first_layer + layer_count) of a model, with the embedding when first_layer is
  * 0 and the final norm and head when they end the model. It will take up to `sequences` sequences of `tokens`
  * tokens at once. On failure *part is empty; free it with decant_model_part_unload, which takes an empty part
@@ -116,6 +131,43 @@ decant_status decant_model_part_load(decant_backend *backend, const decant_model
                                      int64_t tokens, int64_t sequences, decant_model_part *part,
                                      decant_error *err);
 void decant_model_part_unload(decant_model_part *part);
+
+/* The two halves of loading: after the first the blocks' weights are on their way to the backend, and the
+ * caller may do something else; after the second the part can be used. On failure of either *part is empty. */
+decant_status decant_model_part_begin(decant_backend *backend, const decant_model_config *config,
+                                      const decant_weight_source *source, int first_layer, int layer_count,
+                                      int64_t tokens, int64_t sequences, decant_model_part *part,
+                                      decant_error *err);
+decant_status decant_model_part_finish(decant_model_part *part, const decant_weight_source *source,
+                                       decant_error *err);
+
+/* The same part without any weight: blocks and ends come and go one by one. Free it likewise. */
+decant_status decant_model_part_outline(decant_backend *backend, const decant_model_config *config,
+                                        int first_layer, int layer_count, int64_t tokens, int64_t sequences,
+                                        decant_model_part *part, decant_error *err);
+
+/* A block of an outline, counted from the part's first: begin sends its weights on their way, which may take
+ * while the device works on others; after finish, passes find them in place; leave takes them away, and takes a
+ * block that is away or half on its way. */
+decant_status decant_model_block_begin(decant_model_part *part, const decant_weight_source *source, int block,
+                                       decant_error *err);
+decant_status decant_model_block_finish(decant_model_part *part, int block, decant_error *err);
+void decant_model_block_leave(decant_model_part *part, int block);
+
+/* Tells the source that a block's weights will not be read again soon. */
+void decant_model_block_dismiss(const decant_model_part *part, const decant_weight_source *source, int block);
+
+/* The ends of an outline, where the part has them: nothing is placed where it does not. Leave takes away what
+ * is there of both. */
+decant_status decant_model_embedding_place(decant_model_part *part, const decant_weight_source *source,
+                                           decant_error *err);
+decant_status decant_model_head_place(decant_model_part *part, const decant_weight_source *source,
+                                      decant_error *err);
+void decant_model_ends_leave(decant_model_part *part);
+
+/* Whether the part begins or ends the model, its weights placed or not. */
+bool decant_model_part_begins(const decant_model_part *part);
+bool decant_model_part_ends(const decant_model_part *part);
 
 /* Memory for the weights of a part, bytes: as they are placed or packed, an array that serves twice once. */
 int64_t decant_model_part_weight_bytes(const decant_model_part *part);

@@ -30,7 +30,7 @@ double decant_validation_perplexity_quantized(const decant_validation_result *re
 typedef struct decant_validation decant_validation;
 
 /* original and quantized: the same layers of both models, borrowed; original may be NULL when there is nothing
- * to compare with. */
+ * to compare with. They may be outlines whose blocks come and go. */
 decant_status decant_validation_create(const decant_model_part *original, const decant_model_part *quantized,
                                        decant_validation **validation, decant_error *err);
 void decant_validation_destroy(decant_validation **validation); /* takes NULL, sets NULL */
@@ -44,6 +44,15 @@ decant_matrix decant_validation_activation(decant_validation *validation, int mo
  * result's times; a part with the head compares. tokens       host [sequences · T] comparisons  host
  * [sequences]; filled where the head is */
 decant_status decant_validation_forward(decant_validation *validation, const int32_t *tokens, int64_t sequences,
+                                        decant_comparison *comparisons, decant_validation_result *result,
+                                        decant_error *err);
+
+/* The same in steps, for outlines: one block, which is in place, of both; then, where the head is, the
+ * comparison. */
+decant_status decant_validation_pass_block(decant_validation *validation, int block, const int32_t *tokens,
+                                           int64_t sequences, decant_validation_result *result,
+                                           decant_error *err);
+decant_status decant_validation_compare(decant_validation *validation, const int32_t *tokens, int64_t sequences,
                                         decant_comparison *comparisons, decant_validation_result *result,
                                         decant_error *err);
 
