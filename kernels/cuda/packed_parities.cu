@@ -100,18 +100,18 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
     const int first = all_units * warp / WARPS, count = all_units * (warp + 1) / WARPS - first;
     float *coefficients = (float *)(shared + layout.coefficients), *parts = (float *)(shared + layout.parts);
     const uint32_t base = decant_shared_address(shared);
-    const uint32_t ring = base + layout.rings + warp * STAGES<BITS> * UNIT_BYTES<BITS>;
+    const uint32_t ring = base + layout.rings + warp * STAGES<BITS, TOKENS> * UNIT_BYTES<BITS>;
 
     const unit_place begin = {first / share.units, first % share.units};
     unit_place fetched = begin;
     decant_sparse_rows sparse = {};
 #pragma unroll
-    for (int i = 0; i < STAGES<BITS> - 1; i++) {
+    for (int i = 0; i < STAGES<BITS, TOKENS> - 1; i++) {
         if (i < count) {
             fetch_unit<BITS, WHOLE>(packed, share.first_tile, fetched, ring + i * UNIT_BYTES<BITS>);
             step(fetched, share.units);
         }
-        if (call.sparse && i == STAGES<BITS> - 2) /* with the last of these copies */
+        if (call.sparse && i == STAGES<BITS, TOKENS> - 2) /* with the last of these copies */
             sparse = decant_copy_sparse_rows(packed, share.first_tile * TILE_ROWS, rows_of(packed, share),
                                              call.capacity, THREADS, shared + layout.sparse);
         decant_copy_commit();

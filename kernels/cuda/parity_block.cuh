@@ -18,8 +18,9 @@ enum {
 /* Tokens that one block takes: their counts, 4 (2^bits − 1) registers a token, must fit. */
 template <int BITS> constexpr int TOKENS_OF_WIDTH = BITS == 2 ? 8 : BITS == 3 ? 4 : 2;
 
-/* Units in a warp's ring: 16 units of one plane in all. */
-template <int BITS> constexpr int STAGES = 16 / BITS;
+/* Units in a warp's ring: 24 units of one plane in all; fewer where the operands of several tokens need the
+ * room. */
+template <int BITS, int TOKENS> constexpr int STAGES = (TOKENS == 1 ? 24 : 16) / BITS;
 template <int BITS> constexpr int UNIT_BYTES = BITS *OPERAND_BYTES;
 
 /* Whether the next kernel's block may share the multiprocessor: the registers must suffice for both. */
@@ -60,7 +61,7 @@ static __host__ __device__ __forceinline__ shared_layout layout_of(int tiles, in
     layout.parts = layout.coefficients + tiles * TILE_ROWS * COEFFICIENT_STRIDE<BITS> * 4;
     layout.sparse = (layout.parts + tiles * WARPS * TILE_ROWS * TOKENS * 4 + 15) / 16 * 16;
     layout.rings = layout.sparse + (sparse ? decant_sparse_rows_bytes(tiles * TILE_ROWS, capacity) : 0);
-    layout.total = layout.rings + WARPS * STAGES<BITS> * UNIT_BYTES<BITS>;
+    layout.total = layout.rings + WARPS * STAGES<BITS, TOKENS> * UNIT_BYTES<BITS>;
     return layout;
 }
 
@@ -105,15 +106,6 @@ static __device__ __forceinline__ void store_shared_pair(uint32_t address, uint3
     asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(low), "r"(high) : "memory");
 }
 
-/* Sixteen bytes from device to shared memory; zeros when not valid. The L2 cache fetches the whole of a line,
- * of which a unit takes half and the next one the rest. */
-static __device__ __forceinline__ void copy_codes(uint32_t target, const uint32_t *source, bool valid)
-{
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target), "l"(source),
-                 "r"(valid ? 16 : 0)
-                 : "memory");
-}
-
 /* counts += the ones of and(planes of x, parities of rows). */
 static __device__ __forceinline__ void count_ones(int (&counts)[4], const uint4 &planes, uint32_t low,
                                                   uint32_t high)
@@ -152,7 +144,7 @@ static __device__ __forceinline__ void fetch_unit(const decant_packed_view &pack
     for (int bit = 0; bit < BITS; bit++, source += packed.words) {
         const uint32_t target = slot + bit * OPERAND_BYTES + lane * 16;
         if constexpr (WHOLE) {
-            copy_codes(target, source, word < packed.words);
+            decant_copy_16(target, source, word < packed.words);
         } else {
 #pragma unroll
             for (int i = 0; i < LANE_WORDS; i++)
@@ -351,15 +343,15 @@ static __device__ __forceinline__ void add_units(const decant_packed_view &packe
                                                  unit_place place, unit_place fetched, int count, uint32_t ring,
                                                  const float *coefficients, float *parts, uint32_t operands)
 {
-    constexpr int TILE_PARTS = WARPS * TILE_ROWS * TOKENS, RING_BYTES = STAGES<BITS> * UNIT_BYTES<BITS>;
+    constexpr int TILE_PARTS = WARPS * TILE_ROWS * TOKENS, RING_BYTES = STAGES<BITS, TOKENS> * UNIT_BYTES<BITS>;
     const int lane = threadIdx.x % DECANT_WARP;
     const int token_bytes = share.units * PRODUCTS * OPERAND_BYTES;
     int counts[TOKENS][(1 << BITS) - 1][4] = {};
-    int slot = 0, free_slot = (STAGES<BITS> - 1) * UNIT_BYTES<BITS>;
+    int slot = 0, free_slot = (STAGES<BITS, TOKENS> - 1) * UNIT_BYTES<BITS>;
 #pragma unroll 1
     for (int i = 0; i < count; i++) {
-        decant_copy_wait<STAGES<BITS> - 2>();
-        if (i + STAGES<BITS> - 1 < count) {
+        decant_copy_wait<STAGES<BITS, TOKENS> - 2>();
+        if (i + STAGES<BITS, TOKENS> - 1 < count) {
             fetch_unit<BITS, WHOLE>(packed, share.first_tile, fetched, ring + free_slot);
             step(fetched, share.units);
         }
