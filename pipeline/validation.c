@@ -5,6 +5,7 @@
 #include "pipeline/channel.h"
 #include "pipeline/job.h"
 #include "pipeline/job_plan.h"
+#include "pipeline/model_costs.h"
 #include "stages/boundaries.h"
 
 #include <string.h>
@@ -316,6 +317,9 @@ decant_status decant_job_validate(decant_job *job, const char *path, const decan
     DECANT_TRY(decant_ranks_agree(job->ranks, run.standing.failed, err));
     double seconds[2] = {run.result.original_s, run.result.quantized_s};
     DECANT_TRY(sum_windows(&run, err));
+    if (!run.streamed) /* a model that is never whole in memory has no decode speed */
+        DECANT_TRY(decant_model_costs_measure(job, job->model ? &run.parts[ORIGINAL] : NULL,
+                                              &run.parts[QUANTIZED], &run.result, err));
     DECANT_TRY(decant_ranks_sum(job->ranks, seconds, 2, err));
     run.result.original_s = seconds[0];
     run.result.quantized_s = seconds[1];

@@ -5,11 +5,22 @@
 
 #include "stages/model.h"
 
+enum { DECANT_DECODE_BATCHES = 5 };
+
+/* What a model takes to run; the pipeline measures it. */
+typedef struct decant_model_costs {
+    int64_t weight_bytes;                   /* of memory for the weights, one copy of the whole model */
+    double decode_s[DECANT_DECODE_BATCHES]; /* time of the decode products (decode_products.h) of a batch,
+                                               through all stages; batches of DECANT_DECODE_BATCH */
+} decant_model_costs;
+
 /* Sums over windows, in window order, and the time of this rank. */
 typedef struct decant_validation_result {
     int64_t windows;
     decant_comparison sums;
     double original_s, quantized_s; /* time in the forward passes of each on this rank */
+    decant_model_costs original_costs, quantized_costs;
+    int64_t peak_bytes; /* of the backend's memory, on the rank that held most, since the program began */
 } decant_validation_result;
 
 /* From the sums. */
