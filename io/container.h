@@ -18,7 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { DECANT_CONTAINER_VERSION = 1, DECANT_CONTAINER_DIMENSIONS = 4, DECANT_CONTAINER_PATH_BYTES = 256 };
+enum { DECANT_CONTAINER_VERSION = 2, DECANT_CONTAINER_DIMENSIONS = 4, DECANT_CONTAINER_PATH_BYTES = 256 };
 
 /* Element types of datasets. F16 is HDF5's 16-bit IEEE float (NumPy float16); BF16 is stored as U16 with the
  * attribute element = "BF16", because NumPy has no such type. */

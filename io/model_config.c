@@ -306,8 +306,30 @@ done:
     return status;
 }
 
+decant_status decant_model_config_read_text(const char *path, decant_model_config *config, decant_error *err)
+{
+    decant_mapped_file file = {0};
+    decant_error unread; /* a model without config.json has an empty one */
+    char name[PATH_MAX];
+    void *copy = NULL;
+    memset(config, 0, sizeof *config);
+    int written = snprintf(name, sizeof name, "%s/config.json", path);
+    if (written > 0 && (size_t)written < sizeof name)
+        decant_mapped_file_open(name, &file, &unread);
+    decant_status status = decant_memory_allocate(file.size_bytes + 1, "the model's configuration", &copy, err);
+    if (status == DECANT_OK) {
+        if (file.size_bytes > 0)
+            memcpy(copy, file.data, file.size_bytes);
+        config->json = copy;
+        config->json_bytes = file.size_bytes;
+    }
+    decant_mapped_file_close(&file);
+    return status;
+}
+
 void decant_model_config_free(decant_model_config *config)
 {
+    decant_memory_free(config->matrices);
     decant_memory_free(config->json);
     memset(config, 0, sizeof *config);
 }

@@ -9,6 +9,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* A matrix of a model of which nothing is known but its tensors. */
+typedef struct decant_config_matrix {
+    char name[128]; /* of the tensor, without ".weight" */
+    int64_t rows, columns;
+} decant_config_matrix;
+
 typedef struct decant_model_config {
     char architecture[64]; /* architectures[0], e.g. "LlamaForCausalLM" */
     int64_t hidden_size;
@@ -26,6 +32,7 @@ typedef struct decant_model_config {
         element; /* torch_dtype or dtype, as a hint: the tensors say for themselves; BF16 when absent */
     char *json;  /* the file, verbatim, NUL-terminated; owned */
     size_t json_bytes;
+    decant_config_matrix *matrices; /* [layers], owned; NULL where the architecture is known */
 } decant_model_config;
 
 /* Reads DIR/config.json, or the file itself when path ends in ".json".
@@ -36,6 +43,9 @@ decant_status decant_model_config_read(const char *path, decant_model_config *co
 /* The same from text in memory, as the container stores it. `origin` is named in messages. */
 decant_status decant_model_config_parse(const char *json, size_t json_bytes, const char *origin,
                                         decant_model_config *config, decant_error *err);
+
+/* Only the text of DIR/config.json, whatever it says; empty where there is none. Everything else is 0. */
+decant_status decant_model_config_read_text(const char *path, decant_model_config *config, decant_error *err);
 
 void decant_model_config_free(decant_model_config *config);
 

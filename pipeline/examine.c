@@ -5,7 +5,7 @@
 #include "io/container.h"
 #include "pipeline/sweep.h"
 #include "stages/budget.h"
-#include "stages/error_table.h"
+#include "stages/error_table_file.h"
 
 #include <cjson/cJSON.h>
 #include <stdlib.h>
@@ -16,9 +16,10 @@
 
 typedef struct container_plan {
     decant_error_table table;
-    int *chosen; /* [table.layers] */
-    char *names; /* the names of the layers, a line each */
-    char **name; /* [table.layers] into names */
+    int *chosen;        /* [table.layers] */
+    char *names;        /* the names of the layers, a line each */
+    char **name;        /* [table.layers] into names */
+    bool predicts_loss; /* false: the table's predictions are relative errors times weights */
 } container_plan;
 
 static void free_plan(container_plan *plan)
@@ -59,6 +60,19 @@ static decant_status split_names(container_plan *plan, decant_error *err)
     return status;
 }
 
+/* Weights that the layer's k-means candidates keep apart, whatever was chosen: from what they store. */
+static int64_t sparse_count_of(const decant_table_row *row, int64_t rows, int64_t columns)
+{
+    for (int i = 0; i < row->candidates; i++) {
+        const decant_candidate *candidate = &row->candidate[i];
+        if (!decant_candidate_has_sparse(candidate))
+            continue;
+        int64_t sparse = candidate->bytes - decant_packed_bytes(rows, columns, candidate->code_bits, 0);
+        return sparse <= 0 ? 0 : (sparse - (rows + 1) * 4) / (decant_sparse_index_bytes(columns) + 2);
+    }
+    return 0;
+}
+
 /* What a layer's own attributes say of its size. */
 static decant_status read_layer_size(const decant_container *container, const char *name, decant_table_row *row,
                                      decant_error *err)
@@ -69,49 +83,30 @@ static decant_status read_layer_size(const decant_container *container, const ch
     decant_status status = decant_container_get_integer(container, group, "rows", &rows, err);
     if (status == DECANT_OK)
         status = decant_container_get_integer(container, group, "columns", &columns, err);
-    if (status == DECANT_OK)
-        status = decant_container_get_integer(container, group, "sparse_count", &row->sparse_count, err);
     if (status == DECANT_OK && (rows < 1 || columns < 1 || rows > INT32_MAX || columns > INT32_MAX))
         status = DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s claims to have %lld rows and %lld columns", name,
                               (long long)rows, (long long)columns);
-    if (status == DECANT_OK)
-        row->weights = rows * columns;
-    return status;
+    if (status != DECANT_OK)
+        return status;
+    row->weights = rows * columns;
+    row->sparse_count = sparse_count_of(row, rows, columns);
+    return DECANT_OK;
 }
 
-static decant_status read_rows(const decant_container *container, container_plan *plan, int64_t candidates,
-                               decant_error *err)
+/* Shapes of the layers, and whether the choices are among the candidates. */
+static decant_status complete_rows(const decant_container *container, container_plan *plan, decant_error *err)
 {
-    int64_t layers = plan->table.layers;
-    decant_shape wide = {1, {candidates}}, all = {2, {layers, candidates}};
-    int32_t *bits = NULL;
-    int64_t *bytes = NULL;
-    double *predicted = NULL, *relative = NULL;
-    decant_status status;
-    DECANT_TRY(read_array(container, "/errors/bits", DECANT_STORED_I32, wide, (void **)&bits, err));
-    DECANT_TRY(read_array(container, "/errors/stored_bytes", DECANT_STORED_I64, all, (void **)&bytes, err));
-    DECANT_TRY(read_array(container, "/errors/predicted", DECANT_STORED_F64, all, (void **)&predicted, err));
-    DECANT_TRY(read_array(container, "/errors/relative", DECANT_STORED_F64, all, (void **)&relative, err));
-    for (int64_t i = 0; i < layers * candidates; i++) {
-        decant_table_row *row = &plan->table.rows[i / candidates];
-        row->candidates = (int32_t)candidates;
-        row->candidate[i % candidates] = (decant_candidate){.bits = bits[i % candidates],
-                                                            .bytes = bytes[i],
-                                                            .predicted = predicted[i],
-                                                            .relative = relative[i]};
+    for (int64_t i = 0; i < plan->table.layers; i++) {
+        decant_table_row *row = &plan->table.rows[i];
+        decant_status status = read_layer_size(container, plan->name[i], row, err);
+        if (status != DECANT_OK)
+            return status;
+        if (plan->chosen[i] < 0 || plan->chosen[i] >= row->candidates)
+            return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                                "/allocation/chosen has %d for %s, which has %d candidates", plan->chosen[i],
+                                plan->name[i], row->candidates);
     }
-    for (int64_t i = 0; i < layers; i++) {
-        DECANT_TRY(read_layer_size(container, plan->name[i], &plan->table.rows[i], err));
-        if (plan->chosen[i] < 0 || plan->chosen[i] >= candidates)
-            DECANT_FAIL(err, DECANT_ERROR_INPUT, "/allocation/chosen has %d for %s, which has %lld candidates",
-                        plan->chosen[i], plan->name[i], (long long)candidates);
-    }
-done:
-    decant_memory_free(bits);
-    decant_memory_free(bytes);
-    decant_memory_free(predicted);
-    decant_memory_free(relative);
-    return status;
+    return DECANT_OK;
 }
 
 static decant_status read_plan(const decant_container *container, const char *path, container_plan *plan,
@@ -119,24 +114,24 @@ static decant_status read_plan(const decant_container *container, const char *pa
 {
     char kind[32];
     decant_stored type;
-    decant_shape names, table;
+    decant_shape names;
     decant_status status;
     DECANT_TRY(decant_container_get_text(container, "/", "kind", kind, sizeof kind, err));
     if (strcmp(kind, "model") != 0)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s holds %s, not a model", path, kind);
     DECANT_TRY(decant_container_describe(container, "/errors/layers", &type, &names, err));
-    DECANT_TRY(decant_container_describe(container, "/errors/predicted", &type, &table, err));
-    if (names.dimensions != 1 || table.dimensions != 2 || table.extent[0] < 1 || table.extent[1] < 1 ||
-        table.extent[1] > DECANT_CANDIDATES)
+    if (names.dimensions != 1)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s has an error table of an impossible shape", path);
-    plan->table.layers = table.extent[0];
-    DECANT_TRY(decant_memory_allocate((size_t)plan->table.layers * sizeof *plan->table.rows, "the error table",
-                                      (void **)&plan->table.rows, err));
+    DECANT_TRY(decant_error_table_read(container, &plan->table, err));
     DECANT_TRY(read_array(container, "/errors/layers", DECANT_STORED_U8, names, (void **)&plan->names, err));
     DECANT_TRY(split_names(plan, err));
     DECANT_TRY(read_array(container, "/allocation/chosen", DECANT_STORED_I32,
                           (decant_shape){1, {plan->table.layers}}, (void **)&plan->chosen, err));
-    DECANT_TRY(read_rows(container, plan, table.extent[1], err));
+    DECANT_TRY(complete_rows(container, plan, err));
+    decant_error absent;
+    double unread;
+    plan->predicts_loss =
+        decant_container_get_real(container, "/", "predicted_loss_increase", &unread, &absent) == DECANT_OK;
 done:
     return status;
 }
@@ -145,11 +140,13 @@ done:
 
 static void print_layers(const container_plan *plan, FILE *stream)
 {
-    fprintf(stream, "%-44s %5s %9s %12s %12s\n", "layer", "bits", "stored", "relative", "predicted");
+    fprintf(stream, "%-44s %-16s %9s %12s %12s\n", "layer", "method", "stored", "relative", "predicted");
     for (int64_t i = 0; i < plan->table.layers; i++) {
         const decant_table_row *row = &plan->table.rows[i];
         const decant_candidate *choice = &row->candidate[plan->chosen[i]];
-        fprintf(stream, "%-44s %5d %9.3f %12.3e %12.3e\n", plan->name[i], choice->bits,
+        char method[64];
+        decant_candidate_describe(choice, method, sizeof method);
+        fprintf(stream, "%-44s %-16s %9.3f %12.3e %12.3e\n", plan->name[i], method,
                 8.0 * (double)choice->bytes / (double)row->weights, choice->relative, choice->predicted);
     }
 }
@@ -162,12 +159,17 @@ static cJSON *layers_as_json(const container_plan *plan)
         const decant_candidate *choice = &row->candidate[plan->chosen[i]];
         cJSON *layer = cJSON_CreateObject();
         cJSON_AddStringToObject(layer, "name", plan->name[i]);
-        cJSON_AddNumberToObject(layer, "bits", choice->bits);
+        cJSON_AddStringToObject(layer, "method", decant_method_name((decant_method)choice->method));
+        cJSON_AddNumberToObject(layer, "bits", decant_candidate_width(choice));
+        cJSON_AddNumberToObject(layer, "dimension", choice->dimension);
+        cJSON_AddNumberToObject(layer, "group", (double)choice->group);
         cJSON_AddNumberToObject(layer, "weights", (double)row->weights);
         cJSON_AddNumberToObject(layer, "stored_bytes", (double)choice->bytes);
-        cJSON_AddNumberToObject(layer, "sparse_count", (double)row->sparse_count);
+        cJSON_AddNumberToObject(layer, "sparse_count",
+                                decant_candidate_has_sparse(choice) ? (double)row->sparse_count : 0);
         cJSON_AddNumberToObject(layer, "relative_error", choice->relative);
-        cJSON_AddNumberToObject(layer, "predicted_loss_increase", choice->predicted);
+        cJSON_AddNumberToObject(layer, plan->predicts_loss ? "predicted_loss_increase" : "error_times_weights",
+                                choice->predicted);
         cJSON_AddItemToArray(layers, layer);
     }
     return layers;
@@ -185,14 +187,14 @@ static void print_json(cJSON *object, FILE *stream)
 /* ---- inspect ---- */
 
 static const char *const text_attributes[] = {"program_version", "device", "options"};
-static const char *const integer_attributes[] = {"quantized_weights",     "quantized_bytes",
-                                                 "calibration_sequences", "calibration_length",
-                                                 "calibration_crc32",     "model_crc32"};
-static const char *const real_attributes[] = {"bits", "predicted_loss_increase", "predicted_lower_bound",
-                                              "calibration_loss"};
-/* Where the job had text to validate on. */
-static const char *const optional_attributes[] = {"perplexity_original", "perplexity_quantized",
-                                                  "kl_divergence", "top1_agreement", "measured_loss_increase"};
+static const char *const integer_attributes[] = {"quantized_weights", "quantized_bytes", "model_crc32"};
+static const char *const real_attributes[] = {"bits"};
+/* Where the job calibrated, and where it had text to validate on. */
+static const char *const optional_integers[] = {"calibration_sequences", "calibration_length",
+                                                "calibration_crc32"};
+static const char *const optional_reals[] = {
+    "predicted_loss_increase", "predicted_lower_bound", "calibration_loss", "perplexity_original",
+    "perplexity_quantized",    "kl_divergence",         "top1_agreement",   "measured_loss_increase"};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 /* What was measured of the layers' sensitivities, and how well it was predicted; NULL when nothing was. */
@@ -258,9 +260,12 @@ static decant_status inspect_as_json(const decant_container *container, const co
         cJSON_AddNumberToObject(root, real_attributes[i], real);
     }
     decant_error absent;
-    for (size_t i = 0; i < COUNT(optional_attributes); i++)
-        if (decant_container_get_real(container, "/", optional_attributes[i], &real, &absent) == DECANT_OK)
-            cJSON_AddNumberToObject(root, optional_attributes[i], real);
+    for (size_t i = 0; i < COUNT(optional_integers); i++)
+        if (decant_container_get_integer(container, "/", optional_integers[i], &integer, &absent) == DECANT_OK)
+            cJSON_AddNumberToObject(root, optional_integers[i], (double)integer);
+    for (size_t i = 0; i < COUNT(optional_reals); i++)
+        if (decant_container_get_real(container, "/", optional_reals[i], &real, &absent) == DECANT_OK)
+            cJSON_AddNumberToObject(root, optional_reals[i], real);
     cJSON_AddNumberToObject(root, "file_bytes", (double)file_bytes);
     cJSON *sensitivity = sensitivity_as_json(container);
     if (sensitivity)
@@ -294,9 +299,12 @@ static decant_status inspect_as_text(const decant_container *container, const co
         fprintf(stream, "%-24s %.6g\n", real_attributes[i], real);
     }
     decant_error absent;
-    for (size_t i = 0; i < COUNT(optional_attributes); i++)
-        if (decant_container_get_real(container, "/", optional_attributes[i], &real, &absent) == DECANT_OK)
-            fprintf(stream, "%-24s %.6g\n", optional_attributes[i], real);
+    for (size_t i = 0; i < COUNT(optional_integers); i++)
+        if (decant_container_get_integer(container, "/", optional_integers[i], &integer, &absent) == DECANT_OK)
+            fprintf(stream, "%-24s %lld\n", optional_integers[i], (long long)integer);
+    for (size_t i = 0; i < COUNT(optional_reals); i++)
+        if (decant_container_get_real(container, "/", optional_reals[i], &real, &absent) == DECANT_OK)
+            fprintf(stream, "%-24s %.6g\n", optional_reals[i], real);
     print_sensitivity(container, stream);
     fprintf(stream, "\n");
     print_layers(plan, stream);
@@ -341,6 +349,8 @@ static decant_status count_rest(void *context, const char *path, decant_stored t
         if (strncmp(path + 1, rest->plan->name[i], length) == 0 && path[1 + length] == '/')
             return DECANT_OK;
     }
+    if (strncmp(path, "/grids/", strlen("/grids/")) == 0)
+        return DECANT_OK; /* another plan may take others: all are counted */
     int64_t bytes = (int64_t)decant_stored_bytes(type);
     for (int i = 0; i < shape->dimensions; i++)
         bytes *= shape->extent[i];
@@ -353,11 +363,13 @@ static void print_plan(const container_plan *plan, const decant_plan_summary *su
                        bool json, FILE *stream)
 {
     char warning[DECANT_BUDGET_WARNING_BYTES] = "";
-    bool is_trusted = decant_budget_is_trusted(summary->bits, summary->predicted, warning);
+    const char *predicted = plan->predicts_loss ? "predicted_loss_increase" : "error_times_weights";
+    bool is_trusted =
+        decant_budget_is_trusted(summary->bits, plan->predicts_loss ? summary->predicted : 0, warning);
     if (!json) {
         fprintf(stream, "%-24s %.6f\n%-24s %lld\n%-24s %lld\n%-24s %.6g\n", "bits", summary->bits,
                 "quantized_bytes", (long long)summary->bytes, "file_bytes_at_most", (long long)file_bytes,
-                "predicted_loss_increase", summary->predicted);
+                predicted, summary->predicted);
         fprintf(stream, "%-24s %.6g\n%s%s%s\n", "predicted_lower_bound", summary->lower_bound,
                 is_trusted ? "" : "warning: ", warning, is_trusted ? "" : "\n");
         print_layers(plan, stream);
@@ -367,7 +379,7 @@ static void print_plan(const container_plan *plan, const decant_plan_summary *su
     cJSON_AddNumberToObject(root, "bits", summary->bits);
     cJSON_AddNumberToObject(root, "quantized_bytes", (double)summary->bytes);
     cJSON_AddNumberToObject(root, "file_bytes_at_most", (double)file_bytes);
-    cJSON_AddNumberToObject(root, "predicted_loss_increase", summary->predicted);
+    cJSON_AddNumberToObject(root, predicted, summary->predicted);
     cJSON_AddNumberToObject(root, "predicted_lower_bound", summary->lower_bound);
     cJSON_AddBoolToObject(root, "trusted", is_trusted);
     if (!is_trusted)
@@ -384,7 +396,7 @@ static decant_status sweep(const decant_options *options, const container_plan *
     decant_status status;
     DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *points, "the curve", (void **)&points, err));
     DECANT_TRY(decant_sweep_solve(&options->sweep, &plan->table, points, err));
-    decant_sweep_print(points, count, rest_bytes, options->json, stream);
+    decant_sweep_print(points, count, rest_bytes, plan->predicts_loss, options->json, stream);
 done:
     decant_memory_free(points);
     return status;
@@ -402,6 +414,8 @@ static decant_status allocate(const decant_options *options, FILE *stream, decan
     DECANT_TRY(decant_container_open(options->container, &container, err));
     DECANT_TRY(read_plan(container, options->container, &plan, err));
     DECANT_TRY(decant_container_each(container, count_rest, &rest, err));
+    const decant_table_row *row = &plan.table.rows[0]; /* all layers have the same candidates */
+    decant_budget_count_grids(row->candidate, row->candidates, &rest.datasets, &rest.bytes);
     asked.rest_bytes = decant_budget_rest(plan.table.layers, rest.datasets, rest.bytes);
     if (options->sweep.step > 0) {
         DECANT_TRY(sweep(options, &plan, asked.rest_bytes, stream, err));

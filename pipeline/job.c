@@ -62,19 +62,43 @@ static decant_status create_backend(decant_job *job, decant_error *err)
     return decant_backend_create_cpu(job->threads, &job->backend, err);
 }
 
+/* Does the job need to know what the model computes, or only its matrices? */
+static bool needs_architecture(const decant_options *options)
+{
+    return options->command != DECANT_COMMAND_RUN || options->text[0] ||
+           options->sensitivity != DECANT_SENSITIVITY_FISHER || !decant_options_are_data_free(options);
+}
+
+static decant_status open_model(decant_job *job, decant_error *err)
+{
+    const char *path = job->options->model;
+    decant_status status = decant_model_config_read(path, &job->config, err);
+    if (status == DECANT_OK)
+        status = decant_family_find(&job->config, &job->family, err);
+    if (status == DECANT_OK)
+        return decant_safetensors_open(path, &job->model, err);
+    if (status != DECANT_ERROR_INPUT || needs_architecture(job->options))
+        return status;
+    decant_model_config_free(&job->config);
+    DECANT_TRY(decant_model_config_read_text(path, &job->config, err));
+    DECANT_TRY(decant_safetensors_open(path, &job->model, err));
+    DECANT_TRY(decant_family_of_matrices(job->model, &job->config, &job->family, err));
+done:
+    return status;
+}
+
 static decant_status open_local(decant_job *job, decant_error *err)
 {
     decant_container *container = NULL;
     decant_status status;
     DECANT_TRY(create_backend(job, err));
     if (job->options->model[0]) {
-        DECANT_TRY(decant_model_config_read(job->options->model, &job->config, err));
-        DECANT_TRY(decant_safetensors_open(job->options->model, &job->model, err));
+        DECANT_TRY(open_model(job, err));
     } else {
         DECANT_TRY(decant_container_open(job->options->container, &container, err));
         DECANT_TRY(decant_container_config(container, job->options->container, &job->config, err));
+        DECANT_TRY(decant_family_find(&job->config, &job->family, err));
     }
-    DECANT_TRY(decant_family_find(&job->config, &job->family, err));
 done:
     decant_container_close(&container);
     return status;
@@ -178,8 +202,15 @@ static decant_status check_output(decant_job *job, decant_error *err)
  * tables. */
 static decant_status count_rest(decant_job *job, int64_t *rest_bytes, decant_error *err)
 {
-    const int64_t table_bytes =
-        DECANT_NAME_BYTES + (int64_t)sizeof(decant_table_row); /* more than a layer's rows */
+    const int64_t any_rows = 1, any_columns = 1; /* what is offered does not depend on the shape */
+    decant_recipe recipe = decant_options_recipe(job->options);
+    decant_candidate_list list;
+    decant_status offered = decant_recipe_offer(&recipe, any_rows, any_columns, &list, err);
+    if (offered != DECANT_OK)
+        return offered;
+    /* more than a layer's part of /errors, /allocation and /sensitivity */
+    const int64_t table_bytes = DECANT_NAME_BYTES + 32 + list.count * (int64_t)sizeof(decant_candidate) +
+                                8 * (int64_t)job->options->noise_levels;
     int64_t layers = (int64_t)job->config.layers * job->family->linear_count, bytes = 0;
     for (int64_t i = 0; i < decant_safetensors_count(job->model); i++)
         bytes += (int64_t)decant_safetensors_at(job->model, i)->size_bytes;
@@ -196,8 +227,9 @@ static decant_status count_rest(decant_job *job, int64_t *rest_bytes, decant_err
             return status;
         bytes -= (int64_t)decant_matrix_bytes(host);
     }
-    int64_t whole = decant_safetensors_count(job->model) - layers;
-    *rest_bytes = decant_budget_rest(layers, whole + TABLE_DATASETS,
+    int64_t whole = decant_safetensors_count(job->model) - layers, grids = 0;
+    decant_budget_count_grids(list.candidate, list.count, &grids, &bytes);
+    *rest_bytes = decant_budget_rest(layers, whole + TABLE_DATASETS + grids,
                                      bytes + (int64_t)job->config.json_bytes + layers * table_bytes);
     return DECANT_OK;
 }
@@ -311,11 +343,13 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
     return decant_ranks_agree(job->ranks, status, err);
 }
 
-/* Fisher sums of this rank's matrices, from tokens or from a statistics file; when layers are streamed, they
- * are quantized with as they come. */
+/* Fisher sums of this rank's matrices, from tokens or from a statistics file; none in a data-free run. When
+ * layers are streamed, they are quantized with as they come. */
 static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_quantized_share *share,
                                decant_statistics_origin *origin, decant_error *err)
 {
+    if (decant_options_are_data_free(job->options))
+        return DECANT_OK;
     if (job->options->statistics[0])
         return calibrate_from_file(job, fisher, origin, err);
     return calibrate_from_tokens(job, fisher, share, origin, err);
@@ -399,6 +433,7 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
         .chosen = chosen,
         .summary = summary,
         .origin = origin,
+        .seed = job->options->seed,
         .sensitivity = sensitivity,
         .options = options,
         .device = device,
@@ -470,7 +505,7 @@ static decant_status validate_and_finish(decant_job *job, const decant_token_arr
 static decant_status run_whole_job(decant_job *job, decant_error *err)
 {
     decant_fisher_sums fisher = {0};
-    decant_statistics_origin origin;
+    decant_statistics_origin origin = {0};
     decant_quantized_share share = {0};
     decant_error_table table = {0};
     decant_plan_summary summary = {0};

@@ -4,19 +4,31 @@
 #include "base/memory.h"
 #include "stages/quantize.h"
 
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
 static void size_linear(const decant_job_shape *shape, const decant_linear *linear, decant_linear_size *size)
 {
-    const decant_bit_widths *widths = &shape->widths;
+    const decant_recipe *recipe = &shape->recipe;
     int64_t rows = linear->rows, columns = linear->columns;
-    int64_t count = decant_fraction_count(shape->sensitive, rows, columns) +
-                    decant_fraction_count(shape->outliers, rows, columns);
+    int64_t count = recipe->uses[DECANT_METHOD_KMEANS] ? decant_recipe_sparse_count(recipe, rows, columns) : 0;
     *size = (decant_linear_size){
         .rows = rows, .columns = columns, .weights = rows * columns, .sparse_count = count};
     size->pattern_bytes = count > 0 ? 4 * (rows + 1) + 4 * count : 0;
-    for (int i = 0; i < widths->count; i++)
-        size->levels_bytes += rows << (widths->bits[i] + 1);
-    size->smallest_bytes = decant_packed_bytes(rows, columns, widths->bits[0], count);
-    size->largest_bytes = decant_packed_bytes(rows, columns, widths->bits[widths->count - 1], count);
+    decant_candidate_list list;
+    decant_error unread; /* the options were checked: something is offered */
+    decant_recipe_offer(recipe, rows, columns, &list, &unread);
+    size->smallest_bytes = list.count > 0 ? decant_candidate_list_smallest(&list) : 0;
+    for (int i = 0; i < list.count; i++) {
+        const decant_candidate *candidate = &list.candidate[i];
+        size->largest_bytes = larger(size->largest_bytes, candidate->bytes);
+        if (decant_candidate_is_on_grid(candidate))
+            size->trial_bytes = larger(size->trial_bytes, candidate->bytes);
+        else
+            size->levels_bytes += rows << (candidate->code_bits + 1);
+    }
     size->stored_bytes = size->largest_bytes;
     if (shape->bits > 0) {
         int64_t average = (int64_t)(shape->bits * (double)size->weights / 8);

@@ -13,8 +13,9 @@ typedef struct decant_linear_size {
     int64_t sparse_count;
     int64_t pattern_bytes;  /* sparse pattern where it is computed */
     int64_t levels_bytes;   /* levels of every width */
-    int64_t smallest_bytes; /* stored, at the smallest width */
-    int64_t largest_bytes;  /* stored, at the largest */
+    int64_t trial_bytes;    /* of the largest grid form, which is there while it is measured */
+    int64_t smallest_bytes; /* stored, as the smallest candidate */
+    int64_t largest_bytes;  /* stored, as the largest */
     int64_t stored_bytes;   /* stored, at the average that was asked for */
     int64_t packed_bytes;   /* the same on a device: column indices take 4 bytes there */
 } decant_linear_size;

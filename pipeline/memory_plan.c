@@ -249,6 +249,8 @@ static int64_t results_bytes(const rank_view *view, int64_t end)
 static int64_t owned_sums_bytes(const rank_view *view)
 {
     int64_t weights = 0;
+    if (!view->shape->has_fisher)
+        return 0;
     for (int64_t i = 0; i < view->count; i++)
         weights += owns(view, i) ? view->linears[i].weights : 0;
     return 4 * weights;
@@ -263,7 +265,7 @@ static int64_t exact_bytes(const rank_view *view, int64_t weights)
  * arrives meanwhile, and the results of a block, which leave together. Raises the working space. */
 static int64_t quantizing_bytes(rank_view *view)
 {
-    int64_t linears = view->shape->family->linear_count, arriving = 0, results = 0;
+    int64_t linears = view->shape->family->linear_count, arriving = 0, results = 0, trial = 0;
     for (int64_t first = 0; first < view->count; first += linears) {
         int64_t own = 0;
         for (int64_t i = first; i < first + linears; i++) {
@@ -273,10 +275,11 @@ static int64_t quantizing_bytes(rank_view *view)
                 view->working, decant_quantization_working_bytes(view->shape, linear->rows, linear->columns));
             arriving = larger(arriving, exact_bytes(view, linear->weights + next));
             own += linear->pattern_bytes + linear->levels_bytes;
+            trial = larger(trial, linear->trial_bytes);
         }
         results = larger(results, own);
     }
-    return arriving + results;
+    return arriving + results + trial;
 }
 
 static void plan_calibration(rank_view *view, decant_rank_memory *memory)
@@ -337,9 +340,9 @@ static void plan_quantization(rank_view *view, decant_rank_memory *memory)
         results += linear->pattern_bytes + linear->levels_bytes;
         view->working =
             larger(view->working, decant_quantization_working_bytes(shape, linear->rows, linear->columns));
-        at->device = larger(at->device,
-                            fisher + results + exact_bytes(view, arrived_weights(view, i + 1)) + view->working);
-        fisher -= 4 * linear->weights;
+        at->device = larger(at->device, fisher + results + linear->trial_bytes +
+                                            exact_bytes(view, arrived_weights(view, i + 1)) + view->working);
+        fisher -= shape->has_fisher ? 4 * linear->weights : 0;
     }
     at->host += view->count * (int64_t)(sizeof(decant_quantized_layer) + sizeof(decant_table_row));
 }

@@ -3,6 +3,7 @@
 #include "pipeline/options.h"
 
 #include "stages/noise_regression.h"
+#include "stages/sensitivity.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -18,7 +19,9 @@ typedef enum option_kind {
     OPTION_REAL,     /* double */
     OPTION_FRACTION, /* double, given in percent */
     OPTION_CHOICE,   /* int, an index into `argument` split at '|' */
+    OPTION_SET,      /* unsigned, a bit for each choice of `argument` that is named */
     OPTION_WIDTHS,   /* decant_bit_widths */
+    OPTION_NUMBERS,  /* decant_number_list */
     OPTION_SIZE,     /* int64_t, bytes */
     OPTION_SWEEP,    /* decant_sweep */
     OPTION_FLAG,     /* bool */
@@ -62,8 +65,14 @@ static const option_row option_table[] = {
      "size of the whole container; GB are 10^9 bytes, GiB 2^30"},
     {"sweep", OPTION_SWEEP, "FROM:TO:STEP", NULL, FIELD(sweep), 1, 16, false,
      "allocate: the whole curve, e.g. 2.5:5:0.25 bits"},
-    {"bit-widths", OPTION_WIDTHS, "LIST", "2,3,4,5,6", FIELD(bit_widths), 0, 0, true,
-     "code widths to choose from, e.g. 3 or 2-4,6"},
+    {"method", OPTION_SET, "kmeans|higgs|rtn|nf4", "kmeans", FIELD(methods), 0, 0, true,
+     "how weights are coded; several, as in kmeans,higgs: the best for each layer"},
+    {"bit-widths", OPTION_WIDTHS, "LIST", "2,3,4,5,6", FIELD(bit_widths), DECANT_BITS_MINIMUM,
+     DECANT_BITS_MAXIMUM, true, "code bits a weight to choose from, e.g. 3 or 2-4,6 or 2.5"},
+    {"grid-dimension", OPTION_NUMBERS, "P", "2", FIELD(grid_dimensions), 1, 4, true,
+     "weights that one code of higgs stands for, 1 to 4"},
+    {"group", OPTION_NUMBERS, "N", "0", FIELD(groups), 0, 1e6, true,
+     "columns that share a scale in higgs and rtn, 0 for a whole row"},
     {"sensitive", OPTION_FRACTION, "PERCENT", "0.05%", FIELD(sensitive), 0, 0.5, true,
      "weights kept apart for the largest Fisher value"},
     {"outliers", OPTION_FRACTION, "PERCENT", "0.40%", FIELD(outliers), 0, 0.5, true,
@@ -71,7 +80,7 @@ static const option_row option_table[] = {
     {"levels", OPTION_CHOICE, "exact|lloyd", "exact", FIELD(levels), 0, 0, true,
      "how levels are found: the optimum, or k-means++ and Lloyd"},
     {"seed", OPTION_SEED, "N", "0", FIELD(seed), 0, 0, true,
-     "seed of --levels lloyd, of noise and of random tokens"},
+     "seed of higgs's signs, of --levels lloyd, of noise and of random tokens"},
     {"sensitivity", OPTION_CHOICE, "fisher|noise|measured", "fisher", FIELD(sensitivity), 0, 0, true,
      "what bits are allocated by: Fisher sums, measured noise, matrices quantized alone"},
     {"sensitivity-measure", OPTION_CHOICE, "kl|loss", "kl", FIELD(sensitivity_measure), 0, 0, true,
@@ -165,40 +174,6 @@ static bool parse_choice(const char *choices, const char *value, int *index)
             return false;
         choice = end + 1;
     }
-}
-
-/* "3", "2,3,4", "2-4,6": ascending, each width once. */
-static bool parse_widths(const char *value, decant_bit_widths *widths)
-{
-    bool wanted[DECANT_BITS_MAXIMUM + 1] = {false};
-    const char *at = value;
-    for (;;) {
-        char *end;
-        long first = strtol(at, &end, 10);
-        if (end == at)
-            return false;
-        long last = first;
-        if (*end == '-') {
-            at = end + 1;
-            last = strtol(at, &end, 10);
-            if (end == at)
-                return false;
-        }
-        if (first < DECANT_BITS_MINIMUM || last > DECANT_BITS_MAXIMUM || first > last)
-            return false;
-        for (long bits = first; bits <= last; bits++)
-            wanted[bits] = true;
-        if (*end == '\0')
-            break;
-        if (*end != ',')
-            return false;
-        at = end + 1;
-    }
-    widths->count = 0;
-    for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++)
-        if (wanted[bits])
-            widths->bits[widths->count++] = bits;
-    return true;
 }
 
 static bool parse_real(const option_row *row, const char *value, double *real)
@@ -314,7 +289,13 @@ static decant_status set_value(const option_row *row, const char *value, decant_
         good = parse_choice(row->argument, value, field);
         break;
     case OPTION_WIDTHS:
-        good = parse_widths(value, field);
+        good = decant_parse_bit_widths(value, row->minimum, row->maximum, field);
+        break;
+    case OPTION_NUMBERS:
+        good = decant_parse_numbers(value, row->minimum, row->maximum, field);
+        break;
+    case OPTION_SET:
+        good = decant_parse_set(row->argument, value, field);
         break;
     case OPTION_SIZE:
         good = parse_size(row, value, field);
@@ -396,6 +377,54 @@ static void set_defaults(decant_options *options)
     for (int i = 0; i < OPTION_COUNT; i++)
         if (option_table[i].fallback)
             set_value(&option_table[i], option_table[i].fallback, options, &unused);
+    options->bit_widths.is_default = true;
+}
+
+decant_recipe decant_options_recipe(const decant_options *options)
+{
+    decant_recipe recipe = {
+        .widths = options->bit_widths.count,
+        .widths_asked = !options->bit_widths.is_default,
+        .dimensions = options->grid_dimensions.count,
+        .groups = options->groups.count,
+        .sensitive = options->sensitive,
+        .outliers = options->outliers,
+        .search = options->levels,
+        .seed = options->seed,
+    };
+    for (int i = 0; i < DECANT_METHODS; i++)
+        recipe.uses[i] = options->methods >> i & 1;
+    memcpy(recipe.width, options->bit_widths.width, sizeof recipe.width);
+    memcpy(recipe.dimension, options->grid_dimensions.value, sizeof recipe.dimension);
+    memcpy(recipe.group, options->groups.value, sizeof recipe.group);
+    return recipe;
+}
+
+bool decant_options_are_data_free(const decant_options *options)
+{
+    decant_recipe recipe = decant_options_recipe(options);
+    return !options->calibration[0] && !options->statistics[0] && !decant_recipe_needs_statistics(&recipe);
+}
+
+bool decant_options_predict_loss(const decant_options *options)
+{
+    return !decant_options_are_data_free(options) || options->sensitivity != DECANT_SENSITIVITY_FISHER;
+}
+
+/* What a run needs beyond a model and an output. */
+static decant_status require_recipe(const decant_options *options, const char **missing, decant_error *err)
+{
+    decant_recipe recipe = decant_options_recipe(options);
+    decant_candidate_list list;
+    const int64_t any_rows = 1, any_columns = 1; /* what is offered does not depend on the shape */
+    decant_status status = decant_recipe_offer(&recipe, any_rows, any_columns, &list, err);
+    if (status != DECANT_OK)
+        return status;
+    if (decant_recipe_needs_statistics(&recipe) && !options->calibration[0] && !options->statistics[0])
+        *missing = "--calibration (or --statistics)";
+    else if (options->bits == 0 && options->size_bytes == 0 && list.count > 1)
+        *missing = "--bits or --size (or a single --bit-widths)";
+    return DECANT_OK;
 }
 
 /* Which options a command cannot do without. */
@@ -404,11 +433,18 @@ static decant_status require_options(const decant_options *options, decant_error
     decant_command command = options->command;
     bool runs = command == DECANT_COMMAND_RUN, calibrates = command == DECANT_COMMAND_CALIBRATE;
     bool validates = command == DECANT_COMMAND_VALIDATE, plans = command == DECANT_COMMAND_PLAN;
-    const char *missing = NULL;
+    const char *missing = NULL, *for_recipe = NULL;
+    if (runs || plans) {
+        decant_status status = require_recipe(options, &for_recipe, err);
+        if (status != DECANT_OK)
+            return status;
+    }
     if ((runs || calibrates || plans) && !options->model[0])
         missing = "--model";
-    else if ((calibrates || (runs && !options->statistics[0])) && !options->calibration[0])
-        missing = runs ? "--calibration (or --statistics)" : "--calibration";
+    else if (runs && for_recipe)
+        missing = for_recipe;
+    else if (calibrates && !options->calibration[0])
+        missing = "--calibration";
     else if ((runs || calibrates) && !options->output[0])
         missing = "--output";
     else if (validates && !options->text[0])
@@ -416,8 +452,6 @@ static decant_status require_options(const decant_options *options, decant_error
     else if (command == DECANT_COMMAND_ALLOCATE && options->bits == 0 && options->size_bytes == 0 &&
              options->sweep.step == 0)
         missing = "--bits, --size or --sweep";
-    else if (runs && options->bits == 0 && options->size_bytes == 0 && options->bit_widths.count > 1)
-        missing = "--bits or --size (or a single --bit-widths)";
     if (missing)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "this command needs %s; see decant --help", missing);
     return DECANT_OK;
@@ -531,19 +565,19 @@ static void describe_value(const option_row *row, const decant_options *options,
     case OPTION_FRACTION:
         snprintf(text, size, "%.17g%%", *(const double *)field * 100);
         break;
-    case OPTION_SIZE:
-        snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
-        break;
     case OPTION_FLAG:
         snprintf(text, size, "%s", *(const bool *)field ? "yes" : "no");
         break;
-    case OPTION_WIDTHS: {
-        const decant_bit_widths *widths = field;
-        size_t used = 0;
-        for (int i = 0; i < widths->count && used < size; i++)
-            used += (size_t)snprintf(text + used, size - used, "%s%d", i ? "," : "", widths->bits[i]);
+    case OPTION_SET:
+        decant_describe_set(row->argument, *(const unsigned *)field, text, size);
         break;
-    }
+    case OPTION_WIDTHS:
+        decant_describe_bit_widths(field, text, size);
+        break;
+    case OPTION_NUMBERS:
+        decant_describe_numbers(field, text, size);
+        break;
+    case OPTION_SIZE:
     case OPTION_INTEGER:
         snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
         break;
@@ -564,7 +598,7 @@ void decant_options_describe(const decant_options *options, char *text, size_t s
     for (int i = 0; i < OPTION_COUNT && used < size; i++) {
         if (!option_table[i].shapes_output)
             continue;
-        char value[64] = "";
+        char value[256] = "";
         describe_value(&option_table[i], options, value, sizeof value);
         used +=
             (size_t)snprintf(text + used, size - used, "%s%s=%s", used ? " " : "", option_table[i].name, value);

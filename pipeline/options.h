@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "kernels/backend.h"
+#include "pipeline/option_lists.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -39,18 +40,13 @@ typedef enum decant_memory_mode {
     DECANT_MEMORY_STREAMED
 } decant_memory_mode;
 
-enum { DECANT_OPTION_PATH_BYTES = 1024, DECANT_WIDTHS_MAXIMUM = DECANT_BITS_MAXIMUM - DECANT_BITS_MINIMUM + 1 };
+enum { DECANT_OPTION_PATH_BYTES = 1024 };
 
 /* In which floats sensitivities are measured. */
 typedef enum decant_precision {
     DECANT_PRECISION_FULL, /* F32 */
     DECANT_PRECISION_FAST, /* as the rest of the job: BF16 on a GPU */
 } decant_precision;
-
-typedef struct decant_bit_widths {
-    int count;
-    int bits[DECANT_WIDTHS_MAXIMUM]; /* ascending */
-} decant_bit_widths;
 
 /* Average bits from first to last, in steps; step 0: not given. */
 typedef struct decant_sweep {
@@ -79,7 +75,9 @@ typedef struct decant_options {
     double bits;        /* average over the quantized weights of everything stored; 0: not given */
     int64_t size_bytes; /* of the whole container; 0: not given */
     decant_sweep sweep;
+    unsigned methods; /* bit i: decant_method i */
     decant_bit_widths bit_widths;
+    decant_number_list grid_dimensions, groups;
     double sensitive; /* fraction of a matrix, 0 … 0.5 */
     double outliers;  /* fraction of a matrix, 0 … 0.5 */
     int levels;       /* decant_level_search */
@@ -120,6 +118,15 @@ typedef struct decant_options {
  * become commands. */
 decant_status decant_options_read(int argument_count, char **arguments, decant_options *options,
                                   decant_error *err);
+
+/* What the options ask to be tried on every matrix; `curvature`, which the statistics decide, is 0. */
+decant_recipe decant_options_recipe(const decant_options *options);
+
+/* Neither calibration nor statistics are given, and the methods do without. */
+bool decant_options_are_data_free(const decant_options *options);
+
+/* Is the sum that the allocation makes least a loss increase, or only a squared error? */
+bool decant_options_predict_loss(const decant_options *options);
 
 /* The text of --help. */
 void decant_options_print_help(FILE *stream);

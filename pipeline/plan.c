@@ -41,6 +41,10 @@ void decant_plan_layers(const decant_model_config *config, int stages, decant_la
 {
     const int64_t tokens = 512;
     double block = decant_schedule_block_cost(config, tokens), head = decant_schedule_head_cost(config, tokens);
+    if (config->matrices) { /* nothing passes through them */
+        block = 1;
+        head = 0;
+    }
     decant_schedule_layers(config->layers, stages, 3 * block, 0, 2 * head, ranges);
 }
 
@@ -237,7 +241,7 @@ static decant_status lay_out_best(const decant_plan_request *request, const deca
 /* Only ratios matter for comparing, so unknown rates may be any. */
 static decant_rates rates_for_comparing(const decant_plan_request *request)
 {
-    decant_rates rates = request->rates, measured = decant_rates_measured(&request->shape.widths);
+    decant_rates rates = request->rates, measured = decant_rates_measured(&request->shape.recipe);
     if (rates.flop_s == 0)
         rates.flop_s = measured.flop_s;
     if (rates.read_bytes_s == 0)

@@ -18,8 +18,8 @@ typedef struct decant_rates {
     double message_bytes_s; /* a rank to another one */
 } decant_rates;
 
-/* What was measured on one H100 (tests/gpu/RESULTS.md), for these widths. */
-decant_rates decant_rates_measured(const decant_bit_widths *widths);
+/* What was measured on one H100 (tests/gpu/RESULTS.md), for this recipe. */
+decant_rates decant_rates_measured(const decant_recipe *recipe);
 
 typedef struct decant_plan_request {
     decant_job_shape shape; /* micro_batch and validation_batch 0: as many as make 2048 tokens */

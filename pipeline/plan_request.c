@@ -10,8 +10,9 @@ static double given_or(double given, double otherwise)
 static decant_rates rates_of(const decant_options *options, bool cuda)
 {
     decant_rates measured = {0};
+    decant_recipe recipe = decant_options_recipe(options);
     if (cuda)
-        measured = decant_rates_measured(&options->bit_widths);
+        measured = decant_rates_measured(&recipe);
     return (decant_rates){
         .flop_s = given_or(options->teraflops * 1e12, measured.flop_s),
         .quantized_s = given_or(options->quantize_rate * 1e6, measured.quantized_s),
@@ -33,17 +34,15 @@ decant_plan_request decant_plan_request_of(const decant_options *options, const 
                 .cuda = cuda,
                 .full_floats = options->full_floats || !cuda,
                 .threads = options->threads > 0 ? options->threads : 1,
-                .calibrates = !options->statistics[0],
+                .calibrates = !options->statistics[0] && !decant_options_are_data_free(options),
+                .has_fisher = !decant_options_are_data_free(options),
                 .sequences = options->sequences,
                 .window = options->window,
                 .micro_batch = options->micro_batch,
                 .form = (decant_fisher_form)options->fisher,
                 .quantizes = options->command != DECANT_COMMAND_CALIBRATE,
-                .widths = options->bit_widths,
+                .recipe = decant_options_recipe(options),
                 .bits = options->bits,
-                .sensitive = options->sensitive,
-                .outliers = options->outliers,
-                .search = (decant_level_search)options->levels,
                 .validation_windows = options->validation_windows,
                 .validation_window = options->validation_window,
             },

@@ -5,13 +5,14 @@
 
 /* LLaMA-7B shapes on one H100, tests/gpu/RESULTS.md: 128 sequences of 2048 tokens are 1.075e16 operations
  * in 21.7 s; 6.48e9 weights at 2, 3 and 4 bits in 3.0 s, and 0.79 s more for each of 5 and 6 bits; 13.5 GB of
- * weights from the page cache in 0.7 s; 3.3 GB written in 4.8 s. Between ranks nothing was measured. */
-decant_rates decant_rates_measured(const decant_bit_widths *widths)
+ * weights from the page cache in 0.7 s; 3.3 GB written in 4.8 s. Between ranks nothing was measured, and grids
+ * are taken to cost no more than reading, checksums and k-means at small widths do. */
+decant_rates decant_rates_measured(const decant_recipe *recipe)
 {
     const double weights = 6.476e9;
     double seconds = 3.0;
-    for (int i = 0; i < widths->count; i++)
-        seconds += widths->bits[i] > 4 ? 0.79 : 0;
+    for (int i = 0; i < recipe->widths && recipe->uses[DECANT_METHOD_KMEANS]; i++)
+        seconds += recipe->width[i] > 4 ? 0.79 : 0;
     return (decant_rates){
         .flop_s = 1.075e16 / 21.7,
         .quantized_s = weights / seconds,

@@ -13,16 +13,9 @@
 
 decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_origin *origin)
 {
-    const decant_options *options = job->options;
-    decant_recipe recipe = {
-        .widths = options->bit_widths.count,
-        .sensitive = options->sensitive,
-        .outliers = options->outliers,
-        .search = options->levels,
-        .seed = options->seed,
-        .curvature = (double)(origin->length - 1) / (double)origin->sequences,
-    };
-    memcpy(recipe.bits, options->bit_widths.bits, sizeof recipe.bits);
+    decant_recipe recipe = decant_options_recipe(job->options);
+    if (origin->sequences > 0)
+        recipe.curvature = (double)(origin->length - 1) / (double)origin->sequences;
     return recipe;
 }
 
@@ -79,8 +72,8 @@ static decant_status quantize_matrix(decant_backend *backend, const decant_recip
 {
     decant_status status;
     DECANT_TRY(backend->weights->finish_place(backend, &arriving->weight, err));
-    DECANT_TRY(decant_quantize_layer(backend, recipe, arriving->tensor, arriving->weight, *task->fisher,
-                                     task->layer, err));
+    DECANT_TRY(decant_quantize_layer(backend, recipe, arriving->tensor, arriving->weight,
+                                     task->fisher ? *task->fisher : NULL, task->layer, err));
     DECANT_TRY(decant_task_wait(&arriving->checksum_task, err));
     *task->row = (decant_table_row){
         .source_checksum = arriving->checksum,
@@ -89,7 +82,8 @@ static decant_status quantize_matrix(decant_backend *backend, const decant_recip
         .sparse_count = task->layer->sparse.count,
     };
     memcpy(task->row->candidate, task->layer->candidate, sizeof task->row->candidate);
-    backend->memory->release(backend, (void **)task->fisher);
+    if (task->fisher)
+        backend->memory->release(backend, (void **)task->fisher);
     if (task->weight) {
         *task->weight = arriving->weight;
         arriving->weight.data = NULL;
@@ -170,12 +164,13 @@ void decant_quantized_share_free(decant_backend *backend, decant_quantized_share
 }
 
 /* The matrices of some blocks, counted from this rank's first, that it owns, in model order; returns how many.
- * Unless what they keep is parked, weights stay on the device to be written: one is no larger than its F, which
- * goes as it comes. */
+ * Unless what they keep is parked, weights stay on the device to be written where they are no larger than the F
+ * that goes as they come, and always to be measured. */
 static int64_t list_tasks(const decant_job *job, decant_fisher_sums *fisher, int first_block, int blocks,
                           bool parks, decant_quantized_share *share, decant_quantization_task *tasks)
 {
     int linears = job->family->linear_count, first_layer = decant_job_layers(job).first;
+    bool keeps_weights = !parks && (fisher->sums || job->options->sensitivity != DECANT_SENSITIVITY_FISHER);
     int64_t count = 0;
     for (int64_t i = 0; i < share->count; i++) {
         int64_t own = share->matrices[i] - (int64_t)first_layer * linears; /* among this rank's layers */
@@ -183,10 +178,10 @@ static int64_t list_tasks(const decant_job *job, decant_fisher_sums *fisher, int
             continue;
         decant_quantization_task *task = &tasks[count++];
         *task = (decant_quantization_task){
-            .fisher = &fisher->sums[own],
+            .fisher = fisher->sums ? &fisher->sums[own] : NULL,
             .layer = &share->layers[i],
             .row = &share->rows[i],
-            .weight = parks ? NULL : &share->weights[i],
+            .weight = keeps_weights ? &share->weights[i] : NULL,
         };
         job->family->linear(&job->config, first_layer + (int)(own / linears), (int)(own % linears),
                             &task->linear);

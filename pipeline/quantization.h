@@ -20,15 +20,16 @@ typedef struct decant_quantized_share {
 
 /* One matrix to quantize. */
 typedef struct decant_quantization_task {
-    decant_linear linear;          /* its name and shape */
-    float **fisher;                /* device F32 [rows, columns]; released, and set to NULL, once measured */
+    decant_linear linear; /* its name and shape */
+    float *
+        *fisher; /* device F32 [rows, columns]; released, and set to NULL, once measured. NULL: no statistics */
     decant_quantized_layer *layer; /* filled; empty when it failed */
     decant_table_row *row;         /* filled */
     decant_matrix *weight; /* receives the weight, placed exact, for the caller to unplace; NULL: unplaced
                               once measured */
 } decant_quantization_task;
 
-/* What to try on every matrix, from the options and from how many sequences F sums over. */
+/* What to try on every matrix, from the options and from how many sequences F sums over (0: none). */
 decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_origin *origin);
 
 /* Local. Works through a list of matrices in its order. The list can be one block's as soon as its F is done,
@@ -49,7 +50,8 @@ decant_status decant_job_quantize_block(decant_job *job, const decant_recipe *re
                                         decant_error *err);
 
 /* Collective. All matrices that this rank owns and that were not quantized block by block, and the error table
- * of all ranks. fisher  of this rank's matrices; empty afterwards share   all zeros, or with all blocks done;
+ * of all ranks. fisher  of this rank's matrices; empty afterwards, and before too in a data-free run
+ *   share   all zeros, or with all blocks done;
  * freed with decant_quantized_share_free, after a failure too */
 decant_status decant_job_quantize(decant_job *job, decant_fisher_sums *fisher,
                                   const decant_statistics_origin *origin, decant_quantized_share *share,

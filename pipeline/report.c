@@ -140,6 +140,25 @@ void decant_report_quantization(decant_job *job, const decant_error_table *table
     log_ranks(job, "quantize", seconds);
 }
 
+/* How many matrices took each candidate: "120 with kmeans 3, 90 with higgs 4 p=2"; cut at size bytes. All
+ * matrices have the same candidates. */
+static void describe_choice(const decant_error_table *table, const int *chosen, char *text, size_t size)
+{
+    int64_t used[DECANT_CANDIDATES] = {0};
+    size_t length = 0;
+    for (int64_t i = 0; i < table->layers; i++)
+        used[chosen[i]]++;
+    text[0] = '\0';
+    for (int i = 0; i < DECANT_CANDIDATES && length < size; i++) {
+        if (!used[i])
+            continue;
+        char name[64];
+        decant_candidate_describe(&table->rows[0].candidate[i], name, sizeof name);
+        length += (size_t)snprintf(text + length, size - length, "%s%lld with %s", length ? ", " : "",
+                                   (long long)used[i], name);
+    }
+}
+
 void decant_report_sensitivity(decant_job *job, const decant_sensitivity *sensitivity, double seconds)
 {
     const decant_agreement *agreement = &sensitivity->agreement;
@@ -177,24 +196,18 @@ void decant_report_sensitivity(decant_job *job, const decant_sensitivity *sensit
 void decant_report_allocation(decant_job *job, const decant_error_table *table, const int *chosen,
                               const decant_plan_summary *summary, double seconds)
 {
-    int64_t used[DECANT_BITS_MAXIMUM + 1] = {0};
-    for (int64_t i = 0; i < table->layers; i++)
-        used[table->rows[i].candidate[chosen[i]].bits]++;
-    char counts[160] = "";
-    size_t length = 0;
-    for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++)
-        if (used[bits])
-            length += (size_t)snprintf(counts + length, sizeof counts - length, "%s%lld with %d bits",
-                                       length ? ", " : "", (long long)used[bits], bits);
-    decant_log_say(job->log, "allocated %.3f bits a weight (%s), predicted loss increase %.4f", summary->bits,
-                   counts, summary->predicted);
-    decant_log_event(job->log, "allocate",
-                     "\"seconds\":%.3f,\"bits\":%.6f,\"bytes\":%lld,\"predicted_loss_increase\":%.9g,"
-                     "\"lower_bound\":%.9g",
-                     seconds, summary->bits, (long long)summary->bytes, summary->predicted,
-                     summary->lower_bound);
+    char counts[512], predicted[64] = "";
+    describe_choice(table, chosen, counts, sizeof counts);
+    bool predicts = decant_options_predict_loss(job->options);
+    if (predicts)
+        snprintf(predicted, sizeof predicted, ", predicted loss increase %.4f", summary->predicted);
+    decant_log_say(job->log, "allocated %.3f bits a weight (%s)%s", summary->bits, counts, predicted);
+    decant_log_event(
+        job->log, "allocate", "\"seconds\":%.3f,\"bits\":%.6f,\"bytes\":%lld,\"%s\":%.9g,\"lower_bound\":%.9g",
+        seconds, summary->bits, (long long)summary->bytes,
+        predicts ? "predicted_loss_increase" : "error_times_weights", summary->predicted, summary->lower_bound);
     char warning[DECANT_BUDGET_WARNING_BYTES];
-    if (!decant_budget_is_trusted(summary->bits, summary->predicted, warning))
+    if (!decant_budget_is_trusted(summary->bits, predicts ? summary->predicted : 0, warning))
         decant_log_say(job->log, "warning: %s", warning);
 }
 
@@ -279,7 +292,7 @@ static void print_costs(const decant_job *job, const decant_validation_result *r
 }
 
 static void print_json(const decant_validation_result *result, const decant_plan_summary *summary,
-                       bool has_original)
+                       bool has_original, bool predicts)
 {
     double targets = (double)result->sums.targets;
     printf("{\"windows\":%lld,\"targets\":%lld,\"perplexity_quantized\":%.9g", (long long)result->windows,
@@ -291,15 +304,16 @@ static void print_json(const decant_validation_result *result, const decant_plan
                (double)result->sums.same_top / targets,
                (result->sums.loss_quantized - result->sums.loss_original) / targets);
     if (summary)
-        printf(",\"bits\":%.9g,\"quantized_bytes\":%lld,\"predicted_loss_increase\":%.9g", summary->bits,
-               (long long)summary->bytes, summary->predicted);
+        printf(",\"bits\":%.9g,\"quantized_bytes\":%lld", summary->bits, (long long)summary->bytes);
+    if (summary && predicts)
+        printf(",\"predicted_loss_increase\":%.9g", summary->predicted);
     char costs[1024];
     write_costs(result, has_original, costs, sizeof costs);
     printf("%s}\n", costs);
 }
 
 static void print_table(const decant_job *job, const decant_validation_result *result,
-                        const decant_plan_summary *summary, bool has_original)
+                        const decant_plan_summary *summary, bool has_original, bool predicts)
 {
     double targets = (double)result->sums.targets;
     if (summary)
@@ -313,7 +327,7 @@ static void print_table(const decant_job *job, const decant_validation_result *r
         printf("%-28s %.4f\n", "measured loss increase",
                (result->sums.loss_quantized - result->sums.loss_original) / targets);
     }
-    if (summary)
+    if (summary && predicts)
         printf("%-28s %.4f\n", "predicted loss increase", summary->predicted);
     print_costs(job, result);
 }
@@ -321,7 +335,7 @@ static void print_table(const decant_job *job, const decant_validation_result *r
 void decant_report_validation(decant_job *job, const decant_validation_result *result,
                               const decant_plan_summary *summary, double seconds)
 {
-    bool has_original = job->model != NULL;
+    bool has_original = job->model != NULL, predicts = decant_options_predict_loss(job->options);
     double targets = (double)result->sums.targets, tokens = targets + (double)result->windows;
     char costs[1024];
     write_costs(result, has_original, costs, sizeof costs);
@@ -339,8 +353,8 @@ void decant_report_validation(decant_job *job, const decant_validation_result *r
     if (job->ranks->rank != 0)
         return;
     if (job->options->json)
-        print_json(result, summary, has_original);
+        print_json(result, summary, has_original, predicts);
     else
-        print_table(job, result, summary, has_original);
+        print_table(job, result, summary, has_original, predicts);
     fflush(stdout);
 }

@@ -38,7 +38,8 @@ done:
     return status;
 }
 
-static void print_json(const decant_sweep_point *points, int count, int64_t rest_bytes, FILE *stream)
+static void print_json(const decant_sweep_point *points, int count, int64_t rest_bytes, bool predicts_loss,
+                       FILE *stream)
 {
     cJSON *array = cJSON_CreateArray();
     char warning[DECANT_BUDGET_WARNING_BYTES];
@@ -53,10 +54,12 @@ static void print_json(const decant_sweep_point *points, int count, int64_t rest
         cJSON_AddNumberToObject(point, "bits", summary->bits);
         cJSON_AddNumberToObject(point, "quantized_bytes", (double)summary->bytes);
         cJSON_AddNumberToObject(point, "file_bytes_at_most", (double)(summary->bytes + rest_bytes));
-        cJSON_AddNumberToObject(point, "predicted_loss_increase", summary->predicted);
+        cJSON_AddNumberToObject(point, predicts_loss ? "predicted_loss_increase" : "error_times_weights",
+                                summary->predicted);
         cJSON_AddNumberToObject(point, "predicted_lower_bound", summary->lower_bound);
-        cJSON_AddBoolToObject(point, "trusted",
-                              decant_budget_is_trusted(summary->bits, summary->predicted, warning));
+        cJSON_AddBoolToObject(
+            point, "trusted",
+            decant_budget_is_trusted(summary->bits, predicts_loss ? summary->predicted : 0, warning));
     }
     char *text = cJSON_Print(array);
     if (text)
@@ -65,7 +68,8 @@ static void print_json(const decant_sweep_point *points, int count, int64_t rest
     cJSON_Delete(array);
 }
 
-static void print_table(const decant_sweep_point *points, int count, int64_t rest_bytes, FILE *stream)
+static void print_table(const decant_sweep_point *points, int count, int64_t rest_bytes, bool predicts_loss,
+                        FILE *stream)
 {
     char warning[DECANT_BUDGET_WARNING_BYTES];
     bool all_trusted = true;
@@ -77,7 +81,8 @@ static void print_table(const decant_sweep_point *points, int count, int64_t res
             fprintf(stream, "%-8.4g %10s\n", points[i].budget_bits, "cannot be kept");
             continue;
         }
-        bool is_trusted = decant_budget_is_trusted(summary->bits, summary->predicted, warning);
+        bool is_trusted =
+            decant_budget_is_trusted(summary->bits, predicts_loss ? summary->predicted : 0, warning);
         all_trusted = all_trusted && is_trusted;
         fprintf(stream, "%-8.4g %10.6f %16lld %16lld %12.5g %12.5g%s\n", points[i].budget_bits, summary->bits,
                 (long long)summary->bytes, (long long)(summary->bytes + rest_bytes), summary->predicted,
@@ -90,11 +95,11 @@ static void print_table(const decant_sweep_point *points, int count, int64_t res
                 DECANT_BUDGET_TRUSTED_BITS, DECANT_BUDGET_TRUSTED_INCREASE);
 }
 
-void decant_sweep_print(const decant_sweep_point *points, int count, int64_t rest_bytes, bool json,
-                        FILE *stream)
+void decant_sweep_print(const decant_sweep_point *points, int count, int64_t rest_bytes, bool predicts_loss,
+                        bool json, FILE *stream)
 {
     if (json)
-        print_json(points, count, rest_bytes, stream);
+        print_json(points, count, rest_bytes, predicts_loss, stream);
     else
-        print_table(points, count, rest_bytes, stream);
+        print_table(points, count, rest_bytes, predicts_loss, stream);
 }

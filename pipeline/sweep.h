@@ -21,8 +21,9 @@ decant_status decant_sweep_solve(const decant_sweep *sweep, const decant_error_t
                                  decant_sweep_point *points, decant_error *err);
 
 /* Prints the points as a table, or as JSON.
- *   rest_bytes   what the container takes besides its quantized layers, for the size of the file */
-void decant_sweep_print(const decant_sweep_point *points, int count, int64_t rest_bytes, bool json,
-                        FILE *stream);
+ *   rest_bytes   what the container takes besides its quantized layers, for the size of the file
+ *   predicts_loss   false: what is predicted is a sum of relative errors times weights */
+void decant_sweep_print(const decant_sweep_point *points, int count, int64_t rest_bytes, bool predicts_loss,
+                        bool json, FILE *stream);
 
 #endif

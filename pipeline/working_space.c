@@ -79,16 +79,46 @@ static int64_t cpu_calibration(const decant_job_shape *shape, int layer, bool ha
 
 /* kernels/cpu/select_sparse.c (marks and ties, beside the backend's space) and fit_levels.c (a row's points and
  * tables a thread: 12 values of 8 bytes and 16 splits of 4 for every column) */
-static int64_t cpu_quantization(const decant_job_shape *shape, int64_t rows, int64_t columns)
+static int64_t cpu_kmeans(const decant_job_shape *shape, int64_t rows, int64_t columns)
 {
     int64_t select = rows * columns + 8 * rows + 4 * shape->threads * columns;
     int64_t fit = shape->threads * (12 * 8 + 16 * 4) * columns;
     return larger(select, fit);
 }
 
+static bool uses_grids(const decant_job_shape *shape)
+{
+    for (int i = 0; i < DECANT_METHODS; i++)
+        if (shape->recipe.uses[i] && i != DECANT_METHOD_KMEANS)
+            return true;
+    return false;
+}
+
+/* kernels/cpu/grid_encode.c: figures of a row, signs, and three rows and two of codes a thread */
+static int64_t cpu_grids(const decant_job_shape *shape, int64_t rows, int64_t columns)
+{
+    return 32 * rows + 4 * columns + shape->threads * (12 * (columns + 4) + 4 * columns);
+}
+
+static int64_t cpu_quantization(const decant_job_shape *shape, int64_t rows, int64_t columns)
+{
+    int64_t kmeans = shape->recipe.uses[DECANT_METHOD_KMEANS] ? cpu_kmeans(shape, rows, columns) : 0;
+    return larger(kmeans, uses_grids(shape) ? cpu_grids(shape, rows, columns) : 0);
+}
+
+/* The widest input of a linear layer, whose rows a rotated layer turns into working space of their own:
+ * kernels/cpu/grid_linear.c, kernels/cuda/grid_linear.cu */
+static int64_t rotated_elements(const decant_job_shape *shape, int64_t rows)
+{
+    int64_t widest = larger(larger(shape->config->intermediate_size, shape->config->hidden_size),
+                            query_width(shape->config));
+    return shape->recipe.uses[DECANT_METHOD_HIGGS] ? (rows + 1) * widest : 0;
+}
+
 static int64_t cpu_validation(const decant_job_shape *shape, bool has_head)
 {
     int64_t bytes = larger(shape->threads * MIB, cpu_attention(shape, shape->validation_window, false));
+    bytes = larger(bytes, shape->threads * MIB + 4 * rotated_elements(shape, shape->validation_window));
     if (has_head) /* kernels/cpu/compare.c */
         bytes =
             larger(bytes, 32 * shape->validation_window + 8 * shape->threads * shape->config->vocabulary_size);
@@ -130,21 +160,23 @@ static int64_t cuda_row_bytes(const decant_job_shape *shape, int64_t columns)
     const int64_t block_sort_columns = 512 * 44, shared_points = 14523; /* of an H100's shared memory */
     int64_t stride = (columns + 8) / 8 * 8, index = columns <= UINT16_MAX ? 2 : 4;
     int64_t sort = columns > block_sort_columns ? 16 * columns : 0, exact = 0, penalty = 0, boundaries = 0;
-    for (int i = 0; i < shape->widths.count; i++) {
-        int64_t clusters = (int64_t)1 << shape->widths.bits[i];
+    for (int i = 0; i < shape->recipe.widths; i++) {
+        int64_t clusters = (int64_t)1 << (int)shape->recipe.width[i];
         boundaries += 4 * (clusters + 1);
         if (clusters <= 16)
             exact = stride * (clusters - 2) * index + 4 + (columns > shared_points ? 16 * stride : 0);
         else
             penalty = stride * (8 + 4 * index);
     }
-    if (shape->search == DECANT_LEVELS_LLOYD)
+    if (shape->recipe.search == DECANT_LEVELS_LLOYD)
         exact = penalty = 16 * stride; /* kernels/cuda/kmeans_lloyd.cu, about */
     return 28 * stride + 16 + boundaries + larger(sort, larger(exact, penalty));
 }
 
 static int64_t cuda_quantization(const decant_job_shape *shape, int64_t rows, int64_t columns)
 {
+    if (!shape->recipe.uses[DECANT_METHOD_KMEANS])
+        return 24 * (rows + 1) + MIB; /* kernels/cuda/grid_encode.cu: figures of a row */
     const int64_t workspace = (int64_t)2 << 30;
     int64_t row = cuda_row_bytes(shape, columns), fitting = larger(1, workspace / row);
     int64_t batches = (rows + fitting - 1) / fitting;
@@ -175,7 +207,9 @@ int64_t decant_validation_working_bytes(const decant_job_shape *shape, bool has_
 {
     /* kernels/cuda/packed_linear.cu: a tile of decoded rows */
     int64_t cuda =
-        larger(32 * MIB, cuda_attention(shape, shape->validation_window, shape->validation_batch, false));
+        larger(32 * MIB, cuda_attention(shape, shape->validation_window, shape->validation_batch, false)) +
+        decant_activation_bytes(shape) *
+            rotated_elements(shape, shape->validation_batch * shape->validation_window);
     return granted(shape, shape->cuda ? cuda : cpu_validation(shape, has_head));
 }
 

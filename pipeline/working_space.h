@@ -17,17 +17,16 @@ typedef struct decant_job_shape {
     bool full_floats;       /* F32 activations on a GPU too; the CPU has them anyway */
     int threads;            /* of a rank, on the CPU */
 
-    bool calibrates;     /* false: the Fisher sums come from a file */
+    bool calibrates;     /* false: the Fisher sums come from a file, or there are none */
+    bool has_fisher;     /* false: a data-free job */
     int64_t sequences;   /* of all replicas together */
     int64_t window;      /* tokens a sequence */
     int64_t micro_batch; /* sequences that pass through the model together, >= 1 */
     decant_fisher_form form;
 
     bool quantizes; /* false: the Fisher sums are all that is wanted */
-    decant_bit_widths widths;
-    double bits; /* 0: the largest width */
-    double sensitive, outliers;
-    decant_level_search search;
+    decant_recipe recipe;
+    double bits; /* 0: the largest candidate */
 
     int64_t validation_windows; /* 0: no validation */
     int64_t validation_window;  /* tokens each */

@@ -6,6 +6,7 @@
  * decant_memory_allocate. */
 #include "stages/model.h"
 #include "base/memory.h"
+#include "stages/quantize.h"
 
 #include <assert.h>
 #include <math.h>
@@ -24,6 +25,8 @@ decant_status decant_linear_forward(decant_backend *backend, const decant_linear
 {
     if (linear->packed)
         return backend->validate->packed_linear(backend, x, linear->packed, accumulate, y, err);
+    if (linear->grid)
+        return backend->grid->linear(backend, x, linear->grid, accumulate, y, err);
     return backend->model->linear(backend, x, linear->weight, accumulate, y, err);
 }
 
@@ -56,7 +59,10 @@ static decant_status begin_linear(decant_backend *backend, const decant_weight_s
     if (source->packed)
         status = source->packed(source->context, backend, linear->name, linear->rows, linear->columns,
                                 &linear->packed, err);
-    if (status != DECANT_OK || linear->packed)
+    if (status == DECANT_OK && !linear->packed && source->grid)
+        status = source->grid(source->context, backend, linear->name, linear->rows, linear->columns,
+                              &linear->grid, err);
+    if (status != DECANT_OK || linear->packed || linear->grid)
         return status;
     status = find_weight(source, linear, &host, name, err);
     if (status != DECANT_OK)
@@ -267,26 +273,25 @@ decant_status decant_model_part_load(decant_backend *backend, const decant_model
 
 /* ---- unloading ---- */
 
-static void release_packed(decant_backend *backend, decant_packed_matrix **packed)
+static void release_linear(decant_backend *backend, decant_linear *linear)
 {
-    if (!*packed)
-        return;
-    void *arrays[] = {(*packed)->planes, (*packed)->levels, (*packed)->sparse.row_offsets,
-                      (*packed)->sparse.columns, (*packed)->sparse_values};
-    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
-        backend->memory->release(backend, &arrays[i]);
-    decant_memory_free(*packed);
-    *packed = NULL;
+    if (linear->packed)
+        decant_packed_matrix_free(backend, linear->packed);
+    if (linear->grid)
+        decant_grid_matrix_free(backend, linear->grid);
+    decant_memory_free(linear->packed);
+    decant_memory_free(linear->grid);
+    linear->packed = NULL;
+    linear->grid = NULL;
+    backend->weights->unplace(backend, &linear->weight);
 }
 
 void decant_model_block_leave(decant_model_part *part, int block)
 {
     decant_backend *backend = part->backend;
     decant_block *target = &part->blocks[block];
-    for (int index = 0; index < part->family->linear_count; index++) {
-        release_packed(backend, &target->linears[index].packed);
-        backend->weights->unplace(backend, &target->linears[index].weight);
-    }
+    for (int index = 0; index < part->family->linear_count; index++)
+        release_linear(backend, &target->linears[index]);
     backend->weights->unplace(backend, &target->input_norm);
     backend->weights->unplace(backend, &target->post_attention_norm);
 }

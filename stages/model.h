@@ -7,6 +7,7 @@
 #define DECANT_STAGES_MODEL_H
 
 #include "io/model_config.h"
+#include "io/safetensors.h"
 #include "kernels/backend.h"
 
 enum { DECANT_BLOCK_LINEARS = 7, DECANT_NAME_BYTES = 128 };
@@ -15,8 +16,9 @@ enum { DECANT_BLOCK_LINEARS = 7, DECANT_NAME_BYTES = 128 };
 typedef struct decant_linear {
     char name[DECANT_NAME_BYTES]; /* "model.layers.0.self_attn.q_proj" */
     int64_t rows, columns;        /* output and input channels */
-    decant_matrix weight;         /* placed for compute; data NULL when packed is used */
-    decant_packed_matrix *packed; /* owned; NULL when weight is used */
+    decant_matrix weight;         /* placed for compute; data NULL when a packed form is used */
+    decant_packed_matrix *packed; /* owned; NULL when another form is used */
+    decant_grid_matrix *grid;     /* the same */
 } decant_linear;
 
 typedef struct decant_block {
@@ -34,9 +36,12 @@ typedef struct decant_weight_source {
     decant_status (*matrix)(void *context, const char *name, int64_t rows, int64_t columns,
                             decant_matrix *matrix, decant_error *err);
     /* The packed form of linear layer `name`, made with backend->memory, or *packed = NULL when the source has
-     * only whole weights (the pointer itself may then be NULL). */
+     * this one otherwise (the pointer itself may then be NULL). */
     decant_status (*packed)(void *context, decant_backend *backend, const char *name, int64_t rows,
                             int64_t columns, decant_packed_matrix **packed, decant_error *err);
+    /* The same for a layer on a grid, whose points the source keeps: at most one of the two finds a form. */
+    decant_status (*grid)(void *context, decant_backend *backend, const char *name, int64_t rows,
+                          int64_t columns, decant_grid_matrix **grid, decant_error *err);
     /* Advice on a matrix from above: it will be read soon, or not again soon. NULL where neither helps. */
     void (*expect)(void *context, decant_matrix matrix);
     void (*dismiss)(void *context, decant_matrix matrix);
@@ -117,6 +122,13 @@ struct decant_family {
 /* The family of a config; DECANT_ERROR_INPUT naming the architecture when decant does not know it. */
 decant_status decant_family_find(const decant_model_config *config, const decant_family **family,
                                  decant_error *err);
+
+/* For a model of which nothing is known but its tensors: every two-dimensional tensor NAME.weight is a linear
+ * layer, one a block, but for embeddings, heads and the like, by their names. Such a model can be quantized
+ * without data, not run. Fills config->layers and config->matrices; config has the text of config.json alone.
+ * DECANT_ERROR_INPUT when there is no such tensor. */
+decant_status decant_family_of_matrices(const decant_safetensors *model, decant_model_config *config,
+                                        const decant_family **family, decant_error *err);
 
 /* Loads the layers [first_layer, first_layer + layer_count) of a model, with the embedding when first_layer is
  * 0 and the final norm and head when they end the model. It will take up to `sequences` sequences of `tokens`

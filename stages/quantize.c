@@ -1,37 +1,18 @@
-/* The order of work on one layer; the arithmetic is behind kernels/backend.h. */
+/* The order of work on one layer, and the memory of its packed forms; the methods are in stages/methods/, the
+ * arithmetic is behind kernels/backend.h. */
 #include "stages/quantize.h"
 
 #include "base/memory.h"
+#include "kernels/grid_form.h"
+#include "stages/methods/methods.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-static int64_t words_of(int64_t columns)
-{
-    return (columns + 31) / 32;
-}
+/* ---- packed forms ---- */
 
-int decant_sparse_index_bytes(int64_t columns)
-{
-    return columns <= 65536 ? 2 : 4;
-}
-
-int64_t decant_packed_bytes(int64_t rows, int64_t columns, int bits, int64_t sparse_count)
-{
-    int64_t bytes = rows * bits * words_of(columns) * 4 + rows * ((int64_t)1 << bits) * 2;
-    if (sparse_count > 0)
-        bytes += (rows + 1) * 4 + sparse_count * (decant_sparse_index_bytes(columns) + 2);
-    return bytes;
-}
-
-int64_t decant_fraction_count(double fraction, int64_t rows, int64_t columns)
-{
-    return (int64_t)llround(fraction * (double)rows * (double)columns);
-}
-
-static decant_status create_pattern(decant_backend *backend, int64_t rows, int64_t count,
-                                    decant_sparse_pattern *pattern, decant_error *err)
+decant_status decant_sparse_pattern_create(decant_backend *backend, int64_t rows, int64_t count,
+                                           decant_sparse_pattern *pattern, decant_error *err)
 {
     *pattern = (decant_sparse_pattern){.count = count};
     if (count == 0)
@@ -51,24 +32,62 @@ static void free_pattern(decant_backend *backend, decant_sparse_pattern *pattern
     pattern->count = 0;
 }
 
-static decant_status measure_candidate(decant_backend *backend, const decant_recipe *recipe,
-                                       decant_matrix weight, const float *fisher, decant_quantized_layer *layer,
-                                       int index, decant_error *err)
+decant_status decant_packed_matrix_create(decant_backend *backend, int64_t rows, int64_t columns, int bits,
+                                          int64_t sparse_count, decant_packed_matrix *packed, decant_error *err)
 {
-    int bits = recipe->bits[index];
-    decant_matrix_error error;
-    decant_status status = backend->quantize->measure(backend, weight, fisher, &layer->sparse, bits,
-                                                      layer->levels[index], &error, err);
+    decant_status status;
+    int64_t words = (columns + 31) / 32;
+    *packed = (decant_packed_matrix){.rows = rows, .columns = columns, .bits = bits};
+    DECANT_TRY(backend->memory->allocate(backend, (size_t)(rows * bits * words) * 4, "code planes",
+                                         (void **)&packed->planes, err));
+    DECANT_TRY(backend->memory->allocate(backend, (size_t)rows << (bits + 1), "levels",
+                                         (void **)&packed->levels, err));
+    DECANT_TRY(decant_sparse_pattern_create(backend, rows, sparse_count, &packed->sparse, err));
+    if (sparse_count > 0)
+        DECANT_TRY(backend->memory->allocate(backend, (size_t)sparse_count * sizeof *packed->sparse_values,
+                                             "sparse values", (void **)&packed->sparse_values, err));
+done:
     if (status != DECANT_OK)
-        return status;
-    layer->candidate[index] = (decant_candidate){
-        .bits = bits,
-        .bytes = decant_packed_bytes(layer->rows, layer->columns, bits, layer->sparse.count),
-        .predicted = 0.5 * recipe->curvature * error.weighted,
-        .relative = error.norm > 0 ? error.squared / error.norm : 0,
-    };
-    return DECANT_OK;
+        decant_packed_matrix_free(backend, packed);
+    return status;
 }
+
+void decant_packed_matrix_free(decant_backend *backend, decant_packed_matrix *packed)
+{
+    backend->memory->release(backend, (void **)&packed->planes);
+    backend->memory->release(backend, (void **)&packed->levels);
+    backend->memory->release(backend, (void **)&packed->sparse_values);
+    free_pattern(backend, &packed->sparse);
+}
+
+decant_status decant_grid_matrix_create(decant_backend *backend, int64_t rows, int64_t columns,
+                                        const decant_grid_form *form, decant_grid_matrix *grid,
+                                        decant_error *err)
+{
+    decant_status status;
+    int64_t words = decant_grid_words(columns, form->dimension);
+    size_t scale_bytes = (size_t)(rows * decant_grid_groups(columns, form->group)) * sizeof *grid->scales;
+    *grid = (decant_grid_matrix){.rows = rows, .columns = columns, .form = *form};
+    DECANT_TRY(backend->memory->allocate(backend, (size_t)(rows * form->code_bits * words) * 4, "code planes",
+                                         (void **)&grid->planes, err));
+    DECANT_TRY(backend->memory->allocate(backend, scale_bytes, "scales", (void **)&grid->scales, err));
+    if (form->has_offsets)
+        DECANT_TRY(backend->memory->allocate(backend, scale_bytes, "offsets", (void **)&grid->offsets, err));
+done:
+    if (status != DECANT_OK)
+        decant_grid_matrix_free(backend, grid);
+    return status;
+}
+
+void decant_grid_matrix_free(decant_backend *backend, decant_grid_matrix *grid)
+{
+    backend->memory->release(backend, (void **)&grid->planes);
+    backend->memory->release(backend, (void **)&grid->scales);
+    backend->memory->release(backend, (void **)&grid->offsets);
+    grid->form.points = NULL;
+}
+
+/* ---- a layer ---- */
 
 /* Puts the layer's name in front of what a kernel said, which knows only rows and columns. */
 static decant_status name_failure(decant_status status, const char *name, decant_error *err)
@@ -81,31 +100,39 @@ static decant_status name_failure(decant_status status, const char *name, decant
     return status;
 }
 
+/* The candidates of one method stand together: [first, end of the list) begins with a method's; returns where
+ * they end. */
+static int end_of_method(const decant_quantized_layer *layer, int first)
+{
+    int end = first;
+    while (end < layer->candidates && layer->candidate[end].method == layer->candidate[first].method)
+        end++;
+    return end;
+}
+
 decant_status decant_quantize_layer(decant_backend *backend, const decant_recipe *recipe, const char *name,
                                     decant_matrix weight, const float *fisher, decant_quantized_layer *layer,
                                     decant_error *err)
 {
     decant_status status;
-    int64_t rows = weight.rows, columns = weight.columns;
-    int64_t sensitive = decant_fraction_count(recipe->sensitive, rows, columns);
-    int64_t outliers = decant_fraction_count(recipe->outliers, rows, columns);
-    *layer = (decant_quantized_layer){.rows = rows, .columns = columns, .candidates = recipe->widths};
-    DECANT_TRY(create_pattern(backend, rows, sensitive + outliers, &layer->sparse, err));
-    for (int i = 0; i < recipe->widths; i++)
-        DECANT_TRY(backend->memory->allocate(backend, (size_t)rows << (recipe->bits[i] + 1), "levels",
-                                             (void **)&layer->levels[i], err));
-    if (layer->sparse.count > 0)
-        DECANT_TRY(backend->quantize->select_sparse(backend, weight, fisher, sensitive, outliers,
-                                                    &layer->sparse, err));
-    DECANT_TRY(backend->quantize->fit_levels(backend, weight, fisher, &layer->sparse, recipe->search,
-                                             recipe->seed, recipe->bits, recipe->widths, layer->levels, err));
-    for (int i = 0; i < recipe->widths; i++)
-        DECANT_TRY(measure_candidate(backend, recipe, weight, fisher, layer, i, err));
+    decant_candidate_list list;
+    *layer = (decant_quantized_layer){.rows = weight.rows, .columns = weight.columns, .seed = recipe->seed};
+    DECANT_TRY(decant_recipe_offer(recipe, weight.rows, weight.columns, &list, err));
+    layer->candidates = list.count;
+    memcpy(layer->candidate, list.candidate, sizeof layer->candidate);
+    for (int first = 0, end; first < list.count; first = end) {
+        end = end_of_method(layer, first);
+        const decant_method_operations *method =
+            decant_method_operations_of((decant_method)layer->candidate[first].method);
+        DECANT_TRY(method->evaluate(backend, recipe, weight, fisher, first, end - first, layer, err));
+    }
 done:
     if (status != DECANT_OK)
         decant_quantized_layer_free(backend, layer);
     return name_failure(status, name, err);
 }
+
+/* ---- between measuring and writing ---- */
 
 /* An array of a layer, wherever it is. */
 typedef struct layer_array {
@@ -122,7 +149,7 @@ static int list_arrays(decant_quantized_layer *layer, layer_array arrays[LAYER_A
     for (int i = 0; i < layer->candidates; i++)
         if (layer->levels[i])
             arrays[count++] = (layer_array){(void **)&layer->levels[i],
-                                            (size_t)layer->rows << (layer->candidate[i].bits + 1)};
+                                            (size_t)layer->rows << (layer->candidate[i].code_bits + 1)};
     if (layer->sparse.row_offsets)
         arrays[count++] = (layer_array){(void **)&layer->sparse.row_offsets, (size_t)(layer->rows + 1) * 4};
     if (layer->sparse.columns)
@@ -200,52 +227,21 @@ void decant_quantized_layer_free(decant_backend *backend, decant_quantized_layer
     layer->candidates = 0;
 }
 
-decant_status decant_packed_matrix_create(decant_backend *backend, int64_t rows, int64_t columns, int bits,
-                                          int64_t sparse_count, decant_packed_matrix *packed, decant_error *err)
-{
-    decant_status status;
-    *packed = (decant_packed_matrix){.rows = rows, .columns = columns, .bits = bits};
-    DECANT_TRY(backend->memory->allocate(backend, (size_t)(rows * bits * words_of(columns)) * 4, "code planes",
-                                         (void **)&packed->planes, err));
-    DECANT_TRY(backend->memory->allocate(backend, (size_t)rows << (bits + 1), "levels",
-                                         (void **)&packed->levels, err));
-    DECANT_TRY(create_pattern(backend, rows, sparse_count, &packed->sparse, err));
-    if (sparse_count > 0)
-        DECANT_TRY(backend->memory->allocate(backend, (size_t)sparse_count * sizeof *packed->sparse_values,
-                                             "sparse values", (void **)&packed->sparse_values, err));
-done:
-    if (status != DECANT_OK)
-        decant_packed_matrix_free(backend, packed);
-    return status;
-}
-
-void decant_packed_matrix_free(decant_backend *backend, decant_packed_matrix *packed)
-{
-    backend->memory->release(backend, (void **)&packed->planes);
-    backend->memory->release(backend, (void **)&packed->levels);
-    backend->memory->release(backend, (void **)&packed->sparse_values);
-    free_pattern(backend, &packed->sparse);
-}
-
-decant_status decant_quantized_layer_encode(decant_backend *backend, decant_quantized_layer *layer,
-                                            int candidate, decant_matrix weight, decant_packed_matrix *packed,
+decant_status decant_quantized_layer_encode(decant_backend *backend, const decant_quantized_layer *layer,
+                                            int candidate, decant_matrix weight, decant_encoded_layer *encoded,
                                             decant_error *err)
 {
-    int bits = layer->candidate[candidate].bits;
-    int64_t count = layer->sparse.count;
-    decant_status status;
-    DECANT_TRY(decant_packed_matrix_create(backend, layer->rows, layer->columns, bits, count, packed, err));
-    DECANT_TRY(backend->memory->copy(backend, packed->levels, layer->levels[candidate],
-                                     (size_t)layer->rows << (bits + 1), err));
-    if (count > 0) {
-        DECANT_TRY(backend->memory->copy(backend, packed->sparse.row_offsets, layer->sparse.row_offsets,
-                                         (size_t)(layer->rows + 1) * 4, err));
-        DECANT_TRY(backend->memory->copy(backend, packed->sparse.columns, layer->sparse.columns,
-                                         (size_t)count * 4, err));
-    }
-    DECANT_TRY(backend->quantize->encode(backend, weight, packed, err));
-done:
+    const decant_method_operations *method =
+        decant_method_operations_of((decant_method)layer->candidate[candidate].method);
+    *encoded = (decant_encoded_layer){0};
+    decant_status status = method->encode(backend, layer, candidate, weight, encoded, err);
     if (status != DECANT_OK)
-        decant_packed_matrix_free(backend, packed);
+        decant_encoded_layer_free(backend, encoded);
     return status;
+}
+
+void decant_encoded_layer_free(decant_backend *backend, decant_encoded_layer *encoded)
+{
+    decant_packed_matrix_free(backend, &encoded->packed);
+    decant_grid_matrix_free(backend, &encoded->grid);
 }

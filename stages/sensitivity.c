@@ -53,9 +53,10 @@ static int32_t nearest_candidate(const decant_table_row *row, double bits)
 {
     int32_t nearest = 0;
     for (int32_t i = 1; i < row->candidates; i++) {
-        double distance = fabs(row->candidate[i].bits - bits),
-               least = fabs(row->candidate[nearest].bits - bits);
-        if (distance < least || (distance == least && row->candidate[i].bits < row->candidate[nearest].bits))
+        double width = decant_candidate_width(&row->candidate[i]),
+               nearest_width = decant_candidate_width(&row->candidate[nearest]);
+        double distance = fabs(width - bits), least = fabs(nearest_width - bits);
+        if (distance < least || (distance == least && width < nearest_width))
             nearest = i;
     }
     return nearest;

@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "io/mapped_file.h"
+#include "stages/grid_source.h"
 #include "stages/quantize.h"
 
 #include <stdio.h>
@@ -42,6 +43,7 @@ struct decant_container_source {
     const decant_container *container;
     void **blocks; /* tensors read so far */
     int64_t count, capacity;
+    decant_kept_grids grids;
 };
 
 decant_status decant_container_source_create(const decant_container *container,
@@ -61,6 +63,7 @@ void decant_container_source_destroy(decant_container_source **source)
     for (int64_t i = 0; i < (*source)->count; i++)
         decant_memory_free((*source)->blocks[i]);
     decant_memory_free((*source)->blocks);
+    decant_kept_grids_free(&(*source)->grids);
     decant_memory_free(*source);
     *source = NULL;
 }
@@ -110,10 +113,9 @@ done:
     return status;
 }
 
-/* Reads the dataset GROUP/PART, which must have this type and shape, through host memory onto the device. */
-static decant_status read_to_device(const decant_container *container, decant_backend *backend,
-                                    const char *group, const char *part, decant_stored type, decant_shape shape,
-                                    void *device, decant_error *err)
+decant_status decant_source_read_to_device(const decant_container *container, decant_backend *backend,
+                                           const char *group, const char *part, decant_stored type,
+                                           decant_shape shape, void *device, decant_error *err)
 {
     char path[DECANT_CONTAINER_PATH_BYTES];
     snprintf(path, sizeof path, "/%s/%s", group, part);
@@ -190,14 +192,16 @@ static decant_status read_packed(const decant_container *container, decant_backe
             DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s in the container has an impossible shape", path);
     }
     DECANT_TRY(decant_packed_matrix_create(backend, rows, columns, (int)bits, count, packed, err));
-    DECANT_TRY(read_to_device(container, backend, name, "codes", DECANT_STORED_U32,
-                              (decant_shape){3, {rows, bits, (columns + 31) / 32}}, packed->planes, err));
-    DECANT_TRY(read_to_device(container, backend, name, "levels", DECANT_STORED_F16,
-                              (decant_shape){2, {rows, (int64_t)1 << bits}}, packed->levels, err));
+    DECANT_TRY(decant_source_read_to_device(container, backend, name, "codes", DECANT_STORED_U32,
+                                            (decant_shape){3, {rows, bits, (columns + 31) / 32}},
+                                            packed->planes, err));
+    DECANT_TRY(decant_source_read_to_device(container, backend, name, "levels", DECANT_STORED_F16,
+                                            (decant_shape){2, {rows, (int64_t)1 << bits}}, packed->levels,
+                                            err));
     if (count > 0) {
         DECANT_TRY(read_pattern(container, backend, name, packed, err));
-        DECANT_TRY(read_to_device(container, backend, name, "sparse/values", DECANT_STORED_F16,
-                                  (decant_shape){1, {count}}, packed->sparse_values, err));
+        DECANT_TRY(decant_source_read_to_device(container, backend, name, "sparse/values", DECANT_STORED_F16,
+                                                (decant_shape){1, {count}}, packed->sparse_values, err));
     }
 done:
     return status;
@@ -207,7 +211,11 @@ static decant_status packed_of_container(void *context, decant_backend *backend,
                                          int64_t columns, decant_packed_matrix **packed, decant_error *err)
 {
     decant_container_source *source = context;
+    bool is_on_grid = false;
     decant_status status;
+    DECANT_TRY(decant_grid_source_has(source->container, name, &is_on_grid, err));
+    if (is_on_grid)
+        goto done;
     DECANT_TRY(decant_memory_allocate(sizeof **packed, name, (void **)packed, err));
     DECANT_TRY(read_packed(source->container, backend, name, rows, columns, *packed, err));
 done:
@@ -219,10 +227,33 @@ done:
     return status;
 }
 
+static decant_status grid_of_container(void *context, decant_backend *backend, const char *name, int64_t rows,
+                                       int64_t columns, decant_grid_matrix **grid, decant_error *err)
+{
+    decant_container_source *source = context;
+    bool is_on_grid = false;
+    decant_status status;
+    DECANT_TRY(decant_grid_source_has(source->container, name, &is_on_grid, err));
+    if (!is_on_grid)
+        goto done;
+    DECANT_TRY(decant_memory_allocate(sizeof **grid, name, (void **)grid, err));
+    DECANT_TRY(
+        decant_grid_source_read(source->container, backend, &source->grids, name, rows, columns, *grid, err));
+done:
+    if (status != DECANT_OK && *grid) {
+        decant_grid_matrix_free(backend, *grid);
+        decant_memory_free(*grid);
+        *grid = NULL;
+    }
+    return status;
+}
+
 decant_weight_source decant_source_of_container(decant_container_source *source)
 {
-    return (decant_weight_source){
-        .context = source, .matrix = matrix_of_container, .packed = packed_of_container};
+    return (decant_weight_source){.context = source,
+                                  .matrix = matrix_of_container,
+                                  .packed = packed_of_container,
+                                  .grid = grid_of_container};
 }
 
 decant_status decant_container_config(const decant_container *container, const char *origin,

@@ -7,20 +7,19 @@
 #include "base/memory.h"
 #include "io/checksum.h"
 #include "stages/departure.h"
+#include "stages/error_table_file.h"
+#include "stages/layer_file.h"
 #include "stages/write_sensitivity.h"
 
 #include <stdio.h>
 #include <string.h>
 
-/* The dataset numbers of one linear layer; sparse ones are -1 where the layer has no sparse part. */
-typedef struct layer_ids {
-    int codes, levels, row_offsets, columns, values;
-} layer_ids;
-
 typedef struct container_ids {
-    layer_ids *layers; /* [table->layers] */
-    int *tensors;      /* [tensors of the model]; -1 for those that are quantized */
-    int config, names, bits, bytes, predicted, relative, chosen;
+    decant_layer_datasets *layers; /* [table->layers] */
+    decant_grid_datasets grids;
+    int *tensors; /* [tensors of the model]; -1 for those that are quantized */
+    decant_error_table_datasets table;
+    int config, names, chosen;
     decant_sensitivity_ids sensitivity;
 } container_ids;
 
@@ -40,95 +39,29 @@ static const decant_candidate *choice_at(const decant_container_contents *conten
     return &contents->table->rows[index].candidate[contents->chosen[index]];
 }
 
+/* A data-free job predicts no loss, unless it measured sensitivities. */
+static bool predicts_loss(const decant_container_contents *contents)
+{
+    return contents->origin->sequences > 0 || contents->sensitivity->kind != DECANT_SENSITIVITY_FISHER;
+}
+
 /* ---- linear layers ---- */
-
-static decant_status define_part(decant_container_writer *writer, const char *layer, const char *part,
-                                 decant_stored type, decant_shape shape, int *id, decant_error *err)
-{
-    char path[DECANT_CONTAINER_PATH_BYTES];
-    snprintf(path, sizeof path, "/%s/%s", layer, part);
-    return decant_container_define(writer, path, type, &shape, id, err);
-}
-
-static decant_status define_layer(decant_container_writer *writer, const decant_linear *linear, int bits,
-                                  int64_t sparse_count, layer_ids *ids, decant_error *err)
-{
-    const char *name = linear->name;
-    int64_t rows = linear->rows, words = (linear->columns + 31) / 32;
-    decant_status status;
-    *ids = (layer_ids){-1, -1, -1, -1, -1};
-    DECANT_TRY(define_part(writer, name, "codes", DECANT_STORED_U32, (decant_shape){3, {rows, bits, words}},
-                           &ids->codes, err));
-    DECANT_TRY(define_part(writer, name, "levels", DECANT_STORED_F16,
-                           (decant_shape){2, {rows, (int64_t)1 << bits}}, &ids->levels, err));
-    if (sparse_count == 0)
-        goto done;
-    decant_stored index_type =
-        decant_sparse_index_bytes(linear->columns) == 2 ? DECANT_STORED_U16 : DECANT_STORED_U32;
-    DECANT_TRY(define_part(writer, name, "sparse/row_offsets", DECANT_STORED_U32, (decant_shape){1, {rows + 1}},
-                           &ids->row_offsets, err));
-    DECANT_TRY(define_part(writer, name, "sparse/columns", index_type, (decant_shape){1, {sparse_count}},
-                           &ids->columns, err));
-    DECANT_TRY(define_part(writer, name, "sparse/values", DECANT_STORED_F16, (decant_shape){1, {sparse_count}},
-                           &ids->values, err));
-done:
-    return status;
-}
-
-static decant_status set_layer_attributes(decant_container_writer *writer, const decant_linear *linear,
-                                          const decant_table_row *row, const decant_candidate *choice,
-                                          decant_error *err)
-{
-    char path[DECANT_CONTAINER_PATH_BYTES];
-    snprintf(path, sizeof path, "/%s", linear->name);
-    decant_status status;
-    DECANT_TRY(decant_container_set_text(writer, path, "method", "kmeans", err));
-    DECANT_TRY(decant_container_set_text(writer, path, "packing", "bit planes", err));
-    DECANT_TRY(decant_container_set_integer(writer, path, "bits", choice->bits, err));
-    DECANT_TRY(decant_container_set_integer(writer, path, "rows", linear->rows, err));
-    DECANT_TRY(decant_container_set_integer(writer, path, "columns", linear->columns, err));
-    DECANT_TRY(decant_container_set_integer(writer, path, "sparse_count", row->sparse_count, err));
-    DECANT_TRY(decant_container_set_integer(writer, path, "stored_bytes", choice->bytes, err));
-    DECANT_TRY(decant_container_set_integer(writer, path, "source_crc32", row->source_checksum, err));
-    DECANT_TRY(decant_container_set_real(writer, path, "predicted_loss_increase", choice->predicted, err));
-    DECANT_TRY(decant_container_set_real(writer, path, "relative_error", choice->relative, err));
-done:
-    return status;
-}
 
 static decant_status define_layers(decant_container_writer *writer, const decant_container_contents *contents,
                                    container_ids *ids, decant_error *err)
 {
     for (int64_t i = 0; i < linear_total(contents); i++) {
-        const decant_table_row *row = &contents->table->rows[i];
         decant_linear linear;
         linear_at(contents, i, &linear);
-        decant_status status = define_layer(writer, &linear, choice_at(contents, i)->bits, row->sparse_count,
-                                            &ids->layers[i], err);
-        if (status == DECANT_OK)
-            status = set_layer_attributes(writer, &linear, row, choice_at(contents, i), err);
+        decant_layer_facts facts = {.row = &contents->table->rows[i],
+                                    .choice = choice_at(contents, i),
+                                    .seed = contents->seed,
+                                    .predicts_loss = predicts_loss(contents)};
+        decant_status status = decant_layer_define(writer, &linear, &facts, &ids->layers[i], err);
         if (status != DECANT_OK)
             return status;
     }
-    return DECANT_OK;
-}
-
-/* Notes the arrays of a packed matrix. Column indices are U32 on the device and, where they fit, U16 in the
- * file. */
-static void depart_packed(decant_departure *departure, const layer_ids *ids, const decant_packed_matrix *packed)
-{
-    int64_t rows = packed->rows, words = (packed->columns + 31) / 32, count = packed->sparse.count;
-    bool is_narrowed = decant_sparse_index_bytes(packed->columns) == 2;
-    decant_departing_array arrays[] = {
-        {ids->codes, packed->planes, rows * packed->bits * words, 4, false},
-        {ids->levels, packed->levels, rows << packed->bits, 2, false},
-        {ids->row_offsets, packed->sparse.row_offsets, rows + 1, 4, false},
-        {ids->columns, packed->sparse.columns, count, 4, is_narrowed},
-        {ids->values, packed->sparse_values, count, 2, false},
-    };
-    size_t dense = 2, all = sizeof arrays / sizeof *arrays;
-    for (size_t i = 0; i < (count > 0 ? all : dense); i++)
-        decant_departure_add(departure, arrays[i]);
+    return decant_grids_define(writer, contents->table, contents->chosen, &ids->grids, err);
 }
 
 /* The weight of this rank's i-th matrix: taken over where it still is on the device, else sent on its way. */
@@ -159,18 +92,18 @@ static decant_status depart_layer(const decant_container_contents *contents, con
                                   decant_error *err)
 {
     decant_backend *backend = contents->backend;
-    decant_packed_matrix packed = {0};
+    decant_encoded_layer encoded = {0};
     int64_t index = contents->matrices[i];
     decant_quantized_layer *layer = &contents->quantized[i];
     decant_linear linear;
     decant_status status;
     linear_at(contents, index, &linear);
     DECANT_TRY(decant_quantized_layer_unpark(backend, layer, err));
-    DECANT_TRY(decant_quantized_layer_encode(backend, layer, contents->chosen[index], *weight, &packed, err));
-    depart_packed(departure, &ids->layers[index], &packed);
+    DECANT_TRY(decant_quantized_layer_encode(backend, layer, contents->chosen[index], *weight, &encoded, err));
+    decant_layer_depart(departure, &ids->layers[index], &encoded);
     DECANT_TRY(decant_departure_begin(departure, err));
 done:
-    decant_packed_matrix_free(backend, &packed);
+    decant_encoded_layer_free(backend, &encoded);
     decant_quantized_layer_free(backend, layer); /* its levels are in the packed form */
     backend->weights->unplace(backend, weight);
     return decant_error_name(status, linear.name, err);
@@ -260,21 +193,14 @@ static decant_status write_tensors(decant_container_writer *writer, const decant
 static decant_status define_tables(decant_container_writer *writer, const decant_container_contents *contents,
                                    int64_t name_bytes, container_ids *ids, decant_error *err)
 {
-    int64_t layers = contents->table->layers, candidates = contents->table->rows[0].candidates;
-    decant_shape one = {1, {layers}}, wide = {1, {candidates}}, all = {2, {layers, candidates}};
+    decant_shape one = {1, {contents->table->layers}};
     decant_status status;
     DECANT_TRY(decant_container_define(writer, "/config", DECANT_STORED_U8,
                                        &(decant_shape){1, {(int64_t)contents->config->json_bytes}},
                                        &ids->config, err));
     DECANT_TRY(decant_container_define(writer, "/errors/layers", DECANT_STORED_U8,
                                        &(decant_shape){1, {name_bytes}}, &ids->names, err));
-    DECANT_TRY(decant_container_define(writer, "/errors/bits", DECANT_STORED_I32, &wide, &ids->bits, err));
-    DECANT_TRY(
-        decant_container_define(writer, "/errors/stored_bytes", DECANT_STORED_I64, &all, &ids->bytes, err));
-    DECANT_TRY(
-        decant_container_define(writer, "/errors/predicted", DECANT_STORED_F64, &all, &ids->predicted, err));
-    DECANT_TRY(
-        decant_container_define(writer, "/errors/relative", DECANT_STORED_F64, &all, &ids->relative, err));
+    DECANT_TRY(decant_error_table_define(writer, contents->table, &ids->table, err));
     DECANT_TRY(
         decant_container_define(writer, "/allocation/chosen", DECANT_STORED_I32, &one, &ids->chosen, err));
 done:
@@ -297,43 +223,7 @@ static decant_status list_names(const decant_container_contents *contents, char 
     return status;
 }
 
-/* Rank 0: the error table, column by column. */
-static decant_status write_error_table(decant_container_writer *writer,
-                                       const decant_container_contents *contents, const container_ids *ids,
-                                       decant_error *err)
-{
-    const decant_error_table *table = contents->table;
-    int64_t candidates = table->rows[0].candidates, count = table->layers * candidates;
-    int32_t *bits = NULL;
-    int64_t *bytes = NULL;
-    double *predicted = NULL, *relative = NULL;
-    decant_status status;
-    DECANT_TRY(
-        decant_memory_allocate((size_t)candidates * sizeof *bits, "the error table", (void **)&bits, err));
-    DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *bytes, "the error table", (void **)&bytes, err));
-    DECANT_TRY(
-        decant_memory_allocate((size_t)count * sizeof *predicted, "the error table", (void **)&predicted, err));
-    DECANT_TRY(
-        decant_memory_allocate((size_t)count * sizeof *relative, "the error table", (void **)&relative, err));
-    for (int64_t i = 0; i < count; i++) {
-        const decant_candidate *candidate = &table->rows[i / candidates].candidate[i % candidates];
-        bits[i % candidates] = candidate->bits;
-        bytes[i] = candidate->bytes;
-        predicted[i] = candidate->predicted;
-        relative[i] = candidate->relative;
-    }
-    DECANT_TRY(decant_container_write(writer, ids->bits, 0, candidates, bits, err));
-    DECANT_TRY(decant_container_write(writer, ids->bytes, 0, count, bytes, err));
-    DECANT_TRY(decant_container_write(writer, ids->predicted, 0, count, predicted, err));
-    DECANT_TRY(decant_container_write(writer, ids->relative, 0, count, relative, err));
-done:
-    decant_memory_free(bits);
-    decant_memory_free(bytes);
-    decant_memory_free(predicted);
-    decant_memory_free(relative);
-    return status;
-}
-
+/* Rank 0. */
 static decant_status write_tables(decant_container_writer *writer, const decant_container_contents *contents,
                                   const container_ids *ids, const char *names, int64_t name_bytes,
                                   decant_error *err)
@@ -343,7 +233,8 @@ static decant_status write_tables(decant_container_writer *writer, const decant_
                                       contents->config->json, err));
     DECANT_TRY(decant_container_write(writer, ids->names, 0, name_bytes, names, err));
     DECANT_TRY(decant_container_write(writer, ids->chosen, 0, contents->table->layers, contents->chosen, err));
-    DECANT_TRY(write_error_table(writer, contents, ids, err));
+    DECANT_TRY(decant_error_table_write(writer, contents->table, &ids->table, err));
+    DECANT_TRY(decant_grids_write(writer, &ids->grids, err));
     DECANT_TRY(decant_sensitivity_write(writer, contents->sensitivity, &ids->sensitivity, err));
 done:
     return status;
@@ -361,17 +252,12 @@ static uint32_t model_checksum(const decant_error_table *table)
     return checksum;
 }
 
-static decant_status set_provenance(decant_container_writer *writer, const decant_container_contents *contents,
-                                    decant_error *err)
+/* What a data-free run has nothing to say of. */
+static decant_status set_calibration(decant_container_writer *writer, const decant_container_contents *contents,
+                                     decant_error *err)
 {
-    const decant_plan_summary *summary = contents->summary;
     const decant_statistics_origin *origin = contents->origin;
     decant_status status;
-    DECANT_TRY(decant_container_set_text(writer, "/", "kind", "model", err));
-    DECANT_TRY(decant_container_set_text(writer, "/", "program_version", DECANT_VERSION, err));
-    DECANT_TRY(decant_container_set_text(writer, "/", "options", contents->options, err));
-    DECANT_TRY(decant_container_set_text(writer, "/", "device", contents->device, err));
-    DECANT_TRY(decant_container_set_integer(writer, "/", "model_crc32", model_checksum(contents->table), err));
     DECANT_TRY(
         decant_container_set_integer(writer, "/", "calibration_crc32", origin->calibration_checksum, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_sequences", origin->sequences, err));
@@ -379,11 +265,29 @@ static decant_status set_provenance(decant_container_writer *writer, const decan
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_micro_batch", origin->micro_batch, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_replicas", origin->replicas, err));
     DECANT_TRY(decant_container_set_real(writer, "/", "calibration_loss", origin->loss, err));
+done:
+    return status;
+}
+
+static decant_status set_provenance(decant_container_writer *writer, const decant_container_contents *contents,
+                                    decant_error *err)
+{
+    const decant_plan_summary *summary = contents->summary;
+    decant_status status;
+    DECANT_TRY(decant_container_set_text(writer, "/", "kind", "model", err));
+    DECANT_TRY(decant_container_set_text(writer, "/", "program_version", DECANT_VERSION, err));
+    DECANT_TRY(decant_container_set_text(writer, "/", "options", contents->options, err));
+    DECANT_TRY(decant_container_set_text(writer, "/", "device", contents->device, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "model_crc32", model_checksum(contents->table), err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "quantized_weights", summary->weights, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "quantized_bytes", summary->bytes, err));
     DECANT_TRY(decant_container_set_real(writer, "/", "bits", summary->bits, err));
-    DECANT_TRY(decant_container_set_real(writer, "/", "predicted_loss_increase", summary->predicted, err));
-    DECANT_TRY(decant_container_set_real(writer, "/", "predicted_lower_bound", summary->lower_bound, err));
+    if (contents->origin->sequences > 0)
+        DECANT_TRY(set_calibration(writer, contents, err));
+    if (predicts_loss(contents)) {
+        DECANT_TRY(decant_container_set_real(writer, "/", "predicted_loss_increase", summary->predicted, err));
+        DECANT_TRY(decant_container_set_real(writer, "/", "predicted_lower_bound", summary->lower_bound, err));
+    }
 done:
     return status;
 }

@@ -18,8 +18,9 @@ typedef struct decant_container_contents {
     const decant_error_table *table;
     const int *chosen; /* [table->layers] */
     const decant_plan_summary *summary;
-    const decant_statistics_origin *origin;
+    const decant_statistics_origin *origin; /* sequences 0: a data-free run */
     const decant_sensitivity *sensitivity;
+    uint64_t seed;       /* of the recipe that the layers were quantized by */
     const char *options; /* what decided the contents, one line */
     const char *device;  /* "cpu", "cuda bf16" …: the arithmetic that made the statistics */
     /* this rank's matrices */

@@ -43,7 +43,7 @@ with h5py.File(sys.argv[1]) as file:
         assert found[name].shape == shape, (name, found[name].shape)
         assert zlib.crc32(numpy.ascontiguousarray(data).tobytes()) == found[name].attrs["crc32"], name
     assert found["model.embed_tokens.weight"].attrs["element"] == b"BF16"
-    assert file.attrs["format"] == b"decant" and file.attrs["schema_version"] == 1
+    assert file.attrs["format"] == b"decant" and file.attrs["schema_version"] == 2
     assert file["model.layers.0.mlp.up_proj"].attrs["bits"] == -3
     assert file.attrs["measured"] == 18.463
     # The type is the very one that h5py makes for float16.

@@ -33,12 +33,13 @@ static decant_job_shape small_shape(const decant_model_config *config)
         .cuda = true,
         .threads = 1,
         .calibrates = true,
+        .has_fisher = true,
         .sequences = 4,
         .window = 6,
         .micro_batch = 2,
         .form = DECANT_FISHER_TOKEN,
         .quantizes = true,
-        .widths = {1, {2}},
+        .recipe = {.uses = {[DECANT_METHOD_KMEANS] = true}, .widths = 1, .width = {2}},
         .validation_batch = 1,
     };
     decant_error err;

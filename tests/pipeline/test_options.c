@@ -39,12 +39,69 @@ static void widths_are_sorted_when_given_as_ranges(void **state)
     assert_int_equal(READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--bits", "4",
                           "--output", "o", "--bit-widths", "6,2-4,3"),
                      DECANT_OK);
-    const int expected[] = {2, 3, 4, 6};
+    const double expected[] = {2, 3, 4, 6};
     assert_int_equal(options.bit_widths.count, 4);
-    assert_memory_equal(options.bit_widths.bits, expected, sizeof expected);
-    const char *bad[] = {"", "1", "9", "4-2", "3,", "a", "3-", "2;3"};
+    assert_memory_equal(options.bit_widths.width, expected, sizeof expected);
+    assert_false(options.bit_widths.is_default);
+    const char *bad[] = {"",    "1",     "9",     "4-2",   "3,",  "a",   "3-",
+                         "2;3", "2.5-4", "2-3.5", "2-3-4", "nan", "0x4", "+3"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(READ(&options, &err, "run", "--bit-widths", (char *)bad[i]), DECANT_ERROR_USAGE);
+}
+
+static void methods_grids_and_fractional_widths_are_read(void **state)
+{
+    (void)state;
+    decant_options options;
+    decant_error err;
+    assert_int_equal(READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--bits", "4",
+                          "--output", "o", "--method", "nf4,kmeans,higgs", "--bit-widths", "4,2.67,2.5",
+                          "--grid-dimension", "3,2", "--group", "64,0", "--seed", "7"),
+                     DECANT_OK);
+    decant_recipe recipe = decant_options_recipe(&options);
+    assert_true(recipe.uses[DECANT_METHOD_KMEANS] && recipe.uses[DECANT_METHOD_HIGGS]);
+    assert_true(recipe.uses[DECANT_METHOD_NF4] && !recipe.uses[DECANT_METHOD_RTN]);
+    const double widths[] = {2.5, 2.67, 4};
+    assert_int_equal(recipe.widths, 3);
+    assert_memory_equal(recipe.width, widths, sizeof widths);
+    assert_int_equal(recipe.dimensions, 2);
+    assert_true(recipe.dimension[0] == 2 && recipe.dimension[1] == 3);
+    assert_int_equal(recipe.groups, 2);
+    assert_true(recipe.group[0] == 0 && recipe.group[1] == 64 && recipe.seed == 7);
+    char text[1024];
+    decant_options_describe(&options, text, sizeof text);
+    assert_non_null(
+        strstr(text, "method=kmeans,higgs,nf4 bit-widths=2.5,2.67,4 grid-dimension=2,3 group=0,64"));
+    const char *bad[][2] = {{"--method", "kmeans,"},         {"--method", ""},  {"--method", "kmean"},
+                            {"--grid-dimension", "0"},       {"--group", "-1"}, {"--group", "0,,1"},
+                            {"--group", "1,2,3,4,5,6,7,8,9"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(READ(&options, &err, "run", (char *)bad[i][0], (char *)bad[i][1]), DECANT_ERROR_USAGE);
+}
+
+static void calibration_is_needed_when_and_only_when_kmeans_is_used(void **state)
+{
+    (void)state;
+    decant_options options;
+    decant_error err;
+    assert_int_equal(READ(&options, &err, "run", "--model", "m", "--output", "o", "--method", "nf4"),
+                     DECANT_OK);
+    assert_true(decant_options_are_data_free(&options));
+    assert_int_equal(
+        READ(&options, &err, "run", "--model", "m", "--output", "o", "--method", "nf4", "--calibration", "c"),
+        DECANT_OK);
+    assert_false(decant_options_are_data_free(&options));
+    assert_int_equal(
+        READ(&options, &err, "run", "--model", "m", "--output", "o", "--method", "nf4,kmeans", "--bits", "4"),
+        DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "--calibration"));
+    assert_int_equal(READ(&options, &err, "run", "--model", "m", "--output", "o", "--method", "higgs"),
+                     DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "--bits"));
+    assert_int_equal(
+        READ(&options, &err, "run", "--model", "m", "--output", "o", "--method", "nf4", "--bit-widths", "3,4"),
+        DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "3 bits"));
 }
 
 static void sizes_are_decimal_or_binary_as_their_unit_says(void **state)
@@ -158,6 +215,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_when_little_is_given),
         cmocka_unit_test(widths_are_sorted_when_given_as_ranges),
+        cmocka_unit_test(methods_grids_and_fractional_widths_are_read),
+        cmocka_unit_test(calibration_is_needed_when_and_only_when_kmeans_is_used),
         cmocka_unit_test(sizes_are_decimal_or_binary_as_their_unit_says),
         cmocka_unit_test(sweeps_ascend_in_steps),
         cmocka_unit_test(one_line_tells_when_usage_is_wrong),

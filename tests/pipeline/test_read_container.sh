@@ -8,7 +8,10 @@ python=$source/.venv/bin/python
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 model=$source/tests/reference/llama_mha
-for options in "--bit-widths 3" "--bits 6.5 --outliers 2% --sensitive 1%" "--bit-widths 8 --outliers 0 --sensitive 0"; do
+for options in "--bit-widths 3" "--bits 6.5 --outliers 2% --sensitive 1%" "--bit-widths 8 --outliers 0 --sensitive 0" \
+  "--method higgs --bit-widths 4 --seed 18446744073709551615" "--method higgs --bit-widths 2.67 --grid-dimension 3" \
+  "--method higgs --bit-widths 3 --grid-dimension 1,4 --group 0,16,20 --bits 4.9" "--method rtn --bit-widths 5 --group 10" \
+  "--method nf4" "--method kmeans,higgs,rtn,nf4 --bits 4.8 --group 0,24"; do
   # shellcheck disable=SC2086
   "$decant" run --model "$model" --calibration "$model/tokens.npy" $options --output "$work/m.h5" --overwrite --quiet \
     --device cpu

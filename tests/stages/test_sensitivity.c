@@ -83,7 +83,8 @@ static decant_error_table make_table(decant_table_row rows[LAYERS])
     for (int l = 0; l < LAYERS; l++) {
         rows[l] = (decant_table_row){.candidates = CANDIDATES, .weights = 100};
         for (int i = 0; i < CANDIDATES; i++)
-            rows[l].candidate[i] = (decant_candidate){.bits = i + 2,
+            rows[l].candidate[i] = (decant_candidate){.dimension = 1,
+                                                      .code_bits = i + 2,
                                                       .bytes = 25 * (i + 2),
                                                       .relative = pow(4, -(i + 2)),
                                                       .predicted = (l + 1) * pow(4, -(i + 2)) / (i + 2)};

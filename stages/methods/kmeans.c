@@ -1,0 +1,88 @@
+/* k-means: each row has its own levels, which minimise Σ F (w − level)², and the outliers and most sensitive
+ * weights are kept apart in a sparse matrix. All widths are fitted at once. Source: SqueezeLLM (arXiv
+ * 2306.07629). */
+#include "stages/methods/methods.h"
+
+static bool offer(const decant_recipe *recipe, int64_t columns, decant_candidate_list *list)
+{
+    (void)columns;
+    for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++) {
+        const decant_candidate candidate = {
+            .method = DECANT_METHOD_KMEANS, .code_bits = bits, .dimension = 1, .rotation = 1};
+        if (decant_recipe_asks_for(recipe, &candidate) && !decant_candidate_append(list, &candidate))
+            return false;
+    }
+    return true;
+}
+
+static int64_t bytes(const decant_candidate *candidate, int64_t rows, int64_t columns, int64_t sparse_count)
+{
+    return decant_packed_bytes(rows, columns, candidate->code_bits, sparse_count);
+}
+
+static decant_status measure_candidate(decant_backend *backend, const decant_recipe *recipe,
+                                       decant_matrix weight, const float *fisher, int index,
+                                       decant_quantized_layer *layer, decant_error *err)
+{
+    decant_candidate *candidate = &layer->candidate[index];
+    decant_matrix_error error;
+    decant_status status = backend->quantize->measure(backend, weight, fisher, &layer->sparse,
+                                                      candidate->code_bits, layer->levels[index], &error, err);
+    if (status == DECANT_OK)
+        decant_candidate_measured(recipe, &error, fisher != NULL, layer->rows * layer->columns, candidate);
+    return status;
+}
+
+static decant_status evaluate(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
+                              const float *fisher, int first, int count, decant_quantized_layer *layer,
+                              decant_error *err)
+{
+    int64_t rows = layer->rows, columns = layer->columns;
+    int64_t sensitive = decant_fraction_count(recipe->sensitive, rows, columns);
+    int64_t outliers = decant_fraction_count(recipe->outliers, rows, columns);
+    int bits[DECANT_CANDIDATES];
+    decant_status status;
+    DECANT_TRY(decant_sparse_pattern_create(backend, rows, sensitive + outliers, &layer->sparse, err));
+    for (int i = 0; i < count; i++) {
+        bits[i] = layer->candidate[first + i].code_bits;
+        DECANT_TRY(backend->memory->allocate(backend, (size_t)rows << (bits[i] + 1), "levels",
+                                             (void **)&layer->levels[first + i], err));
+    }
+    if (layer->sparse.count > 0)
+        DECANT_TRY(backend->quantize->select_sparse(backend, weight, fisher, sensitive, outliers,
+                                                    &layer->sparse, err));
+    DECANT_TRY(backend->quantize->fit_levels(backend, weight, fisher, &layer->sparse, recipe->search,
+                                             recipe->seed, bits, count, layer->levels + first, err));
+    for (int i = 0; i < count; i++)
+        DECANT_TRY(measure_candidate(backend, recipe, weight, fisher, first + i, layer, err));
+done:
+    return status;
+}
+
+static decant_status encode(decant_backend *backend, const decant_quantized_layer *layer, int candidate,
+                            decant_matrix weight, decant_encoded_layer *encoded, decant_error *err)
+{
+    decant_packed_matrix *packed = &encoded->packed;
+    int bits = layer->candidate[candidate].code_bits;
+    int64_t count = layer->sparse.count;
+    decant_status status;
+    DECANT_TRY(decant_packed_matrix_create(backend, layer->rows, layer->columns, bits, count, packed, err));
+    DECANT_TRY(backend->memory->copy(backend, packed->levels, layer->levels[candidate],
+                                     (size_t)layer->rows << (bits + 1), err));
+    if (count > 0) {
+        DECANT_TRY(backend->memory->copy(backend, packed->sparse.row_offsets, layer->sparse.row_offsets,
+                                         (size_t)(layer->rows + 1) * 4, err));
+        DECANT_TRY(backend->memory->copy(backend, packed->sparse.columns, layer->sparse.columns,
+                                         (size_t)count * 4, err));
+    }
+    DECANT_TRY(backend->quantize->encode(backend, weight, packed, err));
+done:
+    return status;
+}
+
+const decant_method_operations decant_kmeans_operations = {.name = "kmeans",
+                                                           .needs_statistics = true,
+                                                           .offer = offer,
+                                                           .bytes = bytes,
+                                                           .evaluate = evaluate,
+                                                           .encode = encode};

@@ -1,0 +1,250 @@
+/* Every method through its interface: what it measures is what its packed form decodes to, in double, and what
+ * it stores has the size that was told beforehand. Runs on the backend that DECANT_TEST_DEVICE names. */
+#include "kernels/grid_form.h"
+#include "stages/grid_tables.h"
+#include "stages/quantize.h"
+#include "tests/kernels/device_arrays.h"
+
+enum { ROWS = 48, COLUMNS = 448 /* 7 pieces of 64 */ };
+
+/* Sums of about 20 000 terms in an order of the backend's own, of values rounded to F32 once or twice. */
+static const double MEASURE_TOLERANCE = 1e-4;
+
+static const double CURVATURE = 36.0 / 5;
+
+typedef struct test_matrix {
+    device_array weight, fisher;
+} test_matrix;
+
+static test_matrix make_matrix(decant_backend *backend, uint64_t seed)
+{
+    test_matrix matrix = {
+        .weight = weight_array(backend, DECANT_PLACE_EXACT, DECANT_F16, ROWS, COLUMNS, 0.05, seed),
+        .fisher = random_host_array(DECANT_F32, ROWS, COLUMNS, 1e-3, seed + 1),
+    };
+    device_array *fisher = &matrix.fisher;
+    for (int64_t i = 0; i < ROWS * COLUMNS; i++) { /* not negative, and larger in some columns than in others */
+        float value = fabsf(((float *)fisher->host)[i]) * (float)(i % 7 + 1);
+        ((float *)fisher->host)[i] = value;
+        fisher->values[i] = value;
+    }
+    size_t size_bytes = decant_matrix_bytes(fisher->matrix);
+    REQUIRE(backend->memory->allocate(backend, size_bytes, "Fisher sums", &fisher->matrix.data, err));
+    REQUIRE(backend->memory->upload(backend, fisher->matrix.data, fisher->host, size_bytes, err));
+    REQUIRE(backend->memory->synchronize(backend, err));
+    return matrix;
+}
+
+static void drop_matrix(decant_backend *backend, test_matrix *matrix)
+{
+    drop(backend, &matrix->weight);
+    drop(backend, &matrix->fisher);
+}
+
+static void *downloaded(decant_backend *backend, const void *device, size_t size_bytes)
+{
+    void *host = malloc(size_bytes);
+    assert_non_null(host);
+    REQUIRE(backend->memory->download(backend, host, device, size_bytes, err));
+    return host;
+}
+
+/* What a k-means layer stands for, by docs/container.md. */
+static void decode_packed(decant_backend *backend, const decant_packed_matrix *packed, double *values)
+{
+    const int64_t words = (packed->columns + 31) / 32, rows = packed->rows;
+    uint32_t *planes = downloaded(backend, packed->planes, (size_t)(rows * packed->bits * words) * 4);
+    uint16_t *levels = downloaded(backend, packed->levels, (size_t)rows << (packed->bits + 1));
+    for (int64_t i = 0; i < rows * packed->columns; i++) {
+        int64_t row = i / packed->columns, j = i % packed->columns, code = 0;
+        for (int b = 0; b < packed->bits; b++)
+            code |= (int64_t)(planes[(row * packed->bits + b) * words + j / 32] >> j % 32 & 1u) << b;
+        values[i] = decant_f16_to_f32(levels[(row << packed->bits) + code]);
+    }
+    if (packed->sparse.count > 0) {
+        size_t count = (size_t)packed->sparse.count;
+        uint32_t *offsets = downloaded(backend, packed->sparse.row_offsets, (size_t)(rows + 1) * 4);
+        uint32_t *columns = downloaded(backend, packed->sparse.columns, count * 4);
+        uint16_t *extra = downloaded(backend, packed->sparse_values, count * 2);
+        for (int64_t row = 0; row < rows; row++)
+            for (uint32_t k = offsets[row]; k < offsets[row + 1]; k++)
+                values[row * packed->columns + columns[k]] += decant_f16_to_f32(extra[k]);
+        free(offsets);
+        free(columns);
+        free(extra);
+    }
+    free(planes);
+    free(levels);
+}
+
+static void decode_grid(decant_backend *backend, const decant_grid_matrix *grid, double *values)
+{
+    decant_matrix decoded = {.element = DECANT_F32, .rows = grid->rows, .columns = grid->columns};
+    REQUIRE(backend->memory->allocate(backend, decant_matrix_bytes(decoded), "a decoded matrix", &decoded.data,
+                                      err));
+    REQUIRE(backend->grid->decode(backend, grid, decoded, err));
+    float *host = downloaded(backend, decoded.data, decant_matrix_bytes(decoded));
+    for (int64_t i = 0; i < grid->rows * grid->columns; i++)
+        values[i] = host[i];
+    free(host);
+    backend->memory->release(backend, &decoded.data);
+}
+
+static decant_matrix_error error_of(decant_backend *backend, const test_matrix *matrix,
+                                    decant_encoded_layer *encoded)
+{
+    double *values = calloc(ROWS * COLUMNS, sizeof *values);
+    decant_matrix_error error = {0};
+    if (encoded->grid.form.points)
+        decode_grid(backend, &encoded->grid, values);
+    else
+        decode_packed(backend, &encoded->packed, values);
+    for (int64_t i = 0; i < ROWS * COLUMNS; i++) {
+        double w = matrix->weight.values[i], miss = w - values[i];
+        error.squared += miss * miss;
+        error.weighted += matrix->fisher.values[i] * miss * miss;
+        error.norm += w * w;
+    }
+    free(values);
+    return error;
+}
+
+static int64_t bytes_of(const decant_encoded_layer *encoded)
+{
+    const decant_packed_matrix *packed = &encoded->packed;
+    const decant_grid_matrix *grid = &encoded->grid;
+    if (!grid->form.points)
+        return decant_packed_bytes(packed->rows, packed->columns, packed->bits, packed->sparse.count);
+    int64_t words = decant_grid_words(grid->columns, grid->form.dimension);
+    int64_t scales = grid->rows * decant_grid_groups(grid->columns, grid->form.group);
+    return grid->rows * grid->form.code_bits * words * 4 + scales * (grid->offsets ? 4 : 2);
+}
+
+static decant_recipe recipe_of_all(void)
+{
+    decant_recipe recipe = {.uses = {true, true, true, true},
+                            .widths = 4,
+                            .width = {2, 2.5, 3, 4},
+                            .dimensions = 3,
+                            .dimension = {1, 2, 3},
+                            .groups = 2,
+                            .group = {0, 40},
+                            .sensitive = 0.005,
+                            .outliers = 0.01,
+                            .seed = 11,
+                            .curvature = CURVATURE};
+    return recipe;
+}
+
+static void errors_are_those_of_the_packed_form_when_candidates_are_mixed(void **state)
+{
+    decant_backend *backend = *state;
+    test_matrix matrix = make_matrix(backend, 1);
+    decant_recipe recipe = recipe_of_all();
+    decant_quantized_layer layer;
+    REQUIRE(decant_quantize_layer(backend, &recipe, "a.weight", matrix.weight.matrix, matrix.fisher.matrix.data,
+                                  &layer, err));
+    assert_int_equal(layer.candidates, 3 + 2 * (3 + 4 + 3) + 2 * 3 + 1);
+    for (int i = 0; i < layer.candidates; i++) {
+        const decant_candidate *candidate = &layer.candidate[i];
+        decant_encoded_layer encoded;
+        REQUIRE(decant_quantized_layer_encode(backend, &layer, i, matrix.weight.matrix, &encoded, err));
+        assert_int_equal(encoded.grid.form.points != NULL, candidate->method != DECANT_METHOD_KMEANS);
+        decant_matrix_error error = error_of(backend, &matrix, &encoded);
+        double relative = error.squared / error.norm, predicted = 0.5 * CURVATURE * error.weighted;
+        if (fabs(candidate->relative - relative) > MEASURE_TOLERANCE * relative ||
+            fabs(candidate->predicted - predicted) > MEASURE_TOLERANCE * predicted ||
+            candidate->bytes != bytes_of(&encoded)) {
+            char name[64];
+            decant_candidate_describe(candidate, name, sizeof name);
+            fail_msg("%s: relative %g, decoded %g; predicted %g, decoded %g; %lld bytes, %lld in arrays", name,
+                     candidate->relative, relative, candidate->predicted, predicted,
+                     (long long)candidate->bytes, (long long)bytes_of(&encoded));
+        }
+        decant_encoded_layer_free(backend, &encoded);
+    }
+    decant_quantized_layer_free(backend, &layer);
+    drop_matrix(backend, &matrix);
+}
+
+static void predictions_are_relative_errors_times_weights_when_there_is_no_data(void **state)
+{
+    decant_backend *backend = *state;
+    test_matrix matrix = make_matrix(backend, 2);
+    decant_recipe recipe = recipe_of_all();
+    recipe.uses[DECANT_METHOD_KMEANS] = false;
+    recipe.curvature = 0;
+    decant_quantized_layer layer;
+    REQUIRE(decant_quantize_layer(backend, &recipe, "a.weight", matrix.weight.matrix, NULL, &layer, err));
+    for (int i = 0; i < layer.candidates; i++) {
+        assert_true(layer.candidate[i].relative > 0);
+        assert_true(layer.candidate[i].predicted == layer.candidate[i].relative * (ROWS * COLUMNS));
+    }
+    decant_quantized_layer_free(backend, &layer);
+    drop_matrix(backend, &matrix);
+}
+
+/* Weights are uniform, far from normal: after the rotation the error is the grid's all the same. */
+static void higgs_errors_are_the_grids_constants(void **state)
+{
+    decant_backend *backend = *state;
+    const double within = 0.02;
+    device_array weight = weight_array(backend, DECANT_PLACE_EXACT, DECANT_F16, 64, 2048, 0.05, 3);
+    for (int dimension = 1; dimension <= DECANT_GRID_DIMENSION_MAXIMUM; dimension++) {
+        if (!decant_grid_find(DECANT_GRID_HIGGS, dimension, 3 * dimension))
+            continue;
+        decant_recipe recipe = {.uses = {[DECANT_METHOD_HIGGS] = true},
+                                .widths = 3,
+                                .width = {2, 3, 4},
+                                .dimensions = 1,
+                                .dimension = {dimension},
+                                .groups = 1};
+        decant_quantized_layer layer;
+        REQUIRE(decant_quantize_layer(backend, &recipe, "a.weight", weight.matrix, NULL, &layer, err));
+        for (int i = 0; i < layer.candidates; i++) {
+            const decant_candidate *candidate = &layer.candidate[i];
+            double constant = decant_grid_find(DECANT_GRID_HIGGS, dimension, candidate->code_bits)->error;
+            if (fabs(candidate->relative - constant) > within * constant)
+                fail_msg("p = %d, %d bits: %g, the grid has %g", dimension, candidate->code_bits,
+                         candidate->relative, constant);
+        }
+        decant_quantized_layer_free(backend, &layer);
+    }
+    drop(backend, &weight);
+}
+
+static void the_tensor_is_named_when_a_weight_is_not_finite(void **state)
+{
+    decant_backend *backend = *state;
+    test_matrix matrix = make_matrix(backend, 4);
+    device_array *weight = &matrix.weight;
+    backend->weights->unplace(backend, &weight->matrix);
+    store_element(DECANT_F16, NAN, weight->host, 5 * COLUMNS + 7);
+    decant_matrix host = weight->matrix;
+    host.data = weight->host;
+    REQUIRE(backend->weights->place(backend, host, DECANT_PLACE_EXACT, "a.weight", &weight->matrix, err));
+    for (int method = 0; method < DECANT_METHODS; method++) {
+        decant_recipe recipe = recipe_of_all();
+        for (int i = 0; i < DECANT_METHODS; i++)
+            recipe.uses[i] = i == method;
+        decant_quantized_layer layer;
+        decant_error err = {0};
+        assert_int_equal(decant_quantize_layer(backend, &recipe, "a.weight", weight->matrix,
+                                               matrix.fisher.matrix.data, &layer, &err),
+                         DECANT_ERROR_INPUT);
+        assert_non_null(strstr(err.message, "a.weight: "));
+        assert_int_equal(layer.candidates, 0);
+    }
+    drop_matrix(backend, &matrix);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(errors_are_those_of_the_packed_form_when_candidates_are_mixed),
+        cmocka_unit_test(predictions_are_relative_errors_times_weights_when_there_is_no_data),
+        cmocka_unit_test(higgs_errors_are_the_grids_constants),
+        cmocka_unit_test(the_tensor_is_named_when_a_weight_is_not_finite),
+    };
+    return cmocka_run_group_tests(tests, open_backend, close_backend);
+}
