@@ -61,12 +61,20 @@ done:
     return status;
 }
 
+/* For a decant_interlude. */
+static void advance_messages(void *run)
+{
+    decant_channel_advance(((validation_run *)run)->from_previous);
+    decant_channel_advance(((validation_run *)run)->to_next);
+}
+
 static decant_status load_parts(validation_run *run, decant_error *err)
 {
     decant_job *job = run->job;
     const char *scratch = job->options->scratch[0] ? job->options->scratch : NULL;
     size_t record_bytes = decant_element_bytes(job->backend->activation) *
                           (size_t)(run->micro_batch * run->tokens->length) * (size_t)job->config.hidden_size;
+    decant_interlude interlude = {.call = advance_messages, .context = run};
     decant_status status;
     DECANT_TRY(decant_container_source_create(run->container, &run->source, err));
     run->sources[QUANTIZED] = decant_source_of_container(run->source);
@@ -74,7 +82,7 @@ static decant_status load_parts(validation_run *run, decant_error *err)
         run->sources[ORIGINAL] = decant_source_of_model(job->model);
     DECANT_TRY(run->streamed ? outline_parts(run, err) : place_parts(run, err));
     DECANT_TRY(decant_validation_create(job->model ? &run->parts[ORIGINAL] : NULL, &run->parts[QUANTIZED],
-                                        &run->validation, err));
+                                        interlude, &run->validation, err));
     if (run->streamed)
         DECANT_TRY(decant_boundaries_create(job->backend, MODELS * run->batches, record_bytes, scratch,
                                             &run->boundaries, err));

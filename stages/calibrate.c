@@ -126,12 +126,6 @@ decant_matrix decant_calibration_gradient(decant_calibration *calibration, int64
     return rows_of(calibration, calibration->gradient, sequences);
 }
 
-static void play_interlude(const decant_calibration *calibration)
-{
-    if (calibration->interlude.call)
-        calibration->interlude.call(calibration->interlude.context);
-}
-
 decant_status decant_calibration_forward(decant_calibration *calibration, int64_t slot, const int32_t *tokens,
                                          int64_t sequences, decant_matrix *output, double *losses,
                                          decant_error *err)
@@ -147,7 +141,7 @@ decant_status decant_calibration_forward(decant_calibration *calibration, int64_
         DECANT_TRY(part->family->forward(part, &part->blocks[block],
                                          input_of(calibration, slot, block, sequences), y,
                                          activations_of(calibration, slot, block), err));
-        play_interlude(calibration);
+        decant_interlude_play(calibration->interlude);
     }
     if (has_head(part))
         DECANT_TRY(decant_loss_gradient_compute(part, &calibration->loss_gradient, tokens, *output,
@@ -170,7 +164,7 @@ decant_status decant_calibration_backward(decant_calibration *calibration, int64
         if (!calibration->retain)
             DECANT_TRY(part->family->forward(part, &part->blocks[block], x,
                                              rows_of(calibration, calibration->output, sequences), kept, err));
-        play_interlude(calibration);
+        decant_interlude_play(calibration->interlude);
         decant_block_fisher fisher = decant_fisher_sums_of_block(calibration->fisher, block);
         DECANT_TRY(
             part->family->backward(part, &part->blocks[block], x, gradient, kept, &fisher, gradient, err));

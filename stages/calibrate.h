@@ -12,13 +12,6 @@
 
 typedef struct decant_calibration decant_calibration;
 
-/* What the pipeline wants to be called between two blocks, to keep its messages moving while this rank
- * computes. */
-typedef struct decant_interlude {
-    void (*call)(void *context); /* NULL: nothing */
-    void *context;
-} decant_interlude;
-
 /* Prepares for sequences of part->tokens tokens.
  *   part    borrowed; outlives the calibration
  *   fisher  of the part's layers, borrowed; what backward adds to

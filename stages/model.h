@@ -49,6 +49,14 @@ typedef struct decant_weight_source {
 
 typedef struct decant_family decant_family;
 
+/* What the pipeline wants to be called between two blocks, to keep its messages moving while this rank
+ * computes.
+ */
+typedef struct decant_interlude {
+    void (*call)(void *context); /* NULL: nothing */
+    void *context;
+} decant_interlude;
+
 typedef struct decant_model_part {
     decant_backend *backend;           /* borrowed */
     const decant_model_config *config; /* borrowed */
@@ -177,6 +185,12 @@ int64_t decant_model_part_weight_bytes(const decant_model_part *part);
 static inline int64_t decant_model_part_sequences(const decant_model_part *part, int64_t rows)
 {
     return rows > part->tokens ? rows / part->tokens : 1;
+}
+
+static inline void decant_interlude_play(decant_interlude interlude)
+{
+    if (interlude.call)
+        interlude.call(interlude.context);
 }
 
 /* A [rows, columns] activation matrix of zeros from backend->memory. */

@@ -9,7 +9,8 @@
 enum { ORIGINAL, QUANTIZED, MODELS };
 
 struct decant_validation {
-    const decant_model_part *parts[MODELS];  /* parts[ORIGINAL] may be NULL */
+    const decant_model_part *parts[MODELS]; /* parts[ORIGINAL] may be NULL */
+    decant_interlude interlude;
     decant_activations *kept;                /* a forward pass needs somewhere to keep; never looked at here */
     decant_matrix activations[MODELS], next; /* next: what a block writes, swapped with its input */
     decant_matrix normed, logits[MODELS];
@@ -27,7 +28,8 @@ double decant_validation_perplexity_quantized(const decant_validation_result *re
 }
 
 decant_status decant_validation_create(const decant_model_part *original, const decant_model_part *quantized,
-                                       decant_validation **validation, decant_error *err)
+                                       decant_interlude interlude, decant_validation **validation,
+                                       decant_error *err)
 {
     decant_backend *backend = quantized->backend;
     int64_t tokens = quantized->tokens, hidden = quantized->config->hidden_size;
@@ -37,6 +39,7 @@ decant_status decant_validation_create(const decant_model_part *original, const 
     decant_validation *v = *validation;
     v->parts[ORIGINAL] = original;
     v->parts[QUANTIZED] = quantized;
+    v->interlude = interlude;
     DECANT_TRY(quantized->family->create_activations(quantized, &v->kept, err));
     DECANT_TRY(decant_activation_create(backend, rows, hidden, "the output of a block", &v->next, err));
     for (int model = original ? ORIGINAL : QUANTIZED; model < MODELS; model++) {
@@ -99,6 +102,7 @@ static decant_status pass_blocks(decant_validation *v, int model, int first, int
         decant_matrix output = v->next;
         v->next = v->activations[model];
         v->activations[model] = output;
+        decant_interlude_play(v->interlude);
     }
     DECANT_TRY(part->backend->memory->synchronize(part->backend, err)); /* so that the clock tells the truth */
 done:

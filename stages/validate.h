@@ -30,9 +30,10 @@ double decant_validation_perplexity_quantized(const decant_validation_result *re
 typedef struct decant_validation decant_validation;
 
 /* original and quantized: the same layers of both models, borrowed; original may be NULL when there is nothing
- * to compare with. They may be outlines whose blocks come and go. */
+ * to compare with. They may be outlines whose blocks come and go. The interlude is played between blocks. */
 decant_status decant_validation_create(const decant_model_part *original, const decant_model_part *quantized,
-                                       decant_validation **validation, decant_error *err);
+                                       decant_interlude interlude, decant_validation **validation,
+                                       decant_error *err);
 void decant_validation_destroy(decant_validation **validation); /* takes NULL, sets NULL */
 
 /* The activations of `sequences` windows that enter the part: [0] of the original, [1] of the quantized model,

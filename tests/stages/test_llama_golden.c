@@ -3,7 +3,7 @@
  * DECANT_TEST_DEVICE names. */
 #include "io/safetensors.h"
 #include "io/token_array.h"
-#include "stages/model.h"
+#include "stages/calibrate.h"
 #include "tests/kernels/device_arrays.h"
 
 /* Relative L2 errors. F32: three or four blocks of float sums; a Fisher sum doubles the error of its gradient.
@@ -277,6 +277,52 @@ static void check_model(decant_backend *backend, const char *name, decant_fisher
     close_model(&model);
 }
 
+/* The sums of a calibration against the golden ones. */
+static void check_sums(const golden_model *model, const decant_model_part *part, const decant_fisher_sums *sums)
+{
+    const char *kind = sums->form == DECANT_FISHER_SEQUENCE ? "fisher_sequence" : "fisher_token";
+    for (int block = 0; block < part->layer_count; block++)
+        for (int i = 0; i < part->family->linear_count; i++) {
+            const decant_linear *linear = &part->blocks[block].linears[i];
+            decant_matrix sum = {decant_fisher_sums_at(sums, block, i), DECANT_F32, linear->rows,
+                                 linear->columns};
+            char name[DECANT_NAME_BYTES + 32];
+            snprintf(name, sizeof name, "%s.%s", kind, linear->name);
+            expect_golden_matrix(model, name, 0, sum, gradient_tolerance(model));
+        }
+}
+
+/* Five sequences as micro-batches of `size`, the last of which is smaller. */
+static void check_micro_batches(decant_backend *backend, const char *name, decant_fisher_form form,
+                                int64_t size, bool retain)
+{
+    golden_model model = open_model(backend, name);
+    decant_weight_source source = source_of(&model);
+    decant_model_part part;
+    decant_fisher_sums sums;
+    decant_calibration *calibration = NULL;
+    decant_matrix output;
+    double losses[SEQUENCES];
+    REQUIRE(decant_model_part_load(backend, &model.config, &source, 0, model.config.layers, model.tokens.length,
+                                   size, &part, err));
+    REQUIRE(
+        decant_fisher_sums_create(backend, &model.config, part.family, form, 0, part.layer_count, &sums, err));
+    REQUIRE(decant_calibration_create(&part, &sums, 1, retain, (decant_interlude){0}, &calibration, err));
+    for (int64_t first = 0; first < SEQUENCES; first += size) {
+        int64_t count = first + size <= SEQUENCES ? size : SEQUENCES - first;
+        REQUIRE(decant_calibration_forward(calibration, 0, decant_token_array_sequence(&model.tokens, first),
+                                           count, &output, losses + first, err));
+        assert_int_equal(output.rows, count * model.tokens.length);
+        REQUIRE(decant_calibration_backward(calibration, 0, count, err));
+    }
+    expect_golden(&model, "loss", 0, SEQUENCES, losses, forward_tolerance(&model));
+    check_sums(&model, &part, &sums);
+    decant_calibration_destroy(&calibration);
+    decant_fisher_sums_free(&sums);
+    decant_model_part_unload(&part);
+    close_model(&model);
+}
+
 static const char *const names[] = {"llama_mha", "llama_gqa_tied", "llama_bf16_headdim"};
 
 static void forward_gradients_and_sequence_fisher_match(void **state)
@@ -289,6 +335,15 @@ static void forward_and_token_fisher_match(void **state)
 {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         check_model(*state, names[i], DECANT_FISHER_TOKEN);
+}
+
+static void micro_batches_match(void **state)
+{
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        for (int64_t size = 2; size <= SEQUENCES; size += 3) {
+            check_micro_batches(*state, names[i], DECANT_FISHER_SEQUENCE, size, true);
+            check_micro_batches(*state, names[i], DECANT_FISHER_TOKEN, size, false);
+        }
 }
 
 static void parts_of_a_model_give_the_bits_of_the_whole(void **state)
@@ -349,6 +404,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_gradients_and_sequence_fisher_match),
         cmocka_unit_test(forward_and_token_fisher_match),
+        cmocka_unit_test(micro_batches_match),
         cmocka_unit_test(parts_of_a_model_give_the_bits_of_the_whole),
         cmocka_unit_test(a_short_sequence_fits_a_part_made_for_longer_ones),
         cmocka_unit_test(an_unknown_family_is_refused_by_name),
