@@ -317,7 +317,9 @@ typedef struct decant_comparison {
 } decant_comparison;
 
 typedef struct decant_validate_kernels {
-    /* y = x ŵᵀ (or y += …) straight from the packed form. */
+    /* y = x ŵᵀ (or y += …) straight from the packed form, whose arrays are complete: whoever filled them has
+     * called memory->synchronize since. A backend may read them before the work that was issued earlier is
+     * done. */
     decant_status (*packed_linear)(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
                                    bool accumulate, decant_matrix y, decant_error *err);
 
