@@ -349,6 +349,8 @@ static decant_status count_rest(void *context, const char *path, decant_stored t
         if (strncmp(path + 1, rest->plan->name[i], length) == 0 && path[1 + length] == '/')
             return DECANT_OK;
     }
+    if (strncmp(path, "/grids/", strlen("/grids/")) == 0)
+        return DECANT_OK; /* another plan may take others: all are counted */
     int64_t bytes = (int64_t)decant_stored_bytes(type);
     for (int i = 0; i < shape->dimensions; i++)
         bytes *= shape->extent[i];
@@ -412,6 +414,8 @@ static decant_status allocate(const decant_options *options, FILE *stream, decan
     DECANT_TRY(decant_container_open(options->container, &container, err));
     DECANT_TRY(read_plan(container, options->container, &plan, err));
     DECANT_TRY(decant_container_each(container, count_rest, &rest, err));
+    const decant_table_row *row = &plan.table.rows[0]; /* all layers have the same candidates */
+    decant_budget_count_grids(row->candidate, row->candidates, &rest.datasets, &rest.bytes);
     asked.rest_bytes = decant_budget_rest(plan.table.layers, rest.datasets, rest.bytes);
     if (options->sweep.step > 0) {
         DECANT_TRY(sweep(options, &plan, asked.rest_bytes, stream, err));

@@ -198,18 +198,6 @@ static decant_status check_output(decant_job *job, decant_error *err)
     return decant_ranks_agree(job->ranks, status, err);
 }
 
-/* The grids that candidates lie on, each of which the container may hold once. */
-static void count_grids(const decant_candidate_list *list, int64_t *datasets, int64_t *bytes)
-{
-    for (int i = 0; i < list->count; i++) {
-        bool is_new = decant_candidate_is_on_grid(&list->candidate[i]);
-        for (int j = 0; is_new && j < i; j++)
-            is_new = !decant_candidates_share_grid(&list->candidate[i], &list->candidate[j]);
-        *datasets += is_new;
-        *bytes += is_new ? decant_candidate_grid_bytes(&list->candidate[i]) : 0;
-    }
-}
-
 /* What the container takes besides the quantized layers, at most: the tensors that stay whole, config and
  * tables. */
 static decant_status count_rest(decant_job *job, int64_t *rest_bytes, decant_error *err)
@@ -240,7 +228,7 @@ static decant_status count_rest(decant_job *job, int64_t *rest_bytes, decant_err
         bytes -= (int64_t)decant_matrix_bytes(host);
     }
     int64_t whole = decant_safetensors_count(job->model) - layers, grids = 0;
-    count_grids(&list, &grids, &bytes);
+    decant_budget_count_grids(list.candidate, list.count, &grids, &bytes);
     *rest_bytes = decant_budget_rest(layers, whole + TABLE_DATASETS + grids,
                                      bytes + (int64_t)job->config.json_bytes + layers * table_bytes);
     return DECANT_OK;

@@ -32,9 +32,8 @@ typedef struct sensitivity_run {
     decant_probe *probe;
     sensitivity_task *tasks; /* [count], in model order */
     int64_t count;
-    double
-        *values; /* [count]: measured here; on rank 0 also those of an earlier job; all of them after the sum */
-    bool *done;  /* [count]: by an earlier job */
+    double *values; /* [count]: measured here; those of an earlier job on rank 0; after the sum all of them */
+    bool *done;     /* [count]: by an earlier job */
     decant_journal journal;
 } sensitivity_run;
 
@@ -88,24 +87,49 @@ done:
 
 /* ---- one task ---- */
 
+/* The packed form of the candidate that is measured. Where layers are streamed, weight and levels are not on
+ * the device and go again afterwards. */
+static decant_status encode_alone(sensitivity_run *run, const sensitivity_task *task,
+                                  const decant_linear *linear, decant_encoded_layer *encoded, decant_error *err)
+{
+    decant_backend *backend = run->job->backend;
+    decant_quantized_layer *layer = &run->share->layers[task->own];
+    bool was_parked = layer->is_parked;
+    char tensor[DECANT_NAME_BYTES + 8];
+    decant_matrix host, placed = {0}, weight = run->share->weights[task->own];
+    decant_status status;
+    if (!weight.data) {
+        snprintf(tensor, sizeof tensor, "%s.weight", linear->name);
+        DECANT_TRY(
+            decant_safetensors_matrix(run->job->model, tensor, linear->rows, linear->columns, &host, err));
+        DECANT_TRY(backend->weights->place(backend, host, DECANT_PLACE_EXACT, tensor, &placed, err));
+        weight = placed;
+    }
+    DECANT_TRY(decant_quantized_layer_unpark(backend, layer, err));
+    DECANT_TRY(decant_quantized_layer_encode(backend, layer, run->result->candidate[task->layer], weight,
+                                             encoded, err));
+    DECANT_TRY(backend->memory->synchronize(backend, err)); /* the probe may run on a backend of its own */
+    if (was_parked)
+        DECANT_TRY(decant_quantized_layer_park(backend, layer, err));
+done:
+    backend->weights->unplace(backend, &placed);
+    return status;
+}
+
 static decant_status measure_alone(sensitivity_run *run, const sensitivity_task *task, int block, int index,
                                    decant_comparison *sums, decant_error *err)
 {
-    decant_backend *backend = run->job->backend;
     decant_linear changed = run->whole.blocks[block].linears[index];
     decant_encoded_layer encoded = {0};
     decant_status status;
-    DECANT_TRY(decant_quantized_layer_encode(backend, &run->share->layers[task->own],
-                                             run->result->candidate[task->layer],
-                                             run->share->weights[task->own], &encoded, err));
-    DECANT_TRY(backend->memory->synchronize(backend, err)); /* the probe may run on a backend of its own */
+    DECANT_TRY(encode_alone(run, task, &changed, &encoded, err));
     if (encoded.grid.form.points)
         changed.grid = &encoded.grid;
     else
         changed.packed = &encoded.packed;
     DECANT_TRY(decant_probe_measure(run->probe, block, index, &changed, sums, err));
 done:
-    decant_encoded_layer_free(backend, &encoded);
+    decant_encoded_layer_free(run->job->backend, &encoded);
     return status;
 }
 
@@ -159,7 +183,12 @@ static uint32_t fingerprint(const sensitivity_run *run, const decant_error_table
     sum = decant_checksum(sum, tokens->tokens,
                           (size_t)(tokens->sequences * tokens->length) * sizeof *tokens->tokens);
     sum = decant_checksum(sum, job->config.json, job->config.json_bytes);
-    return decant_checksum(sum, table->rows, (size_t)table->layers * sizeof *table->rows);
+    for (int64_t i = 0; i < table->layers; i++) {
+        const decant_table_row *row = &table->rows[i];
+        sum = decant_checksum(sum, &row->source_checksum, sizeof row->source_checksum);
+        sum = decant_checksum(sum, row->candidate, (size_t)row->candidates * sizeof *row->candidate);
+    }
+    return sum;
 }
 
 /* Collective: what an earlier job has finished, on every rank. */

@@ -15,6 +15,17 @@ int64_t decant_budget_rest(int64_t layers, int64_t datasets, int64_t data_bytes)
     return data_bytes + RECORD_BYTES * (datasets + LAYER_RECORDS * layers + STANDING_RECORDS);
 }
 
+void decant_budget_count_grids(const decant_candidate *candidates, int count, int64_t *datasets, int64_t *bytes)
+{
+    for (int i = 0; i < count; i++) {
+        bool is_new = decant_candidate_is_on_grid(&candidates[i]);
+        for (int j = 0; is_new && j < i; j++)
+            is_new = !decant_candidates_share_grid(&candidates[i], &candidates[j]);
+        *datasets += is_new;
+        *bytes += is_new ? decant_candidate_grid_bytes(&candidates[i]) : 0;
+    }
+}
+
 decant_status decant_budget_bytes(const decant_budget *asked, int64_t weights, int64_t smallest_bytes,
                                   int64_t *bytes, decant_error *err)
 {

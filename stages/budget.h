@@ -3,7 +3,7 @@
 #ifndef DECANT_STAGES_BUDGET_H
 #define DECANT_STAGES_BUDGET_H
 
-#include "base/error.h"
+#include "stages/candidate.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -23,6 +23,10 @@ typedef struct decant_budget {
  * to 511 in smaller ones (file size less data, over their number); 768 are counted, for seven of them a layer.
  */
 int64_t decant_budget_rest(int64_t layers, int64_t datasets, int64_t data_bytes);
+
+/* Adds the grids that the candidates of a layer lie on, each of which the container may hold once. */
+void decant_budget_count_grids(const decant_candidate *candidates, int count, int64_t *datasets,
+                               int64_t *bytes);
 
 /* The budget of the quantized layers in bytes: the smaller one of what both wishes leave.
  *   weights         quantized weights

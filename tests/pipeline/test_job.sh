@@ -82,7 +82,7 @@ kept = [point for point in points if point["kept"]]
 assert len(points) == 9 and 0 < len(kept) < 9, points
 assert all(point["bits"] <= point["budget_bits"] for point in kept)
 assert all(a["predicted_loss_increase"] >= b["predicted_loss_increase"] for a, b in zip(kept, kept[1:]))'
-for size in 255000 260kB 260KiB 300000; do
+for size in 258000 260kB 260KiB 300000; do
   bytes=$(python3 -c 'import sys; print(sys.argv[1].replace("kB", "000").replace("260KiB", "266240"))' $size)
   "$decant" allocate "$work/1.h5" --size $size --json | python3 -c '
 import json, sys

@@ -27,6 +27,8 @@ for way in noise measured; do
   done
   "$decant" verify "$work/$way.1.h5" >/dev/null
 done
+on 2 "${run[@]}" --sensitivity measured --memory streamed --output "$work/streamed.h5"
+cmp "$work/measured.1.h5" "$work/streamed.h5" || fail "streamed layers give other bytes"
 grep -q 'Pearson' "$work/err" || fail "prediction was not compared with measurement"
 on 2 "${run[@]}" --sensitivity measured --sensitivity-measure loss --output "$work/loss.h5"
 "$decant" compare "$work/measured.1.h5" "$work/loss.h5" >"$work/out" 2>&1 && fail "--sensitivity-measure changes nothing"

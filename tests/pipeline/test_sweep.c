@@ -34,7 +34,7 @@ static void both_ends_are_points_when_steps_meet_them(void **state)
 {
     (void)state;
     assert_int_equal(decant_sweep_count(&(decant_sweep){2.5, 5, 0.25}), 11);
-    assert_int_equal(decant_sweep_count(&(decant_sweep){2, 3, 0.1}), 11);
+    assert_int_equal(decant_sweep_count(&(decant_sweep){1, 1.7, 0.1}), 8);
     assert_int_equal(decant_sweep_count(&(decant_sweep){2, 3, 0.3}), 4);
     assert_int_equal(decant_sweep_count(&(decant_sweep){3, 3, 1}), 1);
 }
