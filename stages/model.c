@@ -326,6 +326,10 @@ void decant_model_part_unload(decant_model_part *part)
 static int64_t linear_bytes(const decant_linear *linear)
 {
     const decant_packed_matrix *packed = linear->packed;
+    const decant_grid_matrix *grid = linear->grid;
+    if (grid)
+        return decant_grid_bytes(grid->rows, grid->columns, grid->form.code_bits, grid->form.dimension,
+                                 grid->form.group, grid->form.has_offsets);
     if (!packed)
         return linear->weight.data ? (int64_t)decant_matrix_bytes(linear->weight) : 0;
     int64_t words = (packed->columns + 31) / 32, count = packed->sparse.count;
