@@ -20,3 +20,15 @@ decant_status decant_error_set(decant_error *err, decant_status status, const ch
     va_end(arguments);
     return status;
 }
+
+decant_status decant_error_name(decant_status status, const char *name, decant_error *err)
+{
+    if (status == DECANT_OK)
+        return status;
+    char message[DECANT_ERROR_MESSAGE_BYTES];
+    int length = snprintf(message, sizeof message, "%.*s: ", (int)sizeof message / 2, name);
+    snprintf(message + length, sizeof message - (size_t)length, "%.*s", (int)sizeof message - length - 1,
+             err->message);
+    memcpy(err->message, message, sizeof message);
+    return status;
+}

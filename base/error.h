@@ -23,6 +23,10 @@ typedef struct decant_error {
 decant_status decant_error_set(decant_error *err, decant_status status, const char *source, int line,
                                const char *format, ...) __attribute__((format(printf, 5, 6)));
 
+/* For callers that know the name of what failed where the callee does not: puts "NAME: " in front of the
+ * message when status is not DECANT_OK, cutting its end when it grows too long. Returns status. */
+decant_status decant_error_name(decant_status status, const char *name, decant_error *err);
+
 /* Both use the caller's variable `status` and label `done`, where everything is released, success or not.
  *
  *   DECANT_TRY(call)                     leaves for `done` when the call did not return DECANT_OK

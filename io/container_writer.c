@@ -274,7 +274,8 @@ static decant_status make_dataset(decant_container_writer *writer, dataset *made
             decant_partial_file_reserve(&writer->file, writer->data_end, writer->data_end + size_bytes, err));
     DECANT_TRY(
         decant_structure_define(&writer->structure, made->path, made->type, &made->shape, &made->place, err));
-    if (size_bytes > 0)
+    if (size_bytes > 0 &&
+        (made->place.begin < writer->data_end || made->place.end > writer->data_end + size_bytes))
         DECANT_TRY(decant_partial_file_reserve(&writer->file, made->place.begin, made->place.end, err));
     if (made->place.end > writer->data_end)
         writer->data_end = made->place.end;

@@ -4,7 +4,6 @@
  */
 #include "base/memory.h"
 #include "pipeline/calibration_run.h"
-#include "pipeline/memory_choice.h"
 #include "pipeline/replicas.h"
 #include "pipeline/report.h"
 #include "pipeline/resident.h"
@@ -24,7 +23,6 @@ static decant_status mean_loss(decant_calibration_run *run, double *loss, decant
 
 /* This rank's layers and micro-batches, in one of the two orders. */
 typedef struct calibration_order {
-    decant_memory_choice choice;
     decant_resident resident;
     decant_streamed streamed;
     decant_replica_exchange exchange;
@@ -34,12 +32,12 @@ typedef struct calibration_order {
 static decant_status prepare(decant_calibration_run *run, calibration_order *order, decant_error *err)
 {
     decant_job *job = run->job;
-    const char *scratch = order->choice.on_disk ? job->options->scratch : NULL;
+    bool on_disk = job->plan.rank[job->ranks->rank].share.boundaries_on_disk;
+    const char *scratch = on_disk ? job->options->scratch : NULL;
     decant_status status = DECANT_OK;
     if (decant_job_layers(job).count > 0)
-        status = order->choice.streamed
-                     ? decant_streamed_create(run, scratch, &order->streamed, err)
-                     : decant_resident_create(run, order->choice.retain, &order->resident, err);
+        status = job->plan.streamed ? decant_streamed_create(run, scratch, &order->streamed, err)
+                                    : decant_resident_create(run, job->plan.retain, &order->resident, err);
     if (status == DECANT_OK)
         status = decant_replica_exchange_open(job, &order->exchange, err);
     return status;
@@ -71,13 +69,12 @@ decant_status decant_job_calibrate(decant_job *job, const decant_token_array *to
     decant_status status;
     *fisher = (decant_fisher_sums){0};
     decant_log_stage(job->log, "calibrate");
-    DECANT_TRY(decant_job_choose_memory(job, tokens, &order.choice, err));
     status = decant_calibration_run_create(job, tokens, fisher, &run, err);
     if (status == DECANT_OK)
         status = prepare(&run, &order, err);
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
     DECANT_TRY(decant_ranks_agree(job->ranks, decant_calibration_run_connect(&run, err), err));
-    if (decant_job_layers(job).count > 0 && order.choice.streamed)
+    if (decant_job_layers(job).count > 0 && job->plan.streamed)
         decant_streamed_run(&run, &order.streamed, &order.exchange, sink);
     else if (decant_job_layers(job).count > 0)
         run_resident(&run, &order);
@@ -92,7 +89,7 @@ decant_status decant_job_calibrate(decant_job *job, const decant_token_array *to
         .calibration_checksum = tokens->checksum,
     };
     DECANT_TRY(mean_loss(&run, &origin->loss, err));
-    if (!order.choice.streamed)
+    if (!job->plan.streamed)
         decant_report_idleness(&run);
 done:
     dismantle(&order);

@@ -7,6 +7,8 @@
 #include "pipeline/job.h"
 
 #include "base/memory.h"
+#include "pipeline/job_plan.h"
+#include "pipeline/plan_request.h"
 #include "pipeline/quantization.h"
 #include "pipeline/report.h"
 #include "pipeline/sensitivity.h"
@@ -48,6 +50,7 @@ static int default_threads(const decant_ranks *ranks)
 static decant_status create_backend(decant_job *job, decant_error *err)
 {
     const decant_options *options = job->options;
+    job->threads = options->threads > 0 ? options->threads : default_threads(job->ranks);
     int devices = options->device == DECANT_DEVICE_CPU ? 0 : decant_backend_count_cuda();
     job->sharers = devices > 0 ? (job->ranks->node_size + devices - 1) / devices : job->ranks->node_size;
     if (devices > 0)
@@ -56,8 +59,7 @@ static decant_status create_backend(decant_job *job, decant_error *err)
     if (options->device == DECANT_DEVICE_CUDA)
         return DECANT_ERROR(err, DECANT_ERROR_DEVICE,
                             "--device cuda, but this machine shows no CUDA device to decant; use --device cpu");
-    int threads = options->threads > 0 ? options->threads : default_threads(job->ranks);
-    return decant_backend_create_cpu(threads, &job->backend, err);
+    return decant_backend_create_cpu(job->threads, &job->backend, err);
 }
 
 /* Does the job need to know what the model computes, or only its matrices? */
@@ -115,21 +117,6 @@ static decant_status place_ranks(decant_job *job, decant_error *err)
                                   (void **)&job->ranges, err);
 }
 
-/* Balanced for calibration: a block takes its forward pass, the gradient of its input and that of its weights;
- * the head only the first two. The share depends on the model alone, not on what is asked of it. */
-static void shard_layers(decant_job *job)
-{
-    const int64_t tokens = 512;
-    double block = decant_schedule_block_cost(&job->config, tokens);
-    double head = decant_schedule_head_cost(&job->config, tokens);
-    if (job->config.matrices) { /* nothing passes through them */
-        block = 1;
-        head = 0;
-    }
-    decant_schedule_layers(job->config.layers, job->grid.stages, 3 * block, 0, 2 * head, job->ranges);
-    job->stages = decant_schedule_active_stages(job->ranges, job->grid.stages);
-}
-
 /* Local. The matrices of a stage are shared out over its replicas by their size. */
 static decant_status share_matrices(decant_job *job, decant_error *err)
 {
@@ -159,7 +146,8 @@ static decant_status share_out(decant_job *job, decant_error *err)
 {
     decant_status status;
     DECANT_TRY(place_ranks(job, err));
-    shard_layers(job);
+    decant_plan_layers(&job->config, job->grid.stages, job->ranges);
+    job->stages = decant_schedule_active_stages(job->ranges, job->grid.stages);
     DECANT_TRY(share_matrices(job, err));
 done:
     return status;
@@ -191,6 +179,7 @@ static void close_job(decant_job *job)
 {
     decant_memory_free(job->ranges);
     decant_memory_free(job->owners);
+    decant_plan_free(&job->plan);
     decant_safetensors_close(&job->model);
     decant_model_config_free(&job->config);
     decant_backend_destroy(&job->backend);
@@ -254,21 +243,14 @@ static decant_status find_budget(decant_job *job, int64_t weights, int64_t small
 /* Sizes are known from the shapes alone, so a budget that cannot be kept is refused before the work too. */
 static decant_status check_budget(decant_job *job, decant_error *err)
 {
-    const decant_options *options = job->options;
-    decant_recipe recipe = decant_options_recipe(options);
-    int64_t weights = 0, smallest = 0, unused;
-    for (int layer = 0; layer < job->config.layers; layer++)
-        for (int index = 0; index < job->family->linear_count; index++) {
-            decant_linear linear;
-            decant_candidate_list list;
-            job->family->linear(&job->config, layer, index, &linear);
-            decant_status status = decant_recipe_offer(&recipe, linear.rows, linear.columns, &list, err);
-            if (status != DECANT_OK)
-                return status;
-            weights += linear.rows * linear.columns;
-            smallest += decant_candidate_list_smallest(&list);
-        }
-    return decant_ranks_agree(job->ranks, find_budget(job, weights, smallest, &unused, err), err);
+    decant_plan_request request = decant_plan_request_of(job->options, &job->config, job->family, false);
+    decant_linear_sizes sizes;
+    int64_t unused;
+    decant_status status = decant_linear_sizes_create(&request.shape, &sizes, err);
+    if (status == DECANT_OK)
+        status = find_budget(job, sizes.all.weights, sizes.all.smallest_bytes, &unused, err);
+    decant_linear_sizes_free(&sizes);
+    return decant_ranks_agree(job->ranks, status, err);
 }
 
 /* ---- calibrate ---- */
@@ -322,6 +304,7 @@ static decant_status calibrate_from_tokens(decant_job *job, decant_fisher_sums *
     decant_status status;
     DECANT_TRY(read_tokens(job, job->options->calibration, job->options->window, job->options->sequences,
                            &tokens, err));
+    DECANT_TRY(decant_job_plan(job, &tokens, err));
     *origin = (decant_statistics_origin){.sequences = tokens.sequences, .length = tokens.length};
     streamed.recipe = decant_job_recipe(job, origin);
     if (share)
@@ -340,7 +323,10 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
 {
     decant_container *file = NULL;
     decant_layer_range layers = decant_job_layers(job);
-    decant_status status = decant_statistics_open(job->options->statistics, &file, origin, err);
+    decant_status status = decant_job_plan(job, NULL, err);
+    if (status != DECANT_OK)
+        return status;
+    status = decant_statistics_open(job->options->statistics, &file, origin, err);
     if (status == DECANT_OK)
         status = decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form, layers.first,
                                          layers.count, fisher, err);
@@ -529,6 +515,7 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     DECANT_TRY(check_budget(job, err));
     if (job->options->text[0])
         DECANT_TRY(read_text(job, &text, err));
+    job->text = &text;
     DECANT_TRY(prepare_sensitivity(job, &tokens, err));
     DECANT_TRY(calibrate(job, &fisher, &share, &origin, err));
     DECANT_TRY(decant_job_quantize(job, &fisher, &origin, &share, &table, err));
@@ -594,6 +581,8 @@ decant_status decant_job_run(decant_ranks *ranks, const decant_options *options,
         status = run_calibration(&job, err);
     else if (status == DECANT_OK)
         status = run_validation(&job, err);
+    if (status == DECANT_OK)
+        decant_job_report_memory(&job);
     close_job(&job);
     return status;
 }

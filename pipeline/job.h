@@ -6,6 +6,7 @@
 #include "base/ranks.h"
 #include "io/token_array.h"
 #include "pipeline/options.h"
+#include "pipeline/plan.h"
 #include "pipeline/schedule.h"
 #include "stages/source.h"
 #include "stages/statistics.h"
@@ -18,6 +19,7 @@ typedef struct decant_job {
     decant_log *log;               /* borrowed */
     decant_backend *backend;
     int sharers; /* ranks that share the backend's memory: all of this machine, or those of one GPU */
+    int threads; /* of this rank, on the CPU */
     decant_model_config config;
     const decant_family *family;
     decant_safetensors *model; /* NULL when only a container is at hand */
@@ -26,6 +28,8 @@ typedef struct decant_job {
     decant_layer_range *ranges; /* [grid.stages]: the layers of each stage */
     int stages;                 /* those with layers: the first ones */
     int *owners; /* [layers of this stage, linear_count]: the replica that quantizes and writes a matrix */
+    const decant_token_array *text; /* what `run` will validate on, borrowed; NULL or empty: nothing */
+    decant_plan plan;               /* once the tokens are known; pipeline/job_plan.h */
 } decant_job;
 
 /* This rank's layers; count 0 when there are more ranks than layers. */

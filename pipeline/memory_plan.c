@@ -1,14 +1,13 @@
 /* See memory_plan.h. Every line here stands for an allocation somewhere else: the comments say where. */
 #include "pipeline/memory_plan.h"
 
-#include "base/memory.h"
 #include "stages/error_table.h"
 #include "stages/quantize.h"
 
-/* What a process holds before it does anything: code, MPI, HDF5, OpenBLAS (measured, README); with CUDA its
+/* What a process holds before it does anything: code, MPI, HDF5, OpenBLAS (docs/planning.md); with CUDA its
  * context and libraries, and the pinned rings of kernels/cuda/context.h. */
-static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)700 << 20,
-                     PINNED_BYTES = (4 << 24) + (32 << 16);
+static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)470 << 20,
+                     PINNED_BYTES = 2 * (4 << 24) + (32 << 16);
 
 enum { CHANNEL_BUFFERS = 4 }; /* pipeline/channel.c: one to receive, three to send */
 
@@ -21,72 +20,6 @@ const char *decant_job_stage_name(decant_job_stage stage)
 static int64_t larger(int64_t a, int64_t b)
 {
     return a > b ? a : b;
-}
-
-/* ---- linear layers ---- */
-
-static void size_linear(const decant_job_shape *shape, const decant_linear *linear, decant_linear_size *size)
-{
-    const decant_recipe *recipe = &shape->recipe;
-    int64_t rows = linear->rows, columns = linear->columns;
-    int64_t count = recipe->uses[DECANT_METHOD_KMEANS] ? decant_recipe_sparse_count(recipe, rows, columns) : 0;
-    *size = (decant_linear_size){
-        .rows = rows, .columns = columns, .weights = rows * columns, .sparse_count = count};
-    size->pattern_bytes = count > 0 ? 4 * (rows + 1) + 4 * count : 0;
-    decant_candidate_list list;
-    decant_error unread; /* the options were checked: something is offered */
-    decant_recipe_offer(recipe, rows, columns, &list, &unread);
-    size->smallest_bytes = list.count > 0 ? decant_candidate_list_smallest(&list) : 0;
-    for (int i = 0; i < list.count; i++) {
-        const decant_candidate *candidate = &list.candidate[i];
-        size->largest_bytes = larger(size->largest_bytes, candidate->bytes);
-        if (decant_candidate_is_on_grid(candidate))
-            size->trial_bytes = larger(size->trial_bytes, candidate->bytes);
-        else
-            size->levels_bytes += rows << (candidate->code_bits + 1);
-    }
-    size->stored_bytes = size->largest_bytes;
-    if (shape->bits > 0) {
-        int64_t average = (int64_t)(shape->bits * (double)size->weights / 8);
-        size->stored_bytes = average < size->smallest_bytes  ? size->smallest_bytes
-                             : average < size->largest_bytes ? average
-                                                             : size->largest_bytes;
-    }
-    size->packed_bytes = size->stored_bytes + (4 - decant_sparse_index_bytes(columns)) * count;
-}
-
-static void add_size(decant_linear_size *sum, const decant_linear_size *size)
-{
-    sum->weights += size->weights;
-    sum->sparse_count += size->sparse_count;
-    sum->pattern_bytes += size->pattern_bytes;
-    sum->levels_bytes += size->levels_bytes;
-    sum->smallest_bytes += size->smallest_bytes;
-    sum->largest_bytes += size->largest_bytes;
-    sum->stored_bytes += size->stored_bytes;
-    sum->packed_bytes += size->packed_bytes;
-}
-
-decant_status decant_linear_sizes_create(const decant_job_shape *shape, decant_linear_sizes *sizes,
-                                         decant_error *err)
-{
-    int linears = shape->family->linear_count;
-    *sizes = (decant_linear_sizes){.count = (int64_t)shape->config->layers * linears};
-    decant_status status = decant_memory_allocate((size_t)sizes->count * sizeof *sizes->each,
-                                                  "the sizes of linear layers", (void **)&sizes->each, err);
-    for (int64_t i = 0; status == DECANT_OK && i < sizes->count; i++) {
-        decant_linear linear;
-        shape->family->linear(shape->config, (int)(i / linears), (int)(i % linears), &linear);
-        size_linear(shape, &linear, &sizes->each[i]);
-        add_size(&sizes->all, &sizes->each[i]);
-    }
-    return status;
-}
-
-void decant_linear_sizes_free(decant_linear_sizes *sizes)
-{
-    decant_memory_free(sizes->each);
-    *sizes = (decant_linear_sizes){0};
 }
 
 /* ---- one rank's layers ---- */
@@ -111,7 +44,7 @@ static decant_linear_size sum_of(const rank_view *view)
 {
     decant_linear_size sum = {0};
     for (int64_t i = 0; i < view->count; i++)
-        add_size(&sum, &view->linears[i]);
+        decant_linear_size_add(&sum, &view->linears[i]);
     return sum;
 }
 
@@ -182,6 +115,22 @@ static int64_t file_bytes(const rank_view *view)
     return (int64_t)decant_element_bytes(view->shape->element) * elements;
 }
 
+/* The part of them that is mapped at once before writing. Of an embedding in a mapped file, only the tokens'
+ * rows are read; a streamed rank dismisses a layer's pages as it leaves the layer (decant_model_block_dismiss).
+ */
+static int64_t read_bytes(const rank_view *view)
+{
+    const decant_rank_share *share = view->share;
+    int64_t blocks = share->layers.count < 2 ? share->layers.count : 2;
+    if (share->streamed)
+        return (int64_t)decant_element_bytes(view->shape->element) *
+               (blocks * largest_block_weights(view) + end_elements(view));
+    bool by_rows =
+        !view->shape->cuda && share->has_embedding && !(share->has_head && view->shape->config->tied_head);
+    int64_t unread = by_rows ? view->vocabulary * view->hidden : 0;
+    return file_bytes(view) - (int64_t)decant_element_bytes(view->shape->element) * unread;
+}
+
 /* What one micro-batch makes a block keep. */
 static int64_t kept_bytes(const rank_view *view, int64_t rows)
 {
@@ -206,30 +155,53 @@ static int64_t head_bytes(const rank_view *view, int64_t rows)
            4 * rows;
 }
 
-/* Streamed: the weights of a layer and of the next one, one layer's F, one micro-batch; and quantizing that
- * layer before its F makes room for the next one's. Resident: all of it, for as many micro-batches as are under
- * way. */
-static decant_calibration_bytes calibration_bytes(const rank_view *view)
+/* Resident: all of a rank's layers, for as many micro-batches as are under way. */
+static decant_calibration_bytes resident_bytes(const rank_view *view)
 {
     const decant_job_shape *shape = view->shape;
     const decant_rank_share *share = view->share;
-    int64_t rows = shape->micro_batch * shape->window, layers = share->layers.count;
-    decant_calibration_bytes bytes = {.head = head_bytes(view, shape->window)};
-    int64_t held = share->streamed ? 1 : share->slots * layers; /* block inputs, and what is kept of each */
-    bytes.boundaries = (held + 2) * boundary_bytes(view, rows); /* output and gradient besides */
-    bytes.kept = (share->retain && !share->streamed ? held : 1) * kept_bytes(view, rows);
-    bytes.working = decant_calibration_working_bytes(shape, share->layers.first, share->has_head);
-    int64_t block = largest_block_weights(view), all = sum_of(view).weights;
-    if (share->streamed) {
-        int64_t blocks = layers < 2 ? layers : 2;
-        bytes.weights = placed_bytes(view, blocks * block, blocks);
-        bytes.fisher = 4 * block;
-    } else {
-        bytes.weights = placed_bytes(view, all, layers);
-        bytes.fisher = 4 * all;
-    }
-    bytes.weights += angle_bytes(view, rows);
-    return bytes;
+    int64_t rows = shape->micro_batch * shape->window, all = sum_of(view).weights;
+    int64_t held = share->slots * share->layers.count; /* block inputs, and what is kept of each */
+    return (decant_calibration_bytes){
+        .weights = placed_bytes(view, all, share->layers.count) + angle_bytes(view, rows),
+        .fisher = 4 * all,
+        .boundaries = (held + 2) * boundary_bytes(view, rows), /* output and gradient besides */
+        .kept = (share->retain ? held : 1) * kept_bytes(view, rows),
+        .head = head_bytes(view, shape->window),
+    };
+}
+
+/* The embedding and the head while they are in, with the final norm: for the first layer, for the last. */
+static int64_t largest_end_bytes(const rank_view *view)
+{
+    const decant_rank_share *share = view->share;
+    bool together = share->layers.count == 1 && share->has_embedding && share->has_head;
+    int64_t ends = together ? end_elements(view)
+                            : (share->has_embedding || share->has_head ? view->vocabulary * view->hidden : 0);
+    return view->shape->cuda
+               ? decant_compute_bytes(view->shape) * ends + (share->has_head ? 4 * view->hidden : 0)
+               : 0;
+}
+
+/* Streamed (stages/streamed_calibration.c): the weights of a layer and of the next one; forward, one of the
+ * model's ends; backward, one layer's F, and what quantizing that layer takes before F makes room for the next
+ * one's; one micro-batch, its inputs and outputs twice. */
+static decant_calibration_bytes streamed_bytes(const rank_view *view, int64_t quantizing)
+{
+    const decant_job_shape *shape = view->shape;
+    int64_t rows = shape->micro_batch * shape->window, block = largest_block_weights(view);
+    int64_t blocks = view->share->layers.count < 2 ? view->share->layers.count : 2;
+    int64_t backward = 4 * block + quantizing, end = largest_end_bytes(view);
+    int64_t placed = view->shape->cuda
+                         ? blocks * (decant_compute_bytes(shape) * block + 4 * block_sizes(view).vector_weights)
+                         : 0;
+    return (decant_calibration_bytes){
+        .weights = placed + angle_bytes(view, rows) + quantizing,
+        .fisher = 4 * block,
+        .boundaries = 5 * boundary_bytes(view, rows),
+        .kept = kept_bytes(view, rows),
+        .head = head_bytes(view, shape->window) + larger(0, end - backward),
+    };
 }
 
 static int64_t calibration_total(const decant_calibration_bytes *bytes)
@@ -274,66 +246,91 @@ static int64_t results_bytes(const rank_view *view, int64_t end)
     return bytes;
 }
 
+static int64_t owned_sums_bytes(const rank_view *view)
+{
+    int64_t weights = 0;
+    for (int64_t i = 0; i < view->count; i++)
+        weights += owns(view, i) ? view->linears[i].weights : 0;
+    return view->shape->has_fisher ? 4 * weights : 0;
+}
+
 static int64_t exact_bytes(const rank_view *view, int64_t weights)
 {
     return view->shape->cuda ? (int64_t)decant_element_bytes(view->shape->element) * weights : 0;
 }
 
-/* The most that quantizing takes beside F: a matrix as the file has it, its results, and the working space. */
+/* The most that quantizing a block takes beside its F: a matrix as the file has it and the next one, which
+ * arrives meanwhile, and the results of a block, which leave together. Raises the working space. */
 static int64_t quantizing_bytes(rank_view *view)
 {
-    int64_t most = 0;
-    for (int64_t i = 0; i < view->count; i++) {
-        const decant_linear_size *linear = &view->linears[i];
-        view->working = larger(view->working,
-                               decant_quantization_working_bytes(view->shape, linear->rows, linear->columns));
-        most = larger(most, exact_bytes(view, linear->weights) + linear->pattern_bytes + linear->levels_bytes +
-                                linear->trial_bytes);
+    int64_t linears = view->shape->family->linear_count, arriving = 0, results = 0;
+    for (int64_t first = 0; first < view->count; first += linears) {
+        int64_t own = 0;
+        for (int64_t i = first; i < first + linears; i++) {
+            const decant_linear_size *linear = &view->linears[i];
+            int64_t next = i + 1 < first + linears ? linear[1].weights : 0;
+            view->working = larger(
+                view->working, decant_quantization_working_bytes(view->shape, linear->rows, linear->columns));
+            arriving = larger(arriving, exact_bytes(view, linear->weights + next) + linear->trial_bytes);
+            own += linear->pattern_bytes + linear->levels_bytes;
+        }
+        results = larger(results, own);
     }
-    return most;
+    return arriving + results;
 }
 
 static void plan_calibration(rank_view *view, decant_rank_memory *memory)
 {
     const decant_job_shape *shape = view->shape;
     decant_memory_bytes *at = &memory->at[DECANT_STAGE_CALIBRATE];
-    decant_calibration_bytes bytes = calibration_bytes(view);
-    view->working = bytes.working;
-    if (view->share->streamed && shape->quantizes) {
-        int64_t quantizing = quantizing_bytes(view); /* raises view->working */
-        bytes.working = view->working;
-        bytes.weights += quantizing;
-    }
+    const bool streamed = view->share->streamed;
+    view->working = decant_calibration_working_bytes(shape, view->share->layers.first, view->share->has_head);
+    int64_t quantizing = streamed && shape->quantizes ? quantizing_bytes(view) : 0;
+    decant_calibration_bytes bytes = streamed ? streamed_bytes(view, quantizing) : resident_bytes(view);
+    bytes.working = view->working;
     memory->calibration = bytes;
     at->device = calibration_total(&bytes);
     at->host = token_bytes(view) +
                channel_bytes(view, boundary_bytes(view, shape->micro_batch * shape->window)) +
                boundaries_in_memory(view);
-    if (view->share->streamed)
-        at->host += results_bytes(view, view->count);
+    if (streamed) /* what was quantized waits there, or the sums do that are wanted themselves */
+        at->host += shape->quantizes ? results_bytes(view, view->count) : owned_sums_bytes(view);
     if (view->share->replicas > 1) /* F on its way to its owner, in and out */
         at->host += 2 * 4 * largest_matrix_weights(view);
-    at->mapped = file_bytes(view);
+    at->mapped = read_bytes(view);
     at->scratch = view->share->boundaries_on_disk ? waiting_boundaries(view) : 0;
 }
 
 /* ---- quantize ---- */
 
-/* Fisher sums go as results come: pipeline/quantization.c. Streamed ranks are done by then. */
+/* The weights of the first `end` matrices that a rank owns, and of the next one. */
+static int64_t arrived_weights(const rank_view *view, int64_t end)
+{
+    int64_t weights = 0, i = 0;
+    for (; i < view->count; i++) {
+        bool is_kept = view->shape->has_fisher || i + 1 >= end; /* without F they go at once */
+        if (owns(view, i) && is_kept)
+            weights += view->linears[i].weights;
+        if (i >= end && owns(view, i))
+            break;
+    }
+    return weights;
+}
+
+/* Fisher sums go as results come, weights stay to be written: pipeline/quantization.c. Streamed ranks are done
+ * by then. */
 static void plan_quantization(rank_view *view, decant_rank_memory *memory)
 {
     const decant_job_shape *shape = view->shape;
     decant_memory_bytes *at = &memory->at[DECANT_STAGE_QUANTIZE];
-    int64_t fisher = 0, results = 0;
-    at->mapped = file_bytes(view);
+    int64_t fisher = owned_sums_bytes(view), results = 0;
+    at->mapped = read_bytes(view);
     at->host = token_bytes(view);
     if (view->share->streamed) {
         at->host += results_bytes(view, view->count);
         at->device = view->working;
         return;
     }
-    for (int64_t i = 0; i < view->count; i++)
-        fisher += shape->has_fisher && owns(view, i) ? 4 * view->linears[i].weights : 0;
     for (int64_t i = 0; i < view->count; i++) {
         const decant_linear_size *linear = &view->linears[i];
         if (!owns(view, i))
@@ -342,7 +339,7 @@ static void plan_quantization(rank_view *view, decant_rank_memory *memory)
         view->working =
             larger(view->working, decant_quantization_working_bytes(shape, linear->rows, linear->columns));
         at->device = larger(at->device, fisher + results + linear->trial_bytes +
-                                            exact_bytes(view, linear->weights) + view->working);
+                                            exact_bytes(view, arrived_weights(view, i + 1)) + view->working);
         fisher -= shape->has_fisher ? 4 * linear->weights : 0;
     }
     at->host += view->count * (int64_t)(sizeof(decant_quantized_layer) + sizeof(decant_table_row));
@@ -350,24 +347,29 @@ static void plan_quantization(rank_view *view, decant_rank_memory *memory)
 
 /* ---- write ---- */
 
-/* stages/write.c: one matrix after the other is encoded and written through a copy in host memory. */
+/* stages/write.c: one matrix after the other is encoded, and written through a copy in host memory while the
+ * next one is. */
 static void plan_writing(rank_view *view, decant_rank_memory *memory)
 {
     decant_memory_bytes *at = &memory->at[DECANT_STAGE_WRITE];
-    int64_t matrix = 0, copy = 0;
+    int64_t packed = 0, arriving = 0;
     if (!view->shape->quantizes) { /* the Fisher sums are written, through a copy of one */
-        at->device = 4 * sum_of(view).weights + view->working;
-        at->host = 4 * largest_matrix_weights(view);
+        bool parked = view->share->streamed;
+        at->device = view->working + (parked ? 0 : owned_sums_bytes(view));
+        at->host = 4 * largest_matrix_weights(view) + (parked ? owned_sums_bytes(view) : 0);
         return;
     }
     for (int64_t i = 0; i < view->count; i++) {
         const decant_linear_size *linear = &view->linears[i];
-        matrix = larger(matrix, exact_bytes(view, linear->weights) + linear->packed_bytes);
-        copy = larger(copy, linear->stored_bytes);
+        packed = larger(packed, linear->packed_bytes);
+        arriving = larger(arriving,
+                          exact_bytes(view, linear->weights + (i + 1 < view->count ? linear[1].weights : 0)));
     }
     int64_t results = results_bytes(view, view->count);
-    at->device = matrix + view->working + (view->share->streamed ? 0 : results);
-    at->host = copy + (view->share->streamed ? results : 0);
+    at->device = packed + view->working;
+    at->device +=
+        view->share->streamed ? arriving : results + exact_bytes(view, arrived_weights(view, view->count));
+    at->host = 2 * packed + (view->share->streamed ? results : 0);
     at->mapped = file_bytes(view);
 }
 
@@ -384,14 +386,8 @@ static void plan_validation(rank_view *view, decant_rank_memory *memory)
         return;
     decant_linear_size all = sum_of(view);
     int64_t whole = end_elements(view) + layers * block_sizes(view).vector_weights;
-    int64_t linear_weights = all.weights, packed = all.packed_bytes;
-    if (view->share->streamed) {
-        int64_t blocks = layers < 2 ? layers : 2;
-        linear_weights = blocks * largest_block_weights(view);
-        packed = packed / layers * blocks;
-    }
     view->working = larger(view->working, decant_validation_working_bytes(shape, view->share->has_head));
-    at->device = placed_bytes(view, linear_weights, layers) + placed_bytes(view, 0, layers) + packed +
+    at->device = placed_bytes(view, all.weights, layers) + placed_bytes(view, 0, layers) + all.packed_bytes +
                  2 * angle_bytes(view, rows) + kept_bytes(view, rows) + 3 * boundary_bytes(view, rows) +
                  view->working;
     if (view->share->has_head) { /* window by window, both models' logits */
@@ -430,6 +426,7 @@ static void find_peaks(decant_rank_memory *memory)
         memory->peak.host = larger(memory->peak.host, at->host);
         memory->peak.mapped = larger(memory->peak.mapped, at->mapped);
         memory->peak.scratch = larger(memory->peak.scratch, at->scratch);
+        memory->process_bytes = larger(memory->process_bytes, at->host + at->mapped);
     }
 }
 

@@ -8,8 +8,8 @@
 #ifndef DECANT_PIPELINE_MEMORY_PLAN_H
 #define DECANT_PIPELINE_MEMORY_PLAN_H
 
+#include "pipeline/linear_sizes.h"
 #include "pipeline/schedule.h"
-#include "pipeline/working_space.h"
 
 /* The stages of a job, in order. */
 typedef enum decant_job_stage {
@@ -22,31 +22,6 @@ typedef enum decant_job_stage {
 } decant_job_stage;
 
 const char *decant_job_stage_name(decant_job_stage stage);
-
-/* One linear layer: what it stores and what waits of it between measuring and choosing. */
-typedef struct decant_linear_size {
-    int64_t rows, columns;
-    int64_t weights; /* rows · columns */
-    int64_t sparse_count;
-    int64_t pattern_bytes;  /* sparse pattern where it is computed */
-    int64_t levels_bytes;   /* levels of every width */
-    int64_t trial_bytes;    /* of the largest grid form, which is there while it is measured */
-    int64_t smallest_bytes; /* stored, as the smallest candidate */
-    int64_t largest_bytes;  /* stored, as the largest */
-    int64_t stored_bytes;   /* stored, at the average that was asked for */
-    int64_t packed_bytes;   /* the same on a device: column indices take 4 bytes there */
-} decant_linear_size;
-
-/* The linear layers of a model. */
-typedef struct decant_linear_sizes {
-    int64_t count;            /* layers · linear_count */
-    decant_linear_size *each; /* [count], owned, in model order */
-    decant_linear_size all;   /* sums of weights, counts and bytes; rows and columns 0 */
-} decant_linear_sizes;
-
-decant_status decant_linear_sizes_create(const decant_job_shape *shape, decant_linear_sizes *sizes,
-                                         decant_error *err);
-void decant_linear_sizes_free(decant_linear_sizes *sizes);
 
 /* What one rank does. */
 typedef struct decant_rank_share {
@@ -71,14 +46,18 @@ typedef struct decant_memory_bytes {
 
 /* What takes the memory of calibration where it is computed. */
 typedef struct decant_calibration_bytes {
-    int64_t weights, fisher, boundaries, kept, head, working;
+    int64_t weights, fisher, boundaries, kept;
+    int64_t head; /* of the head's passes; streamed: and of the model's ends, as far as F does not take their
+                     place */
+    int64_t working;
 } decant_calibration_bytes;
 
 typedef struct decant_rank_memory {
     decant_memory_bytes at[DECANT_STAGES];
     decant_memory_bytes peak; /* the largest of each kind */
     decant_job_stage device_stage,
-        host_stage; /* where the device's (on the CPU: the host's), the host's peak is */
+        host_stage;        /* where the device's (on the CPU: the host's), the host's peak is */
+    int64_t process_bytes; /* host and mapped together at the most: what the system shows as resident */
     decant_calibration_bytes calibration;
 } decant_rank_memory;
 

@@ -117,7 +117,7 @@ static const option_row option_table[] = {
     {"host-memory", OPTION_SIZE, "SIZE", NULL, FIELD(host_bytes), 1, 9e18, false,
      "host memory of a rank; the rest of the machine's is the other ranks'"},
     {"scratch", OPTION_PATH, "DIR", NULL, FIELD(scratch), 0, 0, false,
-     "a disk for activations that host memory cannot take"},
+     "streamed: a disk for what lies between layers; auto: if memory cannot take it"},
     {"teraflops", OPTION_REAL, "N", "0", FIELD(teraflops), 0, 1e6, false,
      "plan: 10^12 operations a second of a rank, 0 as measured on an H100"},
     {"quantize-rate", OPTION_REAL, "N", "0", FIELD(quantize_rate), 0, 1e9, false,

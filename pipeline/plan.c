@@ -37,10 +37,14 @@ static decant_job_shape resolve_shape(const decant_job_shape *asked)
 
 /* Balanced for calibration: a block takes its forward pass, the gradient of its input and that of its weights;
  * the head only the first two. */
-static void shard_layers(const decant_model_config *config, int stages, decant_layer_range *ranges)
+void decant_plan_layers(const decant_model_config *config, int stages, decant_layer_range *ranges)
 {
     const int64_t tokens = 512;
     double block = decant_schedule_block_cost(config, tokens), head = decant_schedule_head_cost(config, tokens);
+    if (config->matrices) { /* nothing passes through them */
+        block = 1;
+        head = 0;
+    }
     decant_schedule_layers(config->layers, stages, 3 * block, 0, 2 * head, ranges);
 }
 
@@ -83,14 +87,30 @@ static bool is_within(int64_t bytes, int64_t limit)
     return limit == 0 || (double)bytes <= USABLE_SHARE * (double)limit;
 }
 
-static bool fits(const decant_plan *plan, const decant_plan_request *request)
+/* The most of device and host that a rank holds before validation. */
+static decant_memory_bytes working_peak(const decant_rank_memory *memory)
 {
-    for (int rank = 0; rank < plan->ranks; rank++) {
-        const decant_memory_bytes *peak = &plan->rank[rank].memory.peak;
-        if (!is_within(peak->device, request->device_bytes) || !is_within(peak->host, request->host_bytes))
-            return false;
+    decant_memory_bytes peak = {0};
+    for (int stage = 0; stage < DECANT_STAGE_VALIDATE; stage++) {
+        peak.device = at_least(peak.device, memory->at[stage].device);
+        peak.host = at_least(peak.host, memory->at[stage].host);
     }
-    return true;
+    return peak;
+}
+
+static void judge(const decant_plan_request *request, decant_plan *plan)
+{
+    plan->fits = plan->validation_fits = true;
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        const decant_rank_memory *memory = &plan->rank[rank].memory;
+        decant_memory_bytes peak = working_peak(memory);
+        const decant_memory_bytes *validation = &memory->at[DECANT_STAGE_VALIDATE];
+        if (!is_within(peak.device, request->device_bytes) || !is_within(peak.host, request->host_bytes))
+            plan->fits = false;
+        if (!is_within(validation->device, request->device_bytes) ||
+            !is_within(validation->host, request->host_bytes))
+            plan->validation_fits = false;
+    }
 }
 
 /* Which replica has which matrix: shared out within each stage by weights. */
@@ -137,14 +157,14 @@ static decant_status lay_out(const decant_plan_request *request, const decant_jo
                                       (void **)&ranges, err));
     DECANT_TRY(decant_memory_allocate((size_t)plan->ranks * sizeof *plan->rank, "the plan of each rank",
                                       (void **)&plan->rank, err));
-    shard_layers(shape->config, plan->stages, ranges);
+    decant_plan_layers(shape->config, plan->stages, ranges);
     plan->active_stages = decant_schedule_active_stages(ranges, plan->stages);
     DECANT_TRY(find_owners(plan, sizes, ranges, err));
     for (int rank = 0; rank < plan->ranks; rank++) {
         plan->rank[rank].share = share_of(plan, choice, ranges, rank);
         decant_rank_memory_plan(shape, sizes, plan->owners, &plan->rank[rank].share, &plan->rank[rank].memory);
     }
-    plan->fits = fits(plan, request);
+    judge(request, plan);
 done:
     decant_memory_free(ranges);
     if (status != DECANT_OK)
@@ -173,11 +193,12 @@ static int list_choices(const decant_plan_request *request, decant_rank_grid gri
         if ((request->memory != DECANT_MEMORY_STREAMED || !calibrates) &&
             request->retention != (retain ? DECANT_RETAIN_BOUNDARIES : DECANT_RETAIN_ALL))
             choices[count++] = (plan_choice){.grid = grid, .retain = retain};
-    if (request->memory != DECANT_MEMORY_RESIDENT && calibrates) {
+    const bool asked =
+        request->memory == DECANT_MEMORY_STREAMED && request->has_scratch; /* for both, so both it is */
+    if (request->memory != DECANT_MEMORY_RESIDENT && calibrates && !asked)
         choices[count++] = (plan_choice){.grid = grid, .streamed = true};
-        if (request->has_scratch)
-            choices[count++] = (plan_choice){.grid = grid, .streamed = true, .on_disk = true};
-    }
+    if (request->memory != DECANT_MEMORY_RESIDENT && calibrates && request->has_scratch)
+        choices[count++] = (plan_choice){.grid = grid, .streamed = true, .on_disk = true};
     return count;
 }
 
@@ -186,9 +207,9 @@ static double crowding(const decant_plan *plan, const decant_plan_request *reque
 {
     double worst = 0;
     for (int rank = 0; rank < plan->ranks; rank++) {
-        const decant_memory_bytes *peak = &plan->rank[rank].memory.peak;
-        double device = request->device_bytes ? (double)peak->device / (double)request->device_bytes : 0;
-        double host = request->host_bytes ? (double)peak->host / (double)request->host_bytes : 0;
+        decant_memory_bytes peak = working_peak(&plan->rank[rank].memory);
+        double device = request->device_bytes ? (double)peak.device / (double)request->device_bytes : 0;
+        double host = request->host_bytes ? (double)peak.host / (double)request->host_bytes : 0;
         worst = device > worst ? device : worst;
         worst = host > worst ? host : worst;
     }
@@ -327,12 +348,12 @@ static decant_plan_advice advise(const decant_plan_request *request, const decan
     other.shape.micro_batch = plan->shape.micro_batch;
     advice.window = shrink(&other, &other.shape.window, plan->shape.window, 64);
     for (int rank = 0; rank < plan->ranks; rank++) {
-        const decant_memory_bytes *peak = &plan->rank[rank].memory.peak;
-        int64_t device = (int64_t)((double)peak->device / USABLE_SHARE) + 1;
-        int64_t host = (int64_t)((double)peak->host / USABLE_SHARE) + 1;
-        if (!is_within(peak->device, request->device_bytes))
+        decant_memory_bytes peak = working_peak(&plan->rank[rank].memory);
+        int64_t device = (int64_t)((double)peak.device / USABLE_SHARE) + 1;
+        int64_t host = (int64_t)((double)peak.host / USABLE_SHARE) + 1;
+        if (!is_within(peak.device, request->device_bytes))
             advice.device_bytes = at_least(advice.device_bytes, device);
-        if (!is_within(peak->host, request->host_bytes))
+        if (!is_within(peak.host, request->host_bytes))
             advice.host_bytes = at_least(advice.host_bytes, host);
     }
     return advice;

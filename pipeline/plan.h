@@ -29,7 +29,8 @@ typedef struct decant_plan_request {
     decant_retention retention; /* AUTO: choose */
     int64_t device_bytes;       /* device memory of a rank; 0: any */
     int64_t host_bytes;         /* host memory of a rank; 0: any */
-    bool has_scratch;           /* there is a disk for boundary activations that host memory cannot take */
+    bool has_scratch;           /* a disk for boundary activations: those that host memory cannot take, all
+                                   when streaming is asked for too */
     decant_rates rates;
 } decant_plan_request;
 
@@ -60,7 +61,8 @@ typedef struct decant_plan {
     int stages;        /* of a replica */
     int active_stages; /* those with layers */
     bool streamed, retain;
-    bool fits;
+    bool fits;                 /* up to the written file */
+    bool validation_fits;      /* which needs all of a rank's layers of both models at once */
     decant_plan_advice advice; /* when it does not fit */
     int faster_replicas; /* with so many, calibration would take `faster_s`; 0: with none it is much faster */
     double faster_s;
@@ -80,6 +82,10 @@ typedef struct decant_plan {
  * the micro-batches. Freed with decant_plan_free; on failure empty. */
 decant_status decant_plan_choose(const decant_plan_request *request, decant_plan *plan, decant_error *err);
 void decant_plan_free(decant_plan *plan);
+
+/* The layers of each of a replica's stages, balanced for calibration; the share depends on the model alone, not
+ * on what is asked of it. ranges [stages] */
+void decant_plan_layers(const decant_model_config *config, int stages, decant_layer_range *ranges);
 
 /* One line on what would make it fit, without a newline, for messages. */
 void decant_plan_describe_advice(const decant_plan *plan, char *text, size_t size);

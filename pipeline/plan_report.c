@@ -39,53 +39,83 @@ static void print_mode(const decant_plan *plan, FILE *stream)
                 (long long)shape->validation_window);
 }
 
-static bool is_same_line(const decant_rank_plan *a, const decant_rank_plan *b)
+/* Few ranks have a line each; of many, those share one that have as many layers and sequences. */
+enum { LINES_OF_EACH = 16 };
+
+static bool shares_line(const decant_plan *plan, int first, int rank)
 {
-    const decant_rank_share *x = &a->share, *y = &b->share;
-    return x->layers.count == y->layers.count && x->sequences == y->sequences &&
-           gib(a->memory.peak.device) - gib(b->memory.peak.device) < 0.05 &&
-           gib(b->memory.peak.device) - gib(a->memory.peak.device) < 0.05 &&
-           gib(a->memory.peak.host) - gib(b->memory.peak.host) < 0.05 &&
-           gib(b->memory.peak.host) - gib(a->memory.peak.host) < 0.05 && a->flops == b->flops &&
-           gib(a->sent_bytes) - gib(b->sent_bytes) < 0.05 && gib(b->sent_bytes) - gib(a->sent_bytes) < 0.05 &&
-           a->memory.device_stage == b->memory.device_stage;
+    const decant_rank_share *a = &plan->rank[first].share, *b = &plan->rank[rank].share;
+    return plan->ranks > LINES_OF_EACH && a->layers.count == b->layers.count && a->sequences == b->sequences;
 }
 
-static void print_rank(const decant_plan *plan, int first, int last, FILE *stream)
+/* The largest figures of the ranks of a line. */
+typedef struct line_figures {
+    double device_gib, host_gib, scratch_gib, written_gb, sent_gib, petaflop, idle;
+    decant_job_stage stage;
+} line_figures;
+
+static double larger(double a, double b)
 {
-    const decant_rank_plan *rank = &plan->rank[first];
-    const decant_layer_range layers = rank->share.layers;
-    const decant_rank_memory *memory = &rank->memory;
-    int end = plan->rank[last].share.layers.first + plan->rank[last].share.layers.count - 1;
-    char ranks[24], of[24];
-    snprintf(ranks, sizeof ranks, first == last ? "%d" : "%d-%d", first, last);
-    if (layers.count == 0)
-        snprintf(of, sizeof of, "none");
-    else if (layers.first == end)
-        snprintf(of, sizeof of, "%d", end);
+    return a > b ? a : b;
+}
+
+static line_figures figures_of(const decant_plan *plan, int first, int end)
+{
+    line_figures most = {.stage = DECANT_STAGE_CALIBRATE};
+    for (int rank = first; rank < end; rank++) {
+        const decant_rank_plan *each = &plan->rank[rank];
+        const decant_rank_memory *memory = &each->memory;
+        double device_gib = gib(plan->shape.cuda ? memory->peak.device : memory->peak.host);
+        if (device_gib > most.device_gib)
+            most.stage = plan->shape.cuda ? memory->device_stage : memory->host_stage;
+        most.device_gib = larger(most.device_gib, device_gib);
+        most.host_gib = larger(most.host_gib, gib(memory->peak.host));
+        most.scratch_gib = larger(most.scratch_gib, gib(memory->peak.scratch));
+        most.written_gb = larger(most.written_gb, gb(each->written_bytes));
+        most.sent_gib = larger(most.sent_gib, gib(each->sent_bytes));
+        most.petaflop = larger(most.petaflop, each->flops / 1e15);
+        most.idle = larger(most.idle, each->idle);
+    }
+    return most;
+}
+
+static void name_range(int first, int last, char *text, size_t size)
+{
+    if (last < first)
+        snprintf(text, size, "none");
     else
-        snprintf(of, sizeof of, "%d-%d", layers.first, end);
-    fprintf(stream, "%7s %7s %6d %9lld %8.1f %-9s %8.1f %8.1f %9.2f %8.2f %8.1f %6.1f %%\n", ranks, of,
-            layers.count, (long long)rank->share.sequences,
-            gib(plan->shape.cuda ? memory->peak.device : memory->peak.host),
-            decant_job_stage_name(plan->shape.cuda ? memory->device_stage : memory->host_stage),
-            gib(memory->peak.host), gib(memory->peak.scratch), gb(rank->written_bytes), gib(rank->sent_bytes),
-            rank->flops / 1e15, 100 * rank->idle);
+        snprintf(text, size, first == last ? "%d" : "%d-%d", first, last);
 }
 
-/* Ranks in a row that differ in nothing but their place share a line. */
+static void print_line(const decant_plan *plan, int first, int end, FILE *stream)
+{
+    const decant_rank_share *share = &plan->rank[first].share;
+    const decant_layer_range *last = &plan->rank[end - 1].share.layers;
+    line_figures most = figures_of(plan, first, end);
+    char ranks[24], layers[24], device[40];
+    name_range(first, end - 1, ranks, sizeof ranks);
+    name_range(share->layers.first, last->first + last->count - 1, layers, sizeof layers);
+    snprintf(device, sizeof device, "%.1f %s", most.device_gib, decant_job_stage_name(most.stage));
+    fprintf(stream, "%7s %7s %7d %9lld  %-15s %7.1f %8.1f %7.2f %7.2f %8.2f %6.1f %%\n", ranks, layers,
+            share->layers.count, (long long)share->sequences, device, most.host_gib, most.scratch_gib,
+            most.written_gb, most.sent_gib, most.petaflop, 100 * most.idle);
+}
+
 static void print_ranks(const decant_plan *plan, FILE *stream)
 {
-    fprintf(stream, "\n%7s %7s %6s %9s %8s %-9s %8s %8s %9s %8s %8s %8s\n", "rank", "layers", "count",
-            "sequences", plan->shape.cuda ? "device" : "memory", "at", "host", "scratch", "writes", "sends",
-            "PFLOP", "idle");
-    fprintf(stream, "%7s %7s %6s %9s %8s %-9s %8s %8s %9s %8s\n", "", "", "", "", "GiB", "", "GiB", "GiB", "GB",
+    fprintf(stream, "\n%7s %7s %7s %9s  %-15s %7s %8s %7s %7s %8s %8s\n",
+            plan->ranks > LINES_OF_EACH ? "ranks" : "rank", "layers", "of each", "sequences",
+            plan->shape.cuda ? "device peak" : "memory peak", "host", "scratch", "writes", "sends", "PFLOP",
+            "idle");
+    fprintf(stream, "%7s %7s %7s %9s  %-15s %7s %8s %7s %7s\n", "", "", "", "", "GiB, in", "GiB", "GiB", "GB",
             "GiB");
-    for (int first = 0, next; first < plan->ranks; first = next) {
-        for (next = first + 1; next < plan->ranks && is_same_line(&plan->rank[first], &plan->rank[next]);)
-            next++;
-        print_rank(plan, first, next - 1, stream);
+    for (int first = 0, end; first < plan->ranks; first = end) {
+        for (end = first + 1; end < plan->ranks && shares_line(plan, first, end);)
+            end++;
+        print_line(plan, first, end, stream);
     }
+    if (plan->ranks > LINES_OF_EACH)
+        fprintf(stream, "(the largest figures of the ranks of a line; --json has each rank's)\n");
 }
 
 static void print_seconds(const decant_plan *plan, const decant_plan_request *request,
@@ -150,6 +180,9 @@ static void print_verdict(const decant_plan *plan, const decant_plan_request *re
                 gib(request->host_bytes));
     if (request->device_bytes > 0 || request->host_bytes > 0)
         fprintf(stream, "\n");
+    if (!plan->validation_fits)
+        fprintf(stream, "validation does not fit: it has both models in place; `decant validate` can do it on "
+                        "more ranks\n");
 }
 
 /* ---- for programs ---- */
@@ -206,6 +239,7 @@ static void print_json(const decant_plan *plan, const decant_plan_request *reque
     cJSON_AddNumberToObject(object, "window", (double)plan->shape.window);
     cJSON_AddNumberToObject(object, "micro_batch", (double)plan->shape.micro_batch);
     cJSON_AddBoolToObject(object, "fits", plan->fits);
+    cJSON_AddBoolToObject(object, "validation_fits", plan->validation_fits);
     cJSON_AddNumberToObject(object, "device_memory_bytes", (double)request->device_bytes);
     cJSON_AddNumberToObject(object, "host_memory_bytes", (double)request->host_bytes);
     if (!plan->fits)

@@ -23,6 +23,7 @@ typedef struct validation_run {
     decant_standing standing;
 } validation_run;
 
+/* The original's weights travel to the backend while the container is read. */
 static decant_status load_parts(validation_run *run, decant_error *err)
 {
     decant_job *job = run->job;
@@ -30,13 +31,14 @@ static decant_status load_parts(validation_run *run, decant_error *err)
     decant_status status;
     DECANT_TRY(decant_container_source_create(run->container, &run->source, err));
     decant_weight_source packed = decant_source_of_container(run->source);
+    decant_weight_source whole = decant_source_of_model(job->model);
+    if (job->model)
+        DECANT_TRY(decant_model_part_begin(job->backend, &job->config, &whole, layers.first, layers.count,
+                                           run->tokens->length, run->micro_batch, &run->original, err));
     DECANT_TRY(decant_model_part_load(job->backend, &job->config, &packed, layers.first, layers.count,
                                       run->tokens->length, run->micro_batch, &run->quantized, err));
-    if (job->model) {
-        decant_weight_source whole = decant_source_of_model(job->model);
-        DECANT_TRY(decant_model_part_load(job->backend, &job->config, &whole, layers.first, layers.count,
-                                          run->tokens->length, run->micro_batch, &run->original, err));
-    }
+    if (job->model)
+        DECANT_TRY(decant_model_part_finish(&run->original, &whole, err));
     DECANT_TRY(
         decant_validation_create(job->model ? &run->original : NULL, &run->quantized, &run->validation, err));
 done:

@@ -114,24 +114,6 @@ void decant_calibration_destroy(decant_calibration **calibration)
     *calibration = NULL;
 }
 
-decant_status decant_calibration_slot_bytes(const decant_model_part *part, int64_t *boundary_bytes,
-                                            int64_t *retained_bytes, decant_error *err)
-{
-    decant_backend *backend = part->backend;
-    int64_t before, after, unused;
-    decant_activations *activations = NULL;
-    backend->memory->usage(backend, &before, &unused, &unused);
-    decant_status status = part->family->create_activations(part, &activations, err);
-    if (status != DECANT_OK)
-        return status;
-    backend->memory->usage(backend, &after, &unused, &unused);
-    part->family->destroy_activations(part, &activations);
-    *boundary_bytes = (int64_t)decant_element_bytes(backend->activation) * part->sequences * part->tokens *
-                      part->config->hidden_size * part->layer_count;
-    *retained_bytes = (after - before) * part->layer_count;
-    return DECANT_OK;
-}
-
 decant_matrix decant_calibration_input(decant_calibration *calibration, int64_t slot, int64_t sequences)
 {
     return input_of(calibration, slot, 0, sequences);

@@ -22,11 +22,6 @@ decant_status decant_calibration_create(const decant_model_part *part, decant_fi
                                         decant_error *err);
 void decant_calibration_destroy(decant_calibration **calibration); /* takes NULL, sets NULL */
 
-/* Device bytes that create would take for one more slot, and for what it retains of it: for choosing `retain`.
- */
-decant_status decant_calibration_slot_bytes(const decant_model_part *part, int64_t *boundary_bytes,
-                                            int64_t *retained_bytes, decant_error *err);
-
 /* The activations of `sequences` sequences that enter the part in this slot [sequences · T, hidden]: the
  * pipeline fills them, unless the part has the embedding. */
 decant_matrix decant_calibration_input(decant_calibration *calibration, int64_t slot, int64_t sequences);

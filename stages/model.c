@@ -91,8 +91,7 @@ decant_status decant_model_block_begin(decant_model_part *part, const decant_wei
     decant_block *target = &part->blocks[block];
     decant_status status;
     DECANT_TRY(expect_block(part, source, target, err));
-    /* Weights arrive in order, and the small ones here are waited for. */
-    DECANT_TRY(part->family->place_block(part->backend, part->config, source, target, err));
+    DECANT_TRY(part->family->begin_block(part->backend, part->config, source, target, err));
     for (int index = 0; index < part->family->linear_count; index++)
         DECANT_TRY(begin_linear(part->backend, source, &target->linears[index], err));
 done:
@@ -101,10 +100,14 @@ done:
 
 decant_status decant_model_block_finish(decant_model_part *part, int block, decant_error *err)
 {
-    decant_status status = DECANT_OK;
-    for (int index = 0; index < part->family->linear_count && status == DECANT_OK; index++)
-        status = part->backend->weights->finish_place(part->backend, &part->blocks[block].linears[index].weight,
-                                                      err);
+    const decant_weight_kernels *weights = part->backend->weights;
+    decant_block *target = &part->blocks[block];
+    decant_status status;
+    DECANT_TRY(weights->finish_place(part->backend, &target->input_norm, err));
+    DECANT_TRY(weights->finish_place(part->backend, &target->post_attention_norm, err));
+    for (int index = 0; index < part->family->linear_count; index++)
+        DECANT_TRY(weights->finish_place(part->backend, &target->linears[index].weight, err));
+done:
     return status;
 }
 
@@ -230,25 +233,42 @@ done:
     return status;
 }
 
-decant_status decant_model_part_load(decant_backend *backend, const decant_model_config *config,
-                                     const decant_weight_source *source, int first_layer, int layer_count,
-                                     int64_t tokens, int64_t sequences, decant_model_part *part,
-                                     decant_error *err)
+decant_status decant_model_part_begin(decant_backend *backend, const decant_model_config *config,
+                                      const decant_weight_source *source, int first_layer, int layer_count,
+                                      int64_t tokens, int64_t sequences, decant_model_part *part,
+                                      decant_error *err)
 {
     decant_status status =
         decant_model_part_outline(backend, config, first_layer, layer_count, tokens, sequences, part, err);
+    for (int i = 0; i < layer_count && status == DECANT_OK; i++)
+        status = decant_model_block_begin(part, source, i, err);
     if (status != DECANT_OK)
-        return status;
-    for (int i = 0; i < layer_count; i++) {
-        DECANT_TRY(decant_model_block_begin(part, source, i, err));
+        decant_model_part_unload(part);
+    return status;
+}
+
+decant_status decant_model_part_finish(decant_model_part *part, const decant_weight_source *source,
+                                       decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    for (int i = 0; i < part->layer_count; i++)
         DECANT_TRY(decant_model_block_finish(part, i, err));
-    }
     DECANT_TRY(decant_model_embedding_place(part, source, err));
     DECANT_TRY(decant_model_head_place(part, source, err));
 done:
     if (status != DECANT_OK)
         decant_model_part_unload(part);
     return status;
+}
+
+decant_status decant_model_part_load(decant_backend *backend, const decant_model_config *config,
+                                     const decant_weight_source *source, int first_layer, int layer_count,
+                                     int64_t tokens, int64_t sequences, decant_model_part *part,
+                                     decant_error *err)
+{
+    decant_status status = decant_model_part_begin(backend, config, source, first_layer, layer_count, tokens,
+                                                   sequences, part, err);
+    return status == DECANT_OK ? decant_model_part_finish(part, source, err) : status;
 }
 
 /* ---- unloading ---- */

@@ -89,11 +89,11 @@ struct decant_family {
     /* Name and shape of linear layer `index` of block `layer`: pure. */
     void (*linear)(const decant_model_config *config, int layer, int index, decant_linear *linear);
 
-    /* What place_block and create_activations will take of a block: pure. */
+    /* What begin_block and create_activations will take of a block: pure. */
     void (*sizes)(const decant_model_config *config, decant_block_sizes *sizes);
 
-    /* Loads the tensors of block->layer that are no linear layers (norms …). */
-    decant_status (*place_block)(decant_backend *backend, const decant_model_config *config,
+    /* Sends the tensors of block->layer that are no linear layers (norms …) on their way: begin_place alone. */
+    decant_status (*begin_block)(decant_backend *backend, const decant_model_config *config,
                                  const decant_weight_source *source, decant_block *block, decant_error *err);
 
     decant_status (*create_activations)(const decant_model_part *part, decant_activations **activations,
@@ -131,6 +131,15 @@ decant_status decant_model_part_load(decant_backend *backend, const decant_model
                                      int64_t tokens, int64_t sequences, decant_model_part *part,
                                      decant_error *err);
 void decant_model_part_unload(decant_model_part *part);
+
+/* The two halves of loading: after the first the blocks' weights are on their way to the backend, and the
+ * caller may do something else; after the second the part can be used. On failure of either *part is empty. */
+decant_status decant_model_part_begin(decant_backend *backend, const decant_model_config *config,
+                                      const decant_weight_source *source, int first_layer, int layer_count,
+                                      int64_t tokens, int64_t sequences, decant_model_part *part,
+                                      decant_error *err);
+decant_status decant_model_part_finish(decant_model_part *part, const decant_weight_source *source,
+                                       decant_error *err);
 
 /* The same part without any weight: blocks and ends come and go one by one. Free it likewise. */
 decant_status decant_model_part_outline(decant_backend *backend, const decant_model_config *config,

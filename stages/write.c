@@ -85,25 +85,28 @@ done:
     return status;
 }
 
-/* Encodes a layer and begins its downloads; the weight and the packed form go as soon as that is done. */
-static decant_status depart_layer(const decant_container_contents *contents,
-                                  const decant_layer_datasets *datasets, int choice,
-                                  decant_quantized_layer *layer, decant_matrix *weight,
-                                  decant_departure *departure, decant_error *err)
+/* Encodes this rank's i-th matrix and begins its downloads; the weight and the packed form go as soon as that
+ * is done. */
+static decant_status depart_layer(const decant_container_contents *contents, const container_ids *ids,
+                                  int64_t i, decant_matrix *weight, decant_departure *departure,
+                                  decant_error *err)
 {
     decant_backend *backend = contents->backend;
     decant_encoded_layer encoded = {0};
+    int64_t index = contents->matrices[i];
+    decant_quantized_layer *layer = &contents->quantized[i];
+    decant_linear linear;
     decant_status status;
-    DECANT_TRY(backend->weights->finish_place(backend, weight, err));
+    linear_at(contents, index, &linear);
     DECANT_TRY(decant_quantized_layer_unpark(backend, layer, err));
-    DECANT_TRY(decant_quantized_layer_encode(backend, layer, choice, *weight, &encoded, err));
-    decant_layer_depart(departure, datasets, &encoded);
+    DECANT_TRY(decant_quantized_layer_encode(backend, layer, contents->chosen[index], *weight, &encoded, err));
+    decant_layer_depart(departure, &ids->layers[index], &encoded);
     DECANT_TRY(decant_departure_begin(departure, err));
 done:
     decant_encoded_layer_free(backend, &encoded);
     decant_quantized_layer_free(backend, layer); /* its levels are in the packed form */
     backend->weights->unplace(backend, weight);
-    return status;
+    return decant_error_name(status, linear.name, err);
 }
 
 /* While a layer is written, the next one is encoded and downloaded, and the weight after it is on its way. */
@@ -111,7 +114,7 @@ static decant_status write_layers(decant_container_writer *writer, const decant_
                                   const container_ids *ids, decant_error *err)
 {
     decant_backend *backend = contents->backend;
-    const int64_t count = contents->quantized_count, *matrices = contents->matrices;
+    const int64_t count = contents->quantized_count;
     decant_departure departures[2] = {{.backend = backend}, {.backend = backend}};
     decant_matrix weights[2] = {0};
     decant_status status = DECANT_OK;
@@ -121,8 +124,8 @@ static decant_status write_layers(decant_container_writer *writer, const decant_
         if (i + 1 < count)
             DECANT_TRY(begin_weight(contents, i + 1, &weights[(i + 1) % 2], err));
         DECANT_TRY(backend->memory->finish_downloads(backend, err)); /* of the layer before */
-        DECANT_TRY(depart_layer(contents, &ids->layers[matrices[i]], contents->chosen[matrices[i]],
-                                &contents->quantized[i], &weights[i % 2], &departures[i % 2], err));
+        DECANT_TRY(backend->weights->finish_place(backend, &weights[i % 2], err));
+        DECANT_TRY(depart_layer(contents, ids, i, &weights[i % 2], &departures[i % 2], err));
         DECANT_TRY(decant_departure_write(&departures[(i + 1) % 2], writer, err)); /* the layer before */
     }
     DECANT_TRY(backend->memory->finish_downloads(backend, err));

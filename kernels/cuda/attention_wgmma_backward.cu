@@ -296,8 +296,9 @@ typedef struct queries_task {
 /* Shared memory: the queries and their gradients, the slots of the ring (keys and values in turn), the way out.
  */
 template <int D> struct queries_memory {
-    static constexpr uint32_t TILE = decant_tile<D, KEYS>::BYTES, SLOTS_AT = 2 * TILE, OUT = (2 + SLOTS) * TILE;
-    static constexpr uint32_t BYTES = OUT + TILE + DECANT_TILE_ALIGNMENT;
+    static constexpr uint32_t OWN = decant_tile<D, DECANT_TILE_ROWS>::BYTES, TILE = decant_tile<D, KEYS>::BYTES;
+    static constexpr uint32_t SLOTS_AT = 2 * OWN, OUT = SLOTS_AT + SLOTS * TILE;
+    static constexpr uint32_t BYTES = OUT + OWN + DECANT_TILE_ALIGNMENT;
 };
 
 typedef struct queries_item {
@@ -328,10 +329,10 @@ static __device__ __forceinline__ void produce_keys(const queries_task &task, co
             return;
         const queries_item item = queries_item_at(task.sizes, number);
         decant_barrier_wait(places.own_empty, (uint32_t)(round + 1) % 2);
-        decant_barrier_expect(places.own_full, 2 * memory::TILE);
+        decant_barrier_expect(places.own_full, 2 * memory::OWN);
         decant_fetch_tile<D, DECANT_TILE_ROWS>(places.tiles, q, item.head, item.first_query, item.sequence,
                                                places.own_full);
-        decant_fetch_tile<D, DECANT_TILE_ROWS>(places.tiles + memory::TILE, dy, item.head, item.first_query,
+        decant_fetch_tile<D, DECANT_TILE_ROWS>(places.tiles + memory::OWN, dy, item.head, item.first_query,
                                                item.sequence, places.own_full);
         for (int i = 0; i < 2 * item.tiles; i++) {
             const uint32_t full = decant_barrier_of(places.full, at.slot);
@@ -401,7 +402,7 @@ differentiate_item(const queries_task &task, const backward_places &places, cons
         decant_products_commit();
         decant_advance<SLOTS>(at);
         decant_barrier_wait(decant_barrier_of(places.full, at.slot), at.parity);
-        decant_score_tiles<D, DECANT_TILE_ROWS, KEYS>(products, places.tiles + memory::TILE, row,
+        decant_score_tiles<D, DECANT_TILE_ROWS, KEYS>(products, places.tiles + memory::OWN, row,
                                                       places.tiles + memory::SLOTS_AT + at.slot * memory::TILE);
         decant_products_commit();
         decant_products_wait<1>(); /* the scores, and all of the tile before */

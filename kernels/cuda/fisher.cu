@@ -6,21 +6,10 @@
  *     the product                    2 · T · 6.5 · 10⁹ operations    8 ms at T = 512, 34 ms at T = 2048
  *     F, read once and written once  8 · 6.5 · 10⁹ bytes             17 ms
  *
- * so short sequences are bound by F and long ones by the product. Three ways are here:
- *
- *     tiles   cuBLAS writes rows of G into a scratch tile small enough to stay in the L2 cache, and a kernel
- *             reads the tile from there, squares and adds. G never reaches device memory, but the two steps
- *             take turns: the times above add up to 25 and 51 ms, with two launches a tile.
- *
- *     mma     One kernel (fisher_mma.cu): G in registers, F read and written once in its epilogue; two blocks
- *             on a multiprocessor overlap one's epilogue with the other's product. On Hopper mma.sync reaches
- *             about half of the rate above, so 17 and 68 ms; on Ampere it is the full rate.
- *
- *     wgmma   The same with Hopper's own instructions (fisher_wgmma.cu): 17 and 34 ms, plus what of the
- *             epilogue stays exposed.
- *
- * "tiles" is the default, what odd widths and F32 activations always take, and the fastest of the three as they
- * are now: on an H100 at T = 2048 it takes 1.7 to 2.9 times less than the others (tests/gpu/RESULTS.md).
+ * so short sequences are bound by F and long ones by the product. cuBLAS writes rows of G into a scratch tile
+ * small enough to stay in the L2 cache, and a kernel reads the tile from there, squares and adds. G never
+ * reaches device memory, but the two steps take turns: the times above add up to 25 and 51 ms, with two
+ * launches a tile.
  *
  * The token form (dY∘dY)ᵀ(X∘X) is one product of squares that adds straight into F. In BF16 a square is rounded
  * to 8 bits, an independent relative error of at most 2⁻⁹ a term in a sum of T positive terms; its exponent has
@@ -154,19 +143,15 @@ static decant_status add_by_tokens(decant_backend *backend, decant_matrix dy, de
     void *dy_squares = (char *)scratch + dy_at, *x_squares = (char *)scratch + x_at;
     DECANT_RETURN_ON_FAILURE(square(backend, dy, dy_squares, err));
     DECANT_RETURN_ON_FAILURE(square(backend, x, x_squares, err));
-    dy.data = dy_squares;
-    x.data = x_squares;
-    if (decant_cuda_fisher_has_wgmma(backend, dy, x, fisher))
-        return decant_cuda_fisher_wgmma(backend, dy, x, false, fisher, err);
     decant_cuda_product product = {
         .m = dy.columns,
         .n = x.columns,
         .k = x.rows,
         .element = x.element,
-        .a = dy.data,
+        .a = dy_squares,
         .a_stride = dy.columns,
         .a_transposed = true,
-        .b = x.data,
+        .b = x_squares,
         .b_stride = x.columns,
         .accumulate = true,
         .c = fisher,
@@ -185,7 +170,5 @@ decant_status decant_cuda_fisher_add(decant_backend *backend, decant_fisher_form
         return DECANT_OK;
     if (form == DECANT_FISHER_TOKEN)
         return add_by_tokens(backend, dy, x, fisher, err);
-    return decant_cuda_fisher_has_wgmma(backend, dy, x, fisher)
-               ? decant_cuda_fisher_wgmma(backend, dy, x, true, fisher, err)
-               : add_by_tiles(backend, dy, x, fisher, err);
+    return add_by_tiles(backend, dy, x, fisher, err);
 }

@@ -37,26 +37,6 @@ static __device__ __forceinline__ void decant_barrier_arrive(uint32_t barrier)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/* Arrives at the barrier that lies at the same place in the shared memory of block `rank` of the cluster. */
-static __device__ __forceinline__ void decant_barrier_arrive_at(uint32_t barrier, uint32_t rank)
-{
-    asm volatile("{\n"
-                 ".reg .b32 remote;\n"
-                 "mapa.shared::cluster.u32 remote, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
-                 "}" ::"r"(barrier),
-                 "r"(rank)
-                 : "memory");
-}
-
-/* All threads of all blocks of the cluster. */
-static __device__ __forceinline__ void decant_cluster_meet(void)
-{
-    asm volatile("barrier.cluster.arrive.release;\n"
-                 "barrier.cluster.wait.acquire;" ::
-                     : "memory");
-}
-
 /* Arrives and announces bytes that have yet to come before the phase is complete. */
 static __device__ __forceinline__ void decant_barrier_expect(uint32_t barrier, uint32_t size_bytes)
 {
@@ -99,18 +79,6 @@ static __device__ __forceinline__ void decant_copy_boxes(uint32_t target, const 
                  : "memory");
 }
 
-/* The same into the shared memory of each block of the cluster whose bit of `blocks` is set, at the same place,
- * counted by the barrier of each that lies at the same place. */
-static __device__ __forceinline__ void decant_copy_boxes_to_all(uint32_t target, const CUtensorMap *map,
-                                                                int column, int row, int plane,
-                                                                uint32_t barrier, uint16_t blocks)
-{
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::"
-                 "cluster [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(target),
-                 "l"(map), "r"(column), "r"(row), "r"(plane), "r"(barrier), "h"(blocks)
-                 : "memory");
-}
-
 /* size_bytes, a multiple of 16, from and to addresses that are multiples of 16. */
 static __device__ __forceinline__ void decant_copy_bytes(uint32_t target, const void *source,
                                                          uint32_t size_bytes, uint32_t barrier)
@@ -119,20 +87,6 @@ static __device__ __forceinline__ void decant_copy_bytes(uint32_t target, const 
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
         "l"(source), "r"(size_bytes), "r"(barrier)
         : "memory");
-}
-
-/* Calls size_bytes, a multiple of 16 at an address that is one too, into the L2 cache. */
-static __device__ __forceinline__ void decant_prefetch_bytes(const void *address, uint32_t size_bytes)
-{
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(size_bytes) : "memory");
-}
-
-/* target[0] += low, target[1] += high, done by the L2 cache some time before the kernel ends; numbers below the
- * normal range count as zero. target is a multiple of 8 bytes. */
-static __device__ __forceinline__ void decant_add_pair(float *target, float low, float high)
-{
-    asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(target), "f"(low), "f"(high)
-                 : "memory");
 }
 
 /* ---- registers ---- */
@@ -200,40 +154,7 @@ template <int N> static __device__ __forceinline__ void decant_settle(float (&su
         "+f"(sums[i + 5]), "+f"(sums[i + 6]), "+f"(sums[i + 7])
 
 /* Products of 16 terms over a warpgroup: 64 rows by N columns. With g = lane / 4, t = lane % 4 and w the warp's
- * place in its group, element 4 j + 2 h + e of sums is row 16 w + g + 8 h and column 8 j + 2 t + e.
- *
- * sums += aᵀ b, both with rows and columns side by side. */
-static __device__ __forceinline__ void decant_multiply_64_256(float (&sums)[128], uint64_t a, uint64_t b,
-                                                              bool add)
-{
-    asm volatile("{\n"
-                 ".reg .pred add;\n"
-                 "setp.ne.b32 add, %130, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16"
-                 " {%0, %1, %2, %3, %4, %5, %6, %7, "
-                 " %8, %9, %10, %11, %12, %13, %14, %15, "
-                 " %16, %17, %18, %19, %20, %21, %22, %23, "
-                 " %24, %25, %26, %27, %28, %29, %30, %31, "
-                 " %32, %33, %34, %35, %36, %37, %38, %39, "
-                 " %40, %41, %42, %43, %44, %45, %46, %47, "
-                 " %48, %49, %50, %51, %52, %53, %54, %55, "
-                 " %56, %57, %58, %59, %60, %61, %62, %63, "
-                 " %64, %65, %66, %67, %68, %69, %70, %71, "
-                 " %72, %73, %74, %75, %76, %77, %78, %79, "
-                 " %80, %81, %82, %83, %84, %85, %86, %87, "
-                 " %88, %89, %90, %91, %92, %93, %94, %95, "
-                 " %96, %97, %98, %99, %100, %101, %102, %103, "
-                 " %104, %105, %106, %107, %108, %109, %110, %111, "
-                 " %112, %113, %114, %115, %116, %117, %118, %119, "
-                 " %120, %121, %122, %123, %124, %125, %126, %127}, "
-                 "%128, %129, add, 1, 1, 1, 1;\n"
-                 "}"
-                 : DECANT_SUMS_8(0), DECANT_SUMS_8(8), DECANT_SUMS_8(16), DECANT_SUMS_8(24), DECANT_SUMS_8(32),
-                   DECANT_SUMS_8(40), DECANT_SUMS_8(48), DECANT_SUMS_8(56), DECANT_SUMS_8(64),
-                   DECANT_SUMS_8(72), DECANT_SUMS_8(80), DECANT_SUMS_8(88), DECANT_SUMS_8(96),
-                   DECANT_SUMS_8(104), DECANT_SUMS_8(112), DECANT_SUMS_8(120)
-                 : "l"(a), "l"(b), "r"((int)add));
-}
+ * place in its group, element 4 j + 2 h + e of sums is row 16 w + g + 8 h and column 8 j + 2 t + e. */
 
 /* sums = a bᵀ, or += when `add`, both with the terms side by side. */
 static __device__ __forceinline__ void decant_multiply_rows(float (&sums)[64], uint64_t a, uint64_t b, bool add)

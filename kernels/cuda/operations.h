@@ -110,12 +110,6 @@ decant_status decant_cuda_attention_wgmma_backward(decant_backend *backend, cons
 decant_status decant_cuda_attention_delta(decant_backend *backend, const decant_attention_shape *shape,
                                           decant_matrix y, decant_matrix dy, float *delta, decant_error *err);
 
-/* fisher += dyᵀ x, or its square, in one kernel on wgmma, for the devices and arrays that has_wgmma accepts. */
-bool decant_cuda_fisher_has_wgmma(decant_backend *backend, decant_matrix dy, decant_matrix x,
-                                  const float *fisher);
-decant_status decant_cuda_fisher_wgmma(decant_backend *backend, decant_matrix dy, decant_matrix x, bool squared,
-                                       float *fisher, decant_error *err);
-
 /* y = x ŵᵀ (or y += …) for few tokens: the codes are looked up as they are read. sparse: its part is added too.
  */
 enum { DECANT_PACKED_VECTORS_MAXIMUM = 16 };

@@ -138,13 +138,11 @@ static decant_status weights_finish_place(decant_backend *backend, decant_matrix
     decant_upload *upload = device->data ? take_upload(context, device->data) : NULL;
     if (!upload)
         return DECANT_OK;
-    decant_error reason;
-    decant_status status = decant_task_wait(&upload->task, &reason);
+    decant_status status = decant_task_wait(&upload->task, err);
     if (status == DECANT_OK)
         status = decant_cuda_check(cudaStreamWaitEvent(context->shared.stream, upload->arrived, 0), "an upload",
-                                   &reason);
-    if (status != DECANT_OK) {
-        DECANT_ERROR(err, status, "%s: %.380s", upload->what, reason.message);
+                                   err);
+    if (decant_error_name(status, upload->what, err) != DECANT_OK) {
         cudaStreamSynchronize(context->upload_stream); /* a piece may still be on its way there */
         decant_cuda_release(context, &device->data);
     }

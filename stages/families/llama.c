@@ -73,7 +73,7 @@ static void linear(const decant_model_config *config, int layer, int index, deca
     snprintf(target->name, sizeof target->name, "model.layers.%d.%s", layer, names[index]);
 }
 
-static decant_status place_norm(decant_backend *backend, const decant_model_config *config,
+static decant_status begin_norm(decant_backend *backend, const decant_model_config *config,
                                 const decant_weight_source *source, int layer, const char *which,
                                 decant_matrix *norm, decant_error *err)
 {
@@ -83,15 +83,15 @@ static decant_status place_norm(decant_backend *backend, const decant_model_conf
     decant_status status = source->matrix(source->context, name, 1, config->hidden_size, &host, err);
     if (status != DECANT_OK)
         return status;
-    return backend->weights->place(backend, host, DECANT_PLACE_COMPUTE, name, norm, err);
+    return backend->weights->begin_place(backend, host, DECANT_PLACE_COMPUTE, name, norm, err);
 }
 
-static decant_status place_block(decant_backend *backend, const decant_model_config *config,
+static decant_status begin_block(decant_backend *backend, const decant_model_config *config,
                                  const decant_weight_source *source, decant_block *block, decant_error *err)
 {
     decant_status status;
-    DECANT_TRY(place_norm(backend, config, source, block->layer, "input_layernorm", &block->input_norm, err));
-    DECANT_TRY(place_norm(backend, config, source, block->layer, "post_attention_layernorm",
+    DECANT_TRY(begin_norm(backend, config, source, block->layer, "input_layernorm", &block->input_norm, err));
+    DECANT_TRY(begin_norm(backend, config, source, block->layer, "post_attention_layernorm",
                           &block->post_attention_norm, err));
 done:
     return status;
@@ -399,7 +399,7 @@ const decant_family decant_family_llama = {
     .linear_count = DECANT_BLOCK_LINEARS,
     .linear = linear,
     .sizes = sizes,
-    .place_block = place_block,
+    .begin_block = begin_block,
     .create_activations = create_activations,
     .destroy_activations = destroy_activations,
     .forward = forward,

@@ -24,6 +24,23 @@ static void record_says_what_and_where(void **state)
     assert_non_null(strstr(err.source, "test_error.c"));
 }
 
+static void a_name_comes_first(void **state)
+{
+    (void)state;
+    decant_error err;
+    char name[2000];
+    assert_int_equal(decant_error_name(DECANT_ERROR(&err, DECANT_ERROR_DEVICE, "no luck"), "a tensor", &err),
+                     DECANT_ERROR_DEVICE);
+    assert_string_equal(err.message, "a tensor: no luck");
+    assert_int_equal(decant_error_name(DECANT_OK, "another", &err), DECANT_OK);
+    assert_string_equal(err.message, "a tensor: no luck");
+    memset(name, 'n', sizeof name);
+    name[sizeof name - 1] = '\0';
+    decant_error_name(DECANT_ERROR_DEVICE, name, &err);
+    assert_true(strlen(err.message) < DECANT_ERROR_MESSAGE_BYTES);
+    assert_non_null(strstr(err.message, "n: a tensor: no luck"));
+}
+
 static void long_messages_and_sources_are_cut(void **state)
 {
     (void)state;
@@ -91,6 +108,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(record_says_what_and_where),
         cmocka_unit_test(long_messages_and_sources_are_cut),
+        cmocka_unit_test(a_name_comes_first),
         cmocka_unit_test(leaving_goes_by_the_cleanup),
         cmocka_unit_test(codes_have_exit_statuses_and_sentences),
     };

@@ -117,8 +117,10 @@ static void sizes_are_decimal_or_binary_as_their_unit_says(void **state)
                 {"1kB", 1000},
                 {"1KiB", 1024},
                 {"2MB", 2000000},
+                {"80G", INT64_C(80) << 30},
+                {"512M", 512 << 20},
                 {"1TiB", INT64_C(1) << 40}};
-    const char *bad[] = {"", "GB", "3.5X", "3.5gb", "-1GB", "0", "nan", "1e30", "3.5 GB", "infGB"};
+    const char *bad[] = {"", "GB", "3.5Q", "3.5gb", "-1GB", "0", "nan", "1e30", "3.5 GB", "infGB"};
     decant_options options;
     decant_error err;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {

@@ -59,7 +59,7 @@ same one streamed8
 made grid_streamed 6 --replicas 2 "${streamed[@]}"
 same replicas2 grid_streamed
 mkdir "$work/scratch"
-made on_disk 2 "${streamed[@]}" --scratch "$work/scratch" --host-memory 1M --log "$work/log"
+made on_disk 2 "${streamed[@]}" --scratch "$work/scratch" --log "$work/log"
 same one on_disk
 grep -q '"memory":"streamed".*"on_disk":true' "$work/log" || fail "nothing was on disk: $(grep plan "$work/log")"
 [[ -z $(ls "$work/scratch") ]] || fail "scratch files are left"
@@ -103,7 +103,7 @@ fails() {
 }
 fails 3 'model.layers' 4 --model "$work/nan" --replicas 2
 fails 3 'model.layers' 6 --model "$work/nan" --replicas 2 --memory streamed
-fails 4 'scratch' 2 --model "$model" --memory streamed --host-memory 1M --scratch "$work/absent"
+fails 4 'scratch' 2 --model "$model" --memory streamed --scratch "$work/absent"
 
 # ---- grids that cannot be
 fails 2 'replicas 2 does not divide the 3 ranks' 3 --model "$model" --replicas 2

@@ -1,0 +1,238 @@
+/* The planner's bytes against sums done by hand on a small model, and against what the CPU backend takes for
+ * real. */
+#include "base/memory.h"
+#include "io/safetensors.h"
+#include "pipeline/memory_plan.h"
+#include "stages/calibrate.h"
+#include "tests/kernels/device_arrays.h"
+
+#include <string.h>
+
+/* ---- by hand ---- */
+
+/* Queries are wider than the hidden size, keys as wide, the block's middle wider than both. */
+static decant_model_config small_config(void)
+{
+    return (decant_model_config){
+        .architecture = "LlamaForCausalLM",
+        .hidden_size = 8,
+        .intermediate_size = 20,
+        .vocabulary_size = 32,
+        .layers = 3,
+        .heads = 4,
+        .key_value_heads = 2,
+        .head_dimension = 4,
+    };
+}
+
+static decant_job_shape small_shape(const decant_model_config *config)
+{
+    decant_job_shape shape = {
+        .config = config,
+        .element = DECANT_BF16,
+        .cuda = true,
+        .threads = 1,
+        .calibrates = true,
+        .has_fisher = true,
+        .sequences = 4,
+        .window = 6,
+        .micro_batch = 2,
+        .form = DECANT_FISHER_TOKEN,
+        .quantizes = true,
+        .recipe = {.uses = {[DECANT_METHOD_KMEANS] = true}, .widths = 1, .width = {2}},
+        .validation_batch = 1,
+    };
+    decant_error err;
+    assert_int_equal(decant_family_find(config, &shape.family, &err), DECANT_OK);
+    return shape;
+}
+
+static decant_rank_memory plan_one_rank(const decant_job_shape *shape, decant_rank_share share)
+{
+    decant_linear_sizes sizes;
+    decant_rank_memory memory;
+    decant_error err;
+    int owners[64] = {0};
+    assert_int_equal(decant_linear_sizes_create(shape, &sizes, &err), DECANT_OK);
+    assert_true(sizes.count <= 64);
+    decant_rank_memory_plan(shape, &sizes, owners, &share, &memory);
+    decant_linear_sizes_free(&sizes);
+    return memory;
+}
+
+static decant_rank_share whole_model(bool retain, bool streamed)
+{
+    return (decant_rank_share){
+        .layers = {0, 3},
+        .has_embedding = true,
+        .has_head = true,
+        .replicas = 1,
+        .sequences = 4,
+        .slots = 1,
+        .retain = retain,
+        .streamed = streamed,
+    };
+}
+
+static void resident_bytes_are_those_summed_by_hand(void **state)
+{
+    (void)state;
+    decant_model_config config = small_config();
+    decant_job_shape shape = small_shape(&config);
+    decant_rank_memory memory = plan_one_rank(&shape, whole_model(true, false));
+    /* q 16x8, k and v 8x8, o 8x16, gate and up 20x8, down 8x20: 864 weights a block */
+    assert_int_equal(memory.calibration.fisher, 4 * 3 * 864);
+    /* BF16 linear layers, embedding and head; F32 norms; angles of 12 rows and 2 pairs */
+    assert_int_equal(memory.calibration.weights,
+                     2 * (3 * 864 + 2 * 32 * 8) + 4 * (3 * 2 * 8 + 8) + 2 * 4 * 12 * 2);
+    /* three inputs, an output, a gradient of 2 · 6 rows */
+    assert_int_equal(memory.calibration.boundaries, 5 * 2 * 12 * 8);
+    /* n1 8, q 16, k 8, v 8, a 16, h 8, n2 8, g 20, u 20, m 20 in BF16; two norms and four heads in F32 */
+    assert_int_equal(memory.calibration.kept, 3 * 12 * (2 * 132 + 4 * 6));
+    assert_int_equal(memory.calibration.head, 2 * 2 * 6 * 8 + 2 * 6 * 32 + 4 * 6);
+    assert_int_equal(memory.calibration.working, 1 << 20);
+    assert_int_equal(memory.at[DECANT_STAGE_CALIBRATE].device,
+                     10368 + 6624 + 960 + 10368 + 600 + (1 << 20) + (48 << 20));
+    memory = plan_one_rank(&shape, whole_model(false, false));
+    assert_int_equal(memory.calibration.kept, 12 * (2 * 132 + 4 * 6));
+}
+
+static void streamed_bytes_are_those_summed_by_hand(void **state)
+{
+    (void)state;
+    decant_model_config config = small_config();
+    decant_job_shape shape = small_shape(&config);
+    decant_rank_memory memory = plan_one_rank(&shape, whole_model(false, true));
+    assert_int_equal(memory.calibration.fisher, 4 * 864);
+    /* two layers; quantizing: 160 weights of gate and of up as they are in the file, a block's 88 rows of 4
+     * levels */
+    assert_int_equal(memory.calibration.weights,
+                     2 * 2 * 864 + 4 * 2 * 2 * 8 + 2 * 4 * 12 * 2 + 2 * (160 + 160) + 88 * 4 * 2);
+    /* F and quantizing take more than the embedding or the head, which are gone by then */
+    assert_int_equal(memory.calibration.head, 2 * 2 * 6 * 8 + 2 * 6 * 32 + 4 * 6);
+    assert_int_equal(memory.calibration.boundaries, 5 * 2 * 12 * 8);
+    assert_int_equal(memory.calibration.kept, 12 * (2 * 132 + 4 * 6));
+    /* four boundaries of 4 · 6 rows wait; 88 rows of levels a block; tokens */
+    decant_rank_share idle = whole_model(false, true);
+    idle.layers.count = 0;
+    int64_t program = plan_one_rank(&shape, idle).at[DECANT_STAGE_CALIBRATE].host;
+    assert_int_equal(memory.at[DECANT_STAGE_CALIBRATE].host - program,
+                     4 * 2 * 24 * 8 + 3 * 88 * 4 * 2 + 4 * 4 * 6);
+    assert_int_equal(memory.at[DECANT_STAGE_CALIBRATE].scratch, 0);
+    config.vocabulary_size = 3200; /* now the ends take more: the head with its norm */
+    assert_int_equal(plan_one_rank(&shape, whole_model(false, true)).calibration.head,
+                     2 * 2 * 6 * 8 + 2 * 6 * 3200 + 4 * 6 + 2 * 3200 * 8 + 4 * 8 -
+                         (4 * 864 + 2 * (160 + 160) + 704));
+    config.vocabulary_size = 32;
+    idle = whole_model(false, true);
+    idle.boundaries_on_disk = true;
+    memory = plan_one_rank(&shape, idle);
+    assert_int_equal(memory.at[DECANT_STAGE_CALIBRATE].scratch, 4 * 2 * 24 * 8);
+}
+
+static void replicas_quantize_what_they_own(void **state)
+{
+    (void)state;
+    decant_model_config config = small_config();
+    decant_job_shape shape = small_shape(&config);
+    decant_rank_share share = whole_model(true, false);
+    int64_t alone = plan_one_rank(&shape, share).at[DECANT_STAGE_QUANTIZE].device;
+    share.replicas = 2;
+    share.replica = 1; /* owns nothing: owners are all 0 */
+    int64_t idle = plan_one_rank(&shape, share).at[DECANT_STAGE_QUANTIZE].device;
+    /* while the first matrix is measured: all F, its weight and the next one's, 16 rows of levels, working
+     * space */
+    assert_int_equal(alone - idle, 4 * 3 * 864 + 2 * (128 + 64) + 16 * 4 * 2 + (1 << 20));
+}
+
+/* ---- what the CPU backend takes ---- */
+
+/* A job shape of a model of tests/reference on the CPU. */
+static decant_job_shape reference_shape(const decant_model_config *config, decant_element element,
+                                        int64_t micro_batch, decant_fisher_form form)
+{
+    decant_job_shape shape = small_shape(config);
+    shape.cuda = false;
+    shape.element = element;
+    shape.full_floats = true;
+    shape.threads = 2;
+    shape.window = 24;
+    shape.micro_batch = micro_batch;
+    shape.form = form;
+    return shape;
+}
+
+static decant_status matrix_of_folder(void *context, const char *name, int64_t rows, int64_t columns,
+                                      decant_matrix *matrix, decant_error *err)
+{
+    return decant_safetensors_matrix(context, name, rows, columns, matrix, err);
+}
+
+static void check_model(const char *name, decant_element element, int64_t micro_batch, decant_fisher_form form,
+                        bool retain)
+{
+    char folder[1024];
+    const char *root = getenv("DECANT_TEST_SOURCE");
+    snprintf(folder, sizeof folder, "%s/tests/reference/%s", root ? root : ".", name);
+    decant_backend *backend;
+    decant_model_config config;
+    decant_safetensors *model;
+    decant_model_part part;
+    decant_fisher_sums fisher;
+    decant_calibration *calibration = NULL;
+    REQUIRE(decant_backend_create_cpu(2, &backend, err));
+    REQUIRE(decant_model_config_read(folder, &config, err));
+    REQUIRE(decant_safetensors_open(folder, &model, err));
+    decant_job_shape shape = reference_shape(&config, element, micro_batch, form);
+    decant_rank_share share = whole_model(retain, false);
+    share.layers.count = config.layers;
+    decant_rank_memory memory = plan_one_rank(&shape, share);
+
+    int64_t before, held, unused;
+    backend->memory->usage(backend, &before, &unused, &unused);
+    decant_weight_source source = {.context = model, .matrix = matrix_of_folder};
+    REQUIRE(decant_fisher_sums_create(backend, &config, shape.family, form, 0, config.layers, &fisher, err));
+    REQUIRE(decant_model_part_load(backend, &config, &source, 0, config.layers, shape.window, micro_batch,
+                                   &part, err));
+    REQUIRE(decant_calibration_create(&part, &fisher, 1, retain, &calibration, err));
+    backend->memory->usage(backend, &held, &unused, &unused);
+    const decant_calibration_bytes *planned = &memory.calibration;
+    assert_int_equal(held - before,
+                     planned->weights + planned->fisher + planned->boundaries + planned->kept + planned->head);
+
+    /* Only the backend's working space grows from here on. */
+    int32_t tokens[128] = {0};
+    double losses[8];
+    decant_matrix output;
+    int64_t placed = decant_memory_usage_now().bytes;
+    REQUIRE(decant_calibration_forward(calibration, 0, tokens, micro_batch, &output, losses, err));
+    REQUIRE(decant_calibration_backward(calibration, 0, micro_batch, err));
+    assert_int_equal(decant_memory_usage_now().bytes - placed, planned->working);
+
+    decant_calibration_destroy(&calibration);
+    decant_model_part_unload(&part);
+    decant_fisher_sums_free(&fisher);
+    decant_safetensors_close(&model);
+    decant_model_config_free(&config);
+    decant_backend_destroy(&backend);
+}
+
+static void planned_bytes_are_those_taken_on_the_cpu(void **state)
+{
+    (void)state;
+    check_model("llama_mha", DECANT_F32, 1, DECANT_FISHER_TOKEN, true);
+    check_model("llama_mha", DECANT_F32, 3, DECANT_FISHER_TOKEN, false);
+    check_model("llama_gqa_tied", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, true);
+    check_model("llama_bf16_headdim", DECANT_BF16, 2, DECANT_FISHER_TOKEN, true);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(resident_bytes_are_those_summed_by_hand),
+        cmocka_unit_test(streamed_bytes_are_those_summed_by_hand),
+        cmocka_unit_test(replicas_quantize_what_they_own),
+        cmocka_unit_test(planned_bytes_are_those_taken_on_the_cpu),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# decant plan: from a folder or a config.json alone, for people and as JSON, every exit status; and a job that its plan
+# foresees not to fit ends before it begins.
+set -euo pipefail
+decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+fail() { echo "FAILED: $*" >&2; exit 1; }
+
+# expect STATUS PATTERN COMMAND…: the exit status, and one line on stderr that says why.
+expect() {
+  local status=$1 pattern=$2 got=0
+  shift 2
+  "$@" >"$work/out" 2>"$work/err" || got=$?
+  [[ $got == "$status" ]] || fail "'$*' gave $got, not $status: $(cat "$work/err")"
+  [[ $(grep -c '^decant: ' "$work/err") == 1 ]] || fail "'$*' did not print one line: $(cat "$work/err")"
+  grep -q -- "$pattern" "$work/err" || fail "'$*' does not say '$pattern': $(cat "$work/err")"
+}
+
+large=$source/tests/pipeline/configs/llama_65b.json
+model=$source/tests/reference/llama_mha
+tokens=$model/tokens.npy
+plan=("$decant" plan --model "$large" --window 2048 --bits 3.5 --bit-widths 2-4)
+
+# ---- for people
+"${plan[@]}" --ranks 8 --device-memory 80G >"$work/out"
+[[ $(grep -cE '^ +[0-7] +[0-9]+-[0-9]+ +10 ' "$work/out") == 8 ]] || fail "not eight ranks of ten layers: $(cat "$work/out")"
+grep -q 'fits 80.0 GiB' "$work/out" || fail "no verdict"
+grep -q 'H100' "$work/out" || fail "does not say where its rates are from"
+"${plan[@]}" --ranks 64 >"$work/out"
+grep -qE '^ +0-15 +0-31 +2 ' "$work/out" || fail "64 ranks: $(cat "$work/out")"
+"$decant" plan --model "$model" --device cpu | grep -q 'no times' || fail "times on the CPU, where none were measured"
+"$decant" plan --model "$model" --device cpu --teraflops 0.1 | grep -q 'expected seconds' || fail "a rate is not used"
+
+# ---- for programs: the sums agree with the parts
+"${plan[@]}" --ranks 64 --replicas 8 --json >"$work/plan.json"
+python3 - "$work/plan.json" <<'PY'
+import json, sys
+plan = json.load(open(sys.argv[1]))
+ranks = plan["rank"]
+assert plan["fits"] and plan["stages"] == 8 and plan["replicas"] == 8 and len(ranks) == 64
+assert [r["rank"] for r in ranks] == list(range(64))
+assert sum(r["layers"] for r in ranks) == 8 * 80 and sum(r["sequences"] for r in ranks if r["first_layer"] == 0) == 128
+assert plan["quantized_weights"] == 80 * (4 * 8192**2 + 3 * 8192 * 22016)
+assert plan["statistics_bytes"] >= 4 * plan["quantized_weights"]
+for r in ranks:
+    for kind in ("device_bytes", "host_bytes", "scratch_bytes"):
+        assert r[kind] == max(stage[kind] for stage in r["stages"].values()), r
+    assert r["stages"][r["device_peak_stage"]]["device_bytes"] == r["device_bytes"]
+    parts = sum(value for key, value in r["calibration"].items())
+    assert 0 <= r["stages"]["calibrate"]["device_bytes"] - parts < 64 << 20
+    assert 0 <= r["idle_share"] < 1 and r["flop"] > 0
+PY
+
+# ---- sizes of files are those of a container of that shape
+mpirun -n 2 "$decant" run --model "$model" --calibration "$tokens" --bit-widths 4 --output "$work/four.h5" --quiet --device cpu
+"$decant" plan --model "$model" --bit-widths 4 --json --device cpu >"$work/plan.json"
+python3 - "$work/plan.json" "$(stat -c %s "$work/four.h5")" <<'PY'
+import json, sys
+planned, size = json.load(open(sys.argv[1]))["container_bytes"], int(sys.argv[2])
+assert abs(planned - size) < 0.05 * size, (planned, size)
+PY
+
+# ---- exit statuses
+expect 4 'ranks, or --memory streamed' "${plan[@]}" --ranks 4 --memory resident
+expect 4 'GiB of device memory' "${plan[@]}" --ranks 1 --device-memory 2G
+{ "${plan[@]}" --ranks 4 --memory resident --json 2>/dev/null || true; } | python3 -c '
+import json, sys
+plan = json.load(sys.stdin)
+assert not plan["fits"] and "ranks" in plan["advice"]' || fail "no JSON of a plan that does not fit"
+expect 2 'divide' "${plan[@]}" --ranks 8 --replicas 3
+expect 2 'device-memory' "${plan[@]}" --device-memory 80Q
+expect 2 'model' "$decant" plan --ranks 2
+expect 3 'config.json' "$decant" plan --model "$work/nothing"
+
+# ---- a job that cannot fit ends before it begins, and says what would
+expect 4 'what would fit' mpirun -n 2 "$decant" run --model "$model" --calibration "$tokens" --bits 5 --device cpu \
+  --host-memory 40M --output "$work/no.h5" --quiet
+[[ ! -e $work/no.h5 && ! -e $work/no.h5.partial ]] || fail "a job that cannot fit left a file"
+mpirun -n 2 "$decant" run --model "$model" --calibration "$tokens" --bits 5 --device cpu --output "$work/yes.h5" --quiet \
+  --log "$work/log.jsonl"
+python3 - "$work/log.jsonl" <<'PY'
+import json, sys
+events = [json.loads(line) for line in open(sys.argv[1])]
+planned = [event for event in events if event["event"] == "plan" and "process_bytes" in event]
+measured = [event for event in events if event["event"] == "memory"]
+assert len(planned) == len(measured) == 2, events
+assert all(event["process_bytes"] > 0 for event in measured)
+PY
+echo "decant plan: passed"
