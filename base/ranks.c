@@ -272,6 +272,16 @@ decant_status decant_message_complete(decant_message *message, decant_error *err
     return check(MPI_Wait(&message->request, MPI_STATUS_IGNORE), "a message was not delivered", err);
 }
 
+bool decant_message_advance(decant_message *message)
+{
+    int complete = 1;
+    /* A failure of it is told by decant_message_complete: MPI_Test leaves the request of a failed test. */
+    if (message->active && MPI_Test(&message->request, &complete, MPI_STATUS_IGNORE) != MPI_SUCCESS)
+        return false;
+    message->active = message->active && !complete;
+    return message->active;
+}
+
 void decant_message_cancel(decant_message *message)
 {
     if (!message->active)

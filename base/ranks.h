@@ -62,6 +62,9 @@ decant_status decant_ranks_send(decant_ranks *ranks, int target, int tag, const 
 decant_status decant_ranks_receive(decant_ranks *ranks, int source, int tag, void *data, size_t size_bytes,
                                    decant_message *message, decant_error *err);
 decant_status decant_message_complete(decant_message *message, decant_error *err); /* no-op when not active */
+/* Lets a message move on, without waiting for it; false once it is complete. MPI moves a large message in
+ * pieces, a few at a call, and only while it is called. */
+bool decant_message_advance(decant_message *message);
 /* Gives up a message that is being received and that nobody will send; no-op when not active. */
 void decant_message_cancel(decant_message *message);
 

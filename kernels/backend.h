@@ -282,8 +282,9 @@ typedef struct decant_grid_kernels {
     /* Fills planes, scales and offsets of `matrix`, whose shape, form and arrays the caller has set, and
      * measures what was stored (scales rounded to F16, codes the nearest point under the rounded scale, the
      * lowest code among equals). A group of zeros has scale 0. weight placed exact; fisher device F32 of the
-     * same shape or NULL: all ones (error->weighted then equals error->squared) DECANT_ERROR_INPUT when a
-     * weight is not finite, naming row and column. */
+     * same shape or NULL: all ones (error->weighted then equals error->squared). DECANT_ERROR_INPUT when
+     * a weight is not finite, naming row and column; DECANT_ERROR_BUG for a form that cannot be: a rotation
+     * that does not divide the columns, a range without offsets. */
     decant_status (*encode)(decant_backend *backend, decant_matrix weight, const float *fisher,
                             decant_grid_scale scale, decant_grid_matrix *matrix, decant_matrix_error *error,
                             decant_error *err);
@@ -316,7 +317,9 @@ typedef struct decant_comparison {
 } decant_comparison;
 
 typedef struct decant_validate_kernels {
-    /* y = x ŵᵀ (or y += …) straight from the packed form. */
+    /* y = x ŵᵀ (or y += …) straight from the packed form, whose arrays are complete: whoever filled them has
+     * called memory->synchronize since. A backend may read them before the work that was issued earlier is
+     * done. */
     decant_status (*packed_linear)(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
                                    bool accumulate, decant_matrix y, decant_error *err);
 

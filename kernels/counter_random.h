@@ -3,13 +3,9 @@
 #ifndef DECANT_KERNELS_COUNTER_RANDOM_H
 #define DECANT_KERNELS_COUNTER_RANDOM_H
 
-#include <stdint.h>
+#include "kernels/on_both.h"
 
-#ifdef __CUDACC__
-#define DECANT_ON_BOTH static __host__ __device__ __forceinline__
-#else
-#define DECANT_ON_BOTH static inline
-#endif
+#include <stdint.h>
 
 /* The finalizer of splitmix64: every bit of the result depends on every bit of x. Source: Steele, Lea, Flood,
  * "Fast splittable pseudorandom number generators", 2014. */

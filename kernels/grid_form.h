@@ -4,7 +4,7 @@
 #define DECANT_KERNELS_GRID_FORM_H
 
 #include "kernels/backend.h"
-#include "kernels/counter_random.h" /* DECANT_ON_BOTH */
+#include "kernels/on_both.h"
 
 enum { DECANT_GRID_DIMENSION_MAXIMUM = 4, DECANT_GRID_BITS_MINIMUM = 2, DECANT_GRID_BITS_MAXIMUM = 12 };
 

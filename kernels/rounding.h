@@ -3,7 +3,7 @@
 #ifndef DECANT_KERNELS_ROUNDING_H
 #define DECANT_KERNELS_ROUNDING_H
 
-#include "kernels/counter_random.h" /* DECANT_ON_BOTH */
+#include "kernels/on_both.h"
 
 DECANT_ON_BOTH float decant_times(float a, float b)
 {

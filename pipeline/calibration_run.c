@@ -80,6 +80,15 @@ void decant_calibration_run_send(decant_calibration_run *run, decant_channel *ch
                              &error);
 }
 
+void decant_calibration_run_advance(void *run)
+{
+    decant_calibration_run *own = run;
+    decant_channel_advance(own->to_next);
+    decant_channel_advance(own->to_previous);
+    decant_channel_advance(own->from_previous);
+    decant_channel_advance(own->from_next);
+}
+
 double decant_calibration_run_waited(const decant_calibration_run *run)
 {
     return decant_channel_waited(run->from_previous) + decant_channel_waited(run->to_next) +

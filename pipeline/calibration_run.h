@@ -42,6 +42,9 @@ decant_micro_batch decant_calibration_run_batch(const decant_calibration_run *ru
 void decant_calibration_run_receive(decant_calibration_run *run, decant_channel *channel, decant_matrix matrix);
 void decant_calibration_run_send(decant_calibration_run *run, decant_channel *channel, decant_matrix matrix);
 
+/* Lets this rank's messages move on; `run` is a decant_calibration_run *, for a decant_interlude. */
+void decant_calibration_run_advance(void *run);
+
 /* Seconds that this rank has waited for messages so far. */
 double decant_calibration_run_waited(const decant_calibration_run *run);
 

@@ -67,6 +67,20 @@ void decant_channel_close(decant_channel **channel)
     *channel = NULL;
 }
 
+/* A message goes in many pieces, each when the one before has been taken, so one call moves little: as many are
+ * made as fit a moment that is short beside a block's computation. */
+void decant_channel_advance(decant_channel *channel)
+{
+    const double moment_s = 0.002;
+    if (!channel)
+        return;
+    double start_s = decant_clock_s();
+    for (int i = 0; i < BUFFERS; i++)
+        while (decant_message_advance(&channel->messages[i]))
+            if (channel->receives || decant_clock_s() - start_s > moment_s)
+                break;
+}
+
 double decant_channel_waited(const decant_channel *channel)
 {
     return channel ? channel->waited_s : 0;

@@ -46,6 +46,9 @@ decant_status decant_channel_open(decant_ranks *ranks, int peer, int tag, size_t
 /* Completes what was sent and gives up what was not received; takes NULL, sets NULL. */
 void decant_channel_close(decant_channel **channel);
 
+/* Lets messages move on while the rank computes otherwise: for a moment, unless there are none. Takes NULL. */
+void decant_channel_advance(decant_channel *channel);
+
 /* Seconds spent waiting for messages so far; 0 for NULL. */
 double decant_channel_waited(const decant_channel *channel);
 

@@ -172,6 +172,9 @@ static decant_status open_job(decant_job *job, decant_ranks *ranks, const decant
     decant_log_say(log, "%s, %d layers on %d rank%s%s, %s (%s)", job->config.architecture, job->config.layers,
                    ranks->size, ranks->size == 1 ? "" : "s", grid, job->backend->name,
                    job->backend->device_name);
+    if (job->options->device == DECANT_DEVICE_AUTO && strcmp(job->backend->name, "cpu") == 0)
+        decant_log_say(log,
+                       "no CUDA device is there, or this decant was built without CUDA: computing on the CPU");
     return DECANT_OK;
 }
 

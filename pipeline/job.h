@@ -61,6 +61,9 @@ decant_status decant_job_calibrate(decant_job *job, const decant_token_array *to
 decant_status decant_job_validate(decant_job *job, const char *path, const decant_token_array *tokens,
                                   decant_validation_result *result, decant_error *err);
 
+/* Tokens at once of the decode products that validation measures, ascending; pipeline/model_costs.c. */
+extern const int DECANT_DECODE_BATCH[DECANT_DECODE_BATCHES];
+
 /* Collective. The three commands. */
 decant_status decant_job_run(decant_ranks *ranks, const decant_options *options, decant_log *log,
                              decant_error *err);

@@ -34,14 +34,16 @@ static decant_element element_of_model(const decant_job *job)
     decant_error unused;
     job->family->linear(&job->config, 0, 0, &linear);
     snprintf(name, sizeof name, "%s.weight", linear.name);
+    if (!job->model) /* only a container is at hand */
+        return job->config.element;
     if (decant_safetensors_matrix(job->model, name, linear.rows, linear.columns, &host, &unused) != DECANT_OK)
         return job->config.element;
     return host.element;
 }
 
-static decant_plan_request request_of(decant_job *job, const decant_token_array *calibration)
+static decant_plan_request request_of(decant_job *job, const decant_token_array *calibration,
+                                      const decant_token_array *text)
 {
-    const decant_token_array *text = job->text;
     bool cuda = strcmp(job->backend->name, "cuda") == 0;
     decant_plan_request request = decant_plan_request_of(job->options, &job->config, job->family, cuda);
     request.ranks = job->ranks->size;
@@ -102,17 +104,35 @@ static decant_status choose(decant_job *job, const decant_plan_request *request,
 
 decant_status decant_job_plan(decant_job *job, const decant_token_array *calibration, decant_error *err)
 {
-    decant_plan_request request = request_of(job, calibration);
+    decant_plan_request request = request_of(job, calibration, job->text);
     decant_status status;
     DECANT_TRY(agree_on_memory(job, &request, err));
     DECANT_TRY(decant_ranks_agree(job->ranks, choose(job, &request, err), err));
     log_plan(job);
     if (job->plan.streamed)
         decant_log_say(job->log, "layers are streamed: one at a time is where it is computed with");
-    if (!job->plan.validation_fits)
-        decant_log_say(job->log,
-                       "memory will not suffice to validate; `decant validate` can do that on more ranks");
 done:
+    return status;
+}
+
+decant_status decant_job_plan_validation(decant_job *job, const decant_token_array *text, bool *streamed,
+                                         decant_error *err)
+{
+    decant_plan_request request = request_of(job, NULL, text);
+    decant_plan plan = {0};
+    decant_status status;
+    *streamed = job->options->memory == DECANT_MEMORY_STREAMED;
+    if (job->options->memory != DECANT_MEMORY_AUTO)
+        return DECANT_OK;
+    request.shape.calibrates = false; /* that is over */
+    request.replicas = job->grid.replicas;
+    DECANT_TRY(agree_on_memory(job, &request, err));
+    DECANT_TRY(decant_ranks_agree(job->ranks, decant_plan_choose(&request, &plan, err), err));
+    *streamed = !plan.validation_fits;
+    if (*streamed)
+        decant_log_say(job->log, "both models do not fit together: one layer after the other is validated");
+done:
+    decant_plan_free(&plan);
     return status;
 }
 

@@ -62,7 +62,7 @@ typedef struct decant_plan {
     int active_stages; /* those with layers */
     bool streamed, retain;
     bool fits;                 /* up to the written file */
-    bool validation_fits;      /* which needs all of a rank's layers of both models at once */
+    bool validation_fits;      /* all of a rank's layers of both models at once; else one after the other */
     decant_plan_advice advice; /* when it does not fit */
     int faster_replicas; /* with so many, calibration would take `faster_s`; 0: with none it is much faster */
     double faster_s;

@@ -181,8 +181,7 @@ static void print_verdict(const decant_plan *plan, const decant_plan_request *re
     if (request->device_bytes > 0 || request->host_bytes > 0)
         fprintf(stream, "\n");
     if (!plan->validation_fits)
-        fprintf(stream, "validation does not fit: it has both models in place; `decant validate` can do it on "
-                        "more ranks\n");
+        fprintf(stream, "validation takes one layer after the other: both models do not fit together\n");
 }
 
 /* ---- for programs ---- */

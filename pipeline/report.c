@@ -220,6 +220,77 @@ void decant_report_writing(decant_job *job, double seconds)
 
 /* ---- the result ---- */
 
+/* Tokens a second through the decode products of batch i; 0 when it took no time that the clock saw. */
+static double decode_speed(const decant_model_costs *costs, int i)
+{
+    return costs->decode_s[i] > 0 ? DECANT_DECODE_BATCH[i] / costs->decode_s[i] : 0;
+}
+
+/* Writes a list of the speeds of all batches. */
+static void write_speeds(const decant_model_costs *costs, char *text, size_t size)
+{
+    size_t length = 0;
+    for (int i = 0; i < DECANT_DECODE_BATCHES; i++)
+        length +=
+            (size_t)snprintf(text + length, size - length, "%s%.6g", i ? "," : "", decode_speed(costs, i));
+}
+
+/* What the models take to run, as members of a JSON object that follow others. */
+static void write_costs(const decant_validation_result *result, bool has_original, char *text, size_t size)
+{
+    char original[160] = "", quantized[160] = "", batches[64] = "", ours[400] = "";
+    size_t length = 0;
+    text[0] = '\0';
+    if (result->quantized_costs.weight_bytes == 0)
+        return; /* not measured: the models were never whole in memory */
+    for (int i = 0; i < DECANT_DECODE_BATCHES; i++)
+        length += (size_t)snprintf(batches + length, sizeof batches - length, "%s%d", i ? "," : "",
+                                   DECANT_DECODE_BATCH[i]);
+    write_speeds(&result->quantized_costs, quantized, sizeof quantized);
+    write_speeds(&result->original_costs, original, sizeof original);
+    if (has_original)
+        snprintf(ours, sizeof ours,
+                 ",\"decode_tokens_per_second_original\":[%s],\"weight_bytes_original\":%lld", original,
+                 (long long)result->original_costs.weight_bytes);
+    snprintf(text, size,
+             ",\"decode_batch\":[%s],\"decode_tokens_per_second_quantized\":[%s],"
+             "\"weight_bytes_quantized\":%lld%s,\"device_peak_bytes\":%lld",
+             batches, quantized, (long long)result->quantized_costs.weight_bytes, ours,
+             (long long)result->peak_bytes);
+}
+
+/* One line: a figure of each model, and how many times the one the other is. */
+static void print_cost(const char *name, double original, double quantized, double times, const char *unit)
+{
+    printf("%-28s ", name);
+    if (original > 0)
+        printf("%12.1f %12.1f %s  %.2f x\n", original, quantized, unit, times);
+    else
+        printf("%12s %12.1f %s\n", "", quantized, unit);
+}
+
+/* The same as a table. */
+static void print_costs(const decant_job *job, const decant_validation_result *result)
+{
+    const decant_model_costs *before = &result->original_costs, *after = &result->quantized_costs;
+    double mb = 1e6, weights = (double)before->weight_bytes / mb, packed = (double)after->weight_bytes / mb;
+    if (after->weight_bytes == 0)
+        return;
+    printf("\non %s, %s\n%-28s %12s %12s\n", job->backend->name, job->backend->device_name, "",
+           weights > 0 ? "original" : "", "quantized");
+    for (int i = 0; i < DECANT_DECODE_BATCHES; i++) {
+        char name[40];
+        double original = decode_speed(before, i), quantized = decode_speed(after, i);
+        snprintf(name, sizeof name, "decode products, batch %d", DECANT_DECODE_BATCH[i]);
+        print_cost(name, original, quantized, quantized / (original > 0 ? original : 1), "tokens/s");
+    }
+    print_cost("weights in memory", weights, packed, packed / (weights > 0 ? weights : 1), "MB");
+    printf("%-28s %25.1f MB on one rank, all that this program held\n", "peak of memory",
+           (double)result->peak_bytes / mb);
+    printf("(decode products: the linear layers of all blocks, a batch of tokens at once; no attention, norms, "
+           "head)\n");
+}
+
 static void print_json(const decant_validation_result *result, const decant_plan_summary *summary,
                        bool has_original, bool predicts)
 {
@@ -236,11 +307,13 @@ static void print_json(const decant_validation_result *result, const decant_plan
         printf(",\"bits\":%.9g,\"quantized_bytes\":%lld", summary->bits, (long long)summary->bytes);
     if (summary && predicts)
         printf(",\"predicted_loss_increase\":%.9g", summary->predicted);
-    printf("}\n");
+    char costs[1024];
+    write_costs(result, has_original, costs, sizeof costs);
+    printf("%s}\n", costs);
 }
 
-static void print_table(const decant_validation_result *result, const decant_plan_summary *summary,
-                        bool has_original, bool predicts)
+static void print_table(const decant_job *job, const decant_validation_result *result,
+                        const decant_plan_summary *summary, bool has_original, bool predicts)
 {
     double targets = (double)result->sums.targets;
     if (summary)
@@ -256,6 +329,7 @@ static void print_table(const decant_validation_result *result, const decant_pla
     }
     if (summary && predicts)
         printf("%-28s %.4f\n", "predicted loss increase", summary->predicted);
+    print_costs(job, result);
 }
 
 void decant_report_validation(decant_job *job, const decant_validation_result *result,
@@ -263,22 +337,24 @@ void decant_report_validation(decant_job *job, const decant_validation_result *r
 {
     bool has_original = job->model != NULL, predicts = decant_options_predict_loss(job->options);
     double targets = (double)result->sums.targets, tokens = targets + (double)result->windows;
+    char costs[1024];
+    write_costs(result, has_original, costs, sizeof costs);
     decant_log_say(job->log, "validated on %lld windows in %.1f s", (long long)result->windows, seconds);
     decant_log_event(
         job->log, "validate",
         "\"seconds\":%.3f,\"windows\":%lld,\"targets\":%lld,\"loss_original\":%.9g,\"loss_quantized\":%.9g,"
         "\"kl_divergence\":%.9g,\"top1_agreement\":%.9g,\"tokens_per_second_original\":%.6g,"
-        "\"tokens_per_second_quantized\":%.6g",
+        "\"tokens_per_second_quantized\":%.6g%s",
         seconds, (long long)result->windows, (long long)result->sums.targets,
         result->sums.loss_original / targets, result->sums.loss_quantized / targets,
         result->sums.divergence / targets, (double)result->sums.same_top / targets,
-        has_original ? tokens / result->original_s : 0.0, tokens / result->quantized_s);
+        has_original ? tokens / result->original_s : 0.0, tokens / result->quantized_s, costs);
     log_ranks(job, "validate", seconds);
     if (job->ranks->rank != 0)
         return;
     if (job->options->json)
         print_json(result, summary, has_original, predicts);
     else
-        print_table(result, summary, has_original, predicts);
+        print_table(job, result, summary, has_original, predicts);
     fflush(stdout);
 }

@@ -76,8 +76,10 @@ static void pass_block(decant_calibration_run *run, decant_streamed_calibration 
     if (decant_standing_computes(&run->standing))
         decant_standing_note(&run->standing,
                              decant_streamed_calibration_enter(calibration, pass, block, &error), &error);
-    for (int64_t i = 0; i < run->batches; i++)
+    for (int64_t i = 0; i < run->batches; i++) {
         (is_forward ? forward_batch : backward_batch)(run, calibration, block, i);
+        decant_calibration_run_advance(run);
+    }
     if (decant_standing_computes(&run->standing))
         decant_standing_note(&run->standing,
                              decant_streamed_calibration_leave(calibration, pass, block, &error), &error);

@@ -9,6 +9,7 @@ struct decant_calibration {
     decant_fisher_sums *fisher;
     int64_t slots;
     bool retain;
+    decant_interlude interlude;
     decant_matrix *inputs; /* [slots · blocks]: what enters each block, one matrix a slot and block */
     decant_activations **activations; /* [slots · blocks] when retained, else [1] */
     int64_t activation_count;
@@ -71,8 +72,8 @@ done:
 }
 
 decant_status decant_calibration_create(const decant_model_part *part, decant_fisher_sums *fisher,
-                                        int64_t slots, bool retain, decant_calibration **calibration,
-                                        decant_error *err)
+                                        int64_t slots, bool retain, decant_interlude interlude,
+                                        decant_calibration **calibration, decant_error *err)
 {
     decant_status status;
     DECANT_TRY(decant_memory_allocate(sizeof **calibration, "calibration", (void **)calibration, err));
@@ -80,6 +81,7 @@ decant_status decant_calibration_create(const decant_model_part *part, decant_fi
     (*calibration)->fisher = fisher;
     (*calibration)->slots = slots;
     (*calibration)->retain = retain;
+    (*calibration)->interlude = interlude;
     DECANT_TRY(create_activation_space(*calibration, err));
 done:
     if (status != DECANT_OK)
@@ -124,6 +126,12 @@ decant_matrix decant_calibration_gradient(decant_calibration *calibration, int64
     return rows_of(calibration, calibration->gradient, sequences);
 }
 
+static void play_interlude(const decant_calibration *calibration)
+{
+    if (calibration->interlude.call)
+        calibration->interlude.call(calibration->interlude.context);
+}
+
 decant_status decant_calibration_forward(decant_calibration *calibration, int64_t slot, const int32_t *tokens,
                                          int64_t sequences, decant_matrix *output, double *losses,
                                          decant_error *err)
@@ -139,6 +147,7 @@ decant_status decant_calibration_forward(decant_calibration *calibration, int64_
         DECANT_TRY(part->family->forward(part, &part->blocks[block],
                                          input_of(calibration, slot, block, sequences), y,
                                          activations_of(calibration, slot, block), err));
+        play_interlude(calibration);
     }
     if (has_head(part))
         DECANT_TRY(decant_loss_gradient_compute(part, &calibration->loss_gradient, tokens, *output,
@@ -161,6 +170,7 @@ decant_status decant_calibration_backward(decant_calibration *calibration, int64
         if (!calibration->retain)
             DECANT_TRY(part->family->forward(part, &part->blocks[block], x,
                                              rows_of(calibration, calibration->output, sequences), kept, err));
+        play_interlude(calibration);
         decant_block_fisher fisher = decant_fisher_sums_of_block(calibration->fisher, block);
         DECANT_TRY(
             part->family->backward(part, &part->blocks[block], x, gradient, kept, &fisher, gradient, err));

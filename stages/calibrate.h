@@ -12,14 +12,22 @@
 
 typedef struct decant_calibration decant_calibration;
 
+/* What the pipeline wants to be called between two blocks, to keep its messages moving while this rank
+ * computes. */
+typedef struct decant_interlude {
+    void (*call)(void *context); /* NULL: nothing */
+    void *context;
+} decant_interlude;
+
 /* Prepares for sequences of part->tokens tokens.
  *   part    borrowed; outlives the calibration
  *   fisher  of the part's layers, borrowed; what backward adds to
  *   slots   micro-batches between forward and backward pass at most
- *   retain  keep what blocks keep of every micro-batch in flight, in place of computing it again */
+ *   retain  keep what blocks keep of every micro-batch in flight, in place of computing it again
+ *   interlude  called between blocks */
 decant_status decant_calibration_create(const decant_model_part *part, decant_fisher_sums *fisher,
-                                        int64_t slots, bool retain, decant_calibration **calibration,
-                                        decant_error *err);
+                                        int64_t slots, bool retain, decant_interlude interlude,
+                                        decant_calibration **calibration, decant_error *err);
 void decant_calibration_destroy(decant_calibration **calibration); /* takes NULL, sets NULL */
 
 /* The activations of `sequences` sequences that enter the part in this slot [sequences · T, hidden]: the

@@ -6,6 +6,7 @@
 #include "stages/grids/points_1.inc"
 #include "stages/grids/points_2.inc"
 #include "stages/grids/points_3.inc"
+#include "stages/grids/points_4.inc"
 #include "stages/grids/points_nf4.inc"
 
 #define TEN(tens)                                                                                              \
@@ -28,37 +29,12 @@ static const float even_steps[256] = {
     }
 
 static const decant_grid grids[] = {
-    HIGGS(1, 2),
-    HIGGS(1, 3),
-    HIGGS(1, 4),
-    HIGGS(1, 5),
-    HIGGS(1, 6),
-    HIGGS(1, 7),
-    HIGGS(1, 8),
-    HIGGS(2, 4),
-    HIGGS(2, 5),
-    HIGGS(2, 6),
-    HIGGS(2, 7),
-    HIGGS(2, 8),
-    HIGGS(2, 9),
-    HIGGS(2, 10),
-    HIGGS(2, 11),
-    HIGGS(2, 12),
-    HIGGS(3, 6),
-    HIGGS(3, 7),
-    HIGGS(3, 8),
-    HIGGS(3, 9),
-    HIGGS(3, 10),
-    HIGGS(3, 11),
-    HIGGS(3, 12),
-    RTN(2),
-    RTN(3),
-    RTN(4),
-    RTN(5),
-    RTN(6),
-    RTN(7),
-    RTN(8),
-    {DECANT_GRID_NF4, 1, 4, points_nf4, 0},
+    HIGGS(1, 2), HIGGS(1, 3),  HIGGS(1, 4),  HIGGS(1, 5),  HIGGS(1, 6),  HIGGS(1, 7),
+    HIGGS(1, 8), HIGGS(2, 4),  HIGGS(2, 5),  HIGGS(2, 6),  HIGGS(2, 7),  HIGGS(2, 8),
+    HIGGS(2, 9), HIGGS(2, 10), HIGGS(2, 11), HIGGS(2, 12), HIGGS(3, 6),  HIGGS(3, 7),
+    HIGGS(3, 8), HIGGS(3, 9),  HIGGS(3, 10), HIGGS(3, 11), HIGGS(3, 12), HIGGS(4, 8),
+    HIGGS(4, 9), HIGGS(4, 10), HIGGS(4, 11), HIGGS(4, 12), RTN(2),       RTN(3),
+    RTN(4),      RTN(5),       RTN(6),       RTN(7),       RTN(8),       {DECANT_GRID_NF4, 1, 4, points_nf4, 0},
 };
 
 const decant_grid *decant_grid_find(decant_grid_kind kind, int dimension, int code_bits)

@@ -19,7 +19,7 @@ typedef struct decant_grid {
 } decant_grid;
 
 /* The grid of this kind; NULL where there is none.
- *   HIGGS  p = 1: 2 … 8 code bits, p = 2: 4 … 12, p = 3: 6 … 12, (p = 4: to come)
+ *   HIGGS  p = 1: 2 … 8 code bits, p = 2: 4 … 12, p = 3: 6 … 12, p = 4: 8 … 12
  *   RTN    p = 1: 2 … 8
  *   NF4    p = 1: 4 */
 const decant_grid *decant_grid_find(decant_grid_kind kind, int dimension, int code_bits);

@@ -321,6 +321,35 @@ void decant_model_part_unload(decant_model_part *part)
     *part = (decant_model_part){0};
 }
 
+/* ---- size ---- */
+
+static int64_t linear_bytes(const decant_linear *linear)
+{
+    const decant_packed_matrix *packed = linear->packed;
+    if (!packed)
+        return linear->weight.data ? (int64_t)decant_matrix_bytes(linear->weight) : 0;
+    int64_t words = (packed->columns + 31) / 32, count = packed->sparse.count;
+    int64_t dense = packed->rows * packed->bits * words * 4 + (packed->rows << packed->bits) * 2;
+    return count > 0 ? dense + (packed->rows + 1) * 4 + count * (4 + 2) : dense;
+}
+
+int64_t decant_model_part_weight_bytes(const decant_model_part *part)
+{
+    const decant_matrix *ends[] = {&part->embedding, &part->final_norm, &part->head};
+    int64_t bytes = 0;
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (ends[i]->data && !(ends[i] == &part->head && part->head.data == part->embedding.data))
+            bytes += (int64_t)decant_matrix_bytes(*ends[i]);
+    for (int i = 0; i < part->layer_count; i++) {
+        const decant_block *block = &part->blocks[i];
+        bytes +=
+            (int64_t)(decant_matrix_bytes(block->input_norm) + decant_matrix_bytes(block->post_attention_norm));
+        for (int index = 0; index < part->family->linear_count; index++)
+            bytes += linear_bytes(&block->linears[index]);
+    }
+    return bytes;
+}
+
 /* ---- the model's ends ---- */
 
 decant_status decant_model_embed(const decant_model_part *part, const int32_t *tokens, decant_matrix x,

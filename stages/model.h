@@ -169,6 +169,9 @@ void decant_model_ends_leave(decant_model_part *part);
 bool decant_model_part_begins(const decant_model_part *part);
 bool decant_model_part_ends(const decant_model_part *part);
 
+/* Memory for the weights of a part, bytes: as they are placed or packed, an array that serves twice once. */
+int64_t decant_model_part_weight_bytes(const decant_model_part *part);
+
 /* How many sequences lie one after the other in `rows` rows of activations: either one of up to part->tokens
  * tokens, or several of exactly that many. */
 static inline int64_t decant_model_part_sequences(const decant_model_part *part, int64_t rows)

@@ -42,11 +42,11 @@ decant_status decant_validation_create(const decant_model_part *original, const 
     for (int model = original ? ORIGINAL : QUANTIZED; model < MODELS; model++) {
         DECANT_TRY(decant_activation_create(backend, rows, hidden, "the input of a block",
                                             &v->activations[model], err));
-        if (quantized->head.data)
+        if (decant_model_part_ends(quantized))
             DECANT_TRY(decant_activation_create(backend, tokens, quantized->config->vocabulary_size, "logits",
                                                 &v->logits[model], err));
     }
-    if (quantized->head.data) {
+    if (decant_model_part_ends(quantized)) {
         DECANT_TRY(decant_activation_create(backend, tokens, hidden, "the final norm", &v->normed, err));
         DECANT_TRY(backend->memory->allocate(backend, (size_t)tokens * sizeof(float), "the final norm",
                                              (void **)&v->inverse_rms, err));
@@ -85,14 +85,14 @@ decant_matrix decant_validation_activation(decant_validation *validation, int mo
     return rows_of(validation, validation->activations[model], sequences);
 }
 
-static decant_status pass_blocks(decant_validation *v, int model, const int32_t *tokens, int64_t sequences,
-                                 decant_error *err)
+static decant_status pass_blocks(decant_validation *v, int model, int first, int count, const int32_t *tokens,
+                                 int64_t sequences, decant_error *err)
 {
     const decant_model_part *part = v->parts[model];
     decant_status status = DECANT_OK;
-    if (part->embedding.data)
+    if (first == 0 && part->embedding.data)
         DECANT_TRY(decant_model_embed(part, tokens, decant_validation_activation(v, model, sequences), err));
-    for (int block = 0; block < part->layer_count; block++) {
+    for (int block = first; block < first + count; block++) {
         DECANT_TRY(part->family->forward(part, &part->blocks[block],
                                          decant_validation_activation(v, model, sequences),
                                          rows_of(v, v->next, sequences), v->kept, err));
@@ -152,9 +152,12 @@ void decant_validation_sum(const decant_comparison *comparisons, int64_t windows
 }
 
 /* Logits take the room of one window, so the head takes the windows one by one. */
-static decant_status compare_windows(decant_validation *v, const int32_t *tokens, int64_t sequences,
-                                     double *seconds[MODELS], decant_comparison *comparisons, decant_error *err)
+decant_status decant_validation_compare(decant_validation *validation, const int32_t *tokens, int64_t sequences,
+                                        decant_comparison *comparisons, decant_validation_result *result,
+                                        decant_error *err)
 {
+    decant_validation *v = validation;
+    double *seconds[MODELS] = {&result->original_s, &result->quantized_s};
     decant_status status = DECANT_OK;
     for (int64_t window = 0; window < sequences; window++) {
         for (int model = ORIGINAL; model < MODELS; model++) {
@@ -169,21 +172,37 @@ done:
     return status;
 }
 
+static decant_status pass_both(decant_validation *v, int first, int count, const int32_t *tokens,
+                               int64_t sequences, decant_validation_result *result, decant_error *err)
+{
+    double *seconds[MODELS] = {&result->original_s, &result->quantized_s};
+    decant_status status = DECANT_OK;
+    for (int model = ORIGINAL; model < MODELS; model++) {
+        double start_s = decant_clock_s();
+        if (v->parts[model])
+            DECANT_TRY(pass_blocks(v, model, first, count, tokens, sequences, err));
+        *seconds[model] += decant_clock_s() - start_s;
+    }
+done:
+    return status;
+}
+
+decant_status decant_validation_pass_block(decant_validation *validation, int block, const int32_t *tokens,
+                                           int64_t sequences, decant_validation_result *result,
+                                           decant_error *err)
+{
+    return pass_both(validation, block, 1, tokens, sequences, result, err);
+}
+
 decant_status decant_validation_forward(decant_validation *validation, const int32_t *tokens, int64_t sequences,
                                         decant_comparison *comparisons, decant_validation_result *result,
                                         decant_error *err)
 {
-    double *seconds[MODELS] = {&result->original_s, &result->quantized_s};
+    const decant_model_part *part = validation->parts[QUANTIZED];
     decant_status status;
-    for (int model = ORIGINAL; model < MODELS; model++) {
-        double start_s = decant_clock_s();
-        if (validation->parts[model])
-            DECANT_TRY(pass_blocks(validation, model, tokens, sequences, err));
-        *seconds[model] += decant_clock_s() - start_s;
-    }
-    if (validation->parts[QUANTIZED]->head.data)
-        DECANT_TRY(compare_windows(validation, tokens, sequences, seconds, comparisons, err));
-    status = DECANT_OK;
+    DECANT_TRY(pass_both(validation, 0, part->layer_count, tokens, sequences, result, err));
+    if (part->head.data)
+        DECANT_TRY(decant_validation_compare(validation, tokens, sequences, comparisons, result, err));
 done:
     return status;
 }

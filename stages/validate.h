@@ -5,11 +5,22 @@
 
 #include "stages/model.h"
 
+enum { DECANT_DECODE_BATCHES = 5 };
+
+/* What a model takes to run; the pipeline measures it. */
+typedef struct decant_model_costs {
+    int64_t weight_bytes;                   /* of memory for the weights, one copy of the whole model */
+    double decode_s[DECANT_DECODE_BATCHES]; /* time of the decode products (decode_products.h) of a batch,
+                                               through all stages; batches of DECANT_DECODE_BATCH */
+} decant_model_costs;
+
 /* Sums over windows, in window order, and the time of this rank. */
 typedef struct decant_validation_result {
     int64_t windows;
     decant_comparison sums;
     double original_s, quantized_s; /* time in the forward passes of each on this rank */
+    decant_model_costs original_costs, quantized_costs;
+    int64_t peak_bytes; /* of the backend's memory, on the rank that held most, since the program began */
 } decant_validation_result;
 
 /* From the sums. */
@@ -19,7 +30,7 @@ double decant_validation_perplexity_quantized(const decant_validation_result *re
 typedef struct decant_validation decant_validation;
 
 /* original and quantized: the same layers of both models, borrowed; original may be NULL when there is nothing
- * to compare with. */
+ * to compare with. They may be outlines whose blocks come and go. */
 decant_status decant_validation_create(const decant_model_part *original, const decant_model_part *quantized,
                                        decant_validation **validation, decant_error *err);
 void decant_validation_destroy(decant_validation **validation); /* takes NULL, sets NULL */
@@ -33,6 +44,15 @@ decant_matrix decant_validation_activation(decant_validation *validation, int mo
  * result's times; a part with the head compares. tokens       host [sequences · T] comparisons  host
  * [sequences]; filled where the head is */
 decant_status decant_validation_forward(decant_validation *validation, const int32_t *tokens, int64_t sequences,
+                                        decant_comparison *comparisons, decant_validation_result *result,
+                                        decant_error *err);
+
+/* The same in steps, for outlines: one block, which is in place, of both; then, where the head is, the
+ * comparison. */
+decant_status decant_validation_pass_block(decant_validation *validation, int block, const int32_t *tokens,
+                                           int64_t sequences, decant_validation_result *result,
+                                           decant_error *err);
+decant_status decant_validation_compare(decant_validation *validation, const int32_t *tokens, int64_t sequences,
                                         decant_comparison *comparisons, decant_validation_result *result,
                                         decant_error *err);
 

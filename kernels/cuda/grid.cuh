@@ -3,6 +3,7 @@
 #ifndef DECANT_KERNELS_CUDA_GRID_CUH
 #define DECANT_KERNELS_CUDA_GRID_CUH
 
+#include "kernels/counter_random.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/grid.h"
 
@@ -14,7 +15,8 @@ typedef struct decant_grid_view {
     __half *scales, *offsets;
     const float *points; /* on the device */
     int rows, columns, dimension, code_bits, codes, words, group, groups, rotation;
-    float rotation_scale; /* 1 / √rotation */
+    bool octets_share_scales; /* eight codes from a multiple of eight on lie in one group */
+    float rotation_scale;     /* 1 / √rotation */
     uint64_t seed;
 } decant_grid_view;
 
@@ -34,6 +36,7 @@ static inline decant_grid_view decant_grid_view_of(const decant_grid_matrix *mat
     view.words = (int)decant_grid_words(matrix->columns, form->dimension);
     view.group = (int)(form->group < matrix->columns ? form->group : matrix->columns);
     view.groups = (int)decant_grid_groups(matrix->columns, form->group);
+    view.octets_share_scales = view.groups == 1 || view.group % (8 * form->dimension) == 0;
     view.rotation = (int)form->rotation;
     view.rotation_scale = (float)(1.0 / std::sqrt((double)form->rotation));
     view.seed = form->seed;

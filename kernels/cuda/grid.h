@@ -37,8 +37,9 @@ decant_status decant_cuda_grid_read(decant_backend *backend, const decant_grid_m
 
 /* ---- grid_vectors.cu ---- */
 
-/* y = x ŵᵀ (or y += …) for few rows of an x that is rotated already: codes are looked up as they are read. */
-enum { DECANT_GRID_VECTORS_MAXIMUM = 16 };
+/* y = x ŵᵀ (or y += …) for few rows of an x that is rotated already: codes are looked up as they are read. For
+ * more than four, decoding first is quicker on an H100 (bench_grids). */
+enum { DECANT_GRID_VECTORS_MAXIMUM = 4 };
 decant_status decant_cuda_grid_vectors(decant_backend *backend, decant_matrix x,
                                        const decant_grid_matrix *matrix, const float *points, bool accumulate,
                                        decant_matrix y, decant_error *err);

@@ -1,9 +1,8 @@
-/* y = x ŵᵀ for up to sixteen rotated tokens: a warp owns a row of ŵ at a time and a lane every 32nd octet of
+/* y = x ŵᵀ for up to four rotated tokens: a warp owns a row of ŵ at a time and a lane every 32nd octet of
  * its codes, which is looked up once and meets all tokens. The points lie in shared memory, F16 for BF16
  * activations, which keep fewer bits. Sums are in F32: a lane's columns in order, then the warp's fixed tree.
  */
-#include "kernels/cuda/grid.cuh"
-#include "kernels/cuda/packed.cuh"
+#include "kernels/cuda/grid_octet.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / DECANT_WARP, BLOCKS_A_MULTIPROCESSOR = 4 };
 
@@ -15,68 +14,14 @@ template <> struct point_type<float> {
     using type = float;
 };
 
-template <int P>
-static __device__ __forceinline__ void load_point(const __half *table, uint32_t code, float (&q)[P])
-{
-    if constexpr (P == 2 || P == 4) {
-#pragma unroll
-        for (int i = 0; i < P / 2; i++) {
-            const float2 pair = __half22float2(((const __half2 *)table)[code * (P / 2) + i]);
-            q[2 * i] = pair.x;
-            q[2 * i + 1] = pair.y;
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < P; i++)
-            q[i] = __half2float(table[code * P + i]);
-    }
-}
-
-template <int P>
-static __device__ __forceinline__ void load_point(const float *table, uint32_t code, float (&q)[P])
-{
-#pragma unroll
-    for (int i = 0; i < P; i++)
-        q[i] = table[code * P + i];
-}
-
-/* The arguments of a launch. `whole_groups`: the codes of an octet share a scale. `vectors`: rows of x can be
- * read sixteen bytes at a time. */
+/* The arguments of a launch. `vectors`: rows of x can be read sixteen bytes at a time. */
 template <typename T> struct vectors_args {
     decant_grid_view view;
     const T *x;
     T *y;
     int tokens;
-    bool whole_groups, vectors, accumulate;
+    bool vectors, accumulate;
 };
-
-/* What the eight codes of an octet stand for. */
-template <int P, typename T, typename Point>
-static __device__ __forceinline__ void decode_octet(const vectors_args<T> &args, const Point *table, int row,
-                                                    int octet, float (&values)[DECANT_OCTET * P])
-{
-    const decant_grid_view &view = args.view;
-    const uint32_t *planes = view.planes + (int64_t)row * view.code_bits * view.words;
-    const int low_bits = min(view.code_bits, 8), last = view.codes - 1;
-    const uint2 low = decant_octet_codes(planes, low_bits, view.words, octet);
-    uint2 high = {0, 0};
-    if (view.code_bits > 8)
-        high = decant_octet_codes(planes + 8 * view.words, view.code_bits - 8, view.words, octet);
-    float2 scale = decant_grid_scale_of(view, row, min(octet * DECANT_OCTET, last));
-#pragma unroll
-    for (int c = 0; c < DECANT_OCTET; c++) {
-        const int shift = 8 * (c % 4);
-        const uint32_t code =
-            ((c < 4 ? low.x : low.y) >> shift & 255u) | ((c < 4 ? high.x : high.y) >> shift & 255u) << 8;
-        if (!args.whole_groups)
-            scale = decant_grid_scale_of(view, row, min(octet * DECANT_OCTET + c, last));
-        float q[P];
-        load_point<P>(table, code, q);
-#pragma unroll
-        for (int i = 0; i < P; i++)
-            values[c * P + i] = decant_grid_value(q[i], scale.x, scale.y);
-    }
-}
 
 /* N consecutive elements of a row of x; zeros beyond the last column. */
 template <typename T, int N>
@@ -92,55 +37,75 @@ static __device__ __forceinline__ void load_columns(const T *row, int column, in
         values[i] = column + i < columns ? decant_to_float(row[column + i]) : 0.0f;
 }
 
-template <typename T, int TOKENS, int P>
+/* sums[r][t] += Σ over this lane's octets of ŵ · x. */
+template <typename T, int TOKENS, int P, int ROWS, typename Point>
+static __device__ __forceinline__ void add_products(const vectors_args<T> &args, const Point *table,
+                                                    const int (&rows)[ROWS], float (&sums)[ROWS][TOKENS])
+{
+    const decant_grid_view &view = args.view;
+    const int octets = (view.codes + DECANT_OCTET - 1) / DECANT_OCTET;
+    for (int octet = threadIdx.x % DECANT_WARP; octet < octets; octet += DECANT_WARP) {
+        float weights[ROWS][DECANT_OCTET * P];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            decant_grid_octet<P>(view, table, rows[r], octet, weights[r]);
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++) {
+            if (t >= args.tokens)
+                continue;
+            float values[DECANT_OCTET * P];
+            load_columns(args.x + (int64_t)t * view.columns, octet * DECANT_OCTET * P, view.columns,
+                         args.vectors, values);
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+#pragma unroll
+                for (int i = 0; i < DECANT_OCTET * P; i++)
+                    sums[r][t] += weights[r][i] * values[i];
+        }
+    }
+}
+
+template <typename T, int TOKENS, int P, int ROWS>
 __global__ void __launch_bounds__(THREADS) vectors_kernel(const vectors_args<T> args)
 {
     using Point = typename point_type<T>::type;
     extern __shared__ float4 shared[];
     Point *table = (Point *)shared;
-    const decant_grid_view &view = args.view;
-    const int lane = threadIdx.x % DECANT_WARP, octets = (view.codes + DECANT_OCTET - 1) / DECANT_OCTET;
-    for (int i = threadIdx.x; i < P << view.code_bits; i += THREADS)
-        table[i] = decant_from_float<Point>(view.points[i]);
+    const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP, row_count = args.view.rows;
+    for (int i = threadIdx.x; i < P << args.view.code_bits; i += THREADS)
+        table[i] = decant_from_float<Point>(args.view.points[i]);
     __syncthreads();
-    for (int row = blockIdx.x * WARPS + threadIdx.x / DECANT_WARP; row < view.rows; row += gridDim.x * WARPS) {
-        float sums[TOKENS] = {};
-        for (int octet = lane; octet < octets; octet += DECANT_WARP) {
-            float weights[DECANT_OCTET * P];
-            decode_octet<P>(args, table, row, octet, weights);
+    for (int first = (blockIdx.x * WARPS + warp) * ROWS; first < row_count; first += gridDim.x * WARPS * ROWS) {
+        int rows[ROWS]; /* the last row again where there is one too many; its sums are not stored */
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            rows[r] = min(first + r, row_count - 1);
+        float sums[ROWS][TOKENS] = {};
+        add_products<T, TOKENS, P, ROWS>(args, table, rows, sums);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
 #pragma unroll
             for (int t = 0; t < TOKENS; t++) {
-                if (t >= args.tokens)
+                const float sum = decant_warp_sum(sums[r][t]);
+                if (lane != t || t >= args.tokens || first + r >= row_count)
                     continue;
-                float values[DECANT_OCTET * P];
-                load_columns(args.x + (int64_t)t * view.columns, octet * DECANT_OCTET * P, view.columns,
-                             args.vectors, values);
-#pragma unroll
-                for (int i = 0; i < DECANT_OCTET * P; i++)
-                    sums[t] += weights[i] * values[i];
+                T *target = args.y + (int64_t)t * row_count + rows[r];
+                *target = decant_from_float<T>(args.accumulate ? decant_to_float(*target) + sum : sum);
             }
-        }
-#pragma unroll
-        for (int t = 0; t < TOKENS; t++) {
-            const float sum = decant_warp_sum(sums[t]);
-            if (lane != t || t >= args.tokens)
-                continue;
-            T *target = args.y + (int64_t)t * view.rows + row;
-            *target = decant_from_float<T>(args.accumulate ? decant_to_float(*target) + sum : sum);
-        }
     }
 }
 
 template <typename T, int TOKENS, int P>
 static decant_status launch(decant_backend *backend, const vectors_args<T> &args, decant_error *err)
 {
+    const int ROWS = TOKENS > 1 && P <= 2 ? 2 : 1; /* of a warp: what fits the registers and pays */
     const decant_cuda *cuda = decant_cuda_of(backend);
     decant_row_place table = {};
     table.shared_bytes = ((size_t)P << args.view.code_bits) * sizeof(typename point_type<T>::type);
-    DECANT_RETURN_ON_FAILURE(decant_allow_shared(vectors_kernel<T, TOKENS, P>, table, err));
-    const int wanted = (args.view.rows + WARPS - 1) / WARPS;
+    DECANT_RETURN_ON_FAILURE(decant_allow_shared(vectors_kernel<T, TOKENS, P, ROWS>, table, err));
+    const int wanted = (args.view.rows + WARPS * ROWS - 1) / (WARPS * ROWS);
     const int blocks = min(wanted, cuda->multiprocessors * BLOCKS_A_MULTIPROCESSOR);
-    vectors_kernel<T, TOKENS, P><<<(unsigned)blocks, THREADS, table.shared_bytes, cuda->stream>>>(args);
+    vectors_kernel<T, TOKENS, P, ROWS><<<(unsigned)blocks, THREADS, table.shared_bytes, cuda->stream>>>(args);
     return decant_cuda_launched(backend, "grid vectors", err);
 }
 
@@ -155,16 +120,12 @@ decant_status decant_cuda_grid_vectors(decant_backend *backend, decant_matrix x,
         args.x = (const T *)x.data;
         args.y = (T *)y.data;
         args.tokens = (int)x.rows;
-        args.whole_groups =
-            args.view.groups == 1 || args.view.group % (DECANT_OCTET * args.view.dimension) == 0;
         args.vectors = x.columns % DECANT_OCTET == 0 && decant_has_vectors<T>(x.columns, x.data);
         args.accumulate = accumulate;
         return decant_by_dimension(args.view.dimension, [&](auto dimension) {
             const int P = decltype(dimension)::value;
             if (x.rows == 1)
                 return launch<T, 1, P>(backend, args, err);
-            if (x.rows <= 4)
-                return launch<T, 4, P>(backend, args, err);
             return launch<T, DECANT_GRID_VECTORS_MAXIMUM, P>(backend, args, err);
         });
     });

@@ -117,8 +117,8 @@ decant_status decant_cuda_packed_vectors(decant_backend *backend, decant_matrix 
                                          const decant_packed_matrix *packed, bool sparse, bool accumulate,
                                          decant_matrix y, decant_error *err);
 
-/* The same on tensor cores, for the x that has_mma accepts. */
-bool decant_cuda_packed_has_mma(decant_matrix x);
+/* The same on tensor cores, for codes of five bits and more and the x that has_mma accepts. */
+bool decant_cuda_packed_has_mma(decant_matrix x, const decant_packed_matrix *packed);
 decant_status decant_cuda_packed_mma(decant_backend *backend, decant_matrix x,
                                      const decant_packed_matrix *packed, bool sparse, bool accumulate,
                                      decant_matrix y, decant_error *err);

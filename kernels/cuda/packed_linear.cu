@@ -1,6 +1,13 @@
-/* y = x ŵᵀ from the packed form. Few tokens go to the lookup kernels (packed_mma.cu, packed_vectors.cu); for
- * more, rows are decoded into a tile of scratch, in the activations' type, and cuBLAS multiplies. The tile is
- * small enough to be still in the L2 cache when the product reads it.
+/* y = x ŵᵀ from the packed form; the way depends on the shapes alone:
+ *
+ *     very few tokens, up to 4 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
+ *     up to 32 tokens, up to 4 bits, BF16   packed_pairs.cu      tensor cores, two columns a lookup
+ *     up to 16 tokens, wider codes, BF16    packed_mma.cu        tensor cores, a lookup each
+ *     up to 16 tokens otherwise             packed_vectors.cu    F32, or rows of x of odd lengths
+ *     more tokens                           here                 decoded, then cuBLAS
+ *
+ * In the last, rows are decoded into a tile of scratch, in the activations' type, small enough to be still in
+ * the L2 cache when the product reads it.
  *
  * The sparse part is folded into the decoded tile, or into the lookup kernel, unless
  * DECANT_CUDA_SPARSE=cusparse: then the dense part goes these ways without it and cuSPARSE adds x Sᵀ to y.
@@ -112,7 +119,7 @@ static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
 static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
-    const int64_t most = packed->bits == 2 ? 8 : packed->bits == 3 ? 4 : 2;
+    const int64_t most = packed->bits <= 3 ? 8 : 4;
     return way != DECANT_PACKED_LOOKUPS && x.rows <= (way == DECANT_PACKED_PARITIES ? 16 : most) &&
            decant_cuda_packed_has_parities(backend, x, packed);
 }
@@ -130,7 +137,7 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_parities(backend, x, packed, folded, accumulate, y, err));
     else if (x.rows <= PAIRS_TOKENS && decant_cuda_packed_has_pairs(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(backend, x, packed, folded, accumulate, y, err));
-    else if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM && decant_cuda_packed_has_mma(x))
+    else if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM && decant_cuda_packed_has_mma(x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_mma(backend, x, packed, folded, accumulate, y, err));
     else if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM)
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_vectors(backend, x, packed, folded, accumulate, y, err));

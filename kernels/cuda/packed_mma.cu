@@ -1,16 +1,12 @@
-/* y = x ŵᵀ for up to sixteen tokens in BF16 on tensor cores, so that a looked-up level serves all tokens at
- * once and the time hardly depends on how many there are. Needs rows of x that can be read sixteen bytes at a
- * time; packed_vectors.cu takes the rest.
+/* y = x ŵᵀ for up to sixteen tokens in BF16 on tensor cores and codes of five bits and more, so that a
+ * looked-up level serves all tokens at once and the time hardly depends on how many there are. Needs rows of x
+ * that can be read sixteen bytes at a time; packed_vectors.cu takes the rest.
  *
  * A block owns sixteen rows; its warps take turns at units of 128 columns and add their sums up in order at the
  * end. Products do not care about the order of their terms as long as both operands have the same one, so the
  * four lanes of a row take a byte each of a word of 32 columns: with t = lane % 4, terms 2t, 2t+1, 2t+8, 2t+9
  * of the two mma of a word are columns 8t … 8t+3 and 8t+4 … 8t+7. A lane's share of x is then sixteen bytes in
- * one piece, and its codes are one byte of each bit plane.
- *
- * Up to 4 bits two neighbouring columns are looked up together: a row's table has an entry for each pair of
- * codes, both levels in one word, 1 KiB a row at 4 bits. An entry's number has the two bits of plane b at
- * places 2b and 2b + 1, which is how they come out of the planes. Wider codes are looked up one by one. */
+ * one piece, and its codes are one byte of each bit plane. */
 #include "kernels/cuda/packed.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 
@@ -21,38 +17,22 @@ enum {
     WORDS = 4, /* of a unit: 128 columns */
     WORD_COLUMNS = 32,
     TILE_TOKENS = 8, /* of one mma */
-    PAIR_BITS = 4,   /* widest codes that are looked up in pairs */
+    BITS_LEAST = 5,
 };
 
-/* Entries of a row's table, and how they are stored. */
-template <int BITS> struct level_table {
-    static constexpr bool PAIRS = BITS <= PAIR_BITS;
-    static constexpr int ENTRIES = PAIRS ? 1 << 2 * BITS : 1 << BITS;
-    static constexpr int WORDS_OF_ROW = PAIRS ? ENTRIES : ENTRIES / 2;
-};
-
-/* The code of one column of a pair, from the number of its entry. */
-template <int BITS> static __device__ __forceinline__ int code_of_pair(int entry, int column)
-{
-    int code = 0;
-#pragma unroll
-    for (int bit = 0; bit < BITS; bit++)
-        code |= (entry >> (2 * bit + column) & 1) << bit;
-    return code;
-}
+/* Words of a row's table of levels, two to a word. */
+template <int BITS> constexpr int TABLE_WORDS = (1 << BITS) / 2;
 
 /* The tables of the block's rows, levels rounded to BF16. */
 template <int BITS>
 static __device__ __forceinline__ void fill_tables(const decant_packed_view &packed, int first_row,
                                                    uint32_t *tables)
 {
-    constexpr int WIDTH = level_table<BITS>::WORDS_OF_ROW;
+    constexpr int WIDTH = TABLE_WORDS<BITS>;
     for (int i = threadIdx.x; i < ROWS * WIDTH; i += THREADS) {
-        const int row = min(first_row + i / WIDTH, packed.rows - 1), entry = i % WIDTH;
-        const __half *levels = packed.levels + ((int64_t)row << BITS);
-        const int low = level_table<BITS>::PAIRS ? code_of_pair<BITS>(entry, 0) : 2 * entry;
-        const int high = level_table<BITS>::PAIRS ? code_of_pair<BITS>(entry, 1) : 2 * entry + 1;
-        tables[i] = decant_pair(__half2float(levels[low]), __half2float(levels[high]));
+        const int row = min(first_row + i / WIDTH, packed.rows - 1);
+        const __half *two = packed.levels + ((int64_t)row << BITS) + i % WIDTH * 2;
+        tables[i] = decant_pair(__half2float(two[0]), __half2float(two[1]));
     }
 }
 
@@ -83,32 +63,18 @@ template <int BITS>
 static __device__ __forceinline__ void look_up(uint32_t (&pairs)[4], const uint32_t (&planes)[BITS][WORDS],
                                                int word, int byte, const uint32_t *table)
 {
-    if constexpr (level_table<BITS>::PAIRS) {
-        uint32_t entries = 0; /* four numbers, a byte each */
+    const uint16_t *levels = (const uint16_t *)table;
+    uint32_t low = 0, high = 0; /* eight codes, a byte each */
 #pragma unroll
-        for (int bit = 0; bit < BITS; bit++) {
-            /* pairs of bits at places 0, 2, 4, 6 go to 0, 8, 16, 24; no two products meet, so nothing carries
-             */
-            uint32_t halves = __byte_perm(planes[bit][word], 0, 0x4440u + byte) * 0x1001u & 0x000f000fu;
-            entries |= halves * (0x41u << 2 * bit) & 0x03030303u << 2 * bit;
-        }
+    for (int bit = 0; bit < BITS; bit++) {
+        uint32_t plane = __byte_perm(planes[bit][word], 0, 0x4440u + byte);
+        low |= (plane & 15u) * (0x00204081u << bit) & 0x01010101u << bit;
+        high |= (plane >> 4) * (0x00204081u << bit) & 0x01010101u << bit;
+    }
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            pairs[i] = table[__byte_perm(entries, 0, 0x4440u + i)];
-    } else {
-        const uint16_t *levels = (const uint16_t *)table;
-        uint32_t low = 0, high = 0; /* eight codes, a byte each */
-#pragma unroll
-        for (int bit = 0; bit < BITS; bit++) {
-            uint32_t plane = __byte_perm(planes[bit][word], 0, 0x4440u + byte);
-            low |= (plane & 15u) * (0x00204081u << bit) & 0x01010101u << bit;
-            high |= (plane >> 4) * (0x00204081u << bit) & 0x01010101u << bit;
-        }
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            pairs[i] = levels[low >> 16 * i & 255u] | (uint32_t)levels[low >> (16 * i + 8) & 255u] << 16;
-            pairs[i + 2] = levels[high >> 16 * i & 255u] | (uint32_t)levels[high >> (16 * i + 8) & 255u] << 16;
-        }
+    for (int i = 0; i < 2; i++) {
+        pairs[i] = levels[low >> 16 * i & 255u] | (uint32_t)levels[low >> (16 * i + 8) & 255u] << 16;
+        pairs[i + 2] = levels[high >> 16 * i & 255u] | (uint32_t)levels[high >> (16 * i + 8) & 255u] << 16;
     }
 }
 
@@ -133,8 +99,8 @@ static __device__ __forceinline__ void add_unit(float (&sums)[TILES][4], const d
     uint32_t upper_planes[BITS][WORDS], lower_planes[BITS][WORDS];
     load_planes<BITS, WHOLE>(upper_planes, decant_row_planes(packed, upper), packed.words, unit * WORDS);
     load_planes<BITS, WHOLE>(lower_planes, decant_row_planes(packed, lower), packed.words, unit * WORDS);
-    const uint32_t *upper_table = tables + own_row * level_table<BITS>::WORDS_OF_ROW;
-    const uint32_t *lower_table = upper_table + 8 * level_table<BITS>::WORDS_OF_ROW;
+    const uint32_t *upper_table = tables + own_row * TABLE_WORDS<BITS>;
+    const uint32_t *lower_table = upper_table + 8 * TABLE_WORDS<BITS>;
 #pragma unroll
     for (int word = 0; word < WORDS; word++) {
         const int column = (unit * WORDS + word) * WORD_COLUMNS + DECANT_OCTET * byte;
@@ -189,7 +155,7 @@ __global__ void __launch_bounds__(THREADS)
                       bool accumulate, __nv_bfloat16 *y)
 {
     constexpr int TOKENS = TILES * TILE_TOKENS;
-    __shared__ uint32_t tables[ROWS * level_table<BITS>::WORDS_OF_ROW];
+    __shared__ uint32_t tables[ROWS * TABLE_WORDS<BITS>];
     __shared__ float parts[WARPS][ROWS][TOKENS], sparse_sums[ROWS][TOKENS];
     const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
     const int first_row = blockIdx.x * ROWS, units = (packed.words + WORDS - 1) / WORDS;
@@ -246,9 +212,10 @@ template <int BITS> static void launch_width(const mma_call &call)
         whole ? launch<BITS, 2, true>(call) : launch<BITS, 2, false>(call);
 }
 
-bool decant_cuda_packed_has_mma(decant_matrix x)
+bool decant_cuda_packed_has_mma(decant_matrix x, const decant_packed_matrix *packed)
 {
-    return x.element == DECANT_BF16 && decant_has_vectors<__nv_bfloat16>(x.columns, x.data);
+    return packed->bits >= BITS_LEAST && x.element == DECANT_BF16 &&
+           decant_has_vectors<__nv_bfloat16>(x.columns, x.data);
 }
 
 decant_status decant_cuda_packed_mma(decant_backend *backend, decant_matrix x,
@@ -262,11 +229,10 @@ decant_status decant_cuda_packed_mma(decant_backend *backend, decant_matrix x,
                            sparse,
                            accumulate,
                            decant_cuda_of(backend)->stream};
-    static void (*const widths[])(const mma_call &) = {launch_width<2>, launch_width<3>, launch_width<4>,
-                                                       launch_width<5>, launch_width<6>, launch_width<7>,
+    static void (*const widths[])(const mma_call &) = {launch_width<5>, launch_width<6>, launch_width<7>,
                                                        launch_width<8>};
-    if (packed->bits < DECANT_BITS_MINIMUM || packed->bits > DECANT_BITS_MAXIMUM)
+    if (packed->bits < BITS_LEAST || packed->bits > DECANT_BITS_MAXIMUM)
         return DECANT_ERROR(err, DECANT_ERROR_BUG, "packed_linear: codes of %d bits", packed->bits);
-    widths[packed->bits - DECANT_BITS_MINIMUM](call);
+    widths[packed->bits - BITS_LEAST](call);
     return decant_cuda_launched(backend, "packed_mma", err);
 }

@@ -25,15 +25,13 @@ enum {
     SEQUENCE = 1 << 22,
     MEASURED = 1 << 23,
     DIMENSIONS = DECANT_GRID_DIMENSION_MAXIMUM,
-    STARTS = 512,            /* points over all starts: 32 starts of 16 points, one of 512 or more */
-    ROUNDS_EARLY_2 = 1200,   /* of Lloyd in two dimensions, on parts of EARLY_PLACES places a point … */
-    ROUNDS_EARLY_MORE = 300, /* … in more, where they get dear … */
+    ROUNDS_EARLY = 240, /* of Lloyd, on parts of EARLY_PLACES places a point … */
     EARLY_PLACES = 48,
     ROUNDS_LATE = 120, /* … then on parts that double every DOUBLING rounds */
     DOUBLING = 12,
 };
 
-static const double RELAXATION = 1.8; /* early steps go beyond the mean by this factor */
+static const double RELAXATION = 1.6; /* early steps go beyond the mean by this factor */
 
 typedef struct grid {
     int dimension, code_bits;
@@ -246,53 +244,25 @@ static int round_points(grid *g)
     return decimals;
 }
 
-/* Where the points start: the rest of a sequence that has no part in what is fitted to. */
-static void start_points(grid *g, int start)
+static grid make_grid(int dimension, int code_bits, const float *places, const float *others, uint16_t *codes)
 {
-    const int64_t n = (int64_t)1 << g->code_bits;
-    const int p = g->dimension;
-    fill_places(p, n * start, n, sqrt((p + 2.0) / p), g->points);
-    if (p != 2)
-        return;
-    for (int64_t k = 0; k < n; k++) {
-        const double radius = sqrt(-4 * log(1 - ((double)k + 0.5) / (double)n));
-        const double angle = (double)k * M_PI * (3 - sqrt(5)) * (1 + 0.01 * start);
-        g->points[2 * k] = (float)(radius * cos(angle));
-        g->points[2 * k + 1] = (float)(radius * sin(angle));
-    }
-}
-
-static void improve(grid *g, const float *places, uint16_t *codes)
-{
-    const int early = g->dimension == 2 ? ROUNDS_EARLY_2 : ROUNDS_EARLY_MORE;
-    int64_t part = ((int64_t)1 << g->code_bits) * EARLY_PLACES, first = 0;
-    for (int round = 0; round < early + ROUNDS_LATE; round++) {
-        const int late = round - early;
+    const int64_t n = (int64_t)1 << code_bits;
+    grid g = {dimension, code_bits, allocate((size_t)(n * dimension) * sizeof(float)), 0};
+    fill_places(dimension, 0, n, sqrt((dimension + 2.0) / dimension), g.points);
+    int64_t part = n * EARLY_PLACES, first = 0;
+    for (int round = 0; round < ROUNDS_EARLY + ROUNDS_LATE; round++) {
+        const int late = round - ROUNDS_EARLY;
         if (late >= 0 && late % DOUBLING == 0)
             part *= 2;
         part = part < SEQUENCE ? part : SEQUENCE;
         first = first + part <= SEQUENCE ? first : 0;
-        const float *own = places + first * g->dimension;
-        find_codes(g, own, part, codes);
-        move_points(g, own, part, codes, round < early * 3 / 4 ? RELAXATION : 1);
+        const float *own = places + first * dimension;
+        find_codes(&g, own, part, codes);
+        move_points(&g, own, part, codes, round < ROUNDS_EARLY * 3 / 4 ? RELAXATION : 1);
         first += part;
     }
-}
-
-static grid make_grid(int dimension, int code_bits, const float *places, const float *others, uint16_t *codes)
-{
-    const size_t points_bytes = ((size_t)dimension << code_bits) * sizeof(float);
-    grid best = {dimension, code_bits, NULL, INFINITY};
-    for (int start = 0; start == 0 || start < STARTS >> code_bits; start++) {
-        grid g = {dimension, code_bits, allocate(points_bytes), 0};
-        start_points(&g, start);
-        improve(&g, places, codes);
-        g.error = measure(&g, others, MEASURED, codes);
-        float *worse = g.error < best.error ? best.points : g.points;
-        best = g.error < best.error ? g : best;
-        free(worse);
-    }
-    return best;
+    g.error = measure(&g, others, MEASURED, codes);
+    return g;
 }
 
 /* ---- tables ---- */

@@ -124,7 +124,7 @@ static decant_status run_shape(decant_backend *backend, const options *o, const 
     printf("%6lld x %5lld: encode %.3f ns a weight, error %.6f of %.6f;", (long long)shape.rows,
            (long long)shape.columns, encode / (double)(shape.rows * shape.columns) * 1e9,
            error.squared / error.norm, grid->error);
-    static const int64_t tokens[] = {1, 4, 16, 512, 2048};
+    static const int64_t tokens[] = {1, 4, 5, 16, 512, 2048};
     for (size_t i = 0; i < sizeof tokens / sizeof *tokens && strcmp(o->device, "cpu") != 0; i++) {
         double seconds;
         DECANT_TRY(time_linear(backend, o, &packed, tokens[i], &seconds, err));

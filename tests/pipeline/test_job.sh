@@ -93,8 +93,27 @@ done
 "$decant" allocate "$work/1.h5" --bits 4.8 | grep -q 'warning: .*validate before use' || fail "no warning"
 on 2 validate "$work/1.h5" --model "$model" --text "$tokens" --json >"$work/two.json"
 on 1 validate "$work/1.h5" --model "$model" --text "$tokens" --json >"$work/one.json"
-cmp "$work/one.json" "$work/two.json" || fail "validation depends on the ranks"
-on 2 validate "$work/1.h5" --text "$tokens" | grep -q 'perplexity after' || fail "validate without the original"
+python3 - "$work/one.json" "$work/two.json" "$model/model.safetensors" <<'PY' || fail "validation depends on the ranks, or does not say what the models take"
+import json, os, struct, sys
+one, two = (json.load(open(path)) for path in sys.argv[1:3])
+with open(sys.argv[3], "rb") as model:  # header's length, header, tensors
+    tensors = os.path.getsize(sys.argv[3]) - 8 - struct.unpack("<Q", model.read(8))[0]
+for found in one, two:  # what was timed, and memory, which ranks share out
+    assert found.pop("decode_batch") == [1, 2, 4, 8, 16], found
+    for model in "original", "quantized":
+        speeds = found.pop("decode_tokens_per_second_" + model)
+        assert len(speeds) == 5 and all(speed > 0 for speed in speeds), speeds
+    assert found["weight_bytes_original"] == tensors > found["weight_bytes_quantized"] > 0, found
+    assert found.pop("device_peak_bytes") > found["weight_bytes_quantized"] / 2, found
+assert one == two, (one, two)
+PY
+on 2 validate "$work/1.h5" --text "$tokens" >"$work/alone" || fail "validate without the original"
+grep -q 'perplexity after' "$work/alone" || fail "validate without the original"
+grep -q 'decode products, batch 16 .* tokens/s' "$work/alone" || fail "no speed: $(cat "$work/alone")"
+if ! nvidia-smi >/dev/null 2>&1; then
+  "$decant" validate "$work/1.h5" --text "$tokens" --device auto >/dev/null 2>"$work/fallback"
+  grep -q 'computing on the CPU' "$work/fallback" || fail "--device auto falls back to the CPU without a word"
+fi
 on 2 "${run[@]}" --output "$work/logged.h5" --log "$work/log.jsonl" >/dev/null
 python3 -c '
 import json, sys

@@ -194,7 +194,7 @@ static void check_model(const char *name, decant_element element, int64_t micro_
     REQUIRE(decant_fisher_sums_create(backend, &config, shape.family, form, 0, config.layers, &fisher, err));
     REQUIRE(decant_model_part_load(backend, &config, &source, 0, config.layers, shape.window, micro_batch,
                                    &part, err));
-    REQUIRE(decant_calibration_create(&part, &fisher, 1, retain, &calibration, err));
+    REQUIRE(decant_calibration_create(&part, &fisher, 1, retain, (decant_interlude){0}, &calibration, err));
     backend->memory->usage(backend, &held, &unused, &unused);
     const decant_calibration_bytes *planned = &memory.calibration;
     assert_int_equal(held - before,

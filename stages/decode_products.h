@@ -1,0 +1,27 @@
+/* The linear products of one decode step: every linear layer of a part's blocks applied once to a batch of
+ * tokens, one of each sequence that is decoded together. No attention, norms or head: these are the same for
+ * the original and the quantized model, and nothing depends on what the numbers are. What the step takes is for
+ * the caller to measure. */
+#ifndef DECANT_STAGES_DECODE_PRODUCTS_H
+#define DECANT_STAGES_DECODE_PRODUCTS_H
+
+#include "stages/model.h"
+
+typedef struct decant_decode_products {
+    decant_backend *backend; /* borrowed */
+    int64_t tokens;          /* largest batch */
+    void *x, *y;             /* device [tokens, widest layer], of the activations' type */
+} decant_decode_products;
+
+/* Room for up to `tokens` tokens through the layers of `part`, and a batch of numbers in [-1, 1). Freed with
+ * decant_decode_products_destroy, also after a failure. */
+decant_status decant_decode_products_create(const decant_model_part *part, int64_t tokens,
+                                            decant_decode_products *products, decant_error *err);
+void decant_decode_products_destroy(decant_decode_products *products); /* takes an empty one */
+
+/* Issues the products of a batch of `tokens` tokens; they may still run when this returns. `part` has layers of
+ * the shapes that the room was made for. */
+decant_status decant_decode_products_run(const decant_decode_products *products, const decant_model_part *part,
+                                         int64_t tokens, decant_error *err);
+
+#endif
