@@ -26,6 +26,9 @@ expect() {
   grep -q -- "$pattern" "$work/err" || fail "'$*' does not say '$pattern': $(cat "$work/err")"
 }
 
+# same_quality A.json B.json: the same results of validation, but for what was timed and memory, which come last.
+same_quality() { cmp <(sed 's/,"decode_batch".*//' "$1") <(sed 's/,"decode_batch".*//' "$2"); }
+
 model=$source/tests/reference/llama_mha
 tokens=$model/tokens.npy
 
@@ -40,7 +43,7 @@ for options in "--method higgs --bit-widths 4" "--method rtn --bit-widths 3 --gr
   "$decant" verify "$work/1.h5" >/dev/null || fail "$options: verify"
   on 1 validate "$work/1.h5" --model "$model" --text "$tokens" --json >"$work/one.json"
   on 2 validate "$work/1.h5" --model "$model" --text "$tokens" --json >"$work/two.json"
-  cmp "$work/one.json" "$work/two.json" || fail "$options: validation depends on the ranks"
+  same_quality "$work/one.json" "$work/two.json" || fail "$options: validation depends on the ranks"
   "$decant" inspect --json "$work/1.h5" >"$work/inspected.json"
   python3 - "$work/inspected.json" "$work/one.json" "$options" <<'PY'
 import json, sys
@@ -104,7 +107,7 @@ if "$python" -c 'import h5py' 2>/dev/null; then
     on 1 validate "$work/$version.h5" --text "$tokens" --json >"$work/$version.json"
   done
   grep -v file_bytes_at_most "$work/old.plan" | cmp - <(grep -v file_bytes_at_most "$work/new.plan") || fail "version 1 gives another allocation"
-  cmp "$work/old.json" "$work/new.json" || fail "version 1 gives another perplexity"
+  same_quality "$work/old.json" "$work/new.json" || fail "version 1 gives another perplexity"
 fi
 
 # ---- a model of an architecture that decant does not know: data-free, matrix by matrix; never with data
