@@ -26,11 +26,12 @@ static void candidates_are_those_a_method_has(void **state)
         double width;
         int code_bits; /* 0: it has none */
     } cases[] = {
-        {DECANT_METHOD_KMEANS, 1, 3, 3}, {DECANT_METHOD_KMEANS, 1, 2.5, 0}, {DECANT_METHOD_RTN, 1, 8, 8},
-        {DECANT_METHOD_RTN, 1, 3.5, 0},  {DECANT_METHOD_NF4, 1, 4, 4},      {DECANT_METHOD_NF4, 1, 3, 0},
-        {DECANT_METHOD_HIGGS, 1, 8, 8},  {DECANT_METHOD_HIGGS, 1, 2.5, 0},  {DECANT_METHOD_HIGGS, 2, 2.5, 5},
-        {DECANT_METHOD_HIGGS, 2, 6, 12}, {DECANT_METHOD_HIGGS, 2, 6.5, 0},  {DECANT_METHOD_HIGGS, 3, 2.67, 8},
-        {DECANT_METHOD_HIGGS, 3, 4, 12}, {DECANT_METHOD_HIGGS, 3, 2.5, 0},  {DECANT_METHOD_HIGGS, 4, 3.25, 0}};
+        {DECANT_METHOD_KMEANS, 1, 3, 3},  {DECANT_METHOD_KMEANS, 1, 2.5, 0}, {DECANT_METHOD_RTN, 1, 8, 8},
+        {DECANT_METHOD_RTN, 1, 3.5, 0},   {DECANT_METHOD_NF4, 1, 4, 4},      {DECANT_METHOD_NF4, 1, 3, 0},
+        {DECANT_METHOD_HIGGS, 1, 8, 8},   {DECANT_METHOD_HIGGS, 1, 2.5, 0},  {DECANT_METHOD_HIGGS, 2, 2.5, 5},
+        {DECANT_METHOD_HIGGS, 2, 6, 12},  {DECANT_METHOD_HIGGS, 2, 6.5, 0},  {DECANT_METHOD_HIGGS, 3, 2.67, 8},
+        {DECANT_METHOD_HIGGS, 3, 4, 12},  {DECANT_METHOD_HIGGS, 3, 2.5, 0},  {DECANT_METHOD_HIGGS, 4, 2.75, 11},
+        {DECANT_METHOD_HIGGS, 4, 3.25, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         decant_recipe recipe = recipe_of(cases[i].method, 1, &cases[i].width);
         recipe.dimension[0] = cases[i].dimension;
