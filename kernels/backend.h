@@ -275,7 +275,8 @@ typedef struct decant_grid_matrix {
 typedef enum decant_grid_scale {
     DECANT_SCALE_LEAST_ERROR, /* root mean square first, then refit to its codes: s = ⟨x, q⟩ / ⟨q, q⟩ */
     DECANT_SCALE_LARGEST,     /* the largest magnitude of the group becomes the grid's largest: NF4 */
-    DECANT_SCALE_RANGE, /* least and largest value become the grid's ends (needs offsets): round-to-nearest */
+    DECANT_SCALE_RANGE,       /* from the least to the largest value, with zero a point (needs offsets):
+                                 round-to-nearest */
 } decant_grid_scale;
 
 typedef struct decant_grid_kernels {

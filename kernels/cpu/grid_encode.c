@@ -140,16 +140,20 @@ static void fit_least_error(const encode_job *job, row_group *group, float *scal
     }
 }
 
+/* Zero is among the points: would it lie between two, the many small weights of a group would all be moved the
+ * same way. */
 static void fit_range(const encode_job *job, row_group *group)
 {
-    float low = group->x[0], high = low;
-    for (int64_t j = 1; j < group->columns; j++) {
+    float low = 0, high = 0;
+    for (int64_t j = 0; j < group->columns; j++) {
         low = fminf(low, group->x[j]);
         high = fmaxf(high, group->x[j]);
     }
     double scale = ((double)high - (double)low) / ((double)job->highest_point - (double)job->lowest_point);
     group->scale = decant_finite_f16(scale);
-    group->offset = decant_finite_f16((double)low - scale * (double)job->lowest_point);
+    scale = decant_f16_to_f32(group->scale);
+    double zero = scale > 0 ? rint((double)low / scale) : 0; /* points below it, as a negative number */
+    group->offset = decant_finite_f16((zero - (double)job->lowest_point) * scale);
 }
 
 static void fit_largest(const encode_job *job, row_group *group)

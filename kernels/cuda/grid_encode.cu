@@ -134,7 +134,7 @@ static __device__ void fit_extremes(const encode_args &args, row_group &group, f
 {
     const bool range = args.scale == DECANT_SCALE_RANGE;
     const int limit = min(group.end * P, group.columns);
-    float high = -INFINITY, minus_low = -INFINITY;
+    float high = 0, minus_low = 0; /* zero is among the points of a range, and no magnitude is below it */
     for (int i = group.first * P + team_rank<BLOCK>(); i < limit; i += BLOCK ? THREADS : DECANT_WARP) {
         const float x = range ? group.row[i] : fabsf(group.row[i]);
         high = fmaxf(high, x);
@@ -146,9 +146,10 @@ static __device__ void fit_extremes(const encode_args &args, row_group &group, f
         return;
     }
     const double low = -(double)team_maximum<BLOCK>(minus_low, parts);
-    const double scale = (high - low) / ((double)args.highest_point - (double)args.lowest_point);
-    group.scale = finite_f16(scale);
-    group.offset = finite_f16(low - scale * (double)args.lowest_point);
+    group.scale = finite_f16((high - low) / ((double)args.highest_point - (double)args.lowest_point));
+    const double scale = half_value(group.scale);
+    const double zero = scale > 0 ? rint(low / scale) : 0; /* points below it, as a negative number */
+    group.offset = finite_f16((zero - (double)args.lowest_point) * scale);
 }
 
 template <int P, bool BLOCK>

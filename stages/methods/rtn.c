@@ -1,5 +1,5 @@
-/* Round to nearest: a uniform grid between the least and the largest value of a group, scale and offset in F16.
- * The baseline that every method must beat. */
+/* Round to nearest: a uniform grid from the least to the largest value of a group, with zero among its points;
+ * scale and offset in F16. The baseline that every method must beat. */
 #include "stages/methods/grid.h"
 
 static const decant_grid_rule rule = {
