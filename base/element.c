@@ -49,6 +49,24 @@ uint16_t decant_f32_to_f16(float value)
     return (uint16_t)(sign | (magnitude - 0x38000000u + 0xfffu + odd) >> 13);
 }
 
+uint16_t decant_f32_to_bf16(float value)
+{
+    uint32_t bits = bits_of(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)(bits >> 16 | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+void decant_elements_from_f32(decant_element element, const float *source, int64_t count, void *target)
+{
+    uint16_t *half = target;
+    if (element == DECANT_F32)
+        memcpy(target, source, (size_t)count * sizeof *source);
+    else
+        for (int64_t i = 0; i < count; i++)
+            half[i] = element == DECANT_F16 ? decant_f32_to_f16(source[i]) : decant_f32_to_bf16(source[i]);
+}
+
 void decant_elements_to_f32(decant_element element, const void *source, int64_t count, float *target)
 {
     const uint16_t *half = source;

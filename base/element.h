@@ -58,7 +58,13 @@ float decant_f16_to_f32(uint16_t bits);
 /* Rounds to nearest, ties to even; beyond the range to infinity; NaN stays NaN. */
 uint16_t decant_f32_to_f16(float value);
 
+/* Rounds to nearest, ties to even; NaN stays NaN. */
+uint16_t decant_f32_to_bf16(float value);
+
 /* Converts count elements to F32. */
 void decant_elements_to_f32(decant_element element, const void *source, int64_t count, float *target);
+
+/* Converts count elements from F32, each rounded to nearest. */
+void decant_elements_from_f32(decant_element element, const float *source, int64_t count, void *target);
 
 #endif

@@ -272,6 +272,15 @@ decant_status decant_message_complete(decant_message *message, decant_error *err
     return check(MPI_Wait(&message->request, MPI_STATUS_IGNORE), "a message was not delivered", err);
 }
 
+void decant_message_cancel(decant_message *message)
+{
+    if (!message->active)
+        return;
+    message->active = false;
+    MPI_Cancel(&message->request);
+    MPI_Wait(&message->request, MPI_STATUS_IGNORE);
+}
+
 void decant_ranks_abort(decant_ranks *ranks, const decant_error *err)
 {
     fprintf(stderr, "decant: rank %d: %s (%s:%d)\n", ranks->rank, err->message, err->source, err->line);

@@ -62,6 +62,8 @@ decant_status decant_ranks_send(decant_ranks *ranks, int target, int tag, const 
 decant_status decant_ranks_receive(decant_ranks *ranks, int source, int tag, void *data, size_t size_bytes,
                                    decant_message *message, decant_error *err);
 decant_status decant_message_complete(decant_message *message, decant_error *err); /* no-op when not active */
+/* Gives up a message that is being received and that nobody will send; no-op when not active. */
+void decant_message_cancel(decant_message *message);
 
 /* For what cannot be agreed on, a broken MPI above all: prints the record and ends every rank. Does not return.
  */

@@ -222,6 +222,24 @@ done:
     return status;
 }
 
+/* What the weights' type will probably be; a value unknown here is no error, as nothing is computed from it. */
+static decant_status read_element(config_reader reader, decant_element *element, decant_error *err)
+{
+    static const struct {
+        const char *name;
+        decant_element element;
+    } names[] = {{"float32", DECANT_F32}, {"float16", DECANT_F16}, {"bfloat16", DECANT_BF16}};
+    const cJSON *member;
+    *element = DECANT_BF16;
+    decant_status status = decant_json_member(reader.object, "torch_dtype", reader.origin, &member, err);
+    if (status == DECANT_OK && !member)
+        status = decant_json_member(reader.object, "dtype", reader.origin, &member, err);
+    for (size_t i = 0; status == DECANT_OK && i < sizeof names / sizeof *names; i++)
+        if (cJSON_IsString(member) && strcmp(member->valuestring, names[i].name) == 0)
+            *element = names[i].element;
+    return status;
+}
+
 static decant_status read_members(config_reader reader, decant_model_config *config, decant_error *err)
 {
     decant_status status = DECANT_OK;
@@ -238,6 +256,7 @@ static decant_status read_members(config_reader reader, decant_model_config *con
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: \"rms_norm_eps\" %g is 0 in single precision", reader.origin,
                     epsilon);
     DECANT_TRY(read_rotary(reader, config, err));
+    DECANT_TRY(read_element(reader, &config->element, err));
     DECANT_TRY(require_text(reader, "hidden_act", "silu", err));
     DECANT_TRY(require_false(reader, "attention_bias", err));
     DECANT_TRY(require_false(reader, "mlp_bias", err));

@@ -2,6 +2,7 @@
 #ifndef DECANT_IO_MODEL_CONFIG_H
 #define DECANT_IO_MODEL_CONFIG_H
 
+#include "base/element.h"
 #include "base/error.h"
 
 #include <stdbool.h>
@@ -21,7 +22,9 @@ typedef struct decant_model_config {
     double rotary_base;        /* rope_theta; 10000 when absent */
     int64_t maximum_positions; /* max_position_embeddings */
     bool tied_head;            /* tie_word_embeddings */
-    char *json;                /* the file, verbatim, NUL-terminated; owned */
+    decant_element
+        element; /* torch_dtype or dtype, as a hint: the tensors say for themselves; BF16 when absent */
+    char *json;  /* the file, verbatim, NUL-terminated; owned */
     size_t json_bytes;
 } decant_model_config;
 

@@ -43,6 +43,19 @@ typedef struct decant_memory_kernels {
                           size_t size_bytes, decant_error *err);
     decant_status (*zero)(decant_backend *backend, void *device, size_t size_bytes, decant_error *err);
 
+    /* Host memory that the device can write to by itself, for begin_download; of any content. Freed by
+     * release_host, which takes NULL too and sets the pointer to NULL. */
+    decant_status (*allocate_host)(decant_backend *backend, size_t size_bytes, const char *what, void **host,
+                                   decant_error *err);
+    void (*release_host)(decant_backend *backend, void **host);
+
+    /* A download, behind all work issued before, that may still be under way when this returns.
+     *   host  in memory from allocate_host; its bytes are there once finish_downloads has returned */
+    decant_status (*begin_download)(decant_backend *backend, void *host, const void *device, size_t size_bytes,
+                                    decant_error *err);
+    /* Waits for the downloads begun so far; reports any failure of them. */
+    decant_status (*finish_downloads)(decant_backend *backend, decant_error *err);
+
     /* Waits for all issued work; reports any failure of it. */
     decant_status (*synchronize)(decant_backend *backend, decant_error *err);
 
@@ -66,6 +79,15 @@ typedef struct decant_weight_kernels {
     decant_status (*place)(decant_backend *backend, decant_matrix host, decant_placement placement,
                            const char *what, decant_matrix *device, decant_error *err);
     void (*unplace)(decant_backend *backend, decant_matrix *device); /* leaves data NULL; takes NULL data too */
+
+    /* The two halves of place, for weights that travel while the device works on others. begin_place returns
+     * at once, and host.data and *device are the backend's until finish_place: work issued from then on finds
+     * the weight in place. When the way failed, finish_place leaves data NULL. unplace takes a weight that has
+     * only begun; finish_place takes one that is in place. Several may be on their way; they arrive in the
+     * order in which they began. */
+    decant_status (*begin_place)(decant_backend *backend, decant_matrix host, decant_placement placement,
+                                 const char *what, decant_matrix *device, decant_error *err);
+    decant_status (*finish_place)(decant_backend *backend, decant_matrix *device, decant_error *err);
 } decant_weight_kernels;
 
 /* --------------------------------------------------------------------------------------------------- model
@@ -76,14 +98,20 @@ typedef enum decant_fisher_form {
     DECANT_FISHER_TOKEN,    /* F += (dY∘dY)ᵀ (X∘X): each token's contribution squared by itself */
 } decant_fisher_form;
 
-/* Causal grouped-query attention over one sequence. */
+/* Causal grouped-query attention, of one sequence or of several equally long ones at once. */
 typedef struct decant_attention_shape {
-    int64_t tokens; /* T */
+    int64_t tokens; /* T, of one sequence */
     int heads;      /* query heads; a multiple of key_value_heads */
     int key_value_heads;
     int head_dimension;
-    int64_t window; /* keys a query sees, itself included; 0: all before it */
+    int64_t window;    /* keys a query sees, itself included; 0: all before it */
+    int64_t sequences; /* S; 0 counts as 1. A sequence's rows follow those of the one before it */
 } decant_attention_shape;
+
+static inline int64_t decant_attention_sequences(const decant_attention_shape *shape)
+{
+    return shape->sequences > 0 ? shape->sequences : 1;
+}
 
 typedef struct decant_model_kernels {
     /* y[t, :] = table[tokens[t], :].  tokens: host [T], each in [0, table.rows); table: placed [vocabulary,
@@ -119,9 +147,10 @@ typedef struct decant_model_kernels {
     decant_status (*rotary)(decant_backend *backend, decant_matrix x, int heads, const float *cosines,
                             const float *sines, bool inverse, decant_error *err);
 
-    /* y = softmax(q kᵀ / sqrt(head_dimension)) v for each head, causal.
-     *   q, y [T, heads · head_dimension]; k, v [T, key_value_heads · head_dimension]
-     *   log_sum_exp device F32 [heads, T], kept for the backward pass */
+    /* y = softmax(q kᵀ / sqrt(head_dimension)) v for each head, causal. A sequence gets the same bits alone and
+     * among others.
+     *   q, y [S · T, heads · head_dimension]; k, v [S · T, key_value_heads · head_dimension]
+     *   log_sum_exp device F32 [S, heads, T], kept for the backward pass */
     decant_status (*attention)(decant_backend *backend, const decant_attention_shape *shape, decant_matrix q,
                                decant_matrix k, decant_matrix v, decant_matrix y, float *log_sum_exp,
                                decant_error *err);

@@ -1,6 +1,7 @@
 /* See channel.h. */
 #include "pipeline/channel.h"
 
+#include "base/log.h"
 #include "base/memory.h"
 
 #include <string.h>
@@ -17,6 +18,7 @@ struct decant_channel {
     char *buffers[BUFFERS]; /* message, then the mark; a receiver uses the first */
     decant_message messages[BUFFERS];
     int next;
+    double waited_s;
 };
 
 /* Asks for the next message while this rank still computes. */
@@ -55,11 +57,27 @@ void decant_channel_close(decant_channel **channel)
         return;
     decant_error unused;
     for (int i = 0; i < BUFFERS; i++) {
-        decant_message_complete(&(*channel)->messages[i], &unused);
+        if ((*channel)->receives)
+            decant_message_cancel(&(*channel)->messages[i]);
+        else
+            decant_message_complete(&(*channel)->messages[i], &unused);
         decant_memory_free((*channel)->buffers[i]);
     }
     decant_memory_free(*channel);
     *channel = NULL;
+}
+
+double decant_channel_waited(const decant_channel *channel)
+{
+    return channel ? channel->waited_s : 0;
+}
+
+static decant_status wait_for(decant_channel *channel, int buffer, decant_error *err)
+{
+    double start_s = decant_clock_s();
+    decant_status status = decant_message_complete(&channel->messages[buffer], err);
+    channel->waited_s += decant_clock_s() - start_s;
+    return status;
 }
 
 decant_status decant_channel_send(decant_channel *channel, decant_backend *backend,
@@ -67,7 +85,7 @@ decant_status decant_channel_send(decant_channel *channel, decant_backend *backe
 {
     int buffer = channel->next;
     char *at = channel->buffers[buffer];
-    decant_status status = decant_message_complete(&channel->messages[buffer], err);
+    decant_status status = wait_for(channel, buffer, err);
     for (int i = 0; i < count && status == DECANT_OK && !withdrawn; i++) {
         if (!matrices[i].data)
             continue;
@@ -92,7 +110,7 @@ decant_status decant_channel_receive(decant_channel *channel, decant_backend *ba
 {
     const char *at = channel->buffers[0];
     int64_t mark;
-    decant_status status = decant_message_complete(&channel->messages[0], err);
+    decant_status status = wait_for(channel, 0, err);
     if (status != DECANT_OK)
         return status;
     memcpy(&mark, at + channel->message_bytes, MARK_BYTES);

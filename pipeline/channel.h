@@ -43,8 +43,11 @@ static inline void decant_standing_note(decant_standing *standing, decant_status
  *   receives      which end this is */
 decant_status decant_channel_open(decant_ranks *ranks, int peer, int tag, size_t message_bytes,
                                   int64_t messages, bool receives, decant_channel **channel, decant_error *err);
-/* Completes what is under way; takes NULL, sets NULL. All `messages` must have passed. */
+/* Completes what was sent and gives up what was not received; takes NULL, sets NULL. */
 void decant_channel_close(decant_channel **channel);
+
+/* Seconds spent waiting for messages so far; 0 for NULL. */
+double decant_channel_waited(const decant_channel *channel);
 
 /* Sends the matrices (those with data NULL are skipped), or only the mark when withdrawn. */
 decant_status decant_channel_send(decant_channel *channel, decant_backend *backend,

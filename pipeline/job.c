@@ -7,25 +7,27 @@
 #include "pipeline/job.h"
 
 #include "base/memory.h"
-#include "io/checksum.h"
+#include "pipeline/quantization.h"
 #include "pipeline/report.h"
-#include "stages/error_table.h"
 #include "stages/write.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-/* Between measuring and choosing: this rank's layers with all their candidates. */
-typedef struct quantized_share {
-    decant_quantized_layer *layers; /* [layer_count · linear_count] */
-    decant_table_row *rows;         /* the same */
-    int64_t count;
-} quantized_share;
-
 decant_layer_range decant_job_layers(const decant_job *job)
 {
-    return job->ranges[job->ranks->rank];
+    return job->ranges[job->stage];
+}
+
+int decant_job_rank(const decant_job *job, int stage, int replica)
+{
+    return stage * job->grid.replicas + replica;
+}
+
+int decant_job_owner(const decant_job *job, int block, int linear)
+{
+    return job->owners[block * job->family->linear_count + linear];
 }
 
 /* ---- opening ---- */
@@ -66,11 +68,22 @@ static decant_status open_local(decant_job *job, decant_error *err)
         DECANT_TRY(decant_container_config(container, job->options->container, &job->config, err));
     }
     DECANT_TRY(decant_family_find(&job->config, &job->family, err));
-    DECANT_TRY(decant_memory_allocate((size_t)job->ranks->size * sizeof *job->ranges, "the layers of each rank",
-                                      (void **)&job->ranges, err));
 done:
     decant_container_close(&container);
     return status;
+}
+
+/* Local. The ranks become stages × replicas. */
+static decant_status place_ranks(decant_job *job, decant_error *err)
+{
+    int replicas = job->options->replicas, ranks = job->ranks->size;
+    if (!decant_schedule_grid(ranks, job->config.layers, replicas, &job->grid))
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "--replicas %d does not divide the %d ranks", replicas,
+                            ranks);
+    job->stage = job->ranks->rank / job->grid.replicas;
+    job->replica = job->ranks->rank % job->grid.replicas;
+    return decant_memory_allocate((size_t)job->grid.stages * sizeof *job->ranges, "the layers of each stage",
+                                  (void **)&job->ranges, err);
 }
 
 /* Balanced for calibration: a block takes its forward pass, the gradient of its input and that of its weights;
@@ -80,8 +93,43 @@ static void shard_layers(decant_job *job)
     const int64_t tokens = 512;
     double block = decant_schedule_block_cost(&job->config, tokens);
     double head = decant_schedule_head_cost(&job->config, tokens);
-    decant_schedule_layers(job->config.layers, job->ranks->size, 3 * block, 0, 2 * head, job->ranges);
-    job->stages = decant_schedule_active_stages(job->ranges, job->ranks->size);
+    decant_schedule_layers(job->config.layers, job->grid.stages, 3 * block, 0, 2 * head, job->ranges);
+    job->stages = decant_schedule_active_stages(job->ranges, job->grid.stages);
+}
+
+/* Local. The matrices of a stage are shared out over its replicas by their size. */
+static decant_status share_matrices(decant_job *job, decant_error *err)
+{
+    int linears = job->family->linear_count, blocks = decant_job_layers(job).count;
+    double *costs = NULL, *loads = NULL;
+    decant_status status;
+    DECANT_TRY(decant_memory_allocate((size_t)(blocks * linears) * sizeof *job->owners, "owners of matrices",
+                                      (void **)&job->owners, err));
+    DECANT_TRY(decant_memory_allocate((size_t)(blocks * linears) * sizeof *costs, "costs of matrices",
+                                      (void **)&costs, err));
+    DECANT_TRY(decant_memory_allocate((size_t)job->grid.replicas * sizeof *loads, "loads of replicas",
+                                      (void **)&loads, err));
+    for (int i = 0; i < blocks * linears; i++) {
+        decant_linear linear;
+        job->family->linear(&job->config, 0, i % linears, &linear);
+        costs[i] = (double)linear.rows * (double)linear.columns;
+    }
+    decant_schedule_owners(costs, blocks, linears, job->grid.replicas, loads, job->owners);
+done:
+    decant_memory_free(costs);
+    decant_memory_free(loads);
+    return status;
+}
+
+/* Local. Who holds which layers, passes which sequences and quantizes which matrices. */
+static decant_status share_out(decant_job *job, decant_error *err)
+{
+    decant_status status;
+    DECANT_TRY(place_ranks(job, err));
+    shard_layers(job);
+    DECANT_TRY(share_matrices(job, err));
+done:
+    return status;
 }
 
 static decant_status open_job(decant_job *job, decant_ranks *ranks, const decant_options *options,
@@ -94,15 +142,22 @@ static decant_status open_job(decant_job *job, decant_ranks *ranks, const decant
     status = decant_ranks_require_equal(ranks, job->config.json, job->config.json_bytes, "config.json", err);
     if (status != DECANT_OK)
         return status;
-    shard_layers(job);
-    decant_log_say(log, "%s, %d layers on %d rank%s, %s (%s)", job->config.architecture, job->config.layers,
-                   ranks->size, ranks->size == 1 ? "" : "s", job->backend->name, job->backend->device_name);
+    status = decant_ranks_agree(ranks, share_out(job, err), err);
+    if (status != DECANT_OK)
+        return status;
+    char grid[64] = "";
+    if (job->grid.replicas > 1)
+        snprintf(grid, sizeof grid, " (%d stages of %d replicas)", job->grid.stages, job->grid.replicas);
+    decant_log_say(log, "%s, %d layers on %d rank%s%s, %s (%s)", job->config.architecture, job->config.layers,
+                   ranks->size, ranks->size == 1 ? "" : "s", grid, job->backend->name,
+                   job->backend->device_name);
     return DECANT_OK;
 }
 
 static void close_job(decant_job *job)
 {
     decant_memory_free(job->ranges);
+    decant_memory_free(job->owners);
     decant_safetensors_close(&job->model);
     decant_model_config_free(&job->config);
     decant_backend_destroy(&job->backend);
@@ -186,110 +241,25 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
     decant_layer_range layers = decant_job_layers(job);
     decant_status status = decant_statistics_open(job->options->statistics, &file, origin, err);
     if (status == DECANT_OK)
-        status = decant_fisher_sums_create(job->backend, &job->config, job->family, origin->form, layers.first,
-                                           layers.count, fisher, err);
+        status = decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form, layers.first,
+                                         layers.count, fisher, err);
+    for (int i = 0; status == DECANT_OK && i < layers.count * job->family->linear_count; i++)
+        if (job->owners[i] == job->replica)
+            status = decant_fisher_sums_add(fisher, i / job->family->linear_count,
+                                            i % job->family->linear_count, err);
     if (status == DECANT_OK)
         status = decant_statistics_read(file, fisher, err);
     decant_container_close(&file);
     return decant_ranks_agree(job->ranks, status, err);
 }
 
-/* Fisher sums of this rank's layers, from tokens or from a statistics file. */
+/* Fisher sums of this rank's matrices, from tokens or from a statistics file. */
 static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_statistics_origin *origin,
                                decant_error *err)
 {
     if (job->options->statistics[0])
         return calibrate_from_file(job, fisher, origin, err);
     return calibrate_from_tokens(job, fisher, origin, err);
-}
-
-/* ---- quantize and evaluate ---- */
-
-static decant_recipe make_recipe(const decant_options *options, const decant_statistics_origin *origin)
-{
-    decant_recipe recipe = {
-        .widths = options->bit_widths.count,
-        .sensitive = options->sensitive,
-        .outliers = options->outliers,
-        .search = options->levels,
-        .seed = options->seed,
-        .curvature = (double)(origin->length - 1) / (double)origin->sequences,
-    };
-    memcpy(recipe.bits, options->bit_widths.bits, sizeof recipe.bits);
-    return recipe;
-}
-
-static decant_status quantize_one(decant_job *job, const decant_recipe *recipe, const decant_linear *linear,
-                                  const float *fisher, decant_quantized_layer *layer, decant_table_row *row,
-                                  decant_error *err)
-{
-    decant_backend *backend = job->backend;
-    char tensor[DECANT_NAME_BYTES + 8];
-    decant_matrix host, weight = {0};
-    decant_status status;
-    snprintf(tensor, sizeof tensor, "%s.weight", linear->name);
-    DECANT_TRY(decant_safetensors_matrix(job->model, tensor, linear->rows, linear->columns, &host, err));
-    DECANT_TRY(backend->weights->place(backend, host, DECANT_PLACE_EXACT, tensor, &weight, err));
-    DECANT_TRY(decant_quantize_layer(backend, recipe, tensor, weight, fisher, layer, err));
-    *row = (decant_table_row){
-        .source_checksum = decant_checksum(0, host.data, decant_matrix_bytes(host)),
-        .candidates = layer->candidates,
-        .weights = linear->rows * linear->columns,
-        .sparse_count = layer->sparse.count,
-    };
-    memcpy(row->candidate, layer->candidate, sizeof row->candidate);
-done:
-    backend->weights->unplace(backend, &weight);
-    return status;
-}
-
-/* Local: this rank's layers one after the other; the Fisher sums of a layer are freed once it is measured. */
-static decant_status quantize_share(decant_job *job, decant_fisher_sums *fisher, const decant_recipe *recipe,
-                                    quantized_share *share, decant_error *err)
-{
-    int linears = job->family->linear_count;
-    decant_layer_range layers = decant_job_layers(job);
-    decant_status status;
-    share->count = (int64_t)layers.count * linears;
-    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->layers, "quantized layers",
-                                      (void **)&share->layers, err));
-    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->rows, "the error table",
-                                      (void **)&share->rows, err));
-    for (int64_t i = 0; i < share->count; i++) {
-        int block = (int)(i / linears), index = (int)(i % linears);
-        decant_linear linear;
-        job->family->linear(&job->config, layers.first + block, index, &linear);
-        DECANT_TRY(quantize_one(job, recipe, &linear, decant_fisher_sums_at(fisher, block, index),
-                                &share->layers[i], &share->rows[i], err));
-        decant_fisher_sums_release(fisher, block, index);
-        decant_log_progress(job->log, i + 1, share->count, "matrices");
-    }
-done:
-    return status;
-}
-
-static void free_share(decant_job *job, quantized_share *share)
-{
-    for (int64_t i = 0; share->layers && i < share->count; i++)
-        decant_quantized_layer_free(job->backend, &share->layers[i]);
-    decant_memory_free(share->layers);
-    decant_memory_free(share->rows);
-}
-
-static decant_status quantize(decant_job *job, decant_fisher_sums *fisher,
-                              const decant_statistics_origin *origin, quantized_share *share,
-                              decant_error_table *table, decant_error *err)
-{
-    decant_recipe recipe = make_recipe(job->options, origin);
-    double start_s = decant_clock_s();
-    decant_log_stage(job->log, "quantize");
-    decant_status status = quantize_share(job, fisher, &recipe, share, err);
-    status = decant_ranks_agree(job->ranks, status, err);
-    if (status == DECANT_OK)
-        status = decant_error_table_gather(job->ranks, share->rows, share->count, table, err);
-    if (status == DECANT_OK)
-        decant_report_quantization(job, table, decant_clock_s() - start_s);
-    return status;
 }
 
 /* ---- allocate ---- */
@@ -315,12 +285,11 @@ done:
 /* ---- write ---- */
 
 /* The container stands complete on disk afterwards, but under its partial name. */
-static decant_status write_output(decant_job *job, const quantized_share *share,
+static decant_status write_output(decant_job *job, const decant_quantized_share *share,
                                   const decant_error_table *table, const int *chosen,
                                   const decant_plan_summary *summary, const decant_statistics_origin *origin,
                                   decant_container_writer **writer, decant_error *err)
 {
-    decant_layer_range layers = decant_job_layers(job);
     char options[1024], device[64];
     double start_s = decant_clock_s();
     decant_options_describe(job->options, options, sizeof options);
@@ -336,8 +305,8 @@ static decant_status write_output(decant_job *job, const quantized_share *share,
         .options = options,
         .device = device,
         .backend = job->backend,
-        .first_layer = layers.first,
-        .layer_count = layers.count,
+        .quantized_count = share->count,
+        .matrices = share->matrices,
         .quantized = share->layers,
     };
     decant_log_stage(job->log, "write");
@@ -403,7 +372,7 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
 {
     decant_fisher_sums fisher = {0};
     decant_statistics_origin origin;
-    quantized_share share = {0};
+    decant_quantized_share share = {0};
     decant_error_table table = {0};
     decant_plan_summary summary = {0};
     decant_token_array text = {0};
@@ -415,21 +384,20 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     if (job->options->text[0])
         DECANT_TRY(read_text(job, &text, err));
     DECANT_TRY(calibrate(job, &fisher, &origin, err));
-    DECANT_TRY(quantize(job, &fisher, &origin, &share, &table, err));
+    DECANT_TRY(decant_job_quantize(job, &fisher, &origin, &share, &table, err));
     DECANT_TRY(decant_ranks_agree(
         job->ranks,
         decant_memory_allocate((size_t)table.layers * sizeof *chosen, "the allocation", (void **)&chosen, err),
         err));
     DECANT_TRY(allocate(job, &table, chosen, &summary, err));
     DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &writer, err));
-    free_share(job, &share);
-    share = (quantized_share){0};
+    decant_quantized_share_free(job->backend, &share);
     DECANT_TRY(validate_and_finish(job, &text, &summary, &writer, err));
 done:
     decant_container_discard(&writer);
     decant_token_array_free(&text);
     decant_fisher_sums_free(&fisher);
-    free_share(job, &share);
+    decant_quantized_share_free(job->backend, &share);
     decant_error_table_free(&table);
     decant_memory_free(chosen);
     return status;

@@ -20,16 +20,26 @@ typedef struct decant_job {
     int sharers; /* ranks that share the backend's memory: all of this machine, or those of one GPU */
     decant_model_config config;
     const decant_family *family;
-    decant_safetensors *model;  /* NULL when only a container is at hand */
-    decant_layer_range *ranges; /* [ranks->size]: the layers of each rank */
-    int stages;                 /* ranks with layers: the first ones */
+    decant_safetensors *model; /* NULL when only a container is at hand */
+    decant_rank_grid grid;
+    int stage, replica;         /* this rank's place in the grid */
+    decant_layer_range *ranges; /* [grid.stages]: the layers of each stage */
+    int stages;                 /* those with layers: the first ones */
+    int *owners; /* [layers of this stage, linear_count]: the replica that quantizes and writes a matrix */
 } decant_job;
 
 /* This rank's layers; count 0 when there are more ranks than layers. */
 decant_layer_range decant_job_layers(const decant_job *job);
 
+/* The rank at a place of the grid. */
+int decant_job_rank(const decant_job *job, int stage, int replica);
+
+/* The replica of this stage that owns linear layer `linear` of block `block`, counted from the stage's first.
+ */
+int decant_job_owner(const decant_job *job, int block, int linear);
+
 /* Collective. pipeline/calibration.c: fills `fisher` (created here, on failure empty) from the calibration
- * tokens. */
+ * tokens: the sums of the matrices that this rank owns. */
 decant_status decant_job_calibrate(decant_job *job, const decant_token_array *tokens,
                                    decant_fisher_sums *fisher, decant_statistics_origin *origin,
                                    decant_error *err);

@@ -5,6 +5,7 @@
 #include "pipeline/examine.h"
 #include "pipeline/job.h"
 #include "pipeline/options.h"
+#include "pipeline/plan_report.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,7 +75,8 @@ int main(int argument_count, char **arguments)
         return 0;
     }
     if (!needs_ranks(options.command)) {
-        status = decant_examine(&options, stdout, &err);
+        bool plans = options.command == DECANT_COMMAND_PLAN;
+        status = plans ? decant_plan_command(&options, stdout, &err) : decant_examine(&options, stdout, &err);
         return status == DECANT_OK ? 0 : fail(status, &err);
     }
     int provided;

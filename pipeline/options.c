@@ -17,6 +17,7 @@ typedef enum option_kind {
     OPTION_FRACTION, /* double, given in percent */
     OPTION_CHOICE,   /* int, an index into `argument` split at '|' */
     OPTION_WIDTHS,   /* decant_bit_widths */
+    OPTION_SIZE,     /* int64_t, bytes */
     OPTION_FLAG,     /* bool */
 } option_kind;
 
@@ -42,12 +43,16 @@ static const option_row option_table[] = {
      "calibration sequences to use, 0 for all"},
     {"window", OPTION_INTEGER, "N", "512", FIELD(window), 2, 1e6, false,
      "tokens a calibration sequence when T.npy is one long row"},
+    {"micro-batch", OPTION_INTEGER, "N", "0", FIELD(micro_batch), 0, 1e6, false,
+     "sequences taken together, 0 for as many as fit 2048 tokens"},
     {"fisher", OPTION_CHOICE, "sequence|token", "token", FIELD(fisher), 0, 0, true,
      "square the gradient of a sequence, or of each token"},
     {"activations", OPTION_CHOICE, "auto|keep|recompute", "auto", FIELD(retention), 0, 0, false,
      "keep what the backward pass needs, or compute it again"},
     {"statistics", OPTION_PATH, "S.h5", NULL, FIELD(statistics), 0, 0, false,
      "Fisher sums of an earlier `calibrate`, in place of --calibration"},
+    {"replicas", OPTION_NUMBER, "R", "0", FIELD(replicas), 0, 1e6, false,
+     "ranks that share a stage's sequences, 0: one unless ranks outnumber layers"},
     {"bits", OPTION_REAL, "B", NULL, FIELD(bits), 1, 16, true,
      "average bits a quantized weight of all that is stored for it"},
     {"bit-widths", OPTION_WIDTHS, "LIST", "2,3,4,5,6", FIELD(bit_widths), 0, 0, true,
@@ -73,6 +78,27 @@ static const option_row option_table[] = {
      "calibrate in F32 on a GPU too, in place of BF16"},
     {"threads", OPTION_NUMBER, "N", "0", FIELD(threads), 0, 4096, false,
      "threads a rank, 0: OMP_NUM_THREADS or its share of the machine"},
+    {"ranks", OPTION_NUMBER, "N", "1", FIELD(ranks), 1, 4096, false, "plan: ranks to plan for"},
+    {"replicas", OPTION_NUMBER, "N", "0", FIELD(replicas), 0, 4096, false,
+     "groups of ranks that share out the sequences, 0: as few as can be"},
+    {"memory", OPTION_CHOICE, "auto|resident|streamed", "auto", FIELD(memory), 0, 0, false,
+     "all layers of a rank in memory, or one after the other"},
+    {"device-memory", OPTION_SIZE, "SIZE", NULL, FIELD(device_bytes), 1, 9e18, false,
+     "device memory of a rank; 80G and 80GiB are 80 · 2^30 bytes, 80GB 80 · 10^9"},
+    {"host-memory", OPTION_SIZE, "SIZE", NULL, FIELD(host_bytes), 1, 9e18, false,
+     "host memory of a rank; the rest of the machine's is the other ranks'"},
+    {"scratch", OPTION_PATH, "DIR", NULL, FIELD(scratch), 0, 0, false,
+     "a disk for activations that host memory cannot take"},
+    {"teraflops", OPTION_REAL, "N", "0", FIELD(teraflops), 0, 1e6, false,
+     "plan: 10^12 operations a second of a rank, 0 as measured on an H100"},
+    {"quantize-rate", OPTION_REAL, "N", "0", FIELD(quantize_rate), 0, 1e9, false,
+     "plan: 10^6 weights quantized a second by a rank, 0 as measured"},
+    {"read-rate", OPTION_SIZE, "SIZE", NULL, FIELD(read_rate), 1, 9e18, false,
+     "plan: bytes of weights that a rank reads a second"},
+    {"write-rate", OPTION_SIZE, "SIZE", NULL, FIELD(write_rate), 1, 9e18, false,
+     "plan: bytes that a rank writes a second"},
+    {"message-rate", OPTION_SIZE, "SIZE", NULL, FIELD(message_rate), 1, 9e18, false,
+     "plan: bytes a second from rank to rank; not counted without"},
     {"log", OPTION_PATH, "FILE", NULL, FIELD(log), 0, 0, false, "JSON lines with the figures of every stage"},
     {"quiet", OPTION_FLAG, NULL, NULL, FIELD(quiet), 0, 0, false, "no progress on stderr"},
     {"json", OPTION_FLAG, NULL, NULL, FIELD(json), 0, 0, false, "results as JSON on stdout"},
@@ -94,6 +120,8 @@ static const struct {
      "solve the bit allocation again for another budget; prints the plan"},
     {"validate", DECANT_COMMAND_VALIDATE, 1, "validate M.h5 --model DIR --text T.npy",
      "perplexity before and after, KL divergence, top-1 agreement"},
+    {"plan", DECANT_COMMAND_PLAN, 0, "plan --model DIR|config.json --ranks 8 --device-memory 80G",
+     "what a job would hold, move and take, rank by rank, before it is run"},
     {"inspect", DECANT_COMMAND_INSPECT, 1, "inspect M.h5 [--json]", "what a container holds"},
     {"verify", DECANT_COMMAND_VERIFY, 1, "verify M.h5", "check every checksum"},
     {"compare", DECANT_COMMAND_COMPARE, 2, "compare A.h5 B.h5", "tell what differs between two containers"},
@@ -185,6 +213,31 @@ static bool parse_seed(const char *value, uint64_t *seed)
     return value[0] >= '0' && value[0] <= '9' && *end == '\0' && errno != ERANGE;
 }
 
+/* "80G", "512MiB", "3.5GB", "1024": a letter alone and iB count in powers of 1024, B after a letter in powers
+ * of 1000. */
+static bool parse_size(const option_row *row, const char *value, int64_t *size_bytes)
+{
+    static const struct {
+        const char *name;
+        double bytes;
+    } units[] = {{"", 1},       {"B", 1},        {"K", 0x1p10},   {"M", 0x1p20},   {"G", 0x1p30},
+                 {"T", 0x1p40}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40},
+                 {"kB", 1e3},   {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12}};
+    char *end;
+    errno = 0;
+    double number = strtod(value, &end);
+    if (end == value || errno == ERANGE)
+        return false;
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        double bytes = number * units[i].bytes;
+        if (strcmp(end, units[i].name) != 0 || !(bytes >= row->minimum && bytes <= row->maximum))
+            continue;
+        *size_bytes = (int64_t)bytes;
+        return true;
+    }
+    return false;
+}
+
 static bool parse_flag(const char *value, bool *flag)
 {
     int index;
@@ -225,6 +278,9 @@ static decant_status set_value(const option_row *row, const char *value, decant_
         break;
     case OPTION_WIDTHS:
         good = parse_widths(value, field);
+        break;
+    case OPTION_SIZE:
+        good = parse_size(row, value, field);
         break;
     case OPTION_FLAG:
         good = parse_flag(value, field);
@@ -307,9 +363,9 @@ static decant_status require_options(const decant_options *options, decant_error
 {
     decant_command command = options->command;
     bool runs = command == DECANT_COMMAND_RUN, calibrates = command == DECANT_COMMAND_CALIBRATE;
-    bool validates = command == DECANT_COMMAND_VALIDATE;
+    bool validates = command == DECANT_COMMAND_VALIDATE, plans = command == DECANT_COMMAND_PLAN;
     const char *missing = NULL;
-    if ((runs || calibrates) && !options->model[0])
+    if ((runs || calibrates || plans) && !options->model[0])
         missing = "--model";
     else if ((calibrates || (runs && !options->statistics[0])) && !options->calibration[0])
         missing = runs ? "--calibration (or --statistics)" : "--calibration";
@@ -444,6 +500,9 @@ static void describe_value(const option_row *row, const decant_options *options,
             used += (size_t)snprintf(text + used, size - used, "%s%d", i ? "," : "", widths->bits[i]);
         break;
     }
+    case OPTION_SIZE:
+        snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
+        break;
     case OPTION_PATH:
     case OPTION_INTEGER:
     case OPTION_NUMBER:

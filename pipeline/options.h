@@ -18,6 +18,7 @@ typedef enum decant_command {
     DECANT_COMMAND_INSPECT,
     DECANT_COMMAND_VERIFY,
     DECANT_COMMAND_COMPARE,
+    DECANT_COMMAND_PLAN,
     DECANT_COMMAND_HELP,
     DECANT_COMMAND_VERSION,
 } decant_command;
@@ -30,6 +31,13 @@ typedef enum decant_retention {
     DECANT_RETAIN_ALL,
     DECANT_RETAIN_BOUNDARIES
 } decant_retention;
+
+/* Where a rank's layers are while it calibrates: all of them where it computes, or one after the other. */
+typedef enum decant_memory_mode {
+    DECANT_MEMORY_AUTO,
+    DECANT_MEMORY_RESIDENT,
+    DECANT_MEMORY_STREAMED
+} decant_memory_mode;
 
 enum { DECANT_OPTION_PATH_BYTES = 1024, DECANT_WIDTHS_MAXIMUM = DECANT_BITS_MAXIMUM - DECANT_BITS_MINIMUM + 1 };
 
@@ -47,11 +55,13 @@ typedef struct decant_options {
 
     decant_option_path model;
     decant_option_path calibration;
-    int64_t sequences; /* calibration sequences to use; 0: all */
-    int64_t window;    /* tokens a calibration sequence; 0: as the array has them */
-    int fisher;        /* decant_fisher_form */
-    int retention;     /* decant_retention */
+    int64_t sequences;   /* calibration sequences to use; 0: all */
+    int64_t window;      /* tokens a calibration sequence; 0: as the array has them */
+    int64_t micro_batch; /* sequences that pass through the model together; 0: as many as fit 2048 tokens */
+    int fisher;          /* decant_fisher_form */
+    int retention;       /* decant_retention */
     decant_option_path statistics;
+    int replicas; /* ranks of a stage, among which the sequences are divided; 0: chosen */
 
     double bits; /* average over the quantized weights of everything stored; 0: not given */
     decant_bit_widths bit_widths;
@@ -68,7 +78,16 @@ typedef struct decant_options {
     bool overwrite;
     int device; /* decant_device */
     bool full_floats;
-    int threads; /* 0: the cores divided among the ranks of a machine */
+    int threads;          /* 0: the cores divided among the ranks of a machine */
+    int ranks;            /* plan: how many to plan for */
+    int replicas;         /* groups of ranks that share out the sequences; 0: as decant_schedule_grid says */
+    int memory;           /* decant_memory_mode */
+    int64_t device_bytes; /* device memory of a rank; 0: what the device has */
+    int64_t host_bytes;   /* host memory of a rank; 0: what the machine has */
+    decant_option_path scratch;
+    double teraflops;                            /* plan: 10^12 operations a second of a rank; 0: as measured */
+    double quantize_rate;                        /* plan: 10^6 weights a second of a rank; 0: as measured */
+    int64_t read_rate, write_rate, message_rate; /* plan: bytes a second of a rank; 0: as measured */
     decant_option_path log;
     bool quiet;
     bool json;

@@ -56,6 +56,77 @@ void decant_report_calibration(decant_job *job, const decant_statistics_origin *
     log_ranks(job, "calibrate", seconds);
 }
 
+/* A rank's share in a pipeline, as its times are gathered. */
+typedef struct stage_times {
+    int64_t batches;
+    double forward_s, backward_s, elapsed_s;
+} stage_times;
+
+/* What the schedule predicts for the stages of one replica, from their mean times a micro-batch; [stages]. */
+static decant_status predict_idleness(const decant_job *job, const stage_times *times, int replica,
+                                      double *idle, decant_error *err)
+{
+    double *forward_s = NULL, *backward_s = NULL;
+    decant_status status;
+    int64_t batches = times[decant_job_rank(job, 0, replica)].batches;
+    DECANT_TRY(decant_memory_allocate((size_t)job->stages * sizeof(double), "times of stages",
+                                      (void **)&forward_s, err));
+    DECANT_TRY(decant_memory_allocate((size_t)job->stages * sizeof(double), "times of stages",
+                                      (void **)&backward_s, err));
+    for (int stage = 0; stage < job->stages && batches > 0; stage++) {
+        const stage_times *own = &times[decant_job_rank(job, stage, replica)];
+        forward_s[stage] = own->forward_s / (double)batches;
+        backward_s[stage] = own->backward_s / (double)batches;
+    }
+    DECANT_TRY(decant_schedule_idle_share(job->stages, batches, forward_s, backward_s, idle, err));
+done:
+    decant_memory_free(forward_s);
+    decant_memory_free(backward_s);
+    return status;
+}
+
+/* One log line a rank of this replica. */
+static void log_idleness(const decant_job *job, const stage_times *times, int replica, double longest_s,
+                         const double *predicted)
+{
+    for (int stage = 0; stage < job->stages; stage++) {
+        int rank = decant_job_rank(job, stage, replica);
+        const stage_times *own = &times[rank];
+        double measured = longest_s > 0 ? 1 - (own->forward_s + own->backward_s) / longest_s : 0;
+        decant_log_event(job->log, "idle",
+                         "\"rank\":%d,\"stage\":%d,\"replica\":%d,\"micro_batches\":%lld,\"forward_s\":%.4f,"
+                         "\"backward_s\":%.4f,\"elapsed_s\":%.4f,\"idle_share\":%.4f,\"predicted\":%.4f",
+                         rank, stage, replica, (long long)own->batches, own->forward_s, own->backward_s,
+                         own->elapsed_s, measured, predicted[stage]);
+    }
+}
+
+void decant_report_idleness(const decant_calibration_run *run)
+{
+    decant_job *job = run->job;
+    const decant_calibration_times *own = &run->times;
+    stage_times mine = {run->batches, own->forward_s, own->backward_s, own->elapsed_s};
+    stage_times *times = NULL;
+    double *predicted = NULL;
+    size_t all_bytes;
+    decant_error unused;
+    if (decant_ranks_gather(job->ranks, &mine, sizeof mine, (void **)&times, &all_bytes, &unused) != DECANT_OK)
+        return;
+    if (job->ranks->rank == 0 && decant_memory_allocate((size_t)job->stages * sizeof *predicted, "idle shares",
+                                                        (void **)&predicted, &unused) == DECANT_OK)
+        for (int replica = 0; replica < job->grid.replicas; replica++) {
+            double longest_s = 0;
+            for (int stage = 0; stage < job->stages; stage++) {
+                double elapsed_s = times[decant_job_rank(job, stage, replica)].elapsed_s;
+                longest_s = elapsed_s > longest_s ? elapsed_s : longest_s;
+            }
+            if (predict_idleness(job, times, replica, predicted, &unused) == DECANT_OK)
+                log_idleness(job, times, replica, longest_s, predicted);
+        }
+    decant_memory_free(predicted);
+    decant_memory_free(times);
+}
+
 void decant_report_quantization(decant_job *job, const decant_error_table *table, double seconds)
 {
     int64_t weights = 0;

@@ -11,6 +11,60 @@
 
 #include "base/memory.h"
 
+/* --------------------------------------------------------------------------------- ranks and shares ---- */
+
+bool decant_schedule_grid(int ranks, int layers, int replicas, decant_rank_grid *grid)
+{
+    if (replicas == 0)
+        for (replicas = 1; ranks % replicas != 0 || ranks / replicas > layers;)
+            replicas++;
+    *grid = (decant_rank_grid){.stages = ranks / replicas, .replicas = replicas};
+    return ranks % replicas == 0;
+}
+
+void decant_schedule_share(int64_t count, int parts, int part, int64_t *first, int64_t *share)
+{
+    int64_t each = count / parts, larger = count % parts;
+    *first = part * each + (part < larger ? part : larger);
+    *share = each + (part < larger);
+}
+
+static int cheapest_of(const double *loads, int replicas)
+{
+    int cheapest = 0;
+    for (int replica = 1; replica < replicas; replica++)
+        if (loads[replica] < loads[cheapest])
+            cheapest = replica;
+    return cheapest;
+}
+
+/* The most expensive matrix of a block that has no owner yet, the first among equals; -1: all have one. */
+static int dearest_without_owner(const double *costs, const int *owners, int linears)
+{
+    int dearest = -1;
+    for (int i = 0; i < linears; i++)
+        if (owners[i] < 0 && (dearest < 0 || costs[i] > costs[dearest]))
+            dearest = i;
+    return dearest;
+}
+
+void decant_schedule_owners(const double *costs, int blocks, int linears, int replicas, double *loads,
+                            int *owners)
+{
+    for (int replica = 0; replica < replicas; replica++)
+        loads[replica] = 0;
+    for (int i = 0; i < blocks * linears; i++)
+        owners[i] = -1;
+    for (int block = blocks - 1; block >= 0; block--) {
+        const double *own_costs = costs + block * linears;
+        int *own = owners + block * linears, next;
+        while ((next = dearest_without_owner(own_costs, own, linears)) >= 0) {
+            own[next] = cheapest_of(loads, replicas);
+            loads[own[next]] += own_costs[next];
+        }
+    }
+}
+
 /* ------------------------------------------------------------------------------------------- layers ---- */
 
 void decant_schedule_layers(int layers, int stages, double layer_cost, double first_cost, double last_cost,
@@ -60,6 +114,29 @@ double decant_schedule_head_cost(const decant_model_config *config, int64_t toke
     return (double)tokens * (double)config->hidden_size * (double)config->vocabulary_size;
 }
 
+/* ------------------------------------------------------------------------------------- micro-batches ---- */
+
+/* Rows that make a product worth a large device; more only take memory. */
+static const int64_t MICRO_BATCH_TOKENS = 2048;
+
+int64_t decant_schedule_micro_batch_size(int64_t length)
+{
+    return length < MICRO_BATCH_TOKENS ? MICRO_BATCH_TOKENS / length : 1;
+}
+
+int64_t decant_schedule_micro_batches(int64_t sequences, int64_t size)
+{
+    return (sequences + size - 1) / size;
+}
+
+decant_micro_batch decant_schedule_micro_batch(int64_t sequences, int64_t size, int64_t index)
+{
+    decant_micro_batch batch = {.first = index * size, .count = size};
+    if (batch.first + batch.count > sequences)
+        batch.count = sequences - batch.first;
+    return batch;
+}
+
 /* -------------------------------------------------------------------------------------------- steps ---- */
 
 static int64_t smaller(int64_t a, int64_t b)
@@ -67,22 +144,22 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-decant_step decant_schedule_step(int stages, int stage, int64_t sequences, int64_t index)
+decant_step decant_schedule_step(int stages, int stage, int64_t batches, int64_t index)
 {
-    int64_t ahead = smaller(stages - stage - 1, sequences); /* passed forward before the first backward pass */
+    int64_t ahead = smaller(stages - stage - 1, batches); /* passed forward before the first backward pass */
     if (index < ahead)
         return (decant_step){DECANT_FORWARD, index};
     int64_t pair = (index - ahead) / 2;
-    if (pair >= sequences - ahead)
-        return (decant_step){DECANT_BACKWARD, index - sequences};
+    if (pair >= batches - ahead)
+        return (decant_step){DECANT_BACKWARD, index - batches};
     if ((index - ahead) % 2 == 0)
         return (decant_step){DECANT_FORWARD, ahead + pair};
     return (decant_step){DECANT_BACKWARD, pair};
 }
 
-int64_t decant_schedule_in_flight(int stages, int stage, int64_t sequences)
+int64_t decant_schedule_in_flight(int stages, int stage, int64_t batches)
 {
-    return smaller(stages - stage, sequences);
+    return smaller(stages - stage, batches);
 }
 
 /* --------------------------------------------------------------------------------------- simulation ---- */
@@ -90,29 +167,29 @@ int64_t decant_schedule_in_flight(int stages, int stage, int64_t sequences)
 /* A pipeline on its way: stage s has done taken[s] steps, the last of which ended at free_s[s]. */
 typedef struct pipeline {
     int stages;
-    int64_t sequences;
+    int64_t batches;
     int64_t *taken;     /* [stages] */
     double *free_s;     /* [stages] */
-    double *forward_s;  /* [stages, sequences]: when that pass ended; < 0 before */
-    double *backward_s; /* [stages, sequences] */
+    double *forward_s;  /* [stages, batches]: when that pass ended; < 0 before */
+    double *backward_s; /* [stages, batches] */
 } pipeline;
 
 /* When the input of a step is there; < 0 when its source has not got that far. */
 static double input_ready(const pipeline *line, int stage, decant_step step)
 {
     if (step.direction == DECANT_FORWARD)
-        return stage == 0 ? 0 : line->forward_s[(stage - 1) * line->sequences + step.sequence];
+        return stage == 0 ? 0 : line->forward_s[(stage - 1) * line->batches + step.batch];
     if (stage == line->stages - 1)
-        return line->forward_s[stage * line->sequences + step.sequence];
-    return line->backward_s[(stage + 1) * line->sequences + step.sequence];
+        return line->forward_s[stage * line->batches + step.batch];
+    return line->backward_s[(stage + 1) * line->batches + step.batch];
 }
 
 /* Takes all steps of a stage that can be taken now; returns how many. */
 static int64_t advance(pipeline *line, int stage, double forward_s, double backward_s)
 {
     int64_t before = line->taken[stage];
-    while (line->taken[stage] < 2 * line->sequences) {
-        decant_step step = decant_schedule_step(line->stages, stage, line->sequences, line->taken[stage]);
+    while (line->taken[stage] < 2 * line->batches) {
+        decant_step step = decant_schedule_step(line->stages, stage, line->batches, line->taken[stage]);
         double start_s = input_ready(line, stage, step);
         if (start_s < 0)
             break;
@@ -121,16 +198,16 @@ static int64_t advance(pipeline *line, int stage, double forward_s, double backw
         bool is_forward = step.direction == DECANT_FORWARD;
         double *end_s = is_forward ? line->forward_s : line->backward_s;
         line->free_s[stage] = start_s + (is_forward ? forward_s : backward_s);
-        end_s[stage * line->sequences + step.sequence] = line->free_s[stage];
+        end_s[stage * line->batches + step.batch] = line->free_s[stage];
         line->taken[stage]++;
     }
     return line->taken[stage] - before;
 }
 
-decant_status decant_schedule_idle_share(int stages, int64_t sequences, const double *forward_s,
+decant_status decant_schedule_idle_share(int stages, int64_t batches, const double *forward_s,
                                          const double *backward_s, double *idle, decant_error *err)
 {
-    int64_t passes = stages * sequences, steps = 0, progress = 1;
+    int64_t passes = stages * batches, steps = 0, progress = 1;
     double last_s = 0;
     void *numbers;
     decant_status status =
@@ -138,7 +215,7 @@ decant_status decant_schedule_idle_share(int stages, int64_t sequences, const do
     if (status != DECANT_OK)
         return status;
     double *ends_s = numbers;
-    pipeline line = {stages, sequences, NULL, ends_s + 2 * passes, ends_s, ends_s + passes};
+    pipeline line = {stages, batches, NULL, ends_s + 2 * passes, ends_s, ends_s + passes};
     line.taken = (int64_t *)(line.free_s + stages);
     for (int64_t i = 0; i < 2 * passes; i++)
         ends_s[i] = -1;
@@ -150,7 +227,7 @@ decant_status decant_schedule_idle_share(int stages, int64_t sequences, const do
     for (int s = 0; s < stages; s++)
         last_s = line.free_s[s] > last_s ? line.free_s[s] : last_s;
     for (int s = 0; s < stages; s++)
-        idle[s] = last_s > 0 ? 1 - (double)sequences * (forward_s[s] + backward_s[s]) / last_s : 0;
+        idle[s] = last_s > 0 ? 1 - (double)batches * (forward_s[s] + backward_s[s]) / last_s : 0;
     decant_memory_free(numbers);
     if (steps != 2 * passes)
         return DECANT_ERROR(err, DECANT_ERROR_BUG, "the schedule of %d stages does not end", stages);

@@ -1,7 +1,8 @@
-/* See calibrate.h. The only state besides the sums is what sequences in flight need. */
+/* See calibrate.h. The only state besides the sums is what micro-batches in flight need. */
 #include "stages/calibrate.h"
 
 #include "base/memory.h"
+#include "stages/loss_gradient.h"
 
 struct decant_calibration {
     const decant_model_part *part;
@@ -13,8 +14,7 @@ struct decant_calibration {
     int64_t activation_count;
     decant_matrix output; /* what leaves the last block */
     decant_matrix gradient;
-    decant_matrix normed, dnormed, logits; /* where the part has the head */
-    float *inverse_rms;
+    decant_loss_gradient loss_gradient; /* where the part has the head */
 };
 
 static int blocks_of(const decant_calibration *calibration)
@@ -27,9 +27,15 @@ static bool has_head(const decant_model_part *part)
     return part->head.data != NULL;
 }
 
-static decant_matrix input_of(const decant_calibration *calibration, int64_t slot, int block)
+/* The rows of some sequences. */
+static decant_matrix rows_of(const decant_calibration *calibration, decant_matrix matrix, int64_t sequences)
 {
-    return calibration->inputs[slot * blocks_of(calibration) + block];
+    return decant_matrix_rows(matrix, 0, sequences * calibration->part->tokens);
+}
+
+static decant_matrix input_of(const decant_calibration *calibration, int64_t slot, int block, int64_t sequences)
+{
+    return rows_of(calibration, calibration->inputs[slot * blocks_of(calibration) + block], sequences);
 }
 
 static decant_activations *activations_of(const decant_calibration *calibration, int64_t slot, int block)
@@ -42,11 +48,12 @@ static decant_status create_activation_space(decant_calibration *calibration, de
     const decant_model_part *part = calibration->part;
     decant_backend *backend = part->backend;
     int64_t hidden = part->config->hidden_size, count = calibration->slots * blocks_of(calibration);
+    int64_t rows = part->sequences * part->tokens;
     decant_status status;
     DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *calibration->inputs, "block inputs",
                                       (void **)&calibration->inputs, err));
     for (int64_t i = 0; i < count; i++)
-        DECANT_TRY(decant_activation_create(backend, part->tokens, hidden, "the input of a block",
+        DECANT_TRY(decant_activation_create(backend, rows, hidden, "the input of a block",
                                             &calibration->inputs[i], err));
     int64_t kept = calibration->retain ? count : 1;
     DECANT_TRY(decant_memory_allocate((size_t)kept * sizeof *calibration->activations, "activations",
@@ -54,20 +61,11 @@ static decant_status create_activation_space(decant_calibration *calibration, de
     for (; calibration->activation_count < kept; calibration->activation_count++)
         DECANT_TRY(part->family->create_activations(
             part, &calibration->activations[calibration->activation_count], err));
-    DECANT_TRY(decant_activation_create(backend, part->tokens, hidden, "the output of the layers",
-                                        &calibration->output, err));
     DECANT_TRY(
-        decant_activation_create(backend, part->tokens, hidden, "the gradient", &calibration->gradient, err));
-    if (has_head(part)) {
-        DECANT_TRY(decant_activation_create(backend, part->tokens, hidden, "the final norm",
-                                            &calibration->normed, err));
-        DECANT_TRY(decant_activation_create(backend, part->tokens, hidden, "the gradient of the final norm",
-                                            &calibration->dnormed, err));
-        DECANT_TRY(decant_activation_create(backend, part->tokens, part->config->vocabulary_size, "logits",
-                                            &calibration->logits, err));
-        DECANT_TRY(backend->memory->allocate(backend, (size_t)part->tokens * sizeof(float), "the final norm",
-                                             (void **)&calibration->inverse_rms, err));
-    }
+        decant_activation_create(backend, rows, hidden, "the output of the layers", &calibration->output, err));
+    DECANT_TRY(decant_activation_create(backend, rows, hidden, "the gradient", &calibration->gradient, err));
+    if (has_head(part))
+        DECANT_TRY(decant_loss_gradient_create(part, &calibration->loss_gradient, err));
 done:
     return status;
 }
@@ -102,11 +100,9 @@ static void release_activations(decant_calibration *calibration)
     decant_memory_free(calibration->activations);
     calibration->inputs = NULL;
     calibration->activations = NULL;
-    decant_matrix *matrices[] = {&calibration->output, &calibration->gradient, &calibration->normed,
-                                 &calibration->dnormed, &calibration->logits};
-    for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
-        backend->memory->release(backend, &matrices[i]->data);
-    backend->memory->release(backend, (void **)&calibration->inverse_rms);
+    backend->memory->release(backend, &calibration->output.data);
+    backend->memory->release(backend, &calibration->gradient.data);
+    decant_loss_gradient_free(part, &calibration->loss_gradient);
 }
 
 void decant_calibration_destroy(decant_calibration **calibration)
@@ -130,74 +126,62 @@ decant_status decant_calibration_slot_bytes(const decant_model_part *part, int64
         return status;
     backend->memory->usage(backend, &after, &unused, &unused);
     part->family->destroy_activations(part, &activations);
-    *boundary_bytes = (int64_t)decant_element_bytes(backend->activation) * part->tokens *
+    *boundary_bytes = (int64_t)decant_element_bytes(backend->activation) * part->sequences * part->tokens *
                       part->config->hidden_size * part->layer_count;
     *retained_bytes = (after - before) * part->layer_count;
     return DECANT_OK;
 }
 
-decant_matrix decant_calibration_input(decant_calibration *calibration, int64_t slot)
+decant_matrix decant_calibration_input(decant_calibration *calibration, int64_t slot, int64_t sequences)
 {
-    return input_of(calibration, slot, 0);
+    return input_of(calibration, slot, 0, sequences);
 }
 
-decant_matrix decant_calibration_gradient(decant_calibration *calibration)
+decant_matrix decant_calibration_gradient(decant_calibration *calibration, int64_t sequences)
 {
-    return calibration->gradient;
-}
-
-/* The loss, and the gradient that the head sends back into the last block, while the logits are at hand. */
-static decant_status head_and_loss(decant_calibration *calibration, const int32_t *tokens, double *loss,
-                                   decant_error *err)
-{
-    const decant_model_part *part = calibration->part;
-    decant_status status;
-    DECANT_TRY(decant_model_head(part, calibration->output, calibration->normed, calibration->inverse_rms,
-                                 calibration->logits, err));
-    DECANT_TRY(
-        part->backend->model->cross_entropy(part->backend, calibration->logits, tokens, true, loss, err));
-    DECANT_TRY(decant_model_head_backward(part, calibration->logits, calibration->output,
-                                          calibration->inverse_rms, calibration->dnormed, calibration->gradient,
-                                          err));
-done:
-    return status;
+    return rows_of(calibration, calibration->gradient, sequences);
 }
 
 decant_status decant_calibration_forward(decant_calibration *calibration, int64_t slot, const int32_t *tokens,
-                                         decant_matrix *output, double *loss, decant_error *err)
+                                         int64_t sequences, decant_matrix *output, double *losses,
+                                         decant_error *err)
 {
     const decant_model_part *part = calibration->part;
     decant_status status;
+    *output = rows_of(calibration, calibration->output, sequences);
     if (part->embedding.data)
-        DECANT_TRY(decant_model_embed(part, tokens, input_of(calibration, slot, 0), err));
+        DECANT_TRY(decant_model_embed(part, tokens, input_of(calibration, slot, 0, sequences), err));
     for (int block = 0; block < part->layer_count; block++) {
         decant_matrix y =
-            block + 1 < part->layer_count ? input_of(calibration, slot, block + 1) : calibration->output;
-        DECANT_TRY(part->family->forward(part, &part->blocks[block], input_of(calibration, slot, block), y,
+            block + 1 < part->layer_count ? input_of(calibration, slot, block + 1, sequences) : *output;
+        DECANT_TRY(part->family->forward(part, &part->blocks[block],
+                                         input_of(calibration, slot, block, sequences), y,
                                          activations_of(calibration, slot, block), err));
     }
-    *output = calibration->output;
     if (has_head(part))
-        DECANT_TRY(head_and_loss(calibration, tokens, loss, err));
+        DECANT_TRY(decant_loss_gradient_compute(part, &calibration->loss_gradient, tokens, *output,
+                                                decant_calibration_gradient(calibration, sequences), losses,
+                                                err));
     status = DECANT_OK;
 done:
     return status;
 }
 
-decant_status decant_calibration_backward(decant_calibration *calibration, int64_t slot, decant_error *err)
+decant_status decant_calibration_backward(decant_calibration *calibration, int64_t slot, int64_t sequences,
+                                          decant_error *err)
 {
     const decant_model_part *part = calibration->part;
+    decant_matrix gradient = decant_calibration_gradient(calibration, sequences);
     decant_status status = DECANT_OK;
     for (int block = part->layer_count - 1; block >= 0; block--) {
-        decant_matrix x = input_of(calibration, slot, block);
+        decant_matrix x = input_of(calibration, slot, block, sequences);
         decant_activations *kept = activations_of(calibration, slot, block);
         if (!calibration->retain)
-            DECANT_TRY(part->family->forward(part, &part->blocks[block], x, calibration->output, kept, err));
-        decant_block_fisher fisher = {.form = calibration->fisher->form};
-        for (int i = 0; i < part->family->linear_count; i++)
-            fisher.sums[i] = decant_fisher_sums_at(calibration->fisher, block, i);
-        DECANT_TRY(part->family->backward(part, &part->blocks[block], x, calibration->gradient, kept, &fisher,
-                                          calibration->gradient, err));
+            DECANT_TRY(part->family->forward(part, &part->blocks[block], x,
+                                             rows_of(calibration, calibration->output, sequences), kept, err));
+        decant_block_fisher fisher = decant_fisher_sums_of_block(calibration->fisher, block);
+        DECANT_TRY(
+            part->family->backward(part, &part->blocks[block], x, gradient, kept, &fisher, gradient, err));
     }
 done:
     return status;

@@ -5,9 +5,16 @@
 #include "stages/allocate.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 _Static_assert(sizeof(decant_candidate) == 32, "travels between ranks as it is: no padding");
-_Static_assert(sizeof(decant_table_row) == 24 + DECANT_CANDIDATES * sizeof(decant_candidate), "the same");
+_Static_assert(sizeof(decant_table_row) == 32 + DECANT_CANDIDATES * sizeof(decant_candidate), "the same");
+
+static int by_matrix(const void *left, const void *right)
+{
+    const decant_table_row *a = left, *b = right;
+    return (a->matrix > b->matrix) - (a->matrix < b->matrix);
+}
 
 decant_status decant_error_table_gather(decant_ranks *ranks, const decant_table_row *part, int64_t part_rows,
                                         decant_error_table *table, decant_error *err)
@@ -21,6 +28,7 @@ decant_status decant_error_table_gather(decant_ranks *ranks, const decant_table_
         return status;
     table->rows = all;
     table->layers = (int64_t)(all_bytes / sizeof *table->rows);
+    qsort(table->rows, (size_t)table->layers, sizeof *table->rows, by_matrix);
     return DECANT_OK;
 }
 

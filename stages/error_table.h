@@ -7,6 +7,7 @@
 #include "stages/quantize.h"
 
 typedef struct decant_table_row {
+    int64_t matrix;           /* its place among the linear layers of the model, in model order */
     uint32_t source_checksum; /* CRC-32 of the original tensor's bytes */
     int32_t candidates;
     int64_t weights; /* rows · columns */
@@ -19,7 +20,7 @@ typedef struct decant_error_table {
     decant_table_row *rows; /* owned */
 } decant_error_table;
 
-/* Collective. Joins the rows of all ranks, in rank order, which is model order. On failure empty. */
+/* Collective. Joins the rows of all ranks, in model order. On failure empty. */
 decant_status decant_error_table_gather(decant_ranks *ranks, const decant_table_row *part, int64_t part_rows,
                                         decant_error_table *table, decant_error *err);
 void decant_error_table_free(decant_error_table *table);

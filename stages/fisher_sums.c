@@ -8,24 +8,32 @@ static int index_of(const decant_fisher_sums *fisher, int block, int linear)
     return block * fisher->family->linear_count + linear;
 }
 
+decant_status decant_fisher_sums_list(decant_backend *backend, const decant_model_config *config,
+                                      const decant_family *family, decant_fisher_form form, int first_layer,
+                                      int layer_count, decant_fisher_sums *fisher, decant_error *err)
+{
+    *fisher = (decant_fisher_sums){backend, config, family, form, first_layer, layer_count, NULL};
+    size_t count = (size_t)layer_count * (size_t)family->linear_count;
+    return decant_memory_allocate(count * sizeof *fisher->sums, "Fisher sums", (void **)&fisher->sums, err);
+}
+
+decant_status decant_fisher_sums_add(decant_fisher_sums *fisher, int block, int linear, decant_error *err)
+{
+    decant_linear shape;
+    fisher->family->linear(fisher->config, fisher->first_layer + block, linear, &shape);
+    return fisher->backend->memory->allocate(
+        fisher->backend, (size_t)(shape.rows * shape.columns) * sizeof(float), "Fisher sums",
+        (void **)&fisher->sums[index_of(fisher, block, linear)], err);
+}
+
 decant_status decant_fisher_sums_create(decant_backend *backend, const decant_model_config *config,
                                         const decant_family *family, decant_fisher_form form, int first_layer,
                                         int layer_count, decant_fisher_sums *fisher, decant_error *err)
 {
-    decant_status status;
-    *fisher = (decant_fisher_sums){backend, config, family, form, first_layer, layer_count, NULL};
-    size_t count = (size_t)layer_count * (size_t)family->linear_count;
-    DECANT_TRY(
-        decant_memory_allocate(count * sizeof *fisher->sums, "Fisher sums", (void **)&fisher->sums, err));
-    for (int block = 0; block < layer_count; block++)
-        for (int i = 0; i < family->linear_count; i++) {
-            decant_linear linear;
-            family->linear(config, first_layer + block, i, &linear);
-            DECANT_TRY(backend->memory->allocate(
-                backend, (size_t)(linear.rows * linear.columns) * sizeof(float), "Fisher sums",
-                (void **)&fisher->sums[index_of(fisher, block, i)], err));
-        }
-done:
+    decant_status status =
+        decant_fisher_sums_list(backend, config, family, form, first_layer, layer_count, fisher, err);
+    for (int i = 0; status == DECANT_OK && i < layer_count * family->linear_count; i++)
+        status = decant_fisher_sums_add(fisher, i / family->linear_count, i % family->linear_count, err);
     if (status != DECANT_OK)
         decant_fisher_sums_free(fisher);
     return status;
@@ -34,6 +42,14 @@ done:
 float *decant_fisher_sums_at(const decant_fisher_sums *fisher, int block, int linear)
 {
     return fisher->sums[index_of(fisher, block, linear)];
+}
+
+decant_block_fisher decant_fisher_sums_of_block(const decant_fisher_sums *fisher, int block)
+{
+    decant_block_fisher sums = {.form = fisher->form};
+    for (int linear = 0; linear < fisher->family->linear_count; linear++)
+        sums.sums[linear] = decant_fisher_sums_at(fisher, block, linear);
+    return sums;
 }
 
 void decant_fisher_sums_release(decant_fisher_sums *fisher, int block, int linear)

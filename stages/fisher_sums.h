@@ -11,17 +11,28 @@ typedef struct decant_fisher_sums {
     const decant_family *family;
     decant_fisher_form form;
     int first_layer, layer_count;
-    float *
-        *sums; /* [layer_count · family->linear_count] device F32 [rows, columns], owned; NULL once released */
+    float **sums; /* [layer_count · family->linear_count] device F32 [rows, columns], owned; NULL: not here */
 } decant_fisher_sums;
 
-/* Zeros for the linear layers of `layer_count` blocks from `first_layer` on. On failure empty. */
+/* A list without sums for the linear layers of `layer_count` blocks from `first_layer` on; sums are added one
+ * by one. On failure empty. */
+decant_status decant_fisher_sums_list(decant_backend *backend, const decant_model_config *config,
+                                      const decant_family *family, decant_fisher_form form, int first_layer,
+                                      int layer_count, decant_fisher_sums *fisher, decant_error *err);
+
+/* Zeros for one linear layer, which has no sum yet. */
+decant_status decant_fisher_sums_add(decant_fisher_sums *fisher, int block, int linear, decant_error *err);
+
+/* Zeros for all linear layers of `layer_count` blocks from `first_layer` on. On failure empty. */
 decant_status decant_fisher_sums_create(decant_backend *backend, const decant_model_config *config,
                                         const decant_family *family, decant_fisher_form form, int first_layer,
                                         int layer_count, decant_fisher_sums *fisher, decant_error *err);
 
 /* The sum of linear layer `linear` of block `block`, counted from first_layer. */
 float *decant_fisher_sums_at(const decant_fisher_sums *fisher, int block, int linear);
+
+/* The sums of all linear layers of a block, as a backward pass takes them. */
+decant_block_fisher decant_fisher_sums_of_block(const decant_fisher_sums *fisher, int block);
 
 void decant_fisher_sums_release(decant_fisher_sums *fisher, int block, int linear); /* frees one */
 void decant_fisher_sums_free(decant_fisher_sums *fisher);                           /* frees all */

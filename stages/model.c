@@ -98,28 +98,32 @@ done:
 }
 
 /* The angle of pair i at position t is t · base^(−2i / head_dimension); in double, as its error grows with t.
- */
-static void fill_angles(const decant_model_config *config, int64_t tokens, float *cosines, float *sines)
+ * Later sequences repeat the first one's. */
+static void fill_angles(const decant_model_part *part, float *cosines, float *sines)
 {
-    int64_t half = config->head_dimension / 2;
-    for (int64_t t = 0; t < tokens; t++)
+    int64_t half = part->config->head_dimension / 2, count = part->tokens * half;
+    for (int64_t t = 0; t < part->tokens; t++)
         for (int64_t i = 0; i < half; i++) {
-            double angle = (double)t * pow(config->rotary_base, -(double)i / (double)half);
+            double angle = (double)t * pow(part->config->rotary_base, -(double)i / (double)half);
             cosines[t * half + i] = (float)cos(angle);
             sines[t * half + i] = (float)sin(angle);
         }
+    for (int64_t sequence = 1; sequence < part->sequences; sequence++) {
+        memcpy(cosines + sequence * count, cosines, (size_t)count * sizeof *cosines);
+        memcpy(sines + sequence * count, sines, (size_t)count * sizeof *sines);
+    }
 }
 
 static decant_status make_angles(decant_model_part *part, decant_error *err)
 {
     decant_backend *backend = part->backend;
-    int64_t count = part->tokens * (part->config->head_dimension / 2);
+    int64_t count = part->sequences * part->tokens * (part->config->head_dimension / 2);
     size_t size_bytes = (size_t)count * sizeof(float);
     const char *what = "rotary angles";
     void *host = NULL, *cosines = NULL, *sines = NULL;
     decant_status status;
     DECANT_TRY(decant_memory_allocate(2 * size_bytes, what, &host, err));
-    fill_angles(part->config, part->tokens, host, (float *)host + count);
+    fill_angles(part, host, (float *)host + count);
     status = backend->memory->allocate(backend, size_bytes, what, &cosines, err);
     part->cosines = cosines;
     if (status != DECANT_OK)
@@ -138,7 +142,8 @@ done:
 
 decant_status decant_model_part_load(decant_backend *backend, const decant_model_config *config,
                                      const decant_weight_source *source, int first_layer, int layer_count,
-                                     int64_t tokens, decant_model_part *part, decant_error *err)
+                                     int64_t tokens, int64_t sequences, decant_model_part *part,
+                                     decant_error *err)
 {
     assert(first_layer >= 0 && layer_count >= 0 && first_layer + layer_count <= config->layers);
     decant_status status;
@@ -147,7 +152,8 @@ decant_status decant_model_part_load(decant_backend *backend, const decant_model
                                 .config = config,
                                 .first_layer = first_layer,
                                 .layer_count = layer_count,
-                                .tokens = tokens};
+                                .tokens = tokens,
+                                .sequences = sequences};
     DECANT_TRY(decant_family_find(config, &part->family, err));
     DECANT_TRY(
         decant_memory_allocate((size_t)layer_count * sizeof *part->blocks, "the list of layers", &blocks, err));

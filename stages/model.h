@@ -50,12 +50,14 @@ typedef struct decant_model_part {
     decant_matrix embedding;      /* [vocabulary, hidden] where this part begins the model, else data NULL */
     decant_matrix final_norm;     /* where this part ends the model, else data NULL */
     decant_matrix head;           /* [vocabulary, hidden]; the embedding again when tied */
-    float *cosines, *sines;       /* device F32 [tokens, head_dimension / 2] */
-    int64_t tokens;               /* longest sequence it can take */
+    float *cosines, *sines; /* device F32 [sequences · tokens, head_dimension / 2]: the angles of a sequence,
+                               once for each */
+    int64_t tokens;         /* longest sequence it can take */
+    int64_t sequences;      /* of that length that it can take at once */
 } decant_model_part;
 
-/* What a block keeps of its forward pass for its backward pass; sized for one sequence. Only the family looks
- * inside. */
+/* What a block keeps of its forward pass for its backward pass; sized for all sequences that the part takes at
+ * once. Only the family looks inside. */
 typedef struct decant_activations decant_activations;
 
 /* Fisher sums of a block's linear layers, in the family's order; device F32 [rows, columns] each, or NULL to
@@ -65,12 +67,22 @@ typedef struct decant_block_fisher {
     float *sums[DECANT_BLOCK_LINEARS];
 } decant_block_fisher;
 
+/* What a block takes besides the weights of its linear layers. */
+typedef struct decant_block_sizes {
+    int64_t kept_activations; /* elements that a forward pass keeps of a token, in the activations' type */
+    int64_t kept_floats;      /* F32 that it keeps besides */
+    int64_t vector_weights;   /* weights that belong to no linear layer (norms …) */
+} decant_block_sizes;
+
 struct decant_family {
     const char *architecture; /* as config.json names it */
     int linear_count;         /* linear layers of a block */
 
     /* Name and shape of linear layer `index` of block `layer`: pure. */
     void (*linear)(const decant_model_config *config, int layer, int index, decant_linear *linear);
+
+    /* What place_block and create_activations will take of a block: pure. */
+    void (*sizes)(const decant_model_config *config, decant_block_sizes *sizes);
 
     /* Loads the tensors of block->layer that are no linear layers (norms …). */
     decant_status (*place_block)(decant_backend *backend, const decant_model_config *config,
@@ -80,11 +92,12 @@ struct decant_family {
                                         decant_error *err);
     void (*destroy_activations)(const decant_model_part *part, decant_activations **activations);
 
-    /* y = block(x), both [T, hidden], may not overlap; `kept` receives what the backward pass needs. T <=
-     * part->tokens. */
+    /* y = block(x), both [rows, hidden], may not overlap; `kept` receives what the backward pass needs. The
+     * rows are those of decant_model_part_sequences. */
     decant_status (*forward)(const decant_model_part *part, const decant_block *block, decant_matrix x,
                              decant_matrix y, decant_activations *kept, decant_error *err);
-    /* dx from dy, both [T, hidden], may be the same array; adds to the Fisher sums. `kept` is of the same x. */
+    /* dx from dy, both [rows, hidden], may be the same array; adds to the Fisher sums. `kept` is of the same x.
+     */
     decant_status (*backward)(const decant_model_part *part, const decant_block *block, decant_matrix x,
                               decant_matrix dy, decant_activations *kept, const decant_block_fisher *fisher,
                               decant_matrix dx, decant_error *err);
@@ -95,12 +108,21 @@ decant_status decant_family_find(const decant_model_config *config, const decant
                                  decant_error *err);
 
 /* Loads the layers [first_layer, first_layer + layer_count) of a model, with the embedding when first_layer is
- * 0 and the final norm and head when they end the model. `tokens` is the longest sequence it will take. On
- * failure *part is empty; free it with decant_model_part_unload, which takes an empty part too. */
+ * 0 and the final norm and head when they end the model. It will take up to `sequences` sequences of `tokens`
+ * tokens at once. On failure *part is empty; free it with decant_model_part_unload, which takes an empty part
+ * too. */
 decant_status decant_model_part_load(decant_backend *backend, const decant_model_config *config,
                                      const decant_weight_source *source, int first_layer, int layer_count,
-                                     int64_t tokens, decant_model_part *part, decant_error *err);
+                                     int64_t tokens, int64_t sequences, decant_model_part *part,
+                                     decant_error *err);
 void decant_model_part_unload(decant_model_part *part);
+
+/* How many sequences lie one after the other in `rows` rows of activations: either one of up to part->tokens
+ * tokens, or several of exactly that many. */
+static inline int64_t decant_model_part_sequences(const decant_model_part *part, int64_t rows)
+{
+    return rows > part->tokens ? rows / part->tokens : 1;
+}
 
 /* A [rows, columns] activation matrix of zeros from backend->memory. */
 decant_status decant_activation_create(decant_backend *backend, int64_t rows, int64_t columns, const char *what,
@@ -110,11 +132,11 @@ decant_status decant_activation_create(decant_backend *backend, int64_t rows, in
 decant_status decant_linear_forward(decant_backend *backend, const decant_linear *linear, decant_matrix x,
                                     bool accumulate, decant_matrix y, decant_error *err);
 
-/* x[t, :] = embedding[tokens[t], :]; this part has the embedding. */
+/* x[t, :] = embedding[tokens[t], :] for all rows of x; this part has the embedding. */
 decant_status decant_model_embed(const decant_model_part *part, const int32_t *tokens, decant_matrix x,
                                  decant_error *err);
 
-/* logits [T, vocabulary] = head(norm(x)); this part has the head.
+/* logits [T, vocabulary] = head(norm(x)) of one sequence; this part has the head.
  *   normed [T, hidden], inverse_rms [T]   scratch, kept for the backward pass */
 decant_status decant_model_head(const decant_model_part *part, decant_matrix x, decant_matrix normed,
                                 float *inverse_rms, decant_matrix logits, decant_error *err);

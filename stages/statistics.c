@@ -41,6 +41,8 @@ static decant_status set_origin(decant_container_writer *writer, const decant_st
     DECANT_TRY(decant_container_set_text(writer, "/", "fisher", form_names[origin->form], err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "sequences", origin->sequences, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "length", origin->length, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "micro_batch", origin->micro_batch, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "replicas", origin->replicas, err));
     DECANT_TRY(decant_container_set_real(writer, "/", "loss", origin->loss, err));
     DECANT_TRY(
         decant_container_set_integer(writer, "/", "calibration_crc32", origin->calibration_checksum, err));
@@ -57,6 +59,8 @@ static decant_status write_sums(decant_container_writer *writer, const decant_fi
     float *host = NULL;
     decant_status status = DECANT_OK;
     for (int i = 0; i < fisher->layer_count * linears; i++) {
+        if (!fisher->sums[i])
+            continue;
         decant_linear linear;
         fisher->family->linear(fisher->config, fisher->first_layer + i / linears, i % linears, &linear);
         int64_t count = linear.rows * linear.columns;
@@ -112,6 +116,8 @@ static decant_status read_origin(const decant_container *file, const char *path,
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s has Fisher sums of an unknown form, '%s'", path, form);
     DECANT_TRY(decant_container_get_integer(file, "/", "sequences", &origin->sequences, err));
     DECANT_TRY(decant_container_get_integer(file, "/", "length", &origin->length, err));
+    DECANT_TRY(decant_container_get_integer(file, "/", "micro_batch", &origin->micro_batch, err));
+    DECANT_TRY(decant_container_get_integer(file, "/", "replicas", &origin->replicas, err));
     DECANT_TRY(decant_container_get_real(file, "/", "loss", &origin->loss, err));
     DECANT_TRY(decant_container_get_integer(file, "/", "calibration_crc32", &checksum, err));
     origin->calibration_checksum = (uint32_t)checksum;
@@ -142,6 +148,8 @@ decant_status decant_statistics_read(const decant_container *file, decant_fisher
     float *host = NULL;
     decant_status status = DECANT_OK;
     for (int i = 0; i < fisher->layer_count * linears; i++) {
+        if (!fisher->sums[i])
+            continue;
         decant_linear linear;
         char path[DECANT_CONTAINER_PATH_BYTES];
         fisher->family->linear(fisher->config, fisher->first_layer + i / linears, i % linears, &linear);

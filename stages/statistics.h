@@ -9,13 +9,15 @@
 /* What the sums were made from. */
 typedef struct decant_statistics_origin {
     decant_fisher_form form;
-    int64_t sequences; /* N */
-    int64_t length;    /* tokens a sequence */
-    double loss;       /* mean over the sequences */
+    int64_t sequences;   /* N */
+    int64_t length;      /* tokens a sequence */
+    int64_t micro_batch; /* sequences that were taken together: decides the order of sums */
+    int64_t replicas;    /* that divided the sequences: their sums were added in order */
+    double loss;         /* mean over the sequences */
     uint32_t calibration_checksum;
 } decant_statistics_origin;
 
-/* Collective. Writes the sums of all ranks' layers; each rank brings its own. */
+/* Collective. Writes the sums of all matrices of the model; each rank brings those that it holds. */
 decant_status decant_statistics_write(decant_ranks *ranks, const char *path, bool overwrite,
                                       const decant_fisher_sums *fisher, const decant_statistics_origin *origin,
                                       decant_error *err);
@@ -24,7 +26,7 @@ decant_status decant_statistics_write(decant_ranks *ranks, const char *path, boo
 decant_status decant_statistics_open(const char *path, decant_container **file,
                                      decant_statistics_origin *origin, decant_error *err);
 
-/* Local. Reads the sums of this rank's layers into `fisher`, which is created for them. */
+/* Local. Reads the sums for which there is room in `fisher`. */
 decant_status decant_statistics_read(const decant_container *file, decant_fisher_sums *fisher,
                                      decant_error *err);
 

@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "io/checksum.h"
+#include "stages/departure.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -110,94 +111,86 @@ static decant_status define_layers(decant_container_writer *writer, const decant
     return DECANT_OK;
 }
 
-/* Downloads an array and writes it as a whole dataset. */
-static decant_status write_device_array(decant_container_writer *writer, int id, decant_backend *backend,
-                                        const void *device, int64_t count, size_t element_bytes,
-                                        decant_error *err)
-{
-    void *host = NULL;
-    decant_status status;
-    DECANT_TRY(decant_memory_allocate((size_t)count * element_bytes, "a layer on its way to disk", &host, err));
-    DECANT_TRY(backend->memory->download(backend, host, device, (size_t)count * element_bytes, err));
-    DECANT_TRY(decant_container_write(writer, id, 0, count, host, err));
-done:
-    decant_memory_free(host);
-    return status;
-}
-
-/* Column indices are U32 on the device and, where they fit, U16 in the file. */
-static decant_status write_columns(decant_container_writer *writer, int id, decant_backend *backend,
-                                   const decant_packed_matrix *packed, decant_error *err)
-{
-    int64_t count = packed->sparse.count;
-    uint32_t *wide = NULL;
-    decant_status status;
-    DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *wide, "sparse columns", (void **)&wide, err));
-    DECANT_TRY(
-        backend->memory->download(backend, wide, packed->sparse.columns, (size_t)count * sizeof *wide, err));
-    if (decant_sparse_index_bytes(packed->columns) == 2)
-        for (int64_t i = 0; i < count; i++) {
-            uint16_t narrow = (uint16_t)wide[i];
-            memcpy((char *)wide + 2 * i, &narrow, sizeof narrow);
-        }
-    DECANT_TRY(decant_container_write(writer, id, 0, count, wide, err));
-done:
-    decant_memory_free(wide);
-    return status;
-}
-
-static decant_status write_packed(decant_container_writer *writer, const layer_ids *ids,
-                                  decant_backend *backend, const decant_packed_matrix *packed,
-                                  decant_error *err)
+/* Notes the arrays of a packed matrix. Column indices are U32 on the device and, where they fit, U16 in the
+ * file. */
+static void depart_packed(decant_departure *departure, const layer_ids *ids, const decant_packed_matrix *packed)
 {
     int64_t rows = packed->rows, words = (packed->columns + 31) / 32, count = packed->sparse.count;
-    decant_status status;
-    DECANT_TRY(
-        write_device_array(writer, ids->codes, backend, packed->planes, rows * packed->bits * words, 4, err));
-    DECANT_TRY(write_device_array(writer, ids->levels, backend, packed->levels, rows << packed->bits, 2, err));
-    if (count > 0) {
-        DECANT_TRY(write_device_array(writer, ids->row_offsets, backend, packed->sparse.row_offsets, rows + 1,
-                                      4, err));
-        DECANT_TRY(write_columns(writer, ids->columns, backend, packed, err));
-        DECANT_TRY(write_device_array(writer, ids->values, backend, packed->sparse_values, count, 2, err));
-    }
-done:
-    return status;
+    bool is_narrowed = decant_sparse_index_bytes(packed->columns) == 2;
+    decant_departing_array arrays[] = {
+        {ids->codes, packed->planes, rows * packed->bits * words, 4, false},
+        {ids->levels, packed->levels, rows << packed->bits, 2, false},
+        {ids->row_offsets, packed->sparse.row_offsets, rows + 1, 4, false},
+        {ids->columns, packed->sparse.columns, count, 4, is_narrowed},
+        {ids->values, packed->sparse_values, count, 2, false},
+    };
+    size_t dense = 2, all = sizeof arrays / sizeof *arrays;
+    for (size_t i = 0; i < (count > 0 ? all : dense); i++)
+        decant_departure_add(departure, arrays[i]);
 }
 
-static decant_status write_layer(decant_container_writer *writer, const decant_container_contents *contents,
-                                 const container_ids *ids, int64_t index, decant_quantized_layer *layer,
-                                 decant_error *err)
+/* Sends the weight of this rank's i-th layer on its way to the backend. */
+static decant_status begin_weight(const decant_container_contents *contents, int64_t index,
+                                  decant_matrix *weight, decant_error *err)
 {
-    decant_backend *backend = contents->backend;
     char tensor[DECANT_NAME_BYTES + 8];
     decant_linear linear;
-    decant_matrix host, weight = {0};
-    decant_packed_matrix packed = {0};
+    decant_matrix host;
     decant_status status;
     linear_at(contents, index, &linear);
     snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
     DECANT_TRY(decant_safetensors_matrix(contents->model, tensor, linear.rows, linear.columns, &host, err));
-    DECANT_TRY(backend->weights->place(backend, host, DECANT_PLACE_EXACT, tensor, &weight, err));
-    DECANT_TRY(decant_quantized_layer_encode(backend, layer, contents->chosen[index], weight, &packed, err));
-    DECANT_TRY(write_packed(writer, &ids->layers[index], backend, &packed, err));
+    DECANT_TRY(contents->backend->weights->begin_place(contents->backend, host, DECANT_PLACE_EXACT, tensor,
+                                                       weight, err));
 done:
-    decant_packed_matrix_free(backend, &packed);
-    backend->weights->unplace(backend, &weight);
     return status;
 }
 
+/* Encodes a layer and begins its downloads; the weight and the packed form go as soon as that is done. */
+static decant_status depart_layer(const decant_container_contents *contents, const layer_ids *ids, int choice,
+                                  decant_quantized_layer *layer, decant_matrix *weight,
+                                  decant_departure *departure, decant_error *err)
+{
+    decant_backend *backend = contents->backend;
+    decant_packed_matrix packed = {0};
+    decant_status status;
+    DECANT_TRY(backend->weights->finish_place(backend, weight, err));
+    DECANT_TRY(decant_quantized_layer_encode(backend, layer, choice, *weight, &packed, err));
+    depart_packed(departure, ids, &packed);
+    DECANT_TRY(decant_departure_begin(departure, err));
+done:
+    decant_packed_matrix_free(backend, &packed);
+    backend->weights->unplace(backend, weight);
+    return status;
+}
+
+/* While a layer is written, the next one is encoded and downloaded, and the weight after it is on its way. */
 static decant_status write_layers(decant_container_writer *writer, const decant_container_contents *contents,
                                   const container_ids *ids, decant_error *err)
 {
-    int linears = contents->family->linear_count;
-    for (int i = 0; i < contents->layer_count * linears; i++) {
-        int64_t index = (int64_t)contents->first_layer * linears + i;
-        decant_status status = write_layer(writer, contents, ids, index, &contents->quantized[i], err);
-        if (status != DECANT_OK)
-            return status;
+    decant_backend *backend = contents->backend;
+    const int64_t count = contents->quantized_count, *matrices = contents->matrices;
+    decant_departure departures[2] = {{.backend = backend}, {.backend = backend}};
+    decant_matrix weights[2] = {0};
+    decant_status status = DECANT_OK;
+    if (count > 0)
+        DECANT_TRY(begin_weight(contents, matrices[0], &weights[0], err));
+    for (int64_t i = 0; i < count; i++) {
+        if (i + 1 < count)
+            DECANT_TRY(begin_weight(contents, matrices[i + 1], &weights[(i + 1) % 2], err));
+        DECANT_TRY(backend->memory->finish_downloads(backend, err)); /* of the layer before */
+        DECANT_TRY(depart_layer(contents, &ids->layers[matrices[i]], contents->chosen[matrices[i]],
+                                &contents->quantized[i], &weights[i % 2], &departures[i % 2], err));
+        DECANT_TRY(decant_departure_write(&departures[(i + 1) % 2], writer, err)); /* the layer before */
     }
-    return DECANT_OK;
+    DECANT_TRY(backend->memory->finish_downloads(backend, err));
+    DECANT_TRY(decant_departure_write(&departures[(count + 1) % 2], writer, err));
+done:
+    for (int i = 0; i < 2; i++) {
+        backend->weights->unplace(backend, &weights[i]);
+        decant_departure_free(&departures[i]); /* waits for what is under way */
+    }
+    return status;
 }
 
 /* ---- tensors that stay whole ---- */
@@ -370,6 +363,8 @@ static decant_status set_provenance(decant_container_writer *writer, const decan
         decant_container_set_integer(writer, "/", "calibration_crc32", origin->calibration_checksum, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_sequences", origin->sequences, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_length", origin->length, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_micro_batch", origin->micro_batch, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_replicas", origin->replicas, err));
     DECANT_TRY(decant_container_set_real(writer, "/", "calibration_loss", origin->loss, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "quantized_weights", summary->weights, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "quantized_bytes", summary->bytes, err));

@@ -9,7 +9,7 @@
 #include "stages/model.h"
 #include "stages/statistics.h"
 
-/* Everything the container is made of. All ranks hold the same, but for `first_layer` to `quantized`. */
+/* Everything the container is made of. All ranks hold the same, but for what begins at `backend`. */
 typedef struct decant_container_contents {
     const decant_model_config *config;
     const decant_family *family;
@@ -20,10 +20,11 @@ typedef struct decant_container_contents {
     const decant_statistics_origin *origin;
     const char *options; /* what decided the contents, one line */
     const char *device;  /* "cpu", "cuda bf16" …: the arithmetic that made the statistics */
-    /* this rank's layers */
+    /* this rank's matrices */
     decant_backend *backend;
-    int first_layer, layer_count;
-    decant_quantized_layer *quantized; /* [layer_count · linear_count] */
+    int64_t quantized_count;
+    const int64_t *matrices;           /* [quantized_count]: which of the table's rows each one is */
+    decant_quantized_layer *quantized; /* [quantized_count] */
 } decant_container_contents;
 
 /* Collective. Writes everything; the container then stands complete at decant_container_partial_path(*writer),

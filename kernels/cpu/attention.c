@@ -75,19 +75,24 @@ decant_status decant_cpu_attention(decant_backend *backend, const decant_attenti
                                    float *log_sum_exp, decant_error *err)
 {
     const int threads = decant_cpu_of(backend)->threads;
-    int64_t scores_floats = DECANT_QUERY_BLOCK * shape->tokens, blocks = decant_query_blocks(shape);
+    const int64_t tokens = shape->tokens, sequences = decant_attention_sequences(shape);
+    int64_t scores_floats = DECANT_QUERY_BLOCK * tokens, blocks = decant_query_blocks(shape);
     void *scratch;
     size_t scratch_bytes = (size_t)threads * (size_t)scores_floats * sizeof(float);
     decant_status status = decant_cpu_scratch(backend, scratch_bytes, &scratch, err);
     if (status != DECANT_OK)
         return status;
-#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
+#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(3)
     for (int64_t late = 0; late < blocks; late++)
-        for (int64_t head = 0; head < shape->heads; head++) {
-            /* The last blocks meet the most keys: taken first, they leave no thread waiting at the end. */
-            decant_query_block block = decant_query_block_at(shape, blocks - 1 - late);
-            attend(shape, head, &block, q, k, v, y, log_sum_exp,
-                   (float *)scratch + decant_cpu_thread() * scores_floats);
-        }
+        for (int64_t sequence = 0; sequence < sequences; sequence++)
+            for (int64_t head = 0; head < shape->heads; head++) {
+                /* The last blocks meet the most keys: taken first, they leave no thread waiting at the end. */
+                decant_query_block block = decant_query_block_at(shape, blocks - 1 - late);
+                int64_t first = sequence * tokens;
+                attend(shape, head, &block, decant_matrix_rows(q, first, tokens),
+                       decant_matrix_rows(k, first, tokens), decant_matrix_rows(v, first, tokens),
+                       decant_matrix_rows(y, first, tokens), log_sum_exp + first * shape->heads,
+                       (float *)scratch + decant_cpu_thread() * scores_floats);
+            }
     return DECANT_OK;
 }

@@ -126,35 +126,60 @@ static void sum_partials(decant_backend *backend, const decant_attention_shape *
         }
 }
 
+/* One sequence's gradients. all_scores is scratch: two blocks' scores for each thread. */
+static void differentiate_sequence(decant_backend *backend, const backward_task *task, decant_matrix dk,
+                                   decant_matrix dv, float *all_scores)
+{
+    const decant_attention_shape *shape = task->shape;
+    const int threads = decant_cpu_of(backend)->threads;
+    int64_t scores_floats = DECANT_QUERY_BLOCK * shape->tokens, blocks = decant_query_blocks(shape);
+    int64_t partial_floats = shape->tokens * shape->head_dimension, partials = (int64_t)shape->heads * PARTS;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t index = 0; index < partials; index++) {
+        float *own_dk = task->partial_dk + index * partial_floats,
+              *own_dv = task->partial_dv + index * partial_floats;
+        float *scores = all_scores + decant_cpu_thread() * 2 * scores_floats;
+        memset(own_dk, 0, (size_t)partial_floats * sizeof *own_dk);
+        memset(own_dv, 0, (size_t)partial_floats * sizeof *own_dv);
+        for (int64_t i = index % PARTS; i < blocks; i += PARTS) {
+            decant_query_block block = decant_query_block_at(shape, i);
+            differentiate_block(task, index / PARTS, &block, own_dk, own_dv, scores, scores + scores_floats);
+        }
+    }
+    sum_partials(backend, shape, task->partial_dk, dk);
+    sum_partials(backend, shape, task->partial_dv, dv);
+}
+
 decant_status decant_cpu_attention_backward(decant_backend *backend, const decant_attention_shape *shape,
                                             decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
                                             const float *log_sum_exp, decant_matrix dy, decant_matrix dq,
                                             decant_matrix dk, decant_matrix dv, decant_error *err)
 {
     const int threads = decant_cpu_of(backend)->threads;
-    int64_t scores_floats = DECANT_QUERY_BLOCK * shape->tokens, blocks = decant_query_blocks(shape);
-    int64_t partial_floats = shape->tokens * shape->head_dimension, partials = (int64_t)shape->heads * PARTS;
-    size_t scratch_floats = (size_t)(2 * partials * partial_floats + 2 * threads * scores_floats);
+    const int64_t tokens = shape->tokens;
+    int64_t partials_floats = (int64_t)shape->heads * PARTS * tokens * shape->head_dimension;
+    size_t scratch_floats = (size_t)(2 * partials_floats + 2 * threads * DECANT_QUERY_BLOCK * tokens);
     void *scratch;
     decant_status status = decant_cpu_scratch(backend, scratch_floats * sizeof(float), &scratch, err);
     if (status != DECANT_OK)
         return status;
-    float *partial_dk = scratch, *partial_dv = partial_dk + partials * partial_floats;
-    float *all_scores = partial_dv + partials * partial_floats;
-    backward_task task = {shape, q, k, v, y, dy, dq, log_sum_exp, partial_dk, partial_dv};
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (int64_t index = 0; index < partials; index++) {
-        float *own_dk = task.partial_dk + index * partial_floats,
-              *own_dv = task.partial_dv + index * partial_floats;
-        float *scores = all_scores + decant_cpu_thread() * 2 * scores_floats;
-        memset(own_dk, 0, (size_t)partial_floats * sizeof *own_dk);
-        memset(own_dv, 0, (size_t)partial_floats * sizeof *own_dv);
-        for (int64_t i = index % PARTS; i < blocks; i += PARTS) {
-            decant_query_block block = decant_query_block_at(shape, i);
-            differentiate_block(&task, index / PARTS, &block, own_dk, own_dv, scores, scores + scores_floats);
-        }
+    float *partial_dk = scratch, *partial_dv = partial_dk + partials_floats;
+    for (int64_t sequence = 0; sequence < decant_attention_sequences(shape); sequence++) {
+        int64_t first = sequence * tokens;
+        backward_task task = {
+            .shape = shape,
+            .q = decant_matrix_rows(q, first, tokens),
+            .k = decant_matrix_rows(k, first, tokens),
+            .v = decant_matrix_rows(v, first, tokens),
+            .y = decant_matrix_rows(y, first, tokens),
+            .dy = decant_matrix_rows(dy, first, tokens),
+            .dq = decant_matrix_rows(dq, first, tokens),
+            .log_sum_exp = log_sum_exp + first * shape->heads,
+            .partial_dk = partial_dk,
+            .partial_dv = partial_dv,
+        };
+        differentiate_sequence(backend, &task, decant_matrix_rows(dk, first, tokens),
+                               decant_matrix_rows(dv, first, tokens), partial_dv + partials_floats);
     }
-    sum_partials(backend, shape, partial_dk, dk);
-    sum_partials(backend, shape, partial_dv, dv);
     return DECANT_OK;
 }

@@ -3,6 +3,7 @@
  * files. */
 #include "base/memory.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/grid.h"
 #include "kernels/cpu/openblas.h"
 
 #include <omp.h>
@@ -68,6 +69,21 @@ static decant_status memory_zero(decant_backend *backend, void *device, size_t s
     return DECANT_OK;
 }
 
+static decant_status memory_allocate_host(decant_backend *backend, size_t size_bytes, const char *what,
+                                          void **host, decant_error *err)
+{
+    (void)backend;
+    return decant_memory_allocate(size_bytes, what, host, err);
+}
+
+static void memory_release_host(decant_backend *backend, void **host)
+{
+    (void)backend;
+    decant_memory_free(*host);
+    *host = NULL;
+}
+
+/* Nothing is ever under way: what was issued is done. */
 static decant_status memory_synchronize(decant_backend *backend, decant_error *err)
 {
     (void)backend, (void)err;
@@ -89,6 +105,10 @@ const decant_memory_kernels decant_cpu_memory_kernels = {
     .download = memory_move,
     .copy = memory_move,
     .zero = memory_zero,
+    .allocate_host = memory_allocate_host,
+    .release_host = memory_release_host,
+    .begin_download = memory_move,
+    .finish_downloads = memory_synchronize,
     .synchronize = memory_synchronize,
     .usage = memory_usage,
 };
@@ -155,7 +175,18 @@ static void weights_unplace(decant_backend *backend, decant_matrix *device)
     device->data = NULL;
 }
 
-const decant_weight_kernels decant_cpu_weight_kernels = {.place = weights_place, .unplace = weights_unplace};
+static decant_status weights_finish_place(decant_backend *backend, decant_matrix *device, decant_error *err)
+{
+    (void)backend, (void)device, (void)err;
+    return DECANT_OK;
+}
+
+const decant_weight_kernels decant_cpu_weight_kernels = {
+    .place = weights_place,
+    .unplace = weights_unplace,
+    .begin_place = weights_place,
+    .finish_place = weights_finish_place,
+};
 
 /* ---- the backend ---- */
 
@@ -186,6 +217,7 @@ static void destroy(decant_backend *backend)
     for (int64_t i = 0; i < cpu->copy_count; i++)
         memory_release(backend, &cpu->copies[i]);
     decant_memory_free(cpu->copies);
+    decant_cpu_grid_release(cpu);
     decant_memory_free(cpu->scratch);
     decant_memory_free(cpu);
     decant_memory_free(backend);
@@ -209,6 +241,7 @@ decant_status decant_backend_create_cpu(int threads, decant_backend **backend, d
         .weights = &decant_cpu_weight_kernels,
         .model = &decant_cpu_model_kernels,
         .quantize = &decant_cpu_quantize_kernels,
+        .grid = &decant_cpu_grid_kernels,
         .validate = &decant_cpu_validate_kernels,
         .destroy = destroy,
         .state = state,

@@ -14,6 +14,8 @@ typedef struct decant_cpu {
     size_t scratch_bytes;
     void **copies; /* weights that place had to copy; the others are borrowed */
     int64_t copy_count;
+    void *grids; /* decant_grid_cells [grid_count]: of every grid that was searched, see grid.h */
+    int64_t grid_count;
 } decant_cpu;
 
 static inline decant_cpu *decant_cpu_of(decant_backend *backend)
@@ -43,6 +45,7 @@ extern const decant_memory_kernels decant_cpu_memory_kernels;     /* backend_cpu
 extern const decant_weight_kernels decant_cpu_weight_kernels;     /* backend_cpu.c */
 extern const decant_model_kernels decant_cpu_model_kernels;       /* model_cpu.c, from one file an operation */
 extern const decant_quantize_kernels decant_cpu_quantize_kernels; /* quantize_cpu.c, likewise */
+extern const decant_grid_kernels decant_cpu_grid_kernels;         /* grid_cpu.c, likewise */
 extern const decant_validate_kernels decant_cpu_validate_kernels; /* validate_cpu.c, likewise */
 
 #endif

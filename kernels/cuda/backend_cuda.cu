@@ -165,7 +165,9 @@ static decant_status open_memory(decant_cuda_context *context, decant_error *err
     }
     DECANT_RETURN_ON_FAILURE(open_ring(&context->bulk, DECANT_BULK_SLOTS, DECANT_BULK_BYTES, err));
     DECANT_RETURN_ON_FAILURE(open_ring(&context->small, DECANT_STAGING_SLOTS_MAXIMUM, DECANT_SMALL_BYTES, err));
-    return decant_cuda_check(cudaEventCreateWithFlags(&context->uploaded, cudaEventDisableTiming), "an event",
+    DECANT_RETURN_ON_FAILURE(open_ring(&context->weights, DECANT_WEIGHT_SLOTS, DECANT_BULK_BYTES, err));
+    DECANT_RETURN_ON_FAILURE(decant_worker_create(&context->uploader, err));
+    return decant_cuda_check(cudaEventCreateWithFlags(&context->downloaded, cudaEventDisableTiming), "an event",
                              err);
 }
 
@@ -206,6 +208,8 @@ static void destroy(decant_backend *backend)
 {
     decant_cuda_context *context = decant_cuda_context_of(backend);
     decant_cuda *cuda = &context->shared;
+    decant_cuda_abandon_uploads(context);
+    decant_worker_destroy(&context->uploader);
     if (context->upload_stream)
         cudaStreamSynchronize(context->upload_stream);
     if (cuda->stream)
@@ -222,8 +226,9 @@ static void destroy(decant_backend *backend)
     }
     close_ring(&context->bulk);
     close_ring(&context->small);
-    if (context->uploaded)
-        cudaEventDestroy(context->uploaded);
+    close_ring(&context->weights);
+    if (context->downloaded)
+        cudaEventDestroy(context->downloaded);
     if (cuda->stream) {
         cudaStreamSynchronize(cuda->stream);
         cudaStreamDestroy(cuda->stream);

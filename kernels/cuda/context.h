@@ -15,11 +15,17 @@
             return failure;                                                                                    \
     } while (0)
 
+extern "C" {
+#include "base/worker.h"
+}
+
 /* Bytes pass between ordinary host memory and the device through rings of pinned slots: while one slot is on
- * its way, the host fills or empties the next. Small arrays (tokens, losses) have a ring of their own, so that
- * they neither wait for a weight that is being uploaded nor hold one up. */
+ * its way, the host fills or empties the next. Three rings: weights have their own, which the uploading thread
+ * alone touches; the calling thread's arrays go through `bulk` or, when they are short (tokens, losses),
+ * through `small`, so that they do not wait for long ones. */
 enum {
     DECANT_STAGING_SLOTS_MAXIMUM = 32,
+    DECANT_WEIGHT_SLOTS = 4,
     DECANT_BULK_SLOTS = 4,
     DECANT_BULK_BYTES = 16 << 20,
     DECANT_SMALL_BYTES = 64 << 10
@@ -58,10 +64,15 @@ typedef struct decant_cuda_context {
     void *encode_map;       /* the driver's cuTensorMapEncodeTiled, once fisher_wgmma.cu has asked for it */
 
     void *blas_workspace;
-    cudaStream_t upload_stream; /* weights arrive here beside the work of shared.stream */
-    cudaEvent_t uploaded;
-    void *upload_staging; /* device memory for weights that change type on the way; made when first needed */
     decant_staging_ring bulk, small;
+    cudaEvent_t downloaded; /* the last download that was begun has arrived */
+
+    /* weights_cuda.cu */
+    decant_worker *uploader;    /* copies weights into the ring and issues their uploads */
+    cudaStream_t upload_stream; /* weights arrive here beside the work of shared.stream */
+    decant_staging_ring weights;
+    void *upload_staging; /* device memory for weights that change type on the way; made when first needed */
+    struct decant_upload *uploads; /* begun and not finished, in no order */
 
     decant_device_block *blocks; /* [block_count] live, in no order */
     int64_t block_count, block_capacity;
@@ -82,6 +93,13 @@ void decant_cuda_release(decant_cuda_context *context, void **device);
 /* Bytes from ordinary host memory, which may change once this returns, to the device; issued on `stream`. */
 decant_status decant_cuda_send(decant_cuda_context *context, cudaStream_t stream, void *device,
                                const void *host, size_t size_bytes, decant_error *err);
+
+/* The same through the given ring, which the calling thread must have to itself. */
+decant_status decant_cuda_send_through(decant_staging_ring *ring, cudaStream_t stream, void *device,
+                                       const void *host, size_t size_bytes, decant_error *err);
+
+/* Waits for the weights on their way and forgets them; when the backend goes. */
+void decant_cuda_abandon_uploads(decant_cuda_context *context);
 
 /* Bytes from the device to host memory, after all work issued on shared.stream; waits for them. */
 decant_status decant_cuda_receive(decant_cuda_context *context, void *host, const void *device,

@@ -150,10 +150,9 @@ static void copy_by_threads(void *target, const void *source, size_t size_bytes)
     }
 }
 
-decant_status decant_cuda_send(decant_cuda_context *context, cudaStream_t stream, void *device,
-                               const void *host, size_t size_bytes, decant_error *err)
+decant_status decant_cuda_send_through(decant_staging_ring *ring, cudaStream_t stream, void *device,
+                                       const void *host, size_t size_bytes, decant_error *err)
 {
-    decant_staging_ring *ring = ring_for(context, size_bytes);
     for (size_t offset = 0; offset < size_bytes; offset += ring->slot_bytes) {
         size_t chunk = chunk_of(ring, size_bytes, offset);
         decant_staging_slot *slot;
@@ -166,6 +165,12 @@ decant_status decant_cuda_send(decant_cuda_context *context, cudaStream_t stream
             decant_cuda_check(cudaEventRecord(slot->free, stream), "a copy to the device", err));
     }
     return DECANT_OK;
+}
+
+decant_status decant_cuda_send(decant_cuda_context *context, cudaStream_t stream, void *device,
+                               const void *host, size_t size_bytes, decant_error *err)
+{
+    return decant_cuda_send_through(ring_for(context, size_bytes), stream, device, host, size_bytes, err);
 }
 
 /* A chunk on its way to the host. */
@@ -246,6 +251,46 @@ static decant_status memory_download(decant_backend *backend, void *host, const 
     return decant_cuda_receive(decant_cuda_context_of(backend), host, device, size_bytes, err);
 }
 
+static decant_status memory_allocate_host(decant_backend *backend, size_t size_bytes, const char *what,
+                                          void **host, decant_error *err)
+{
+    (void)backend;
+    *host = NULL;
+    cudaError_t code = cudaHostAlloc(host, size_bytes > 0 ? size_bytes : 1, cudaHostAllocDefault);
+    if (code != cudaErrorMemoryAllocation)
+        return decant_cuda_check(code, what, err);
+    cudaGetLastError();
+    *host = NULL;
+    return DECANT_ERROR(err, DECANT_ERROR_MEMORY, "no pinned memory for %s (%.3f GB)", what,
+                        (double)size_bytes / 1e9);
+}
+
+static void memory_release_host(decant_backend *backend, void **host)
+{
+    (void)backend;
+    if (*host)
+        cudaFreeHost(*host);
+    *host = NULL;
+}
+
+static decant_status memory_begin_download(decant_backend *backend, void *host, const void *device,
+                                           size_t size_bytes, decant_error *err)
+{
+    decant_cuda_context *context = decant_cuda_context_of(backend);
+    const cudaStream_t stream = context->shared.stream;
+    if (size_bytes == 0)
+        return DECANT_OK;
+    DECANT_RETURN_ON_FAILURE(decant_cuda_check(
+        cudaMemcpyAsync(host, device, size_bytes, cudaMemcpyDeviceToHost, stream), "a copy to the host", err));
+    return decant_cuda_check(cudaEventRecord(context->downloaded, stream), "a copy to the host", err);
+}
+
+static decant_status memory_finish_downloads(decant_backend *backend, decant_error *err)
+{
+    return decant_cuda_check(cudaEventSynchronize(decant_cuda_context_of(backend)->downloaded),
+                             "a copy to the host", err);
+}
+
 static decant_status memory_copy(decant_backend *backend, void *device_target, const void *device_source,
                                  size_t size_bytes, decant_error *err)
 {
@@ -281,6 +326,10 @@ extern const decant_memory_kernels decant_cuda_memory_kernels = {
     .download = memory_download,
     .copy = memory_copy,
     .zero = memory_zero,
+    .allocate_host = memory_allocate_host,
+    .release_host = memory_release_host,
+    .begin_download = memory_begin_download,
+    .finish_downloads = memory_finish_downloads,
     .synchronize = memory_synchronize,
     .usage = memory_usage,
 };

@@ -38,10 +38,10 @@ typedef enum activation {
 } activation;
 
 struct decant_activations {
-    void *arrays[STORED_COUNT]; /* device [longest sequence, widest use] */
-    float *input_inverse_rms;   /* device [T] */
-    float *middle_inverse_rms;  /* device [T] */
-    float *log_sum_exp;         /* device [heads, T] */
+    void *arrays[STORED_COUNT]; /* device [most rows, widest use] */
+    float *input_inverse_rms;   /* device [rows] */
+    float *middle_inverse_rms;  /* device [rows] */
+    float *log_sum_exp;         /* device [sequences, heads, T] */
 };
 
 static int64_t query_width(const decant_model_config *config)
@@ -138,14 +138,38 @@ static activation storage_of(activation which)
     }
 }
 
-/* An array as it is used for a sequence of `tokens` tokens. */
+/* The width of each stored array: that of its widest use. */
+static void stored_widths(const decant_model_config *config, int64_t widths[STORED_COUNT])
+{
+    for (int i = 0; i < STORED_COUNT; i++)
+        widths[i] = 0;
+    for (int i = 0; i < ACTIVATION_COUNT; i++) {
+        int64_t width = activation_width(config, i);
+        if (width > widths[storage_of(i)])
+            widths[storage_of(i)] = width;
+    }
+}
+
+static void sizes(const decant_model_config *config, decant_block_sizes *target)
+{
+    int64_t widths[STORED_COUNT];
+    stored_widths(config, widths);
+    *target = (decant_block_sizes){
+        .kept_floats = 2 + config->heads, /* inverse_rms of both norms, log_sum_exp */
+        .vector_weights = 2 * config->hidden_size,
+    };
+    for (int i = 0; i < STORED_COUNT; i++)
+        target->kept_activations += widths[i];
+}
+
+/* The first rows of an array, as it is used for that many. */
 static decant_matrix activation_of(const decant_model_part *part, const decant_activations *kept,
-                                   activation which, int64_t tokens)
+                                   activation which, int64_t rows)
 {
     return (decant_matrix){
         .data = kept->arrays[storage_of(which)],
         .element = part->backend->activation,
-        .rows = tokens,
+        .rows = rows,
         .columns = activation_width(part->config, which),
     };
 }
@@ -185,22 +209,18 @@ static decant_status create_activations(const decant_model_part *part, decant_ac
 {
     decant_backend *backend = part->backend;
     size_t element_bytes = decant_element_bytes(backend->activation);
-    int64_t widths[STORED_COUNT] = {0};
+    int64_t widths[STORED_COUNT], rows = part->sequences * part->tokens;
     decant_status status;
     void *memory;
     *activations = NULL;
-    for (int i = 0; i < ACTIVATION_COUNT; i++) {
-        int64_t width = activation_width(part->config, i);
-        if (width > widths[storage_of(i)])
-            widths[storage_of(i)] = width;
-    }
+    stored_widths(part->config, widths);
     DECANT_TRY(decant_memory_allocate(sizeof(decant_activations), "a block's activations", &memory, err));
     decant_activations *kept = *activations = memory;
     for (int i = 0; i < STORED_COUNT; i++)
-        DECANT_TRY(create_array(backend, part->tokens * widths[i], element_bytes, &kept->arrays[i], err));
-    DECANT_TRY(create_vector(backend, part->tokens, &kept->input_inverse_rms, err));
-    DECANT_TRY(create_vector(backend, part->tokens, &kept->middle_inverse_rms, err));
-    DECANT_TRY(create_vector(backend, part->config->heads * part->tokens, &kept->log_sum_exp, err));
+        DECANT_TRY(create_array(backend, rows * widths[i], element_bytes, &kept->arrays[i], err));
+    DECANT_TRY(create_vector(backend, rows, &kept->input_inverse_rms, err));
+    DECANT_TRY(create_vector(backend, rows, &kept->middle_inverse_rms, err));
+    DECANT_TRY(create_vector(backend, part->config->heads * rows, &kept->log_sum_exp, err));
 done:
     if (status != DECANT_OK)
         destroy_activations(part, activations);
@@ -209,10 +229,12 @@ done:
 
 /* ---- passes ---- */
 
-static decant_attention_shape attention_shape(const decant_model_config *config, int64_t tokens)
+static decant_attention_shape attention_shape(const decant_model_part *part, int64_t rows)
 {
+    const decant_model_config *config = part->config;
     return (decant_attention_shape){
-        .tokens = tokens,
+        .sequences = decant_model_part_sequences(part, rows),
+        .tokens = rows / decant_model_part_sequences(part, rows),
         .heads = config->heads,
         .key_value_heads = config->key_value_heads,
         .head_dimension = config->head_dimension,
@@ -227,7 +249,7 @@ static decant_status forward_attention(const decant_model_part *part, const deca
     const decant_model_kernels *model = backend->model;
     const decant_model_config *config = part->config;
     const decant_linear *linears = block->linears;
-    decant_attention_shape shape = attention_shape(config, x.rows);
+    decant_attention_shape shape = attention_shape(part, x.rows);
     decant_matrix n1 = activation_of(part, kept, NORMED_INPUT, x.rows),
                   q = activation_of(part, kept, QUERIES, x.rows);
     decant_matrix k = activation_of(part, kept, KEYS, x.rows), v = activation_of(part, kept, VALUES, x.rows);
@@ -277,13 +299,21 @@ static decant_status forward(const decant_model_part *part, const decant_block *
     return status == DECANT_OK ? forward_mlp(part, block, kept, y, err) : status;
 }
 
-/* One linear layer's share of the backward pass: its Fisher sum. */
-static decant_status add_fisher(decant_backend *backend, const decant_block_fisher *fisher, int index,
+/* One linear layer's share of the backward pass: its Fisher sum. The token form takes all rows at once; the
+ * gradient of a sequence is squared by itself. */
+static decant_status add_fisher(const decant_model_part *part, const decant_block_fisher *fisher, int index,
                                 decant_matrix dy, decant_matrix x, decant_error *err)
 {
     if (!fisher || !fisher->sums[index])
         return DECANT_OK;
-    return backend->model->fisher_add(backend, fisher->form, dy, x, fisher->sums[index], err);
+    bool together = fisher->form == DECANT_FISHER_TOKEN;
+    const int64_t rows = together ? x.rows : x.rows / decant_model_part_sequences(part, x.rows);
+    decant_status status = DECANT_OK;
+    for (int64_t first = 0; first < x.rows && status == DECANT_OK; first += rows)
+        status =
+            part->backend->model->fisher_add(part->backend, fisher->form, decant_matrix_rows(dy, first, rows),
+                                             decant_matrix_rows(x, first, rows), fisher->sums[index], err);
+    return status;
 }
 
 /* dx holds dy and becomes dh. */
@@ -294,18 +324,18 @@ static decant_status backward_mlp(const decant_model_part *part, const decant_bl
     decant_backend *backend = part->backend;
     const decant_model_kernels *model = backend->model;
     const decant_linear *linears = block->linears;
-    const int64_t tokens = dx.rows;
-    decant_matrix h = activation_of(part, kept, MIDDLE, tokens),
-                  n2 = activation_of(part, kept, NORMED_MIDDLE, tokens), dn2 = n2;
-    decant_matrix g = activation_of(part, kept, GATES, tokens), dg = g;
-    decant_matrix u = activation_of(part, kept, UPS, tokens), du = u;
-    decant_matrix m = activation_of(part, kept, PRODUCTS, tokens), dm = m;
+    const int64_t rows = dx.rows;
+    decant_matrix h = activation_of(part, kept, MIDDLE, rows),
+                  n2 = activation_of(part, kept, NORMED_MIDDLE, rows), dn2 = n2;
+    decant_matrix g = activation_of(part, kept, GATES, rows), dg = g;
+    decant_matrix u = activation_of(part, kept, UPS, rows), du = u;
+    decant_matrix m = activation_of(part, kept, PRODUCTS, rows), dm = m;
     decant_status status;
-    DECANT_TRY(add_fisher(backend, fisher, DOWN, dx, m, err));
+    DECANT_TRY(add_fisher(part, fisher, DOWN, dx, m, err));
     DECANT_TRY(model->linear_backward(backend, dx, linears[DOWN].weight, false, dm, err));
     DECANT_TRY(model->silu_multiply_backward(backend, g, u, dm, dg, du, err));
-    DECANT_TRY(add_fisher(backend, fisher, GATE, dg, n2, err));
-    DECANT_TRY(add_fisher(backend, fisher, UP, du, n2, err));
+    DECANT_TRY(add_fisher(part, fisher, GATE, dg, n2, err));
+    DECANT_TRY(add_fisher(part, fisher, UP, du, n2, err));
     DECANT_TRY(model->linear_backward(backend, dg, linears[GATE].weight, false, dn2, err));
     DECANT_TRY(model->linear_backward(backend, du, linears[UP].weight, true, dn2, err));
     DECANT_TRY(model->rms_norm_backward(backend, dn2, h, block->post_attention_norm, kept->middle_inverse_rms,
@@ -323,25 +353,25 @@ static decant_status backward_attention(const decant_model_part *part, const dec
     const decant_model_kernels *model = backend->model;
     const decant_model_config *config = part->config;
     const decant_linear *linears = block->linears;
-    const int64_t tokens = x.rows;
-    decant_attention_shape shape = attention_shape(config, tokens);
-    decant_matrix n1 = activation_of(part, kept, NORMED_INPUT, tokens), dn1 = n1,
-                  q = activation_of(part, kept, QUERIES, tokens);
-    decant_matrix k = activation_of(part, kept, KEYS, tokens), v = activation_of(part, kept, VALUES, tokens);
-    decant_matrix a = activation_of(part, kept, ATTENDED, tokens);
-    decant_matrix da = activation_of(part, kept, ATTENDED_GRADIENTS, tokens);
-    decant_matrix dq = activation_of(part, kept, QUERY_GRADIENTS, tokens);
-    decant_matrix dk = activation_of(part, kept, KEY_GRADIENTS, tokens),
-                  dv = activation_of(part, kept, VALUE_GRADIENTS, tokens);
+    const int64_t rows = x.rows;
+    decant_attention_shape shape = attention_shape(part, rows);
+    decant_matrix n1 = activation_of(part, kept, NORMED_INPUT, rows), dn1 = n1,
+                  q = activation_of(part, kept, QUERIES, rows);
+    decant_matrix k = activation_of(part, kept, KEYS, rows), v = activation_of(part, kept, VALUES, rows);
+    decant_matrix a = activation_of(part, kept, ATTENDED, rows);
+    decant_matrix da = activation_of(part, kept, ATTENDED_GRADIENTS, rows);
+    decant_matrix dq = activation_of(part, kept, QUERY_GRADIENTS, rows);
+    decant_matrix dk = activation_of(part, kept, KEY_GRADIENTS, rows),
+                  dv = activation_of(part, kept, VALUE_GRADIENTS, rows);
     decant_status status;
-    DECANT_TRY(add_fisher(backend, fisher, OUTPUT, dx, a, err));
+    DECANT_TRY(add_fisher(part, fisher, OUTPUT, dx, a, err));
     DECANT_TRY(model->linear_backward(backend, dx, linears[OUTPUT].weight, false, da, err));
     DECANT_TRY(model->attention_backward(backend, &shape, q, k, v, a, kept->log_sum_exp, da, dq, dk, dv, err));
     DECANT_TRY(model->rotary(backend, dq, config->heads, part->cosines, part->sines, true, err));
     DECANT_TRY(model->rotary(backend, dk, config->key_value_heads, part->cosines, part->sines, true, err));
-    DECANT_TRY(add_fisher(backend, fisher, QUERY, dq, n1, err));
-    DECANT_TRY(add_fisher(backend, fisher, KEY, dk, n1, err));
-    DECANT_TRY(add_fisher(backend, fisher, VALUE, dv, n1, err));
+    DECANT_TRY(add_fisher(part, fisher, QUERY, dq, n1, err));
+    DECANT_TRY(add_fisher(part, fisher, KEY, dk, n1, err));
+    DECANT_TRY(add_fisher(part, fisher, VALUE, dv, n1, err));
     DECANT_TRY(model->linear_backward(backend, dq, linears[QUERY].weight, false, dn1, err));
     DECANT_TRY(model->linear_backward(backend, dk, linears[KEY].weight, true, dn1, err));
     DECANT_TRY(model->linear_backward(backend, dv, linears[VALUE].weight, true, dn1, err));
@@ -368,6 +398,7 @@ const decant_family decant_family_llama = {
     .architecture = "LlamaForCausalLM",
     .linear_count = DECANT_BLOCK_LINEARS,
     .linear = linear,
+    .sizes = sizes,
     .place_block = place_block,
     .create_activations = create_activations,
     .destroy_activations = destroy_activations,

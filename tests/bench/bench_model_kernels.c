@@ -141,8 +141,8 @@ static decant_status run_rotary(bench *b, const operation *op, int turn, decant_
 
 static decant_attention_shape attention_shape(const bench *b)
 {
-    return (decant_attention_shape){b->tokens, b->set.heads, b->set.key_value_heads,
-                                    (int)(b->set.hidden / b->set.heads), 0};
+    return (decant_attention_shape){
+        b->tokens, b->set.heads, b->set.key_value_heads, (int)(b->set.hidden / b->set.heads), 0, 1};
 }
 
 static int64_t key_value_width(const settings *set)

@@ -2,27 +2,30 @@
  * loops: grouped heads, windows, and lengths around the CPU backend's block of 128 queries. */
 #include "tests/kernels/device_arrays.h"
 
+enum { HEAD_DIMENSION_MAXIMUM = 128 };
+
 typedef struct attention_case {
     decant_attention_shape shape;
     device_array q, k, v, y, dy, dq, dk, dv;
-    device_array log_sum_exp; /* [heads, T] */
+    device_array log_sum_exp; /* [S, heads, T] */
 } attention_case;
 
 static attention_case make_case(decant_backend *backend, decant_attention_shape shape)
 {
+    int64_t rows = shape.sequences * shape.tokens;
     int64_t wide = (int64_t)shape.heads * shape.head_dimension;
     int64_t narrow = (int64_t)shape.key_value_heads * shape.head_dimension;
     return (attention_case){
         .shape = shape,
-        .q = activation_array(backend, shape.tokens, wide, 2, 1),
-        .k = activation_array(backend, shape.tokens, narrow, 2, 2),
-        .v = activation_array(backend, shape.tokens, narrow, 1, 3),
-        .y = activation_array(backend, shape.tokens, wide, 1, 4),
-        .dy = activation_array(backend, shape.tokens, wide, 1, 5),
-        .dq = activation_array(backend, shape.tokens, wide, 1, 6),
-        .dk = activation_array(backend, shape.tokens, narrow, 1, 7),
-        .dv = activation_array(backend, shape.tokens, narrow, 1, 8),
-        .log_sum_exp = float_array(backend, shape.heads, shape.tokens, 1, 9),
+        .q = activation_array(backend, rows, wide, 2, 1),
+        .k = activation_array(backend, rows, narrow, 2, 2),
+        .v = activation_array(backend, rows, narrow, 1, 3),
+        .y = activation_array(backend, rows, wide, 1, 4),
+        .dy = activation_array(backend, rows, wide, 1, 5),
+        .dq = activation_array(backend, rows, wide, 1, 6),
+        .dk = activation_array(backend, rows, narrow, 1, 7),
+        .dv = activation_array(backend, rows, narrow, 1, 8),
+        .log_sum_exp = float_array(backend, shape.sequences * shape.heads, shape.tokens, 1, 9),
     };
 }
 
@@ -81,7 +84,7 @@ static double objective(void *context)
 {
     const attention_case *attention = context;
     const decant_attention_shape *shape = &attention->shape;
-    double y[64], sum = 0;
+    double y[HEAD_DIMENSION_MAXIMUM], sum = 0;
     for (int64_t head = 0; head < shape->heads; head++)
         for (int64_t query = 0; query < shape->tokens; query++) {
             const double *dy = attention->dy.values + (query * shape->heads + head) * shape->head_dimension;
@@ -190,30 +193,104 @@ static void check_long(decant_backend *backend, decant_attention_shape shape)
 
 static void attention_and_its_gradient_match(void **state)
 {
-    check_small(*state, (decant_attention_shape){1, 1, 1, 2, 0});
-    check_small(*state, (decant_attention_shape){9, 3, 3, 4, 0});
-    check_small(*state, (decant_attention_shape){17, 2, 2, 16, 0});
+    check_small(*state, (decant_attention_shape){1, 1, 1, 2, 0, 1});
+    check_small(*state, (decant_attention_shape){9, 3, 3, 4, 0, 1});
+    check_small(*state, (decant_attention_shape){17, 2, 2, 16, 0, 1});
 }
 
 static void heads_share_keys_and_values_in_groups(void **state)
 {
-    check_small(*state, (decant_attention_shape){9, 4, 1, 4, 0});
-    check_small(*state, (decant_attention_shape){11, 6, 2, 8, 0});
+    check_small(*state, (decant_attention_shape){9, 4, 1, 4, 0, 1});
+    check_small(*state, (decant_attention_shape){11, 6, 2, 8, 0, 1});
 }
 
 static void a_window_limits_what_a_query_sees(void **state)
 {
-    check_small(*state, (decant_attention_shape){7, 2, 1, 4, 1});
-    check_small(*state, (decant_attention_shape){13, 2, 2, 4, 5});
-    check_small(*state, (decant_attention_shape){13, 2, 1, 4, 13});
+    check_small(*state, (decant_attention_shape){7, 2, 1, 4, 1, 1});
+    check_small(*state, (decant_attention_shape){13, 2, 2, 4, 5, 1});
+    check_small(*state, (decant_attention_shape){13, 2, 1, 4, 13, 1});
 }
 
 static void blocks_of_queries_meet_without_a_seam(void **state)
 {
-    check_long(*state, (decant_attention_shape){127, 2, 1, 8, 0});
-    check_long(*state, (decant_attention_shape){129, 2, 1, 8, 0});
-    check_long(*state, (decant_attention_shape){300, 2, 2, 16, 0});
-    check_long(*state, (decant_attention_shape){385, 2, 1, 8, 130});
+    check_long(*state, (decant_attention_shape){127, 2, 1, 8, 0, 1});
+    check_long(*state, (decant_attention_shape){129, 2, 1, 8, 0, 1});
+    check_long(*state, (decant_attention_shape){300, 2, 2, 16, 0, 1});
+    check_long(*state, (decant_attention_shape){385, 2, 1, 8, 130, 1});
+}
+
+/* One sequence's share of an array whose rows are divided evenly. */
+static decant_matrix share(decant_matrix matrix, const decant_attention_shape *shape, int64_t sequence)
+{
+    int64_t rows = matrix.rows / shape->sequences;
+    return decant_matrix_rows(matrix, sequence * rows, rows);
+}
+
+/* Overwrites the outputs of a batch by running its sequences one by one. */
+static void run_one_by_one(decant_backend *backend, attention_case *attention)
+{
+    decant_attention_shape one = attention->shape;
+    one.sequences = 0; /* counts as 1 */
+    for (int64_t i = 0; i < attention->shape.sequences; i++) {
+        decant_matrix parts[9];
+        const device_array *arrays[9] = {&attention->q,  &attention->k,  &attention->v,
+                                         &attention->y,  &attention->dy, &attention->dq,
+                                         &attention->dk, &attention->dv, &attention->log_sum_exp};
+        for (int j = 0; j < 9; j++)
+            parts[j] = share(arrays[j]->matrix, &attention->shape, i);
+        REQUIRE(backend->model->attention(backend, &one, parts[0], parts[1], parts[2], parts[3], parts[8].data,
+                                          err));
+        REQUIRE(backend->model->attention_backward(backend, &one, parts[0], parts[1], parts[2], parts[3],
+                                                   parts[8].data, parts[4], parts[5], parts[6], parts[7], err));
+    }
+}
+
+static void check_batch(decant_backend *backend, decant_attention_shape shape)
+{
+    attention_case attention = make_case(backend, shape);
+    device_array *outputs[] = {&attention.y, &attention.log_sum_exp, &attention.dq, &attention.dk,
+                               &attention.dv};
+    enum { OUTPUTS = sizeof outputs / sizeof *outputs };
+    void *together[OUTPUTS];
+    REQUIRE(backend->model->attention(backend, &shape, attention.q.matrix, attention.k.matrix,
+                                      attention.v.matrix, attention.y.matrix, attention.log_sum_exp.matrix.data,
+                                      err));
+    run_backward(backend, &attention);
+    for (int i = 0; i < OUTPUTS; i++) {
+        together[i] = download_bytes(backend, outputs[i]->matrix);
+        REQUIRE(backend->memory->zero(backend, outputs[i]->matrix.data, decant_matrix_bytes(outputs[i]->matrix),
+                                      err));
+    }
+    run_one_by_one(backend, &attention);
+    for (int i = 0; i < OUTPUTS; i++) {
+        void *alone = download_bytes(backend, outputs[i]->matrix);
+        assert_memory_equal(together[i], alone, decant_matrix_bytes(outputs[i]->matrix));
+        free(alone);
+        free(together[i]);
+    }
+    drop_case(backend, &attention);
+}
+
+static void a_batch_equals_its_sequences(void **state)
+{
+    check_batch(*state, (decant_attention_shape){9, 4, 2, 8, 0, 3});
+    check_batch(*state, (decant_attention_shape){130, 2, 1, 64, 0, 4});
+    check_batch(*state, (decant_attention_shape){200, 2, 2, 128, 70, 2});
+    check_batch(*state, (decant_attention_shape){1, 2, 2, 128, 0, 5});
+}
+
+/* The head dimensions that the CUDA backend has tensor-core kernels for; lengths within, at and beyond a tile.
+ */
+static void the_usual_head_dimensions_match(void **state)
+{
+    check_long(*state, (decant_attention_shape){5, 2, 1, 64, 0, 1});
+    check_long(*state, (decant_attention_shape){128, 2, 2, 64, 0, 1});
+    check_long(*state, (decant_attention_shape){217, 3, 1, 64, 0, 1});
+    check_long(*state, (decant_attention_shape){217, 2, 1, 64, 90, 1});
+    check_long(*state, (decant_attention_shape){5, 1, 1, 128, 0, 1});
+    check_long(*state, (decant_attention_shape){256, 2, 2, 128, 0, 1});
+    check_long(*state, (decant_attention_shape){301, 4, 2, 128, 0, 1});
+    check_long(*state, (decant_attention_shape){301, 2, 1, 128, 65, 1});
 }
 
 int main(void)
@@ -223,6 +300,8 @@ int main(void)
         cmocka_unit_test(heads_share_keys_and_values_in_groups),
         cmocka_unit_test(a_window_limits_what_a_query_sees),
         cmocka_unit_test(blocks_of_queries_meet_without_a_seam),
+        cmocka_unit_test(the_usual_head_dimensions_match),
+        cmocka_unit_test(a_batch_equals_its_sequences),
     };
     return cmocka_run_group_tests_name("attention", tests, open_backend, close_backend);
 }

@@ -106,7 +106,7 @@ static void run_attention(recording *run)
     decant_backend *backend = run->backend;
     const decant_model_kernels *model = backend->model;
     const int64_t wide = HEADS * HEAD_DIMENSION, narrow = KEY_VALUE_HEADS * HEAD_DIMENSION;
-    decant_attention_shape shape = {TOKENS, HEADS, KEY_VALUE_HEADS, HEAD_DIMENSION, 0};
+    decant_attention_shape shape = {TOKENS, HEADS, KEY_VALUE_HEADS, HEAD_DIMENSION, 0, 1};
     decant_matrix q = activation(run, TOKENS, wide), k = activation(run, TOKENS, narrow);
     decant_matrix v = activation(run, TOKENS, narrow), y = activation(run, TOKENS, wide);
     decant_matrix dy = activation(run, TOKENS, wide), dq = activation(run, TOKENS, wide);

@@ -28,12 +28,13 @@ expect() {
 
 model=$source/tests/reference/llama_mha
 tokens=$model/tokens.npy
-run=(run --model "$model" --calibration "$tokens" --text "$tokens" --bits 5)
+# Five sequences: two micro-batches of two and one of one.
+run=(run --model "$model" --calibration "$tokens" --text "$tokens" --bits 5 --micro-batch 2)
 
-# ---- the same bytes on any number of ranks, more ranks than layers included, threads or none, kept or recomputed
+# ---- the same bytes on any number of ranks up to one a layer, threads or none, kept or recomputed
 on 1 "${run[@]}" --output "$work/1.h5" >"$work/result"
 grep -q 'perplexity after' "$work/result" || fail "no result: $(cat "$work/result")"
-for ranks in 2 3 4 5; do
+for ranks in 2 3; do
   on $ranks "${run[@]}" --output "$work/$ranks.h5" >/dev/null
   cmp "$work/1.h5" "$work/$ranks.h5" || fail "$ranks ranks give other bytes than 1"
 done
@@ -44,19 +45,19 @@ cmp -s "$work/1.h5" "$work/sequence.h5" && fail "--fisher changes nothing"
 for other in llama_gqa_tied llama_bf16_headdim; do
   folder=$source/tests/reference/$other
   for ranks in 1 3; do
-    on $ranks run --model "$folder" --calibration "$folder/tokens.npy" --text "$folder/tokens.npy" --bits 6 \
+    on $ranks run --replicas 1 --model "$folder" --calibration "$folder/tokens.npy" --text "$folder/tokens.npy" --bits 6 \
       --output "$work/$other.$ranks.h5" >/dev/null
   done
   cmp "$work/$other.1.h5" "$work/$other.3.h5" || fail "$other: 3 ranks give other bytes than 1"
 done
 
 # ---- statistics are used again, to the same model
-on 2 calibrate --model "$model" --calibration "$tokens" --output "$work/statistics.h5"
+on 2 calibrate --model "$model" --calibration "$tokens" --micro-batch 2 --output "$work/statistics.h5"
 on 3 run --model "$model" --statistics "$work/statistics.h5" --text "$tokens" --bits 5 --output "$work/again.h5" >/dev/null
 cmp "$work/1.h5" "$work/again.h5" || fail "statistics from a file give other bytes"
 
 # ---- a job file says the same as the command line, which wins
-printf 'model = %s\ncalibration = %s\nbits = 4\ntext = %s\n' "$model" "$tokens" "$tokens" >"$work/job.ini"
+printf 'micro-batch = 2\nmodel = %s\ncalibration = %s\nbits = 4\ntext = %s\n' "$model" "$tokens" "$tokens" >"$work/job.ini"
 on 2 run --config "$work/job.ini" --bits 5 --output "$work/config.h5" >/dev/null
 cmp "$work/1.h5" "$work/config.h5" || fail "the job file gives other bytes"
 
@@ -69,7 +70,7 @@ assert found["bits"] <= 5 and len(found["layers"]) == 21, found
 assert sum(layer["stored_bytes"] for layer in found["layers"]) == found["quantized_bytes"]
 assert found["perplexity_quantized"] > 1 and found["perplexity_original"] > 1'
 "$decant" verify "$work/1.h5" | grep -q 'every checksum is right' || fail "verify"
-"$decant" compare "$work/1.h5" "$work/4.h5" >/dev/null || fail "compare finds a difference where there is none"
+"$decant" compare "$work/1.h5" "$work/3.h5" >/dev/null || fail "compare finds a difference where there is none"
 expect 3 'differ' "$decant" compare "$work/1.h5" "$work/sequence.h5"
 "$decant" allocate "$work/1.h5" --bits 4.8 --json | python3 -c '
 import json, sys

@@ -125,6 +125,94 @@ static void costs_count_multiply_adds(void **state)
 
 /* ---- steps ---- */
 
+static void micro_batches_cover_all_sequences_in_order(void **state)
+{
+    (void)state;
+    assert_int_equal(decant_schedule_micro_batch_size(1), 2048);
+    assert_int_equal(decant_schedule_micro_batch_size(512), 4);
+    assert_int_equal(decant_schedule_micro_batch_size(600), 3);
+    assert_int_equal(decant_schedule_micro_batch_size(2048), 1);
+    assert_int_equal(decant_schedule_micro_batch_size(100000), 1);
+    for (int64_t sequences = 1; sequences <= SEQUENCES_MAXIMUM; sequences++)
+        for (int64_t size = 1; size <= 7; size++) {
+            int64_t next = 0, batches = decant_schedule_micro_batches(sequences, size);
+            for (int64_t i = 0; i < batches; i++) {
+                decant_micro_batch batch = decant_schedule_micro_batch(sequences, size, i);
+                assert_int_equal(batch.first, next);
+                assert_true(i + 1 < batches ? batch.count == size : batch.count >= 1 && batch.count <= size);
+                next += batch.count;
+            }
+            assert_int_equal(next, sequences);
+        }
+}
+
+static void ranks_form_a_grid(void **state)
+{
+    (void)state;
+    decant_rank_grid grid;
+    static const int cases[][4] = {/* ranks, layers, stages, replicas */
+                                   {1, 1, 1, 1}, {8, 32, 8, 1}, {32, 32, 32, 1}, {64, 32, 32, 2},
+                                   {4, 3, 2, 2}, {5, 3, 1, 5},  {96, 40, 32, 3}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_true(decant_schedule_grid(cases[i][0], cases[i][1], 0, &grid));
+        assert_int_equal(grid.stages, cases[i][2]);
+        assert_int_equal(grid.replicas, cases[i][3]);
+    }
+    assert_true(decant_schedule_grid(4, 3, 1, &grid)); /* asked for: one stage has no layers */
+    assert_int_equal(grid.stages, 4);
+    assert_false(decant_schedule_grid(6, 3, 4, &grid));
+    assert_false(decant_schedule_grid(2, 3, 4, &grid));
+}
+
+static void shares_are_consecutive_and_even(void **state)
+{
+    (void)state;
+    for (int64_t count = 0; count <= SEQUENCES_MAXIMUM; count++)
+        for (int parts = 1; parts <= 9; parts++) {
+            int64_t next = 0, first, share, before = count;
+            for (int part = 0; part < parts; part++) {
+                decant_schedule_share(count, parts, part, &first, &share);
+                assert_int_equal(first, next);
+                assert_true(share == count / parts || share == count / parts + 1);
+                assert_true(share <= before);
+                before = share;
+                next += share;
+            }
+            assert_int_equal(next, count);
+        }
+}
+
+/* LLaMA's matrices: with whole matrices over many layers no replica has more than one matrix too much. */
+static void matrices_are_shared_out_evenly(void **state)
+{
+    (void)state;
+    enum { LINEARS = 7, BLOCKS = 10 };
+    static const double block[LINEARS] = {16, 16, 16, 16, 43, 43, 43};
+    double costs[BLOCKS * LINEARS], loads[8], sums[8];
+    int owners[BLOCKS * LINEARS];
+    for (int i = 0; i < BLOCKS * LINEARS; i++)
+        costs[i] = block[i % LINEARS];
+    for (int replicas = 1; replicas <= 8; replicas++) {
+        memset(sums, 0, sizeof sums);
+        decant_schedule_owners(costs, BLOCKS, LINEARS, replicas, loads, owners);
+        for (int i = 0; i < BLOCKS * LINEARS; i++) {
+            assert_in_range(owners[i], 0, replicas - 1);
+            sums[owners[i]] += costs[i];
+        }
+        double least = sums[0], most = sums[0];
+        for (int r = 0; r < replicas; r++) {
+            assert_true(sums[r] == loads[r]);
+            least = sums[r] < least ? sums[r] : least;
+            most = sums[r] > most ? sums[r] : most;
+        }
+        assert_true(most - least <= 43);
+    }
+    decant_schedule_owners(costs, 1, LINEARS, 2, loads, owners); /* 86 + 16 and 43 + 48 */
+    static const int expected[LINEARS] = {1, 1, 1, 0, 0, 1, 0};
+    for (int i = 0; i < LINEARS; i++)
+        assert_int_equal(owners[i], expected[i]);
+}
+
 static void every_sequence_passes_once_each_way(void **state)
 {
     (void)state;
@@ -135,7 +223,7 @@ static void every_sequence_passes_once_each_way(void **state)
                 for (int64_t i = 0; i < 2 * sequences; i++) {
                     decant_step step = decant_schedule_step(stages, stage, sequences, i);
                     int64_t *next = step.direction == DECANT_FORWARD ? &forward : &backward;
-                    assert_int_equal(step.sequence, *next);
+                    assert_int_equal(step.batch, *next);
                     (*next)++;
                     assert_true(backward <= forward);
                     waiting_most = forward - backward > waiting_most ? forward - backward : waiting_most;
@@ -161,7 +249,7 @@ static int64_t steps_until_stuck(int stages, int64_t sequences)
             bool is_forward = step.direction == DECANT_FORWARD;
             int64_t there = is_forward ? (s == 0 ? sequences : forward[s - 1])
                                        : (s == stages - 1 ? forward[s] : backward[s + 1]);
-            if (step.sequence >= there)
+            if (step.batch >= there)
                 continue;
             (is_forward ? forward : backward)[s]++;
             taken[s]++;
@@ -257,6 +345,10 @@ int main(void)
         cmocka_unit_test(every_layer_has_one_stage),
         cmocka_unit_test(earlier_stages_take_more_when_layers_do_not_divide),
         cmocka_unit_test(costs_count_multiply_adds),
+        cmocka_unit_test(micro_batches_cover_all_sequences_in_order),
+        cmocka_unit_test(ranks_form_a_grid),
+        cmocka_unit_test(shares_are_consecutive_and_even),
+        cmocka_unit_test(matrices_are_shared_out_evenly),
         cmocka_unit_test(every_sequence_passes_once_each_way),
         cmocka_unit_test(nobody_waits_for_ever),
         cmocka_unit_test(idle_share_is_the_known_bubble_when_stages_are_equal),

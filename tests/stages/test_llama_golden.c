@@ -135,7 +135,7 @@ static model_run start(golden_model *model, decant_fisher_form form, int first_l
     model_run run = {.model = model};
     decant_weight_source source = source_of(model);
     REQUIRE(decant_model_part_load(model->backend, &model->config, &source, first_layer, layer_count,
-                                   model->tokens.length, &run.part, err));
+                                   model->tokens.length, 1, &run.part, err));
     for (int block = 0; block < layer_count; block++) {
         REQUIRE(run.part.family->create_activations(&run.part, &run.kept[block], err));
         run.fisher[block].form = form;

@@ -1,0 +1,452 @@
+/* See memory_plan.h. Every line here stands for an allocation somewhere else: the comments say where. */
+#include "pipeline/memory_plan.h"
+
+#include "base/memory.h"
+#include "stages/error_table.h"
+#include "stages/quantize.h"
+
+/* What a process holds before it does anything: code, MPI, HDF5, OpenBLAS (measured, README); with CUDA its
+ * context and libraries, and the pinned rings of kernels/cuda/context.h. */
+static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)700 << 20,
+                     PINNED_BYTES = (4 << 24) + (32 << 16);
+
+enum { CHANNEL_BUFFERS = 4 }; /* pipeline/channel.c: one to receive, three to send */
+
+const char *decant_job_stage_name(decant_job_stage stage)
+{
+    static const char *const names[DECANT_STAGES] = {"load", "calibrate", "quantize", "write", "validate"};
+    return names[stage];
+}
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* ---- linear layers ---- */
+
+static void size_linear(const decant_job_shape *shape, const decant_linear *linear, decant_linear_size *size)
+{
+    const decant_bit_widths *widths = &shape->widths;
+    int64_t rows = linear->rows, columns = linear->columns;
+    int64_t count = decant_fraction_count(shape->sensitive, rows, columns) +
+                    decant_fraction_count(shape->outliers, rows, columns);
+    *size = (decant_linear_size){
+        .rows = rows, .columns = columns, .weights = rows * columns, .sparse_count = count};
+    size->pattern_bytes = count > 0 ? 4 * (rows + 1) + 4 * count : 0;
+    for (int i = 0; i < widths->count; i++)
+        size->levels_bytes += rows << (widths->bits[i] + 1);
+    size->smallest_bytes = decant_packed_bytes(rows, columns, widths->bits[0], count);
+    size->largest_bytes = decant_packed_bytes(rows, columns, widths->bits[widths->count - 1], count);
+    size->stored_bytes = size->largest_bytes;
+    if (shape->bits > 0) {
+        int64_t average = (int64_t)(shape->bits * (double)size->weights / 8);
+        size->stored_bytes = average < size->smallest_bytes  ? size->smallest_bytes
+                             : average < size->largest_bytes ? average
+                                                             : size->largest_bytes;
+    }
+    size->packed_bytes = size->stored_bytes + (4 - decant_sparse_index_bytes(columns)) * count;
+}
+
+static void add_size(decant_linear_size *sum, const decant_linear_size *size)
+{
+    sum->weights += size->weights;
+    sum->sparse_count += size->sparse_count;
+    sum->pattern_bytes += size->pattern_bytes;
+    sum->levels_bytes += size->levels_bytes;
+    sum->smallest_bytes += size->smallest_bytes;
+    sum->largest_bytes += size->largest_bytes;
+    sum->stored_bytes += size->stored_bytes;
+    sum->packed_bytes += size->packed_bytes;
+}
+
+decant_status decant_linear_sizes_create(const decant_job_shape *shape, decant_linear_sizes *sizes,
+                                         decant_error *err)
+{
+    int linears = shape->family->linear_count;
+    *sizes = (decant_linear_sizes){.count = (int64_t)shape->config->layers * linears};
+    decant_status status = decant_memory_allocate((size_t)sizes->count * sizeof *sizes->each,
+                                                  "the sizes of linear layers", (void **)&sizes->each, err);
+    for (int64_t i = 0; status == DECANT_OK && i < sizes->count; i++) {
+        decant_linear linear;
+        shape->family->linear(shape->config, (int)(i / linears), (int)(i % linears), &linear);
+        size_linear(shape, &linear, &sizes->each[i]);
+        add_size(&sizes->all, &sizes->each[i]);
+    }
+    return status;
+}
+
+void decant_linear_sizes_free(decant_linear_sizes *sizes)
+{
+    decant_memory_free(sizes->each);
+    *sizes = (decant_linear_sizes){0};
+}
+
+/* ---- one rank's layers ---- */
+
+/* What this file's functions look at together. */
+typedef struct rank_view {
+    const decant_job_shape *shape;
+    const decant_linear_size *linears; /* [count] of this rank */
+    const int *owners;                 /* [count] */
+    int64_t count;
+    const decant_rank_share *share;
+    int64_t hidden, vocabulary;
+    int64_t working; /* the backend's working space, which never shrinks */
+} rank_view;
+
+static bool owns(const rank_view *view, int64_t index)
+{
+    return view->owners[index] == view->share->replica;
+}
+
+static decant_linear_size sum_of(const rank_view *view)
+{
+    decant_linear_size sum = {0};
+    for (int64_t i = 0; i < view->count; i++)
+        add_size(&sum, &view->linears[i]);
+    return sum;
+}
+
+/* Weights of one block's linear layers at most; blocks need not be alike. */
+static int64_t largest_block_weights(const rank_view *view)
+{
+    int64_t linears = view->shape->family->linear_count, largest = 0;
+    for (int64_t first = 0; first < view->count; first += linears) {
+        int64_t weights = 0;
+        for (int64_t i = first; i < first + linears; i++)
+            weights += view->linears[i].weights;
+        largest = larger(largest, weights);
+    }
+    return largest;
+}
+
+static int64_t largest_matrix_weights(const rank_view *view)
+{
+    int64_t largest = 0;
+    for (int64_t i = 0; i < view->count; i++)
+        largest = larger(largest, view->linears[i].weights);
+    return largest;
+}
+
+static decant_block_sizes block_sizes(const rank_view *view)
+{
+    decant_block_sizes sizes;
+    view->shape->family->sizes(view->shape->config, &sizes);
+    return sizes;
+}
+
+/* Embedding, final norm and head as a part holds them, in elements; stages/model.c: load_ends. */
+static int64_t end_elements(const rank_view *view)
+{
+    bool twice = view->share->has_embedding && view->share->has_head && !view->shape->config->tied_head;
+    bool any = view->share->has_embedding || view->share->has_head;
+    return (twice ? 2 : any ? 1 : 0) * view->vocabulary * view->hidden;
+}
+
+/* Norms: F32 on a device, where a weight of one row becomes that; on the CPU they stay in the mapped file. */
+static int64_t vector_bytes(const rank_view *view, int64_t blocks)
+{
+    int64_t weights = blocks * block_sizes(view).vector_weights + (view->share->has_head ? view->hidden : 0);
+    return view->shape->cuda ? 4 * weights : 0;
+}
+
+/* Placed for products: linear layers of `blocks` blocks and what the part has of the model's ends. The CPU
+ * reads them from the mapped file. */
+static int64_t placed_bytes(const rank_view *view, int64_t linear_weights, int64_t blocks)
+{
+    if (!view->shape->cuda)
+        return 0;
+    return decant_compute_bytes(view->shape) * (linear_weights + end_elements(view)) +
+           vector_bytes(view, blocks);
+}
+
+/* stages/model.c: make_angles */
+static int64_t angle_bytes(const rank_view *view, int64_t tokens)
+{
+    return 2 * 4 * tokens * (view->shape->config->head_dimension / 2);
+}
+
+/* The rank's part of the model's files. */
+static int64_t file_bytes(const rank_view *view)
+{
+    int64_t elements = sum_of(view).weights + end_elements(view) +
+                       view->share->layers.count * block_sizes(view).vector_weights;
+    return (int64_t)decant_element_bytes(view->shape->element) * elements;
+}
+
+/* What one micro-batch makes a block keep. */
+static int64_t kept_bytes(const rank_view *view, int64_t rows)
+{
+    decant_block_sizes sizes = block_sizes(view);
+    return rows * (decant_activation_bytes(view->shape) * sizes.kept_activations + 4 * sizes.kept_floats);
+}
+
+static int64_t boundary_bytes(const rank_view *view, int64_t rows)
+{
+    return decant_activation_bytes(view->shape) * rows * view->hidden;
+}
+
+/* ---- calibrate ---- */
+
+/* stages/loss_gradient.c: the final norm and its gradient, logits, inverse root mean squares, of one sequence
+ */
+static int64_t head_bytes(const rank_view *view, int64_t rows)
+{
+    if (!view->share->has_head)
+        return 0;
+    return 2 * boundary_bytes(view, rows) + decant_activation_bytes(view->shape) * rows * view->vocabulary +
+           4 * rows;
+}
+
+/* Streamed: the weights of a layer and of the next one, one layer's F, one micro-batch; and quantizing that
+ * layer before its F makes room for the next one's. Resident: all of it, for as many micro-batches as are under
+ * way. */
+static decant_calibration_bytes calibration_bytes(const rank_view *view)
+{
+    const decant_job_shape *shape = view->shape;
+    const decant_rank_share *share = view->share;
+    int64_t rows = shape->micro_batch * shape->window, layers = share->layers.count;
+    decant_calibration_bytes bytes = {.head = head_bytes(view, shape->window)};
+    int64_t held = share->streamed ? 1 : share->slots * layers; /* block inputs, and what is kept of each */
+    bytes.boundaries = (held + 2) * boundary_bytes(view, rows); /* output and gradient besides */
+    bytes.kept = (share->retain && !share->streamed ? held : 1) * kept_bytes(view, rows);
+    bytes.working = decant_calibration_working_bytes(shape, share->layers.first, share->has_head);
+    int64_t block = largest_block_weights(view), all = sum_of(view).weights;
+    if (share->streamed) {
+        int64_t blocks = layers < 2 ? layers : 2;
+        bytes.weights = placed_bytes(view, blocks * block, blocks);
+        bytes.fisher = 4 * block;
+    } else {
+        bytes.weights = placed_bytes(view, all, layers);
+        bytes.fisher = 4 * all;
+    }
+    bytes.weights += angle_bytes(view, rows);
+    return bytes;
+}
+
+static int64_t calibration_total(const decant_calibration_bytes *bytes)
+{
+    return bytes->weights + bytes->fisher + bytes->boundaries + bytes->kept + bytes->head + bytes->working;
+}
+
+/* Messages to and from neighbours; pipeline/channel.c. */
+static int64_t channel_bytes(const rank_view *view, int64_t message_bytes)
+{
+    return CHANNEL_BUFFERS * message_bytes * (view->share->has_previous + view->share->has_next);
+}
+
+/* Streamed: what enters each layer and what leaves the last, for all sequences; the gradient takes the place of
+ * what left. */
+static int64_t waiting_boundaries(const rank_view *view)
+{
+    if (!view->share->streamed)
+        return 0;
+    return (view->share->layers.count + 1) * boundary_bytes(view, view->share->sequences * view->shape->window);
+}
+
+/* Where a streamed rank lets them wait: a few micro-batches stay at hand when it is the disk. */
+static int64_t boundaries_in_memory(const rank_view *view)
+{
+    int64_t at_hand = 4 * boundary_bytes(view, view->shape->micro_batch * view->shape->window);
+    return view->share->boundaries_on_disk ? at_hand : waiting_boundaries(view);
+}
+
+static int64_t token_bytes(const rank_view *view)
+{
+    return 4 * view->shape->sequences * view->shape->window;
+}
+
+/* What waits of the quantized layers that a rank owns, from the first to before the end-th. */
+static int64_t results_bytes(const rank_view *view, int64_t end)
+{
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < end; i++)
+        if (owns(view, i))
+            bytes += view->linears[i].pattern_bytes + view->linears[i].levels_bytes;
+    return bytes;
+}
+
+static int64_t exact_bytes(const rank_view *view, int64_t weights)
+{
+    return view->shape->cuda ? (int64_t)decant_element_bytes(view->shape->element) * weights : 0;
+}
+
+/* The most that quantizing takes beside F: a matrix as the file has it, its results, and the working space. */
+static int64_t quantizing_bytes(rank_view *view)
+{
+    int64_t most = 0;
+    for (int64_t i = 0; i < view->count; i++) {
+        const decant_linear_size *linear = &view->linears[i];
+        view->working = larger(view->working,
+                               decant_quantization_working_bytes(view->shape, linear->rows, linear->columns));
+        most = larger(most, exact_bytes(view, linear->weights) + linear->pattern_bytes + linear->levels_bytes);
+    }
+    return most;
+}
+
+static void plan_calibration(rank_view *view, decant_rank_memory *memory)
+{
+    const decant_job_shape *shape = view->shape;
+    decant_memory_bytes *at = &memory->at[DECANT_STAGE_CALIBRATE];
+    decant_calibration_bytes bytes = calibration_bytes(view);
+    view->working = bytes.working;
+    if (view->share->streamed && shape->quantizes) {
+        int64_t quantizing = quantizing_bytes(view); /* raises view->working */
+        bytes.working = view->working;
+        bytes.weights += quantizing;
+    }
+    memory->calibration = bytes;
+    at->device = calibration_total(&bytes);
+    at->host = token_bytes(view) +
+               channel_bytes(view, boundary_bytes(view, shape->micro_batch * shape->window)) +
+               boundaries_in_memory(view);
+    if (view->share->streamed)
+        at->host += results_bytes(view, view->count);
+    if (view->share->replicas > 1) /* F on its way to its owner, in and out */
+        at->host += 2 * 4 * largest_matrix_weights(view);
+    at->mapped = file_bytes(view);
+    at->scratch = view->share->boundaries_on_disk ? waiting_boundaries(view) : 0;
+}
+
+/* ---- quantize ---- */
+
+/* Fisher sums go as results come: pipeline/quantization.c. Streamed ranks are done by then. */
+static void plan_quantization(rank_view *view, decant_rank_memory *memory)
+{
+    const decant_job_shape *shape = view->shape;
+    decant_memory_bytes *at = &memory->at[DECANT_STAGE_QUANTIZE];
+    int64_t fisher = 0, results = 0;
+    at->mapped = file_bytes(view);
+    at->host = token_bytes(view);
+    if (view->share->streamed) {
+        at->host += results_bytes(view, view->count);
+        at->device = view->working;
+        return;
+    }
+    for (int64_t i = 0; i < view->count; i++)
+        fisher += owns(view, i) ? 4 * view->linears[i].weights : 0;
+    for (int64_t i = 0; i < view->count; i++) {
+        const decant_linear_size *linear = &view->linears[i];
+        if (!owns(view, i))
+            continue;
+        results += linear->pattern_bytes + linear->levels_bytes;
+        view->working =
+            larger(view->working, decant_quantization_working_bytes(shape, linear->rows, linear->columns));
+        at->device = larger(at->device, fisher + results + exact_bytes(view, linear->weights) + view->working);
+        fisher -= 4 * linear->weights;
+    }
+    at->host += view->count * (int64_t)(sizeof(decant_quantized_layer) + sizeof(decant_table_row));
+}
+
+/* ---- write ---- */
+
+/* stages/write.c: one matrix after the other is encoded and written through a copy in host memory. */
+static void plan_writing(rank_view *view, decant_rank_memory *memory)
+{
+    decant_memory_bytes *at = &memory->at[DECANT_STAGE_WRITE];
+    int64_t matrix = 0, copy = 0;
+    if (!view->shape->quantizes) { /* the Fisher sums are written, through a copy of one */
+        at->device = 4 * sum_of(view).weights + view->working;
+        at->host = 4 * largest_matrix_weights(view);
+        return;
+    }
+    for (int64_t i = 0; i < view->count; i++) {
+        const decant_linear_size *linear = &view->linears[i];
+        matrix = larger(matrix, exact_bytes(view, linear->weights) + linear->packed_bytes);
+        copy = larger(copy, linear->stored_bytes);
+    }
+    int64_t results = results_bytes(view, view->count);
+    at->device = matrix + view->working + (view->share->streamed ? 0 : results);
+    at->host = copy + (view->share->streamed ? results : 0);
+    at->mapped = file_bytes(view);
+}
+
+/* ---- validate ---- */
+
+/* stages/validate.c and the two parts; pipeline/validation.c. What is whole in the container is read into host
+ * memory. A streamed rank holds one layer of each model at a time, and the next one. */
+static void plan_validation(rank_view *view, decant_rank_memory *memory)
+{
+    const decant_job_shape *shape = view->shape;
+    decant_memory_bytes *at = &memory->at[DECANT_STAGE_VALIDATE];
+    int64_t rows = shape->validation_batch * shape->validation_window, layers = view->share->layers.count;
+    if (shape->validation_windows == 0 || layers == 0)
+        return;
+    decant_linear_size all = sum_of(view);
+    int64_t whole = end_elements(view) + layers * block_sizes(view).vector_weights;
+    int64_t linear_weights = all.weights, packed = all.packed_bytes;
+    if (view->share->streamed) {
+        int64_t blocks = layers < 2 ? layers : 2;
+        linear_weights = blocks * largest_block_weights(view);
+        packed = packed / layers * blocks;
+    }
+    view->working = larger(view->working, decant_validation_working_bytes(shape, view->share->has_head));
+    at->device = placed_bytes(view, linear_weights, layers) + placed_bytes(view, 0, layers) + packed +
+                 2 * angle_bytes(view, rows) + kept_bytes(view, rows) + 3 * boundary_bytes(view, rows) +
+                 view->working;
+    if (view->share->has_head) { /* window by window, both models' logits */
+        int64_t window = shape->validation_window;
+        at->device += boundary_bytes(view, window) +
+                      2 * decant_activation_bytes(shape) * window * view->vocabulary + 4 * window;
+    }
+    at->host = (int64_t)decant_element_bytes(shape->element) * whole +
+               channel_bytes(view, 2 * boundary_bytes(view, rows)) / 2 +
+               4 * shape->validation_windows * shape->validation_window;
+    at->mapped = file_bytes(view);
+}
+
+/* ---- all stages ---- */
+
+static void add_program(const decant_job_shape *shape, decant_memory_bytes *at)
+{
+    at->device += decant_backend_bytes(shape);
+    at->host += shape->cuda ? CUDA_PROGRAM_BYTES + PINNED_BYTES : CPU_PROGRAM_BYTES;
+    if (shape->cuda)
+        return;
+    at->host += at->device;
+    at->device = 0;
+}
+
+static void find_peaks(decant_rank_memory *memory)
+{
+    memory->device_stage = memory->host_stage = DECANT_STAGE_CALIBRATE;
+    for (int stage = 0; stage < DECANT_STAGES; stage++) {
+        const decant_memory_bytes *at = &memory->at[stage];
+        if (at->device > memory->peak.device)
+            memory->device_stage = (decant_job_stage)stage;
+        if (at->host > memory->peak.host)
+            memory->host_stage = (decant_job_stage)stage;
+        memory->peak.device = larger(memory->peak.device, at->device);
+        memory->peak.host = larger(memory->peak.host, at->host);
+        memory->peak.mapped = larger(memory->peak.mapped, at->mapped);
+        memory->peak.scratch = larger(memory->peak.scratch, at->scratch);
+    }
+}
+
+void decant_rank_memory_plan(const decant_job_shape *shape, const decant_linear_sizes *sizes, const int *owners,
+                             const decant_rank_share *share, decant_rank_memory *memory)
+{
+    int64_t linears = shape->family->linear_count;
+    rank_view view = {
+        .shape = shape,
+        .linears = sizes->each + share->layers.first * linears,
+        .owners = owners + share->layers.first * linears,
+        .count = share->layers.count * linears,
+        .share = share,
+        .hidden = shape->config->hidden_size,
+        .vocabulary = shape->config->vocabulary_size,
+    };
+    *memory = (decant_rank_memory){0};
+    if (share->layers.count > 0) {
+        if (shape->calibrates)
+            plan_calibration(&view, memory);
+        if (shape->quantizes)
+            plan_quantization(&view, memory);
+        plan_writing(&view, memory);
+        plan_validation(&view, memory);
+    }
+    for (int stage = 0; stage < DECANT_STAGES; stage++)
+        add_program(shape, &memory->at[stage]);
+    find_peaks(memory);
+}

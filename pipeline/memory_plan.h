@@ -1,0 +1,89 @@
+/* The bytes that a rank holds in each stage of a job, from shapes alone. Pure: no kernels, MPI or files, so
+ * that it can be asked about any model on any number of ranks.
+ *
+ * With M = sequences of a micro-batch · tokens of a sequence, a block keeps of its forward pass, for LLaMA's
+ * family, M · (2·hidden + max(hidden, K) + 2Q + 2K + 2·max(I, Q) + max(I, K)) activations and M · (2 + heads)
+ * floats with Q and K the widths of queries and keys and I the intermediate size; the family itself says so
+ * (`sizes`). */
+#ifndef DECANT_PIPELINE_MEMORY_PLAN_H
+#define DECANT_PIPELINE_MEMORY_PLAN_H
+
+#include "pipeline/schedule.h"
+#include "pipeline/working_space.h"
+
+/* The stages of a job, in order. */
+typedef enum decant_job_stage {
+    DECANT_STAGE_LOAD,
+    DECANT_STAGE_CALIBRATE,
+    DECANT_STAGE_QUANTIZE,
+    DECANT_STAGE_WRITE,
+    DECANT_STAGE_VALIDATE,
+    DECANT_STAGES
+} decant_job_stage;
+
+const char *decant_job_stage_name(decant_job_stage stage);
+
+/* One linear layer: what it stores and what waits of it between measuring and choosing. */
+typedef struct decant_linear_size {
+    int64_t rows, columns;
+    int64_t weights; /* rows · columns */
+    int64_t sparse_count;
+    int64_t pattern_bytes;  /* sparse pattern where it is computed */
+    int64_t levels_bytes;   /* levels of every width */
+    int64_t smallest_bytes; /* stored, at the smallest width */
+    int64_t largest_bytes;  /* stored, at the largest */
+    int64_t stored_bytes;   /* stored, at the average that was asked for */
+    int64_t packed_bytes;   /* the same on a device: column indices take 4 bytes there */
+} decant_linear_size;
+
+/* The linear layers of a model. */
+typedef struct decant_linear_sizes {
+    int64_t count;            /* layers · linear_count */
+    decant_linear_size *each; /* [count], owned, in model order */
+    decant_linear_size all;   /* sums of weights, counts and bytes; rows and columns 0 */
+} decant_linear_sizes;
+
+decant_status decant_linear_sizes_create(const decant_job_shape *shape, decant_linear_sizes *sizes,
+                                         decant_error *err);
+void decant_linear_sizes_free(decant_linear_sizes *sizes);
+
+/* What one rank does. */
+typedef struct decant_rank_share {
+    decant_layer_range layers;
+    bool has_embedding, has_head;
+    bool has_previous, has_next; /* neighbours that activations come from and go to */
+    int replica, replicas;
+    int64_t sequences;       /* of its replica */
+    int64_t slots;           /* micro-batches between forward and backward pass */
+    bool retain;             /* keeps what blocks keep, in place of computing it again */
+    bool streamed;           /* one layer at a time, all sequences through it */
+    bool boundaries_on_disk; /* streamed: boundary activations on scratch, not in host memory */
+} decant_rank_share;
+
+typedef struct decant_memory_bytes {
+    int64_t device; /* 0 on the CPU, where all of it is host memory */
+    int64_t host;   /* held by the process, itself included; without mapped files */
+    int64_t
+        mapped; /* pages of the model's files that the rank reads: the system drops them when memory is short */
+    int64_t scratch; /* on disk */
+} decant_memory_bytes;
+
+/* What takes the memory of calibration where it is computed. */
+typedef struct decant_calibration_bytes {
+    int64_t weights, fisher, boundaries, kept, head, working;
+} decant_calibration_bytes;
+
+typedef struct decant_rank_memory {
+    decant_memory_bytes at[DECANT_STAGES];
+    decant_memory_bytes peak; /* the largest of each kind */
+    decant_job_stage device_stage,
+        host_stage; /* where the device's (on the CPU: the host's), the host's peak is */
+    decant_calibration_bytes calibration;
+} decant_rank_memory;
+
+/* The bytes of one rank. `sizes` and `owners` are the whole model's: owners [sizes->count] says which replica
+ * of its stage quantizes and writes a matrix. */
+void decant_rank_memory_plan(const decant_job_shape *shape, const decant_linear_sizes *sizes, const int *owners,
+                             const decant_rank_share *share, decant_rank_memory *memory);
+
+#endif

@@ -1,0 +1,277 @@
+/* See plan_report.h. Bytes are printed in units of 2^30, as --device-memory 80G counts them; files, which disks
+ * count so, in 10^9. */
+#include "pipeline/plan_report.h"
+
+#include "pipeline/plan_request.h"
+
+#include <cjson/cJSON.h>
+#include <string.h>
+
+static const int64_t DEVICE_BYTES_DEFAULT = (int64_t)80 << 30;
+enum { SEQUENCES_DEFAULT = 128 };
+
+static double gib(int64_t bytes)
+{
+    return (double)bytes / 0x1p30;
+}
+
+static double gb(int64_t bytes)
+{
+    return (double)bytes / 1e9;
+}
+
+/* ---- for people ---- */
+
+static void print_mode(const decant_plan *plan, FILE *stream)
+{
+    const decant_job_shape *shape = &plan->shape;
+    fprintf(stream, "%d rank%s: %d stage%s x %d replica%s, %s", plan->ranks, plan->ranks == 1 ? "" : "s",
+            plan->stages, plan->stages == 1 ? "" : "s", plan->replicas, plan->replicas == 1 ? "" : "s",
+            plan->streamed ? "streamed" : "resident");
+    if (!plan->streamed)
+        fprintf(stream, ", activations %s", plan->retain ? "kept" : "computed again");
+    fprintf(stream, "\n");
+    if (shape->calibrates)
+        fprintf(stream, "calibration: %lld sequences of %lld tokens, %lld at a time\n",
+                (long long)shape->sequences, (long long)shape->window, (long long)shape->micro_batch);
+    if (shape->validation_windows > 0)
+        fprintf(stream, "validation: %lld windows of %lld tokens\n", (long long)shape->validation_windows,
+                (long long)shape->validation_window);
+}
+
+static bool is_same_line(const decant_rank_plan *a, const decant_rank_plan *b)
+{
+    const decant_rank_share *x = &a->share, *y = &b->share;
+    return x->layers.count == y->layers.count && x->sequences == y->sequences &&
+           gib(a->memory.peak.device) - gib(b->memory.peak.device) < 0.05 &&
+           gib(b->memory.peak.device) - gib(a->memory.peak.device) < 0.05 &&
+           gib(a->memory.peak.host) - gib(b->memory.peak.host) < 0.05 &&
+           gib(b->memory.peak.host) - gib(a->memory.peak.host) < 0.05 && a->flops == b->flops &&
+           gib(a->sent_bytes) - gib(b->sent_bytes) < 0.05 && gib(b->sent_bytes) - gib(a->sent_bytes) < 0.05 &&
+           a->memory.device_stage == b->memory.device_stage;
+}
+
+static void print_rank(const decant_plan *plan, int first, int last, FILE *stream)
+{
+    const decant_rank_plan *rank = &plan->rank[first];
+    const decant_layer_range layers = rank->share.layers;
+    const decant_rank_memory *memory = &rank->memory;
+    int end = plan->rank[last].share.layers.first + plan->rank[last].share.layers.count - 1;
+    char ranks[24], of[24];
+    snprintf(ranks, sizeof ranks, first == last ? "%d" : "%d-%d", first, last);
+    if (layers.count == 0)
+        snprintf(of, sizeof of, "none");
+    else if (layers.first == end)
+        snprintf(of, sizeof of, "%d", end);
+    else
+        snprintf(of, sizeof of, "%d-%d", layers.first, end);
+    fprintf(stream, "%7s %7s %6d %9lld %8.1f %-9s %8.1f %8.1f %9.2f %8.2f %8.1f %6.1f %%\n", ranks, of,
+            layers.count, (long long)rank->share.sequences,
+            gib(plan->shape.cuda ? memory->peak.device : memory->peak.host),
+            decant_job_stage_name(plan->shape.cuda ? memory->device_stage : memory->host_stage),
+            gib(memory->peak.host), gib(memory->peak.scratch), gb(rank->written_bytes), gib(rank->sent_bytes),
+            rank->flops / 1e15, 100 * rank->idle);
+}
+
+/* Ranks in a row that differ in nothing but their place share a line. */
+static void print_ranks(const decant_plan *plan, FILE *stream)
+{
+    fprintf(stream, "\n%7s %7s %6s %9s %8s %-9s %8s %8s %9s %8s %8s %8s\n", "rank", "layers", "count",
+            "sequences", plan->shape.cuda ? "device" : "memory", "at", "host", "scratch", "writes", "sends",
+            "PFLOP", "idle");
+    fprintf(stream, "%7s %7s %6s %9s %8s %-9s %8s %8s %9s %8s\n", "", "", "", "", "GiB", "", "GiB", "GiB", "GB",
+            "GiB");
+    for (int first = 0, next; first < plan->ranks; first = next) {
+        for (next = first + 1; next < plan->ranks && is_same_line(&plan->rank[first], &plan->rank[next]);)
+            next++;
+        print_rank(plan, first, next - 1, stream);
+    }
+}
+
+static void print_seconds(const decant_plan *plan, const decant_plan_request *request,
+                          const decant_options *options, FILE *stream)
+{
+    const decant_rates *rates = &request->rates;
+    double sum = 0;
+    if (rates->flop_s == 0) {
+        fprintf(
+            stream,
+            "\nno times: nothing was measured on this kind of device; give --teraflops and the other rates\n");
+        return;
+    }
+    fprintf(stream, "\nexpected seconds:");
+    for (int stage = 0; stage < DECANT_STAGES; stage++) {
+        fprintf(stream, " %s %.1f%s", decant_job_stage_name((decant_job_stage)stage), plan->seconds[stage],
+                stage + 1 < DECANT_STAGES ? "," : "");
+        sum += plan->seconds[stage];
+    }
+    fprintf(stream, "; %.0f in all\n", sum);
+    bool given = options->teraflops > 0 || options->quantize_rate > 0 || options->read_rate > 0 ||
+                 options->write_rate > 0;
+    fprintf(stream,
+            "at, for a rank: %.0f TFLOP/s, %.0f million weights quantized a second, reading %.1f GB/s, writing "
+            "%.2f "
+            "GB/s;\n  %s; messages between ranks %s\n",
+            rates->flop_s / 1e12, rates->quantized_s / 1e6, rates->read_bytes_s / 1e9,
+            rates->write_bytes_s / 1e9,
+            given ? "as given, and else as measured on one H100 (tests/gpu/RESULTS.md)"
+                  : "measured on one H100 with LLaMA-7B shapes (tests/gpu/RESULTS.md)",
+            rates->message_bytes_s > 0 ? "counted where they do not overlap" : "not counted (--message-rate)");
+    if (plan->faster_replicas > 0)
+        fprintf(stream,
+                "with --replicas %d calibration would take %.1f s; its last bits, and the container's, would "
+                "differ\n",
+                plan->faster_replicas, plan->faster_s);
+}
+
+static void print_files(const decant_plan *plan, FILE *stream)
+{
+    if (!plan->shape.quantizes) {
+        fprintf(stream, "statistics file: %.2f GB\n", gb(plan->statistics_bytes));
+        return;
+    }
+    fprintf(stream, "container: %.2f GB", gb(plan->container_bytes));
+    if (plan->smallest_bytes < plan->largest_bytes)
+        fprintf(stream, " (between %.2f and %.2f by --bit-widths)", gb(plan->smallest_bytes),
+                gb(plan->largest_bytes));
+    fprintf(stream, "; a file of Fisher sums: %.2f GB\n", gb(plan->statistics_bytes));
+}
+
+static void print_verdict(const decant_plan *plan, const decant_plan_request *request, FILE *stream)
+{
+    if (request->device_bytes > 0)
+        fprintf(stream, "%s %.1f GiB of device memory a rank", plan->fits ? "fits" : "does not fit",
+                gib(request->device_bytes));
+    if (request->host_bytes > 0)
+        fprintf(stream, "%s %.1f GiB of host memory",
+                request->device_bytes > 0 ? " and"
+                : plan->fits              ? "fits"
+                                          : "does not fit",
+                gib(request->host_bytes));
+    if (request->device_bytes > 0 || request->host_bytes > 0)
+        fprintf(stream, "\n");
+}
+
+/* ---- for programs ---- */
+
+static void add_bytes(cJSON *object, const decant_memory_bytes *bytes)
+{
+    cJSON_AddNumberToObject(object, "device_bytes", (double)bytes->device);
+    cJSON_AddNumberToObject(object, "host_bytes", (double)bytes->host);
+    cJSON_AddNumberToObject(object, "mapped_bytes", (double)bytes->mapped);
+    cJSON_AddNumberToObject(object, "scratch_bytes", (double)bytes->scratch);
+}
+
+static cJSON *rank_json(const decant_plan *plan, int index)
+{
+    const decant_rank_plan *rank = &plan->rank[index];
+    const decant_calibration_bytes *parts = &rank->memory.calibration;
+    cJSON *object = cJSON_CreateObject();
+    cJSON_AddNumberToObject(object, "rank", index);
+    cJSON_AddNumberToObject(object, "replica", rank->share.replica);
+    cJSON_AddNumberToObject(object, "first_layer", rank->share.layers.first);
+    cJSON_AddNumberToObject(object, "layers", rank->share.layers.count);
+    cJSON_AddNumberToObject(object, "sequences", (double)rank->share.sequences);
+    add_bytes(object, &rank->memory.peak);
+    cJSON_AddStringToObject(object, "device_peak_stage", decant_job_stage_name(rank->memory.device_stage));
+    cJSON_AddStringToObject(object, "host_peak_stage", decant_job_stage_name(rank->memory.host_stage));
+    cJSON *stages = cJSON_AddObjectToObject(object, "stages");
+    for (int stage = DECANT_STAGE_CALIBRATE; stage < DECANT_STAGES; stage++)
+        add_bytes(cJSON_AddObjectToObject(stages, decant_job_stage_name((decant_job_stage)stage)),
+                  &rank->memory.at[stage]);
+    cJSON *calibration = cJSON_AddObjectToObject(object, "calibration");
+    cJSON_AddNumberToObject(calibration, "weight_bytes", (double)parts->weights);
+    cJSON_AddNumberToObject(calibration, "fisher_bytes", (double)parts->fisher);
+    cJSON_AddNumberToObject(calibration, "boundary_bytes", (double)parts->boundaries);
+    cJSON_AddNumberToObject(calibration, "kept_bytes", (double)parts->kept);
+    cJSON_AddNumberToObject(calibration, "head_bytes", (double)parts->head);
+    cJSON_AddNumberToObject(calibration, "working_bytes", (double)parts->working);
+    cJSON_AddNumberToObject(object, "written_bytes", (double)rank->written_bytes);
+    cJSON_AddNumberToObject(object, "sent_bytes", (double)rank->sent_bytes);
+    cJSON_AddNumberToObject(object, "flop", rank->flops);
+    cJSON_AddNumberToObject(object, "idle_share", rank->idle);
+    return object;
+}
+
+static void print_json(const decant_plan *plan, const decant_plan_request *request, FILE *stream)
+{
+    char advice[DECANT_ERROR_MESSAGE_BYTES] = "";
+    cJSON *object = cJSON_CreateObject();
+    cJSON_AddNumberToObject(object, "ranks", plan->ranks);
+    cJSON_AddNumberToObject(object, "stages", plan->stages);
+    cJSON_AddNumberToObject(object, "replicas", plan->replicas);
+    cJSON_AddStringToObject(object, "memory", plan->streamed ? "streamed" : "resident");
+    cJSON_AddStringToObject(object, "activations", plan->retain ? "keep" : "recompute");
+    cJSON_AddNumberToObject(object, "sequences", (double)plan->shape.sequences);
+    cJSON_AddNumberToObject(object, "window", (double)plan->shape.window);
+    cJSON_AddNumberToObject(object, "micro_batch", (double)plan->shape.micro_batch);
+    cJSON_AddBoolToObject(object, "fits", plan->fits);
+    cJSON_AddNumberToObject(object, "device_memory_bytes", (double)request->device_bytes);
+    cJSON_AddNumberToObject(object, "host_memory_bytes", (double)request->host_bytes);
+    if (!plan->fits)
+        decant_plan_describe_advice(plan, advice, sizeof advice);
+    cJSON_AddStringToObject(object, "advice", advice);
+    cJSON_AddNumberToObject(object, "faster_replicas", plan->faster_replicas);
+    cJSON *seconds = cJSON_AddObjectToObject(object, "seconds");
+    for (int stage = 0; stage < DECANT_STAGES; stage++)
+        cJSON_AddNumberToObject(seconds, decant_job_stage_name((decant_job_stage)stage), plan->seconds[stage]);
+    cJSON_AddNumberToObject(object, "quantized_weights", (double)plan->weights);
+    cJSON_AddNumberToObject(object, "container_bytes", (double)plan->container_bytes);
+    cJSON_AddNumberToObject(object, "container_smallest_bytes", (double)plan->smallest_bytes);
+    cJSON_AddNumberToObject(object, "container_largest_bytes", (double)plan->largest_bytes);
+    cJSON_AddNumberToObject(object, "statistics_bytes", (double)plan->statistics_bytes);
+    cJSON *ranks = cJSON_AddArrayToObject(object, "rank");
+    for (int rank = 0; rank < plan->ranks; rank++)
+        cJSON_AddItemToArray(ranks, rank_json(plan, rank));
+    char *text = cJSON_Print(object);
+    fprintf(stream, "%s\n", text ? text : "{}");
+    cJSON_free(text);
+    cJSON_Delete(object);
+}
+
+/* ---- the command ---- */
+
+static decant_plan_request make_request(const decant_options *options, const decant_model_config *config,
+                                        const decant_family *family)
+{
+    bool cuda = options->device != DECANT_DEVICE_CPU;
+    decant_plan_request request = decant_plan_request_of(options, config, family, cuda);
+    if (request.shape.sequences == 0)
+        request.shape.sequences = SEQUENCES_DEFAULT;
+    if (cuda && request.device_bytes == 0)
+        request.device_bytes = DEVICE_BYTES_DEFAULT;
+    return request;
+}
+
+decant_status decant_plan_command(const decant_options *options, FILE *stream, decant_error *err)
+{
+    decant_model_config config = {0};
+    const decant_family *family;
+    decant_plan plan = {0};
+    decant_status status;
+    DECANT_TRY(decant_model_config_read(options->model, &config, err));
+    DECANT_TRY(decant_family_find(&config, &family, err));
+    decant_plan_request request = make_request(options, &config, family);
+    DECANT_TRY(decant_plan_choose(&request, &plan, err));
+    if (options->json) {
+        print_json(&plan, &request, stream);
+    } else {
+        fprintf(stream, "%s, %d layers, %.2f billion weights to quantize; ", config.architecture, config.layers,
+                (double)plan.weights / 1e9);
+        print_mode(&plan, stream);
+        print_ranks(&plan, stream);
+        print_seconds(&plan, &request, options, stream);
+        print_files(&plan, stream);
+        print_verdict(&plan, &request, stream);
+    }
+    if (!plan.fits) {
+        char advice[DECANT_ERROR_MESSAGE_BYTES - 64];
+        decant_plan_describe_advice(&plan, advice, sizeof advice);
+        DECANT_FAIL(err, DECANT_ERROR_MEMORY, "%d rank%s cannot hold it; what would fit: %s", plan.ranks,
+                    plan.ranks == 1 ? "" : "s", advice[0] ? advice : "nothing that these options leave open");
+    }
+done:
+    decant_plan_free(&plan);
+    decant_model_config_free(&config);
+    return status;
+}

@@ -1,0 +1,107 @@
+/* See resident.h. The arithmetic is stages/calibrate.h's. */
+#include "pipeline/resident.h"
+
+/* Room left beside what is retained, as a share of the memory that a rank may use. */
+static const double RETAINED_SHARE = 0.75;
+
+static decant_status choose_retention(const decant_job *job, const decant_resident *resident, bool *retain,
+                                      decant_error *err)
+{
+    decant_backend *backend = job->backend;
+    int64_t boundary, retained, held, peak, device;
+    decant_status status = decant_calibration_slot_bytes(&resident->part, &boundary, &retained, err);
+    if (status != DECANT_OK)
+        return status;
+    backend->memory->usage(backend, &held, &peak, &device);
+    double room = (double)device / job->sharers * RETAINED_SHARE - (double)held;
+    *retain = job->options->retention == DECANT_RETAIN_ALL ||
+              (job->options->retention == DECANT_RETAIN_AUTO && (double)(resident->slots * retained) < room);
+    return DECANT_OK;
+}
+
+decant_status decant_resident_create(decant_calibration_run *run, decant_resident *resident, decant_error *err)
+{
+    decant_job *job = run->job;
+    decant_layer_range layers = decant_job_layers(job);
+    decant_weight_source source = decant_source_of_model(job->model);
+    bool retain = false;
+    decant_status status;
+    DECANT_TRY(decant_fisher_sums_create(job->backend, &job->config, job->family, job->options->fisher,
+                                         layers.first, layers.count, run->fisher, err));
+    DECANT_TRY(decant_model_part_load(job->backend, &job->config, &source, layers.first, layers.count,
+                                      run->tokens->length, run->micro_batch, &resident->part, err));
+    resident->slots = decant_schedule_in_flight(job->stages, job->stage, run->batches);
+    DECANT_TRY(choose_retention(job, resident, &retain, err));
+    DECANT_TRY(decant_calibration_create(&resident->part, run->fisher, resident->slots, retain,
+                                         &resident->calibration, err));
+    decant_log_event(job->log, "plan",
+                     "\"stage\":\"calibrate\",\"memory\":\"resident\",\"micro_batch\":%lld,\"slots\":%lld,"
+                     "\"retain\":%s",
+                     (long long)run->micro_batch, (long long)resident->slots, retain ? "true" : "false");
+done:
+    return status;
+}
+
+void decant_resident_free(decant_resident *resident)
+{
+    decant_calibration_destroy(&resident->calibration);
+    decant_model_part_unload(&resident->part);
+}
+
+static void step_forward(decant_calibration_run *run, decant_resident *resident, int64_t index)
+{
+    decant_micro_batch batch = decant_calibration_run_batch(run, index);
+    decant_calibration *calibration = resident->calibration;
+    int64_t slot = index % resident->slots;
+    decant_matrix output = {0};
+    decant_error error;
+    decant_calibration_run_receive(run, run->from_previous,
+                                   decant_calibration_input(calibration, slot, batch.count));
+    if (decant_standing_computes(&run->standing))
+        decant_standing_note(
+            &run->standing,
+            decant_calibration_forward(calibration, slot, decant_token_array_sequence(run->tokens, batch.first),
+                                       batch.count, &output, run->losses + batch.first, &error),
+            &error);
+    decant_calibration_run_send(run, run->to_next, output);
+}
+
+static void step_backward(decant_calibration_run *run, decant_resident *resident, int64_t index)
+{
+    decant_micro_batch batch = decant_calibration_run_batch(run, index);
+    decant_calibration *calibration = resident->calibration;
+    decant_matrix gradient = decant_calibration_gradient(calibration, batch.count);
+    decant_error error;
+    decant_calibration_run_receive(run, run->from_next, gradient);
+    if (decant_standing_computes(&run->standing))
+        decant_standing_note(
+            &run->standing,
+            decant_calibration_backward(calibration, index % resident->slots, batch.count, &error), &error);
+    decant_calibration_run_send(run, run->to_previous, gradient);
+}
+
+void decant_resident_run(decant_calibration_run *run, decant_resident *resident)
+{
+    decant_job *job = run->job;
+    decant_backend *backend = job->backend;
+    double before_s = decant_clock_s(), waited_s = 0;
+    for (int64_t i = 0; i < 2 * run->batches; i++) {
+        decant_step step = decant_schedule_step(job->stages, job->stage, run->batches, i);
+        bool is_forward = step.direction == DECANT_FORWARD;
+        if (is_forward)
+            step_forward(run, resident, step.batch);
+        else
+            step_backward(run, resident, step.batch);
+        double now_s = decant_clock_s(), waited_now_s = decant_calibration_run_waited(run);
+        *(is_forward ? &run->times.forward_s : &run->times.backward_s) +=
+            now_s - before_s - (waited_now_s - waited_s);
+        before_s = now_s;
+        waited_s = waited_now_s;
+        if (!is_forward)
+            decant_log_progress(job->log, step.batch + 1, run->batches, "micro-batches");
+    }
+    decant_error error;
+    if (decant_standing_computes(&run->standing))
+        decant_standing_note(&run->standing, backend->memory->synchronize(backend, &error), &error);
+    run->times.backward_s += decant_clock_s() - before_s;
+}

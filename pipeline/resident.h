@@ -1,0 +1,22 @@
+/* Calibration with everything in place: a rank's layers and their Fisher sums stay where it computes, and
+ * micro-batches stream through the stages, one forward and one backward in turn (pipeline/schedule.h). */
+#ifndef DECANT_PIPELINE_RESIDENT_H
+#define DECANT_PIPELINE_RESIDENT_H
+
+#include "pipeline/calibration_run.h"
+#include "stages/calibrate.h"
+
+typedef struct decant_resident {
+    decant_model_part part;
+    decant_calibration *calibration;
+    int64_t slots;
+} decant_resident;
+
+/* Local. Loads the layers and makes room; this rank has layers. Free it, after a failure too. */
+decant_status decant_resident_create(decant_calibration_run *run, decant_resident *resident, decant_error *err);
+void decant_resident_free(decant_resident *resident); /* takes zeros */
+
+/* All micro-batches of this rank, in the schedule's order. Failures are in run->standing. */
+void decant_resident_run(decant_calibration_run *run, decant_resident *resident);
+
+#endif

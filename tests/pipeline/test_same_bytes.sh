@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# The same bytes however the job is laid out: any number of stages, more ranks than layers, and, for a fixed number of
+# replicas, over different numbers of stages. All ranks share this machine's cores.
+set -euo pipefail
+decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+fail() { echo "FAILED: $*" >&2; exit 1; }
+
+model=$source/tests/reference/llama_mha # three layers, five sequences
+tokens=$model/tokens.npy
+
+# made NAME RANKS OPTIONS…: a container of that name.
+made() {
+  local name=$1 ranks=$2
+  shift 2
+  mpirun -n "$ranks" "$decant" run --model "$model" --calibration "$tokens" --text "$tokens" --bits 5 --micro-batch 2 \
+    --quiet --device cpu --output "$work/$name.h5" "$@" >"$work/$name.txt" || fail "$name on $ranks ranks"
+}
+
+# same A B: the two containers, and what was printed about them, are the same.
+same() {
+  cmp "$work/$1.h5" "$work/$2.h5" || fail "$2 gives other bytes than $1"
+  cmp "$work/$1.txt" "$work/$2.txt" || fail "$2 prints other results than $1"
+}
+
+# ---- stages: one to three layers each, and ranks without layers
+made one 1
+for ranks in 2 3 4 8; do
+  made "stages$ranks" "$ranks" --replicas 1
+  same one "stages$ranks"
+done
+
+# ---- replicas: the sums are added in another order, so the bytes are others, but the same for all grids of so many
+for replicas in 2 4; do # four replicas, three micro-batches: one replica has none
+  made "replicas$replicas" "$replicas" --replicas "$replicas"
+  made "grid$replicas" 8 --replicas "$replicas"
+  same "replicas$replicas" "grid$replicas"
+done
+cmp -s "$work/one.h5" "$work/replicas2.h5" && fail "two replicas give the bytes of one: the test sees nothing"
+made chosen 4
+same replicas2 chosen || fail "four ranks on three layers are not two stages of two replicas"
+
+# ---- statistics made by replicas are those that a run makes itself
+mpirun -n 4 "$decant" calibrate --model "$model" --calibration "$tokens" --micro-batch 2 --replicas 2 --quiet --device cpu \
+  --output "$work/statistics.h5"
+mpirun -n 3 "$decant" run --model "$model" --statistics "$work/statistics.h5" --text "$tokens" --bits 5 --quiet \
+  --device cpu --output "$work/again.h5" >"$work/again.txt"
+same replicas2 again
+
+# ---- a failure on one replica ends all ranks, with one line
+mkdir "$work/nan" && cp "$model"/config.json "$work/nan" && python3 - "$model" "$work/nan" <<'PY'
+import json, struct, sys
+raw = bytearray(open(sys.argv[1] + "/model.safetensors", "rb").read())
+size = struct.unpack("<Q", raw[:8])[0]
+entry = json.loads(raw[8 : 8 + size])["model.layers.1.mlp.up_proj.weight"]
+begin = 8 + size + entry["data_offsets"][0]
+raw[begin + 40 : begin + 44] = struct.pack("<f", float("nan"))
+open(sys.argv[2] + "/model.safetensors", "wb").write(raw)
+PY
+got=0
+timeout 60 mpirun -n 4 "$decant" run --model "$work/nan" --calibration "$tokens" --bits 5 --replicas 2 --quiet \
+  --device cpu --output "$work/no.h5" 2>"$work/err" || got=$?
+[[ $got == 3 ]] || fail "a bad weight on one replica gave $got: $(cat "$work/err")"
+[[ $(grep -c '^decant: ' "$work/err") == 1 ]] || fail "not one line: $(cat "$work/err")"
+[[ ! -e $work/no.h5 ]] || fail "a failed job left a file"
+
+# ---- a grid that cannot be
+got=0
+mpirun -n 3 "$decant" run --model "$model" --calibration "$tokens" --bits 5 --replicas 2 --quiet --device cpu \
+  --output "$work/no.h5" 2>"$work/err" || got=$?
+[[ $got == 2 ]] && grep -q 'replicas 2 does not divide the 3 ranks' "$work/err" || fail "a bad grid gave $got"
+echo "the same bytes: passed"
