@@ -39,6 +39,7 @@ struct decant_container_writer {
     dataset *datasets;
     int64_t dataset_count, dataset_room;
     uint64_t data_end;      /* rank 0: where the last data end in the file */
+    size_t lazy_bytes;      /* written by this rank since the disk was last told to begin */
     decant_part_list parts; /* that this rank wrote */
     decant_status failed;   /* this rank's first failed write, and its record */
     decant_error failure;
@@ -364,6 +365,18 @@ static decant_status open_target(decant_container_writer *writer, int id, decant
     return DECANT_OK;
 }
 
+/* Left alone, the system keeps written data in memory for seconds, and the flush at the end waits for all of
+ * them: the disk would stand still while layers are encoded and then hold everybody up. */
+static void keep_disk_busy(decant_container_writer *writer, size_t written_bytes)
+{
+    const size_t enough_bytes = (size_t)32 << 20;
+    writer->lazy_bytes += written_bytes;
+    if (writer->lazy_bytes < enough_bytes)
+        return;
+    decant_partial_file_begin_flush(&writer->file);
+    writer->lazy_bytes = 0;
+}
+
 static decant_status write_part(decant_container_writer *writer, int id, int64_t first, int64_t count,
                                 const void *data, decant_error *err)
 {
@@ -386,6 +399,7 @@ static decant_status write_part(decant_container_writer *writer, int id, int64_t
                                     count, (void *)(uintptr_t)data, DECANT_ERROR_DISK, what, err));
     DECANT_TRY(decant_part_list_add(&writer->parts, id, first, count, data,
                                     (size_t)count * decant_stored_bytes(target->type), err));
+    keep_disk_busy(writer, (size_t)count * decant_stored_bytes(target->type));
 done:
     return status;
 }

@@ -48,3 +48,19 @@ void decant_mapped_file_close(decant_mapped_file *file)
         munmap((void *)(uintptr_t)file->data, file->size_bytes);
     *file = (decant_mapped_file){0};
 }
+
+/* Advice is taken by whole pages; it is only advice, so a failure of it is none. */
+void decant_mapped_file_expect(const void *data, size_t size_bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data / page * page;
+    madvise((void *)begin, (uintptr_t)data + size_bytes - begin, MADV_WILLNEED);
+}
+
+/* The pages that lie in it as a whole: the others hold neighbours too. */
+void decant_mapped_file_dismiss(const void *data, size_t size_bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = ((uintptr_t)data + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)data + size_bytes) / page * page;
+    if (begin < end)
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
+}

@@ -99,6 +99,11 @@ decant_status decant_partial_file_reserve(decant_partial_file *file, uint64_t be
                         (double)end / 1e9, strerror(is_full ? code : ENOSPC));
 }
 
+void decant_partial_file_begin_flush(const decant_partial_file *file)
+{
+    sync_file_range(file->descriptor, 0, 0, SYNC_FILE_RANGE_WRITE); /* a hint: flush meets any failure */
+}
+
 decant_status decant_partial_file_flush(decant_partial_file *file, decant_error *err)
 {
     if (fsync(file->descriptor) != 0)

@@ -34,6 +34,9 @@ decant_status decant_partial_file_join(decant_partial_file *file, uint64_t inode
 decant_status decant_partial_file_reserve(decant_partial_file *file, uint64_t begin, uint64_t end,
                                           decant_error *err);
 
+/* Lets the disk begin with what was written so far, so that a later flush has less left to wait for. */
+void decant_partial_file_begin_flush(const decant_partial_file *file);
+
 /* What this process wrote is on the disk afterwards. */
 decant_status decant_partial_file_flush(decant_partial_file *file, decant_error *err);
 

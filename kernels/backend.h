@@ -332,6 +332,7 @@ struct decant_backend {
     const char *name;          /* "cpu" or "cuda" */
     decant_element activation; /* element type of x, y, dx, dy above */
     char device_name[128];     /* for the log and the report */
+    bool leaves_host_free;     /* computes on a device of its own: the host's threads have time meanwhile */
     const decant_memory_kernels *memory;
     const decant_weight_kernels *weights;
     const decant_model_kernels *model;

@@ -37,17 +37,12 @@ static void drop_lists(cell_lists *lists)
     decant_memory_free(lists->candidates);
 }
 
-/* Cells enough that lists are short, and no more than pay: 16 a point for one and two dimensions. */
+/* Cells enough that lists are short, and no more than pay: about 16 a point in one and two dimensions, 8 in
+ * three and four. */
 static int choose_axis_bits(int dimension, int code_bits)
 {
-    switch (dimension) {
-    case 1:
-        return code_bits + 3;
-    case 2:
-        return (code_bits + 1) / 2 + 2;
-    default:
-        return (code_bits + dimension - 1) / dimension + 1;
-    }
+    static const int extra_bits[] = {[1] = 3, [2] = 5, [3] = 4, [4] = 4};
+    return (code_bits + extra_bits[dimension]) / dimension;
 }
 
 /* The range of the points along each axis; the finest cells divide it. */

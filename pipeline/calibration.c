@@ -1,11 +1,14 @@
 /* The calibration stage over all ranks: micro-batches pass through the layers of the stages, forward and
  * backward, every rank adds up the Fisher sums of its layers over its sequences, and the replicas of a stage
- * add up theirs. In which order a rank goes through layers and micro-batches is resident.h's. */
+ * add up theirs. In which order a rank goes through layers and micro-batches is resident.h's or streamed.h's.
+ */
 #include "base/memory.h"
 #include "pipeline/calibration_run.h"
+#include "pipeline/memory_choice.h"
 #include "pipeline/replicas.h"
 #include "pipeline/report.h"
 #include "pipeline/resident.h"
+#include "pipeline/streamed.h"
 
 /* The mean of all sequences' losses, added in order; each was computed on one rank and is zero on the others.
  */
@@ -19,36 +22,65 @@ static decant_status mean_loss(decant_calibration_run *run, double *loss, decant
     return status;
 }
 
-static void add_replicas(decant_calibration_run *run, decant_replica_exchange *exchange)
+/* This rank's layers and micro-batches, in one of the two orders. */
+typedef struct calibration_order {
+    decant_memory_choice choice;
+    decant_resident resident;
+    decant_streamed streamed;
+    decant_replica_exchange exchange;
+} calibration_order;
+
+/* Local. */
+static decant_status prepare(decant_calibration_run *run, calibration_order *order, decant_error *err)
 {
+    decant_job *job = run->job;
+    const char *scratch = order->choice.on_disk ? job->options->scratch : NULL;
+    decant_status status = DECANT_OK;
+    if (decant_job_layers(job).count > 0)
+        status = order->choice.streamed
+                     ? decant_streamed_create(run, scratch, &order->streamed, err)
+                     : decant_resident_create(run, order->choice.retain, &order->resident, err);
+    if (status == DECANT_OK)
+        status = decant_replica_exchange_open(job, &order->exchange, err);
+    return status;
+}
+
+static void dismantle(calibration_order *order)
+{
+    decant_resident_free(&order->resident);
+    decant_streamed_free(&order->streamed);
+    decant_replica_exchange_close(&order->exchange);
+}
+
+static void run_resident(decant_calibration_run *run, calibration_order *order)
+{
+    double start_s = decant_clock_s();
+    decant_resident_run(run, &order->resident);
+    run->times.elapsed_s = decant_clock_s() - start_s;
+    decant_resident_free(&order->resident);
     for (int block = decant_job_layers(run->job).count - 1; block >= 0; block--)
-        decant_replica_exchange_add(exchange, run->fisher, block, &run->standing);
+        decant_replica_exchange_add(&order->exchange, run->fisher, block, &run->standing);
 }
 
 decant_status decant_job_calibrate(decant_job *job, const decant_token_array *tokens,
-                                   decant_fisher_sums *fisher, decant_statistics_origin *origin,
-                                   decant_error *err)
+                                   const decant_block_sink *sink, decant_fisher_sums *fisher,
+                                   decant_statistics_origin *origin, decant_error *err)
 {
     decant_calibration_run run = {0};
-    decant_resident resident = {0};
-    decant_replica_exchange exchange = {0};
-    bool is_active = decant_job_layers(job).count > 0;
+    calibration_order order = {0};
     decant_status status;
     *fisher = (decant_fisher_sums){0};
     decant_log_stage(job->log, "calibrate");
+    DECANT_TRY(decant_job_choose_memory(job, tokens, &order.choice, err));
     status = decant_calibration_run_create(job, tokens, fisher, &run, err);
-    if (status == DECANT_OK && is_active)
-        status = decant_resident_create(&run, &resident, err);
     if (status == DECANT_OK)
-        status = decant_replica_exchange_open(job, &exchange, err);
+        status = prepare(&run, &order, err);
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
     DECANT_TRY(decant_ranks_agree(job->ranks, decant_calibration_run_connect(&run, err), err));
-    double start_s = decant_clock_s();
-    if (is_active)
-        decant_resident_run(&run, &resident);
-    run.times.elapsed_s = decant_clock_s() - start_s;
-    decant_resident_free(&resident);
-    add_replicas(&run, &exchange);
+    if (decant_job_layers(job).count > 0 && order.choice.streamed)
+        decant_streamed_run(&run, &order.streamed, &order.exchange, sink);
+    else if (decant_job_layers(job).count > 0)
+        run_resident(&run, &order);
     *err = run.standing.error;
     DECANT_TRY(decant_ranks_agree(job->ranks, run.standing.failed, err));
     *origin = (decant_statistics_origin){
@@ -60,10 +92,10 @@ decant_status decant_job_calibrate(decant_job *job, const decant_token_array *to
         .calibration_checksum = tokens->checksum,
     };
     DECANT_TRY(mean_loss(&run, &origin->loss, err));
-    decant_report_idleness(&run);
+    if (!order.choice.streamed)
+        decant_report_idleness(&run);
 done:
-    decant_replica_exchange_close(&exchange);
-    decant_resident_free(&resident);
+    dismantle(&order);
     decant_calibration_run_free(&run);
     if (status != DECANT_OK && fisher->sums)
         decant_fisher_sums_free(fisher);

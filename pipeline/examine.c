@@ -3,6 +3,8 @@
 
 #include "base/memory.h"
 #include "io/container.h"
+#include "pipeline/sweep.h"
+#include "stages/budget.h"
 #include "stages/error_table.h"
 
 #include <cjson/cJSON.h>
@@ -193,6 +195,48 @@ static const char *const optional_attributes[] = {"perplexity_original", "perple
                                                   "kl_divergence", "top1_agreement", "measured_loss_increase"};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
+/* What was measured of the layers' sensitivities, and how well it was predicted; NULL when nothing was. */
+static cJSON *sensitivity_as_json(const decant_container *container)
+{
+    static const char *const texts[] = {"kind", "measure", "precision"};
+    static const char *const integers[] = {"sequences", "length", "random_tokens", "negatives", "compared"};
+    static const char *const reals[] = {"predicted_sum", "measured_sum", "pearson"};
+    static const char group[] = "/sensitivity";
+    if (!decant_container_has(container, "/sensitivity/value"))
+        return NULL;
+    cJSON *found = cJSON_CreateObject();
+    char text[64];
+    int64_t integer;
+    double real;
+    decant_error absent;
+    for (size_t i = 0; i < COUNT(texts); i++)
+        if (decant_container_get_text(container, group, texts[i], text, sizeof text, &absent) == DECANT_OK)
+            cJSON_AddStringToObject(found, texts[i], text);
+    for (size_t i = 0; i < COUNT(integers); i++)
+        if (decant_container_get_integer(container, group, integers[i], &integer, &absent) == DECANT_OK)
+            cJSON_AddNumberToObject(found, integers[i], (double)integer);
+    for (size_t i = 0; i < COUNT(reals); i++)
+        if (decant_container_get_real(container, group, reals[i], &real, &absent) == DECANT_OK)
+            cJSON_AddNumberToObject(found, reals[i], real);
+    return found;
+}
+
+static void print_sensitivity(const decant_container *container, FILE *stream)
+{
+    cJSON *found = sensitivity_as_json(container);
+    const cJSON *item;
+    char name[64];
+    cJSON_ArrayForEach(item, found)
+    {
+        snprintf(name, sizeof name, "sensitivity_%s", item->string);
+        if (cJSON_IsString(item))
+            fprintf(stream, "%-24s %s\n", name, item->valuestring);
+        else
+            fprintf(stream, "%-24s %.6g\n", name, item->valuedouble);
+    }
+    cJSON_Delete(found);
+}
+
 static decant_status inspect_as_json(const decant_container *container, const container_plan *plan,
                                      int64_t file_bytes, FILE *stream, decant_error *err)
 {
@@ -218,6 +262,9 @@ static decant_status inspect_as_json(const decant_container *container, const co
         if (decant_container_get_real(container, "/", optional_attributes[i], &real, &absent) == DECANT_OK)
             cJSON_AddNumberToObject(root, optional_attributes[i], real);
     cJSON_AddNumberToObject(root, "file_bytes", (double)file_bytes);
+    cJSON *sensitivity = sensitivity_as_json(container);
+    if (sensitivity)
+        cJSON_AddItemToObject(root, "sensitivity", sensitivity);
     cJSON_AddItemToObject(root, "layers", layers_as_json(plan));
     print_json(root, stream);
     root = NULL;
@@ -250,6 +297,7 @@ static decant_status inspect_as_text(const decant_container *container, const co
     for (size_t i = 0; i < COUNT(optional_attributes); i++)
         if (decant_container_get_real(container, "/", optional_attributes[i], &real, &absent) == DECANT_OK)
             fprintf(stream, "%-24s %.6g\n", optional_attributes[i], real);
+    print_sensitivity(container, stream);
     fprintf(stream, "\n");
     print_layers(plan, stream);
 done:
@@ -277,29 +325,92 @@ done:
 
 /* ---- allocate ---- */
 
+/* Counts what belongs to no quantized layer; context of count_rest. */
+typedef struct rest_count {
+    const container_plan *plan;
+    int64_t datasets, bytes;
+} rest_count;
+
+static decant_status count_rest(void *context, const char *path, decant_stored type, const decant_shape *shape,
+                                decant_error *err)
+{
+    (void)err;
+    rest_count *rest = context;
+    for (int64_t i = 0; i < rest->plan->table.layers; i++) {
+        size_t length = strlen(rest->plan->name[i]);
+        if (strncmp(path + 1, rest->plan->name[i], length) == 0 && path[1 + length] == '/')
+            return DECANT_OK;
+    }
+    int64_t bytes = (int64_t)decant_stored_bytes(type);
+    for (int i = 0; i < shape->dimensions; i++)
+        bytes *= shape->extent[i];
+    rest->datasets++;
+    rest->bytes += bytes;
+    return DECANT_OK;
+}
+
+static void print_plan(const container_plan *plan, const decant_plan_summary *summary, int64_t file_bytes,
+                       bool json, FILE *stream)
+{
+    char warning[DECANT_BUDGET_WARNING_BYTES] = "";
+    bool is_trusted = decant_budget_is_trusted(summary->bits, summary->predicted, warning);
+    if (!json) {
+        fprintf(stream, "%-24s %.6f\n%-24s %lld\n%-24s %lld\n%-24s %.6g\n", "bits", summary->bits,
+                "quantized_bytes", (long long)summary->bytes, "file_bytes_at_most", (long long)file_bytes,
+                "predicted_loss_increase", summary->predicted);
+        fprintf(stream, "%-24s %.6g\n%s%s%s\n", "predicted_lower_bound", summary->lower_bound,
+                is_trusted ? "" : "warning: ", warning, is_trusted ? "" : "\n");
+        print_layers(plan, stream);
+        return;
+    }
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddNumberToObject(root, "bits", summary->bits);
+    cJSON_AddNumberToObject(root, "quantized_bytes", (double)summary->bytes);
+    cJSON_AddNumberToObject(root, "file_bytes_at_most", (double)file_bytes);
+    cJSON_AddNumberToObject(root, "predicted_loss_increase", summary->predicted);
+    cJSON_AddNumberToObject(root, "predicted_lower_bound", summary->lower_bound);
+    cJSON_AddBoolToObject(root, "trusted", is_trusted);
+    if (!is_trusted)
+        cJSON_AddStringToObject(root, "warning", warning);
+    cJSON_AddItemToObject(root, "layers", layers_as_json(plan));
+    print_json(root, stream);
+}
+
+static decant_status sweep(const decant_options *options, const container_plan *plan, int64_t rest_bytes,
+                           FILE *stream, decant_error *err)
+{
+    int count = decant_sweep_count(&options->sweep);
+    decant_sweep_point *points = NULL;
+    decant_status status;
+    DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *points, "the curve", (void **)&points, err));
+    DECANT_TRY(decant_sweep_solve(&options->sweep, &plan->table, points, err));
+    decant_sweep_print(points, count, rest_bytes, options->json, stream);
+done:
+    decant_memory_free(points);
+    return status;
+}
+
 static decant_status allocate(const decant_options *options, FILE *stream, decant_error *err)
 {
     decant_container *container = NULL;
     container_plan plan = {0};
+    rest_count rest = {.plan = &plan};
+    decant_budget asked = {.bits = options->bits, .file_bytes = options->size_bytes};
     decant_plan_summary summary;
+    int64_t weights, smallest, budget;
     decant_status status;
     DECANT_TRY(decant_container_open(options->container, &container, err));
     DECANT_TRY(read_plan(container, options->container, &plan, err));
-    DECANT_TRY(decant_error_table_choose(&plan.table, decant_error_table_budget(&plan.table, options->bits),
-                                         plan.chosen, &summary, err));
-    if (options->json) {
-        cJSON *root = cJSON_CreateObject();
-        cJSON_AddNumberToObject(root, "bits", summary.bits);
-        cJSON_AddNumberToObject(root, "quantized_bytes", (double)summary.bytes);
-        cJSON_AddNumberToObject(root, "predicted_loss_increase", summary.predicted);
-        cJSON_AddNumberToObject(root, "predicted_lower_bound", summary.lower_bound);
-        cJSON_AddItemToObject(root, "layers", layers_as_json(&plan));
-        print_json(root, stream);
-    } else {
-        fprintf(stream, "%-24s %.6f\n%-24s %lld\n%-24s %.6g\n\n", "bits", summary.bits, "quantized_bytes",
-                (long long)summary.bytes, "predicted_loss_increase", summary.predicted);
-        print_layers(&plan, stream);
+    DECANT_TRY(decant_container_each(container, count_rest, &rest, err));
+    asked.rest_bytes = decant_budget_rest(plan.table.layers, rest.datasets, rest.bytes);
+    if (options->sweep.step > 0) {
+        DECANT_TRY(sweep(options, &plan, asked.rest_bytes, stream, err));
+        goto done;
     }
+    decant_error_table_extent(&plan.table, &weights, &smallest);
+    DECANT_TRY(decant_budget_bytes(&asked, weights, smallest, &budget, err));
+    DECANT_TRY(decant_error_table_choose(&plan.table, budget, plan.chosen, &summary, err));
+    print_plan(&plan, &summary, summary.bytes + asked.rest_bytes, options->json, stream);
 done:
     free_plan(&plan);
     decant_container_close(&container);

@@ -9,11 +9,16 @@
 #include "base/memory.h"
 #include "pipeline/quantization.h"
 #include "pipeline/report.h"
+#include "pipeline/sensitivity.h"
+#include "stages/budget.h"
+#include "stages/random_tokens.h"
 #include "stages/write.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+enum { TABLE_DATASETS = 32 }; /* in the container, beside tensors and layers; at most */
 
 decant_layer_range decant_job_layers(const decant_job *job)
 {
@@ -173,13 +178,48 @@ static decant_status check_output(decant_job *job, decant_error *err)
     return decant_ranks_agree(job->ranks, status, err);
 }
 
+/* What the container takes besides the quantized layers, at most: the tensors that stay whole, config and
+ * tables. */
+static decant_status count_rest(decant_job *job, int64_t *rest_bytes, decant_error *err)
+{
+    const int64_t table_bytes =
+        DECANT_NAME_BYTES + (int64_t)sizeof(decant_table_row); /* more than a layer's rows */
+    int64_t layers = (int64_t)job->config.layers * job->family->linear_count, bytes = 0;
+    for (int64_t i = 0; i < decant_safetensors_count(job->model); i++)
+        bytes += (int64_t)decant_safetensors_at(job->model, i)->size_bytes;
+    for (int64_t i = 0; i < layers; i++) {
+        int linears = job->family->linear_count;
+        char tensor[DECANT_NAME_BYTES + 8];
+        decant_linear linear;
+        decant_matrix host;
+        job->family->linear(&job->config, (int)(i / linears), (int)(i % linears), &linear);
+        snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
+        decant_status status =
+            decant_safetensors_matrix(job->model, tensor, linear.rows, linear.columns, &host, err);
+        if (status != DECANT_OK)
+            return status;
+        bytes -= (int64_t)decant_matrix_bytes(host);
+    }
+    int64_t whole = decant_safetensors_count(job->model) - layers;
+    *rest_bytes = decant_budget_rest(layers, whole + TABLE_DATASETS,
+                                     bytes + (int64_t)job->config.json_bytes + layers * table_bytes);
+    return DECANT_OK;
+}
+
+/* The budget in bytes of the quantized layers, whose smallest candidates are given. */
+static decant_status find_budget(decant_job *job, int64_t weights, int64_t smallest_bytes, int64_t *bytes,
+                                 decant_error *err)
+{
+    decant_budget asked = {.bits = job->options->bits, .file_bytes = job->options->size_bytes};
+    decant_status status = count_rest(job, &asked.rest_bytes, err);
+    return status == DECANT_OK ? decant_budget_bytes(&asked, weights, smallest_bytes, bytes, err) : status;
+}
+
 /* Sizes are known from the shapes alone, so a budget that cannot be kept is refused before the work too. */
 static decant_status check_budget(decant_job *job, decant_error *err)
 {
     const decant_options *options = job->options;
-    int64_t weights = 0, smallest = 0;
-    if (options->bits == 0)
-        return DECANT_OK;
+    int64_t weights = 0, smallest = 0, unused;
     for (int layer = 0; layer < job->config.layers; layer++)
         for (int index = 0; index < job->family->linear_count; index++) {
             decant_linear linear;
@@ -190,12 +230,7 @@ static decant_status check_budget(decant_job *job, decant_error *err)
             weights += rows * columns;
             smallest += decant_packed_bytes(rows, columns, options->bit_widths.bits[0], sparse);
         }
-    double least = 8.0 * (double)smallest / (double)weights;
-    if (smallest <= (int64_t)(options->bits * (double)weights / 8))
-        return DECANT_OK;
-    return DECANT_ERROR(err, DECANT_ERROR_USAGE,
-                        "--bits %g cannot be kept: the smallest candidates take %.4f bits a weight",
-                        options->bits, least);
+    return decant_ranks_agree(job->ranks, find_budget(job, weights, smallest, &unused, err), err);
 }
 
 /* ---- calibrate ---- */
@@ -219,15 +254,43 @@ static decant_status read_text(decant_job *job, decant_token_array *text, decant
     return read_tokens(job, options->text, options->validation_window, options->validation_windows, text, err);
 }
 
+/* Where a block's Fisher sums go when layers are streamed. */
+typedef struct streamed_blocks {
+    decant_job *job;
+    decant_recipe recipe;
+    decant_quantized_share *share; /* NULL: only the sums are wanted */
+} streamed_blocks;
+
+static decant_status take_block(void *context, decant_fisher_sums *fisher, int block, decant_error *err)
+{
+    streamed_blocks *streamed = context;
+    decant_job *job = streamed->job;
+    decant_status status = DECANT_OK;
+    if (streamed->share)
+        return decant_job_quantize_block(job, &streamed->recipe, fisher, block, streamed->share, err);
+    for (int i = 0; i < job->family->linear_count && status == DECANT_OK; i++)
+        if (decant_fisher_sums_at(fisher, block, i))
+            status = decant_fisher_sums_park(fisher, block, i, err);
+    return status;
+}
+
+/* share NULL: the sums are wanted, not what is quantized with them. */
 static decant_status calibrate_from_tokens(decant_job *job, decant_fisher_sums *fisher,
-                                           decant_statistics_origin *origin, decant_error *err)
+                                           decant_quantized_share *share, decant_statistics_origin *origin,
+                                           decant_error *err)
 {
     decant_token_array tokens = {0};
+    streamed_blocks streamed = {.job = job, .share = share};
     decant_status status;
     DECANT_TRY(read_tokens(job, job->options->calibration, job->options->window, job->options->sequences,
                            &tokens, err));
+    *origin = (decant_statistics_origin){.sequences = tokens.sequences, .length = tokens.length};
+    streamed.recipe = decant_job_recipe(job, origin);
+    if (share)
+        DECANT_TRY(decant_ranks_agree(job->ranks, decant_quantized_share_create(job, share, err), err));
     double start_s = decant_clock_s();
-    DECANT_TRY(decant_job_calibrate(job, &tokens, fisher, origin, err));
+    DECANT_TRY(
+        decant_job_calibrate(job, &tokens, &(decant_block_sink){take_block, &streamed}, fisher, origin, err));
     decant_report_calibration(job, origin, decant_clock_s() - start_s);
 done:
     decant_token_array_free(&tokens);
@@ -253,13 +316,48 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
     return decant_ranks_agree(job->ranks, status, err);
 }
 
-/* Fisher sums of this rank's matrices, from tokens or from a statistics file. */
-static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_statistics_origin *origin,
-                               decant_error *err)
+/* Fisher sums of this rank's matrices, from tokens or from a statistics file; when layers are streamed, they
+ * are quantized with as they come. */
+static decant_status calibrate(decant_job *job, decant_fisher_sums *fisher, decant_quantized_share *share,
+                               decant_statistics_origin *origin, decant_error *err)
 {
     if (job->options->statistics[0])
         return calibrate_from_file(job, fisher, origin, err);
-    return calibrate_from_tokens(job, fisher, origin, err);
+    return calibrate_from_tokens(job, fisher, share, origin, err);
+}
+
+/* ---- sensitivity ---- */
+
+/* The first calibration sequences, or random tokens where there are none. */
+static decant_status read_sensitivity_tokens(decant_job *job, decant_token_array *tokens, decant_error *err)
+{
+    const decant_options *options = job->options;
+    if (options->calibration[0])
+        return read_tokens(job, options->calibration, options->window, options->sensitivity_sequences, tokens,
+                           err);
+    decant_log_say(job->log, "no --calibration: sensitivities are measured on random tokens");
+    return decant_ranks_agree(job->ranks,
+                              decant_random_tokens(options->sensitivity_sequences, options->window,
+                                                   job->config.vocabulary_size, options->seed, tokens, err),
+                              err);
+}
+
+/* Before the work: what can be refused at once. */
+static decant_status prepare_sensitivity(decant_job *job, decant_token_array *tokens, decant_error *err)
+{
+    if (job->options->sensitivity == DECANT_SENSITIVITY_FISHER)
+        return DECANT_OK;
+    decant_status status = read_sensitivity_tokens(job, tokens, err);
+    return status == DECANT_OK ? decant_job_check_sensitivity(job, tokens, err) : status;
+}
+
+static decant_status measure_sensitivity(decant_job *job, const decant_token_array *tokens,
+                                         decant_quantized_share *share, decant_error_table *table,
+                                         decant_sensitivity *sensitivity, decant_error *err)
+{
+    if (job->options->sensitivity == DECANT_SENSITIVITY_FISHER)
+        return DECANT_OK;
+    return decant_job_measure_sensitivity(job, tokens, share, table, sensitivity, err);
 }
 
 /* ---- allocate ---- */
@@ -269,10 +367,13 @@ static decant_status allocate(decant_job *job, const decant_error_table *table, 
                               decant_plan_summary *summary, decant_error *err)
 {
     decant_status status = DECANT_OK;
-    double bits = job->options->bits, start_s = decant_clock_s();
+    double start_s = decant_clock_s();
     if (job->ranks->rank == 0) {
-        int64_t budget = bits > 0 ? decant_error_table_budget(table, bits) : -1;
-        status = decant_error_table_choose(table, budget, chosen, summary, err);
+        int64_t weights, smallest, budget;
+        decant_error_table_extent(table, &weights, &smallest);
+        status = find_budget(job, weights, smallest, &budget, err);
+        if (status == DECANT_OK)
+            status = decant_error_table_choose(table, budget, chosen, summary, err);
     }
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
     DECANT_TRY(decant_ranks_broadcast(job->ranks, 0, chosen, (size_t)table->layers * sizeof *chosen, err));
@@ -288,7 +389,8 @@ done:
 static decant_status write_output(decant_job *job, const decant_quantized_share *share,
                                   const decant_error_table *table, const int *chosen,
                                   const decant_plan_summary *summary, const decant_statistics_origin *origin,
-                                  decant_container_writer **writer, decant_error *err)
+                                  const decant_sensitivity *sensitivity, decant_container_writer **writer,
+                                  decant_error *err)
 {
     char options[1024], device[64];
     double start_s = decant_clock_s();
@@ -302,12 +404,14 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
         .chosen = chosen,
         .summary = summary,
         .origin = origin,
+        .sensitivity = sensitivity,
         .options = options,
         .device = device,
         .backend = job->backend,
         .quantized_count = share->count,
         .matrices = share->matrices,
         .quantized = share->layers,
+        .weights = share->weights,
     };
     decant_log_stage(job->log, "write");
     decant_status status = decant_write_container(job->ranks, job->options->output, job->options->overwrite,
@@ -375,7 +479,8 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     decant_quantized_share share = {0};
     decant_error_table table = {0};
     decant_plan_summary summary = {0};
-    decant_token_array text = {0};
+    decant_sensitivity sensitivity = {0};
+    decant_token_array text = {0}, tokens = {0};
     decant_container_writer *writer = NULL;
     int *chosen = NULL;
     decant_status status;
@@ -383,19 +488,24 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     DECANT_TRY(check_budget(job, err));
     if (job->options->text[0])
         DECANT_TRY(read_text(job, &text, err));
-    DECANT_TRY(calibrate(job, &fisher, &origin, err));
+    DECANT_TRY(prepare_sensitivity(job, &tokens, err));
+    DECANT_TRY(calibrate(job, &fisher, &share, &origin, err));
     DECANT_TRY(decant_job_quantize(job, &fisher, &origin, &share, &table, err));
+    DECANT_TRY(measure_sensitivity(job, &tokens, &share, &table, &sensitivity, err));
     DECANT_TRY(decant_ranks_agree(
         job->ranks,
         decant_memory_allocate((size_t)table.layers * sizeof *chosen, "the allocation", (void **)&chosen, err),
         err));
     DECANT_TRY(allocate(job, &table, chosen, &summary, err));
-    DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &writer, err));
+    DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &sensitivity, &writer, err));
     decant_quantized_share_free(job->backend, &share);
     DECANT_TRY(validate_and_finish(job, &text, &summary, &writer, err));
+    decant_job_forget_sensitivity(job);
 done:
     decant_container_discard(&writer);
     decant_token_array_free(&text);
+    decant_token_array_free(&tokens);
+    decant_sensitivity_free(&sensitivity);
     decant_fisher_sums_free(&fisher);
     decant_quantized_share_free(job->backend, &share);
     decant_error_table_free(&table);
@@ -409,7 +519,7 @@ static decant_status run_calibration(decant_job *job, decant_error *err)
     decant_statistics_origin origin;
     decant_status status;
     DECANT_TRY(check_output(job, err));
-    DECANT_TRY(calibrate_from_tokens(job, &fisher, &origin, err));
+    DECANT_TRY(calibrate_from_tokens(job, &fisher, NULL, &origin, err));
     decant_log_stage(job->log, "write");
     DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &fisher,
                                        &origin, err));

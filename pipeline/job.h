@@ -38,11 +38,19 @@ int decant_job_rank(const decant_job *job, int stage, int replica);
  */
 int decant_job_owner(const decant_job *job, int block, int linear);
 
+/* Local. What becomes of a block's Fisher sums when layers are streamed: called once a block, from the last of
+ * this rank's layers to the first, with the sums of the matrices that this rank owns; it takes them off the
+ * device. */
+typedef struct decant_block_sink {
+    decant_status (*take)(void *context, decant_fisher_sums *fisher, int block, decant_error *err);
+    void *context;
+} decant_block_sink;
+
 /* Collective. pipeline/calibration.c: fills `fisher` (created here, on failure empty) from the calibration
- * tokens: the sums of the matrices that this rank owns. */
+ * tokens: the sums of the matrices that this rank owns, or, when layers are streamed, what the sink left. */
 decant_status decant_job_calibrate(decant_job *job, const decant_token_array *tokens,
-                                   decant_fisher_sums *fisher, decant_statistics_origin *origin,
-                                   decant_error *err);
+                                   const decant_block_sink *sink, decant_fisher_sums *fisher,
+                                   decant_statistics_origin *origin, decant_error *err);
 
 /* Collective. pipeline/validation.c: the container at `path` against the model on windows of text; the result
  * is the same on every rank. */

@@ -2,6 +2,8 @@
  * line, the job file, --help and the provenance line are all read off this table. */
 #include "pipeline/options.h"
 
+#include "stages/noise_regression.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <ini.h>
@@ -18,6 +20,7 @@ typedef enum option_kind {
     OPTION_CHOICE,   /* int, an index into `argument` split at '|' */
     OPTION_WIDTHS,   /* decant_bit_widths */
     OPTION_SIZE,     /* int64_t, bytes */
+    OPTION_SWEEP,    /* decant_sweep */
     OPTION_FLAG,     /* bool */
 } option_kind;
 
@@ -51,10 +54,14 @@ static const option_row option_table[] = {
      "keep what the backward pass needs, or compute it again"},
     {"statistics", OPTION_PATH, "S.h5", NULL, FIELD(statistics), 0, 0, false,
      "Fisher sums of an earlier `calibrate`, in place of --calibration"},
-    {"replicas", OPTION_NUMBER, "R", "0", FIELD(replicas), 0, 1e6, false,
-     "ranks that share a stage's sequences, 0: one unless ranks outnumber layers"},
+    {"replicas", OPTION_NUMBER, "R", "0", FIELD(replicas), 0, 4096, false,
+     "shares of the sequences, 0: one unless ranks outnumber layers"},
     {"bits", OPTION_REAL, "B", NULL, FIELD(bits), 1, 16, true,
      "average bits a quantized weight of all that is stored for it"},
+    {"size", OPTION_SIZE, "3.5GB|3.25GiB", NULL, FIELD(size_bytes), 1, 9e18, true,
+     "size of the whole container; GB are 10^9 bytes, GiB 2^30"},
+    {"sweep", OPTION_SWEEP, "FROM:TO:STEP", NULL, FIELD(sweep), 1, 16, false,
+     "allocate: the whole curve, e.g. 2.5:5:0.25 bits"},
     {"bit-widths", OPTION_WIDTHS, "LIST", "2,3,4,5,6", FIELD(bit_widths), 0, 0, true,
      "code widths to choose from, e.g. 3 or 2-4,6"},
     {"sensitive", OPTION_FRACTION, "PERCENT", "0.05%", FIELD(sensitive), 0, 0.5, true,
@@ -63,7 +70,22 @@ static const option_row option_table[] = {
      "weights kept apart for the largest magnitude"},
     {"levels", OPTION_CHOICE, "exact|lloyd", "exact", FIELD(levels), 0, 0, true,
      "how levels are found: the optimum, or k-means++ and Lloyd"},
-    {"seed", OPTION_SEED, "N", "0", FIELD(seed), 0, 0, true, "seed of --levels lloyd"},
+    {"seed", OPTION_SEED, "N", "0", FIELD(seed), 0, 0, true,
+     "seed of --levels lloyd, of noise and of random tokens"},
+    {"sensitivity", OPTION_CHOICE, "fisher|noise|measured", "fisher", FIELD(sensitivity), 0, 0, true,
+     "what bits are allocated by: Fisher sums, measured noise, matrices quantized alone"},
+    {"sensitivity-measure", OPTION_CHOICE, "kl|loss", "kl", FIELD(sensitivity_measure), 0, 0, true,
+     "what is measured: KL divergence, or the loss difference (noisy)"},
+    {"sensitivity-sequences", OPTION_INTEGER, "N", "16", FIELD(sensitivity_sequences), 1, 1e9, true,
+     "calibration sequences to measure on; random tokens without --calibration"},
+    {"sensitivity-precision", OPTION_CHOICE, "full|fast", "full", FIELD(sensitivity_precision), 0, 0, true,
+     "measure in F32, or on a GPU in BF16, which adds noise of its own"},
+    {"noise-levels", OPTION_NUMBER, "N", "4", FIELD(noise_levels), 1, DECANT_NOISE_LEVELS_MAXIMUM, true,
+     "sizes of noise a matrix"},
+    {"sensitivity-width", OPTION_REAL, "BITS", "3", FIELD(sensitivity_width), DECANT_BITS_MINIMUM,
+     DECANT_BITS_MAXIMUM, true, "width at which matrices are quantized alone"},
+    {"sensitivity-check", OPTION_INTEGER, "N", "8", FIELD(sensitivity_check), 0, 1e9, true,
+     "matrices quantized alone to check what noise predicts"},
     {"text", OPTION_PATH, "T.npy", NULL, FIELD(text), 0, 0, false, "tokens to validate on"},
     {"validation-window", OPTION_INTEGER, "N", "2048", FIELD(validation_window), 2, 1e6, false,
      "tokens a validation window when the text is one long row"},
@@ -79,8 +101,6 @@ static const option_row option_table[] = {
     {"threads", OPTION_NUMBER, "N", "0", FIELD(threads), 0, 4096, false,
      "threads a rank, 0: OMP_NUM_THREADS or its share of the machine"},
     {"ranks", OPTION_NUMBER, "N", "1", FIELD(ranks), 1, 4096, false, "plan: ranks to plan for"},
-    {"replicas", OPTION_NUMBER, "N", "0", FIELD(replicas), 0, 4096, false,
-     "groups of ranks that share out the sequences, 0: as few as can be"},
     {"memory", OPTION_CHOICE, "auto|resident|streamed", "auto", FIELD(memory), 0, 0, false,
      "all layers of a rank in memory, or one after the other"},
     {"device-memory", OPTION_SIZE, "SIZE", NULL, FIELD(device_bytes), 1, 9e18, false,
@@ -116,8 +136,8 @@ static const struct {
      "the whole job: calibrate, quantize, allocate, write, validate"},
     {"calibrate", DECANT_COMMAND_CALIBRATE, 0, "calibrate --model DIR --calibration T.npy --output S.h5",
      "the Fisher sums alone, for later runs with --statistics"},
-    {"allocate", DECANT_COMMAND_ALLOCATE, 1, "allocate M.h5 --bits 3.5",
-     "solve the bit allocation again for another budget; prints the plan"},
+    {"allocate", DECANT_COMMAND_ALLOCATE, 1, "allocate M.h5 --bits 3.5 | --size 3.5GB | --sweep 2.5:5:0.25",
+     "solve the bit allocation again for other budgets; prints the plan or the curve"},
     {"validate", DECANT_COMMAND_VALIDATE, 1, "validate M.h5 --model DIR --text T.npy",
      "perplexity before and after, KL divergence, top-1 agreement"},
     {"plan", DECANT_COMMAND_PLAN, 0, "plan --model DIR|config.json --ranks 8 --device-memory 80G",
@@ -238,6 +258,23 @@ static bool parse_size(const option_row *row, const char *value, int64_t *size_b
     return false;
 }
 
+/* "2.5:5:0.25" */
+static bool parse_sweep(const option_row *row, const char *value, decant_sweep *sweep)
+{
+    double numbers[3];
+    const char *at = value;
+    for (int i = 0; i < 3; i++) {
+        char *end;
+        numbers[i] = strtod(at, &end);
+        if (end == at || *end != (i < 2 ? ':' : '\0'))
+            return false;
+        at = end + 1;
+    }
+    *sweep = (decant_sweep){numbers[0], numbers[1], numbers[2]};
+    return sweep->first >= row->minimum && sweep->last <= row->maximum && sweep->first <= sweep->last &&
+           sweep->step > 0 && (sweep->last - sweep->first) / sweep->step < DECANT_SWEEP_POINTS_MAXIMUM;
+}
+
 static bool parse_flag(const char *value, bool *flag)
 {
     int index;
@@ -281,6 +318,9 @@ static decant_status set_value(const option_row *row, const char *value, decant_
         break;
     case OPTION_SIZE:
         good = parse_size(row, value, field);
+        break;
+    case OPTION_SWEEP:
+        good = parse_sweep(row, value, field);
         break;
     case OPTION_FLAG:
         good = parse_flag(value, field);
@@ -373,10 +413,11 @@ static decant_status require_options(const decant_options *options, decant_error
         missing = "--output";
     else if (validates && !options->text[0])
         missing = "--text";
-    else if (command == DECANT_COMMAND_ALLOCATE && options->bits == 0)
-        missing = "--bits";
-    else if (runs && options->bits == 0 && options->bit_widths.count > 1)
-        missing = "--bits (or a single --bit-widths)";
+    else if (command == DECANT_COMMAND_ALLOCATE && options->bits == 0 && options->size_bytes == 0 &&
+             options->sweep.step == 0)
+        missing = "--bits, --size or --sweep";
+    else if (runs && options->bits == 0 && options->size_bytes == 0 && options->bit_widths.count > 1)
+        missing = "--bits or --size (or a single --bit-widths)";
     if (missing)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "this command needs %s; see decant --help", missing);
     return DECANT_OK;
@@ -490,6 +531,9 @@ static void describe_value(const option_row *row, const decant_options *options,
     case OPTION_FRACTION:
         snprintf(text, size, "%.17g%%", *(const double *)field * 100);
         break;
+    case OPTION_SIZE:
+        snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
+        break;
     case OPTION_FLAG:
         snprintf(text, size, "%s", *(const bool *)field ? "yes" : "no");
         break;
@@ -500,13 +544,15 @@ static void describe_value(const option_row *row, const decant_options *options,
             used += (size_t)snprintf(text + used, size - used, "%s%d", i ? "," : "", widths->bits[i]);
         break;
     }
-    case OPTION_SIZE:
+    case OPTION_INTEGER:
         snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
         break;
-    case OPTION_PATH:
-    case OPTION_INTEGER:
     case OPTION_NUMBER:
-        snprintf(text, size, "?"); /* where things lie and how many there are is recorded apart, as checksums */
+        snprintf(text, size, "%d", *(const int *)field);
+        break;
+    case OPTION_PATH:
+    case OPTION_SWEEP:
+        snprintf(text, size, "?"); /* where things lie is recorded apart, as checksums */
         break;
     }
 }

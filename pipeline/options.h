@@ -41,10 +41,23 @@ typedef enum decant_memory_mode {
 
 enum { DECANT_OPTION_PATH_BYTES = 1024, DECANT_WIDTHS_MAXIMUM = DECANT_BITS_MAXIMUM - DECANT_BITS_MINIMUM + 1 };
 
+/* In which floats sensitivities are measured. */
+typedef enum decant_precision {
+    DECANT_PRECISION_FULL, /* F32 */
+    DECANT_PRECISION_FAST, /* as the rest of the job: BF16 on a GPU */
+} decant_precision;
+
 typedef struct decant_bit_widths {
     int count;
     int bits[DECANT_WIDTHS_MAXIMUM]; /* ascending */
 } decant_bit_widths;
+
+/* Average bits from first to last, in steps; step 0: not given. */
+typedef struct decant_sweep {
+    double first, last, step;
+} decant_sweep;
+
+enum { DECANT_SWEEP_POINTS_MAXIMUM = 1000 };
 
 typedef char decant_option_path[DECANT_OPTION_PATH_BYTES]; /* empty: not given */
 
@@ -61,14 +74,24 @@ typedef struct decant_options {
     int fisher;          /* decant_fisher_form */
     int retention;       /* decant_retention */
     decant_option_path statistics;
-    int replicas; /* ranks of a stage, among which the sequences are divided; 0: chosen */
+    int replicas; /* groups of ranks that share out the sequences; 0: as decant_schedule_grid says */
 
-    double bits; /* average over the quantized weights of everything stored; 0: not given */
+    double bits;        /* average over the quantized weights of everything stored; 0: not given */
+    int64_t size_bytes; /* of the whole container; 0: not given */
+    decant_sweep sweep;
     decant_bit_widths bit_widths;
     double sensitive; /* fraction of a matrix, 0 … 0.5 */
     double outliers;  /* fraction of a matrix, 0 … 0.5 */
     int levels;       /* decant_level_search */
     uint64_t seed;
+
+    int sensitivity;               /* decant_sensitivity_kind */
+    int sensitivity_precision;     /* decant_precision */
+    int sensitivity_measure;       /* decant_sensitivity_measure */
+    int64_t sensitivity_sequences; /* to measure on */
+    int noise_levels;
+    double sensitivity_width;  /* bits of the matrices quantized alone */
+    int64_t sensitivity_check; /* matrices quantized alone to check what noise predicts */
 
     decant_option_path text;
     int64_t validation_window;
@@ -80,7 +103,6 @@ typedef struct decant_options {
     bool full_floats;
     int threads;          /* 0: the cores divided among the ranks of a machine */
     int ranks;            /* plan: how many to plan for */
-    int replicas;         /* groups of ranks that share out the sequences; 0: as decant_schedule_grid says */
     int memory;           /* decant_memory_mode */
     int64_t device_bytes; /* device memory of a rank; 0: what the device has */
     int64_t host_bytes;   /* host memory of a rank; 0: what the machine has */

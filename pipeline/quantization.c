@@ -44,6 +44,7 @@ static decant_status take_checksum(void *argument, decant_error *err)
     return DECANT_OK;
 }
 
+/* worker: NULL to take the checksum at once. */
 static decant_status begin_matrix(decant_job *job, decant_worker *worker, const decant_linear *linear,
                                   arriving_matrix *arriving, decant_error *err)
 {
@@ -56,7 +57,10 @@ static decant_status begin_matrix(decant_job *job, decant_worker *worker, const 
     DECANT_TRY(backend->weights->begin_place(backend, arriving->host, DECANT_PLACE_EXACT, arriving->tensor,
                                              &arriving->weight, err));
     arriving->checksum_task = (decant_task){.run = take_checksum, .argument = arriving};
-    decant_worker_submit(worker, &arriving->checksum_task);
+    if (worker)
+        decant_worker_submit(worker, &arriving->checksum_task);
+    else
+        DECANT_TRY(take_checksum(arriving, err));
 done:
     return status;
 }
@@ -86,18 +90,23 @@ static decant_status quantize_matrix(decant_backend *backend, const decant_recip
     };
     memcpy(task->row->candidate, task->layer->candidate, sizeof task->row->candidate);
     backend->memory->release(backend, (void **)task->fisher);
+    if (task->weight) {
+        *task->weight = arriving->weight;
+        arriving->weight.data = NULL;
+    }
 done:
     return status;
 }
 
 decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe *recipe,
                                            const decant_quantization_task *tasks, int64_t count,
-                                           decant_error *err)
+                                           bool shows_progress, decant_error *err)
 {
     arriving_matrix arriving[2] = {0};
     decant_worker *worker = NULL;
     decant_status status;
-    DECANT_TRY(decant_worker_create(&worker, err));
+    if (job->backend->leaves_host_free) /* else a thread would take cores from the backend */
+        DECANT_TRY(decant_worker_create(&worker, err));
     if (count > 0)
         DECANT_TRY(begin_matrix(job, worker, &tasks[0].linear, &arriving[0], err));
     for (int64_t i = 0; i < count; i++) {
@@ -105,7 +114,8 @@ decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe 
             DECANT_TRY(begin_matrix(job, worker, &tasks[i + 1].linear, &arriving[(i + 1) % 2], err));
         DECANT_TRY(quantize_matrix(job->backend, recipe, &tasks[i], &arriving[i % 2], err));
         end_matrix(job->backend, &arriving[i % 2]);
-        decant_log_progress(job->log, i + 1, count, "matrices");
+        if (shows_progress)
+            decant_log_progress(job->log, i + 1, count, "matrices");
     }
 done:
     for (int i = 0; i < 2; i++)
@@ -116,16 +126,32 @@ done:
 
 /* ---- a rank's share ---- */
 
-static decant_status create_share(decant_quantized_share *share, int64_t count, decant_error *err)
+static bool is_owned(const decant_job *job, int index)
 {
+    return job->owners[index] == job->replica;
+}
+
+decant_status decant_quantized_share_create(const decant_job *job, decant_quantized_share *share,
+                                            decant_error *err)
+{
+    int linears = job->family->linear_count;
+    decant_layer_range layers = decant_job_layers(job);
     decant_status status;
-    *share = (decant_quantized_share){.count = count};
-    DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *share->layers, "quantized layers",
+    *share = (decant_quantized_share){0};
+    for (int i = 0; i < layers.count * linears; i++)
+        share->count += is_owned(job, i);
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->layers, "quantized layers",
                                       (void **)&share->layers, err));
-    DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *share->matrices, "the list of matrices",
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->matrices, "the list of matrices",
                                       (void **)&share->matrices, err));
-    DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *share->rows, "the error table",
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->rows, "the error table",
                                       (void **)&share->rows, err));
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->weights, "the list of weights",
+                                      (void **)&share->weights, err));
+    int64_t next = 0;
+    for (int i = 0; i < layers.count * linears; i++)
+        if (is_owned(job, i))
+            share->matrices[next++] = (int64_t)layers.first * linears + i;
 done:
     return status;
 }
@@ -134,53 +160,80 @@ void decant_quantized_share_free(decant_backend *backend, decant_quantized_share
 {
     for (int64_t i = 0; share->layers && i < share->count; i++)
         decant_quantized_layer_free(backend, &share->layers[i]);
+    for (int64_t i = 0; share->weights && i < share->count; i++)
+        backend->weights->unplace(backend, &share->weights[i]);
+    decant_memory_free(share->weights);
     decant_memory_free(share->layers);
     decant_memory_free(share->rows);
     decant_memory_free(share->matrices);
     *share = (decant_quantized_share){0};
 }
 
-static int64_t count_owned(const decant_job *job)
+/* The matrices of some blocks, counted from this rank's first, that it owns, in model order; returns how many.
+ * Unless what they keep is parked, weights stay on the device to be written: one is no larger than its F, which
+ * goes as it comes. */
+static int64_t list_tasks(const decant_job *job, decant_fisher_sums *fisher, int first_block, int blocks,
+                          bool parks, decant_quantized_share *share, decant_quantization_task *tasks)
 {
+    int linears = job->family->linear_count, first_layer = decant_job_layers(job).first;
     int64_t count = 0;
-    for (int i = 0; i < decant_job_layers(job).count * job->family->linear_count; i++)
-        count += job->owners[i] == job->replica;
+    for (int64_t i = 0; i < share->count; i++) {
+        int64_t own = share->matrices[i] - (int64_t)first_layer * linears; /* among this rank's layers */
+        if (own < first_block * linears || own >= (first_block + blocks) * linears)
+            continue;
+        decant_quantization_task *task = &tasks[count++];
+        *task = (decant_quantization_task){
+            .fisher = &fisher->sums[own],
+            .layer = &share->layers[i],
+            .row = &share->rows[i],
+            .weight = parks ? NULL : &share->weights[i],
+        };
+        job->family->linear(&job->config, first_layer + (int)(own / linears), (int)(own % linears),
+                            &task->linear);
+    }
     return count;
 }
 
-/* The matrices of this rank's layers that it owns, in model order. */
-static void list_tasks(const decant_job *job, decant_fisher_sums *fisher, decant_quantized_share *share,
-                       decant_quantization_task *tasks)
-{
-    int linears = job->family->linear_count;
-    decant_layer_range layers = decant_job_layers(job);
-    int64_t next = 0;
-    for (int i = 0; i < layers.count * linears; i++) {
-        if (job->owners[i] != job->replica)
-            continue;
-        share->matrices[next] = (int64_t)layers.first * linears + i;
-        tasks[next] = (decant_quantization_task){
-            .fisher = &fisher->sums[i], .layer = &share->layers[next], .row = &share->rows[next]};
-        job->family->linear(&job->config, layers.first + i / linears, i % linears, &tasks[next].linear);
-        next++;
-    }
-}
-
-/* Local. */
-static decant_status quantize_share(decant_job *job, decant_fisher_sums *fisher, const decant_recipe *recipe,
-                                    decant_quantized_share *share, decant_error *err)
+static decant_status quantize_blocks(decant_job *job, const decant_recipe *recipe, decant_fisher_sums *fisher,
+                                     int first_block, int blocks, bool parks, decant_quantized_share *share,
+                                     decant_error *err)
 {
     decant_quantization_task *tasks = NULL;
     decant_status status;
-    DECANT_TRY(create_share(share, count_owned(job), err));
     DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *tasks, "the matrices to quantize",
                                       (void **)&tasks, err));
-    list_tasks(job, fisher, share, tasks);
-    DECANT_TRY(decant_job_quantize_matrices(job, recipe, tasks, share->count, err));
-    for (int64_t i = 0; i < share->count; i++)
-        share->rows[i].matrix = share->matrices[i];
+    int64_t count = list_tasks(job, fisher, first_block, blocks, parks, share, tasks);
+    DECANT_TRY(decant_job_quantize_matrices(job, recipe, tasks, count, !parks, err));
+    for (int64_t i = 0; parks && i < count; i++)
+        DECANT_TRY(decant_quantized_layer_park(job->backend, tasks[i].layer, err));
 done:
     decant_memory_free(tasks);
+    return status;
+}
+
+decant_status decant_job_quantize_block(decant_job *job, const decant_recipe *recipe,
+                                        decant_fisher_sums *fisher, int block, decant_quantized_share *share,
+                                        decant_error *err)
+{
+    double start_s = decant_clock_s();
+    decant_status status = quantize_blocks(job, recipe, fisher, block, 1, true, share, err);
+    share->seconds += decant_clock_s() - start_s;
+    share->blocks_done++;
+    return status;
+}
+
+/* Local. What was not quantized block by block. */
+static decant_status quantize_share(decant_job *job, decant_fisher_sums *fisher, const decant_recipe *recipe,
+                                    decant_quantized_share *share, decant_error *err)
+{
+    int blocks = decant_job_layers(job).count;
+    decant_status status = DECANT_OK;
+    if (!share->layers)
+        status = decant_quantized_share_create(job, share, err);
+    if (status == DECANT_OK && share->blocks_done == 0)
+        status = quantize_blocks(job, recipe, fisher, 0, blocks, false, share, err);
+    for (int64_t i = 0; i < share->count && status == DECANT_OK; i++)
+        share->rows[i].matrix = share->matrices[i];
     return status;
 }
 
@@ -196,6 +249,6 @@ decant_status decant_job_quantize(decant_job *job, decant_fisher_sums *fisher,
     if (status == DECANT_OK)
         status = decant_error_table_gather(job->ranks, share->rows, share->count, table, err);
     if (status == DECANT_OK)
-        decant_report_quantization(job, table, decant_clock_s() - start_s);
+        decant_report_quantization(job, table, share->seconds + decant_clock_s() - start_s);
     return status;
 }

@@ -11,8 +11,11 @@
 typedef struct decant_quantized_share {
     decant_quantized_layer *layers; /* [count] */
     decant_table_row *rows;         /* [count] */
+    decant_matrix *weights;         /* [count]: still placed exact, for writing; data NULL once taken over */
     int64_t *matrices;              /* [count]: their places among the model's linear layers */
     int64_t count;
+    int blocks_done; /* block by block, while layers were streamed; what they kept waits in host memory */
+    double seconds;  /* that these took */
 } decant_quantized_share;
 
 /* One matrix to quantize. */
@@ -21,6 +24,8 @@ typedef struct decant_quantization_task {
     float **fisher;                /* device F32 [rows, columns]; released, and set to NULL, once measured */
     decant_quantized_layer *layer; /* filled; empty when it failed */
     decant_table_row *row;         /* filled */
+    decant_matrix *weight; /* receives the weight, placed exact, for the caller to unplace; NULL: unplaced
+                              once measured */
 } decant_quantization_task;
 
 /* What to try on every matrix, from the options and from how many sequences F sums over. */
@@ -30,11 +35,22 @@ decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_o
  * or a rank's whole share. On failure the message names the tensor. */
 decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe *recipe,
                                            const decant_quantization_task *tasks, int64_t count,
-                                           decant_error *err);
+                                           bool shows_progress, decant_error *err);
 
-/* Collective. All matrices that this rank owns, and the error table of all ranks.
- *   fisher  of this rank's matrices; empty afterwards
- *   share   freed with decant_quantized_share_free, after a failure too */
+/* Local. The list of this rank's matrices, none quantized yet. Freed with decant_quantized_share_free, after a
+ * failure too. */
+decant_status decant_quantized_share_create(const decant_job *job, decant_quantized_share *share,
+                                            decant_error *err);
+
+/* Local. The matrices of one block, counted from this rank's first, that it owns; what they keep is moved to
+ * host memory. */
+decant_status decant_job_quantize_block(decant_job *job, const decant_recipe *recipe,
+                                        decant_fisher_sums *fisher, int block, decant_quantized_share *share,
+                                        decant_error *err);
+
+/* Collective. All matrices that this rank owns and that were not quantized block by block, and the error table
+ * of all ranks. fisher  of this rank's matrices; empty afterwards share   all zeros, or with all blocks done;
+ * freed with decant_quantized_share_free, after a failure too */
 decant_status decant_job_quantize(decant_job *job, decant_fisher_sums *fisher,
                                   const decant_statistics_origin *origin, decant_quantized_share *share,
                                   decant_error_table *table, decant_error *err);

@@ -2,6 +2,7 @@
 #include "pipeline/report.h"
 
 #include "base/memory.h"
+#include "stages/budget.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -139,6 +140,40 @@ void decant_report_quantization(decant_job *job, const decant_error_table *table
     log_ranks(job, "quantize", seconds);
 }
 
+void decant_report_sensitivity(decant_job *job, const decant_sensitivity *sensitivity, double seconds)
+{
+    const decant_agreement *agreement = &sensitivity->agreement;
+    const char *measure = sensitivity->measure == DECANT_MEASURE_LOSS ? "the loss difference" : "KL divergence";
+    bool is_noise = sensitivity->kind == DECANT_SENSITIVITY_NOISE;
+    char how[64] = "quantized alone";
+    if (is_noise)
+        snprintf(how, sizeof how, "noised at %d levels", sensitivity->levels);
+    decant_log_say(job->log, "measured %s of %lld matrices %s, on %lld sequences of %lld %stokens, in %.1f s",
+                   measure, (long long)sensitivity->layers, how, (long long)sensitivity->sequences,
+                   (long long)sensitivity->length, sensitivity->random_tokens ? "random " : "", seconds);
+    if (sensitivity->negatives > 0)
+        decant_log_say(job->log, "%lld of %lld sensitivities are below zero and count as zero",
+                       (long long)sensitivity->negatives, (long long)sensitivity->layers);
+    if (agreement->count > 1)
+        decant_log_say(
+            job->log,
+            "one matrix at a time, %lld matrices: predicted from %s %.4f in sum, measured %.4f (ratio "
+            "%.3f), Pearson %.3f",
+            (long long)agreement->count, is_noise ? "noise" : "Fisher sums", agreement->predicted_sum,
+            agreement->measured_sum, agreement->predicted_sum / agreement->measured_sum,
+            agreement->correlation);
+    decant_log_event(job->log, "sensitivity",
+                     "\"seconds\":%.3f,\"kind\":\"%s\",\"measure\":\"%s\",\"sequences\":%lld,\"length\":%lld,"
+                     "\"negatives\":%lld,\"compared\":%lld,\"predicted_sum\":%.9g,\"measured_sum\":%.9g,"
+                     "\"pearson\":%.6f",
+                     seconds, decant_sensitivity_kind_name(sensitivity->kind),
+                     decant_sensitivity_measure_name(sensitivity->measure), (long long)sensitivity->sequences,
+                     (long long)sensitivity->length, (long long)sensitivity->negatives,
+                     (long long)agreement->count, agreement->predicted_sum, agreement->measured_sum,
+                     agreement->correlation);
+    log_ranks(job, "sensitivity", seconds);
+}
+
 void decant_report_allocation(decant_job *job, const decant_error_table *table, const int *chosen,
                               const decant_plan_summary *summary, double seconds)
 {
@@ -158,6 +193,9 @@ void decant_report_allocation(decant_job *job, const decant_error_table *table, 
                      "\"lower_bound\":%.9g",
                      seconds, summary->bits, (long long)summary->bytes, summary->predicted,
                      summary->lower_bound);
+    char warning[DECANT_BUDGET_WARNING_BYTES];
+    if (!decant_budget_is_trusted(summary->bits, summary->predicted, warning))
+        decant_log_say(job->log, "warning: %s", warning);
 }
 
 void decant_report_writing(decant_job *job, double seconds)

@@ -1,43 +1,20 @@
 /* See resident.h. The arithmetic is stages/calibrate.h's. */
 #include "pipeline/resident.h"
 
-/* Room left beside what is retained, as a share of the memory that a rank may use. */
-static const double RETAINED_SHARE = 0.75;
-
-static decant_status choose_retention(const decant_job *job, const decant_resident *resident, bool *retain,
-                                      decant_error *err)
-{
-    decant_backend *backend = job->backend;
-    int64_t boundary, retained, held, peak, device;
-    decant_status status = decant_calibration_slot_bytes(&resident->part, &boundary, &retained, err);
-    if (status != DECANT_OK)
-        return status;
-    backend->memory->usage(backend, &held, &peak, &device);
-    double room = (double)device / job->sharers * RETAINED_SHARE - (double)held;
-    *retain = job->options->retention == DECANT_RETAIN_ALL ||
-              (job->options->retention == DECANT_RETAIN_AUTO && (double)(resident->slots * retained) < room);
-    return DECANT_OK;
-}
-
-decant_status decant_resident_create(decant_calibration_run *run, decant_resident *resident, decant_error *err)
+decant_status decant_resident_create(decant_calibration_run *run, bool retain, decant_resident *resident,
+                                     decant_error *err)
 {
     decant_job *job = run->job;
     decant_layer_range layers = decant_job_layers(job);
     decant_weight_source source = decant_source_of_model(job->model);
-    bool retain = false;
     decant_status status;
     DECANT_TRY(decant_fisher_sums_create(job->backend, &job->config, job->family, job->options->fisher,
                                          layers.first, layers.count, run->fisher, err));
     DECANT_TRY(decant_model_part_load(job->backend, &job->config, &source, layers.first, layers.count,
                                       run->tokens->length, run->micro_batch, &resident->part, err));
     resident->slots = decant_schedule_in_flight(job->stages, job->stage, run->batches);
-    DECANT_TRY(choose_retention(job, resident, &retain, err));
     DECANT_TRY(decant_calibration_create(&resident->part, run->fisher, resident->slots, retain,
                                          &resident->calibration, err));
-    decant_log_event(job->log, "plan",
-                     "\"stage\":\"calibrate\",\"memory\":\"resident\",\"micro_batch\":%lld,\"slots\":%lld,"
-                     "\"retain\":%s",
-                     (long long)run->micro_batch, (long long)resident->slots, retain ? "true" : "false");
 done:
     return status;
 }

@@ -12,8 +12,11 @@ typedef struct decant_resident {
     int64_t slots;
 } decant_resident;
 
-/* Local. Loads the layers and makes room; this rank has layers. Free it, after a failure too. */
-decant_status decant_resident_create(decant_calibration_run *run, decant_resident *resident, decant_error *err);
+/* Local. Loads the layers and makes room; this rank has layers.
+ *   retain  keep what blocks keep, in place of computing it again
+ * Free it, after a failure too. */
+decant_status decant_resident_create(decant_calibration_run *run, bool retain, decant_resident *resident,
+                                     decant_error *err);
 void decant_resident_free(decant_resident *resident); /* takes zeros */
 
 /* All micro-batches of this rank, in the schedule's order. Failures are in run->standing. */

@@ -4,7 +4,6 @@
 #include "base/memory.h"
 #include "stages/allocate.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 _Static_assert(sizeof(decant_candidate) == 32, "travels between ranks as it is: no padding");
@@ -38,12 +37,17 @@ void decant_error_table_free(decant_error_table *table)
     *table = (decant_error_table){0};
 }
 
-int64_t decant_error_table_budget(const decant_error_table *table, double bits)
+void decant_error_table_extent(const decant_error_table *table, int64_t *weights, int64_t *smallest_bytes)
 {
-    int64_t weights = 0;
-    for (int64_t layer = 0; layer < table->layers; layer++)
-        weights += table->rows[layer].weights;
-    return (int64_t)floor(bits * (double)weights / 8);
+    *weights = *smallest_bytes = 0;
+    for (int64_t layer = 0; layer < table->layers; layer++) {
+        const decant_table_row *row = &table->rows[layer];
+        int64_t smallest = row->candidate[0].bytes;
+        for (int i = 1; i < row->candidates; i++)
+            smallest = row->candidate[i].bytes < smallest ? row->candidate[i].bytes : smallest;
+        *weights += row->weights;
+        *smallest_bytes += smallest;
+    }
 }
 
 static void summarize(const decant_error_table *table, const int *chosen, decant_plan_summary *summary)
@@ -67,21 +71,6 @@ static bool has_choice(const decant_error_table *table)
     return false;
 }
 
-/* The fewest bits a weight that the candidates allow. */
-static double smallest_bits(const decant_error_table *table)
-{
-    int64_t weights = 0, bytes = 0;
-    for (int64_t layer = 0; layer < table->layers; layer++) {
-        const decant_table_row *row = &table->rows[layer];
-        int64_t smallest = row->candidate[0].bytes;
-        for (int i = 1; i < row->candidates; i++)
-            smallest = row->candidate[i].bytes < smallest ? row->candidate[i].bytes : smallest;
-        weights += row->weights;
-        bytes += smallest;
-    }
-    return 8.0 * (double)bytes / (double)weights;
-}
-
 decant_status decant_error_table_choose(const decant_error_table *table, int64_t budget_bytes, int *chosen,
                                         decant_plan_summary *summary, decant_error *err)
 {
@@ -89,16 +78,12 @@ decant_status decant_error_table_choose(const decant_error_table *table, int64_t
     decant_choice *choices = NULL;
     int64_t *offsets = NULL;
     decant_allocation allocation = {0};
-    double least = smallest_bits(table);
     if (!has_choice(table) && budget_bytes < 0) {
         for (int64_t layer = 0; layer < table->layers; layer++)
             chosen[layer] = 0;
         summarize(table, chosen, summary);
         return DECANT_OK;
     }
-    if (decant_error_table_budget(table, least) > budget_bytes)
-        DECANT_FAIL(err, DECANT_ERROR_USAGE,
-                    "the budget cannot be kept: the smallest candidates take %.4f bits a weight", least);
     DECANT_TRY(decant_memory_allocate((size_t)table->layers * DECANT_CANDIDATES * sizeof *choices,
                                       "the allocator's candidates", (void **)&choices, err));
     DECANT_TRY(decant_memory_allocate((size_t)(table->layers + 1) * sizeof *offsets, "the allocator's layers",

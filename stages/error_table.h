@@ -34,11 +34,12 @@ typedef struct decant_plan_summary {
     double lower_bound; /* no choice within the budget predicts less */
 } decant_plan_summary;
 
-/* The budget in bytes of an average of `bits` a weight, rounded down; pure. */
-int64_t decant_error_table_budget(const decant_error_table *table, double bits);
+/* How many weights there are, and the bytes of all layers with their smallest candidates; pure. */
+void decant_error_table_extent(const decant_error_table *table, int64_t *weights, int64_t *smallest_bytes);
 
-/* Chooses a candidate for every layer within `budget_bytes`; pure. With one candidate a layer there is nothing
- * to choose and the budget is not looked at when budget_bytes < 0. chosen [table->layers] */
+/* Chooses a candidate for every layer within `budget_bytes`, which is not negative; pure. With one candidate a
+ * layer there is nothing to choose, and budget_bytes < 0 means that there is no budget. chosen [table->layers]
+ */
 decant_status decant_error_table_choose(const decant_error_table *table, int64_t budget_bytes, int *chosen,
                                         decant_plan_summary *summary, decant_error *err);
 

@@ -12,18 +12,30 @@ decant_status decant_fisher_sums_list(decant_backend *backend, const decant_mode
                                       const decant_family *family, decant_fisher_form form, int first_layer,
                                       int layer_count, decant_fisher_sums *fisher, decant_error *err)
 {
-    *fisher = (decant_fisher_sums){backend, config, family, form, first_layer, layer_count, NULL};
+    *fisher = (decant_fisher_sums){backend, config, family, form, first_layer, layer_count, NULL, NULL};
     size_t count = (size_t)layer_count * (size_t)family->linear_count;
-    return decant_memory_allocate(count * sizeof *fisher->sums, "Fisher sums", (void **)&fisher->sums, err);
+    decant_status status =
+        decant_memory_allocate(count * sizeof *fisher->sums, "Fisher sums", (void **)&fisher->sums, err);
+    if (status != DECANT_OK)
+        return status;
+    status = decant_memory_allocate(count * sizeof *fisher->host_sums, "Fisher sums",
+                                    (void **)&fisher->host_sums, err);
+    if (status != DECANT_OK)
+        decant_fisher_sums_free(fisher);
+    return status;
+}
+
+static size_t bytes_of(const decant_fisher_sums *fisher, int block, int linear)
+{
+    decant_linear shape;
+    fisher->family->linear(fisher->config, fisher->first_layer + block, linear, &shape);
+    return (size_t)(shape.rows * shape.columns) * sizeof(float);
 }
 
 decant_status decant_fisher_sums_add(decant_fisher_sums *fisher, int block, int linear, decant_error *err)
 {
-    decant_linear shape;
-    fisher->family->linear(fisher->config, fisher->first_layer + block, linear, &shape);
-    return fisher->backend->memory->allocate(
-        fisher->backend, (size_t)(shape.rows * shape.columns) * sizeof(float), "Fisher sums",
-        (void **)&fisher->sums[index_of(fisher, block, linear)], err);
+    return fisher->backend->memory->allocate(fisher->backend, bytes_of(fisher, block, linear), "Fisher sums",
+                                             (void **)&fisher->sums[index_of(fisher, block, linear)], err);
 }
 
 decant_status decant_fisher_sums_create(decant_backend *backend, const decant_model_config *config,
@@ -36,6 +48,20 @@ decant_status decant_fisher_sums_create(decant_backend *backend, const decant_mo
         status = decant_fisher_sums_add(fisher, i / family->linear_count, i % family->linear_count, err);
     if (status != DECANT_OK)
         decant_fisher_sums_free(fisher);
+    return status;
+}
+
+decant_status decant_fisher_sums_park(decant_fisher_sums *fisher, int block, int linear, decant_error *err)
+{
+    decant_backend *backend = fisher->backend;
+    float **host = &fisher->host_sums[index_of(fisher, block, linear)];
+    size_t size_bytes = bytes_of(fisher, block, linear);
+    decant_status status;
+    DECANT_TRY(decant_memory_allocate(size_bytes, "Fisher sums", (void **)host, err));
+    DECANT_TRY(backend->memory->download(backend, *host, decant_fisher_sums_at(fisher, block, linear),
+                                         size_bytes, err));
+    decant_fisher_sums_release(fisher, block, linear);
+done:
     return status;
 }
 
@@ -62,6 +88,10 @@ void decant_fisher_sums_free(decant_fisher_sums *fisher)
     for (int block = 0; fisher->sums && block < fisher->layer_count; block++)
         for (int linear = 0; linear < fisher->family->linear_count; linear++)
             decant_fisher_sums_release(fisher, block, linear);
+    for (int i = 0; fisher->host_sums && i < fisher->layer_count * fisher->family->linear_count; i++)
+        decant_memory_free(fisher->host_sums[i]);
     decant_memory_free(fisher->sums);
+    decant_memory_free(fisher->host_sums);
     fisher->sums = NULL;
+    fisher->host_sums = NULL;
 }

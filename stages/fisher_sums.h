@@ -12,6 +12,7 @@ typedef struct decant_fisher_sums {
     decant_fisher_form form;
     int first_layer, layer_count;
     float **sums; /* [layer_count · family->linear_count] device F32 [rows, columns], owned; NULL: not here */
+    float **host_sums; /* the same in host memory, for those that were moved there; owned, NULL otherwise */
 } decant_fisher_sums;
 
 /* A list without sums for the linear layers of `layer_count` blocks from `first_layer` on; sums are added one
@@ -33,6 +34,9 @@ float *decant_fisher_sums_at(const decant_fisher_sums *fisher, int block, int li
 
 /* The sums of all linear layers of a block, as a backward pass takes them. */
 decant_block_fisher decant_fisher_sums_of_block(const decant_fisher_sums *fisher, int block);
+
+/* Moves a sum from the device to host memory. */
+decant_status decant_fisher_sums_park(decant_fisher_sums *fisher, int block, int linear, decant_error *err);
 
 void decant_fisher_sums_release(decant_fisher_sums *fisher, int block, int linear); /* frees one */
 void decant_fisher_sums_free(decant_fisher_sums *fisher);                           /* frees all */

@@ -39,60 +39,115 @@ static decant_status place_tensor(decant_backend *backend, const decant_weight_s
     return backend->weights->place(backend, host, DECANT_PLACE_COMPUTE, name, placed, err);
 }
 
-static decant_status load_linear(decant_backend *backend, const decant_weight_source *source,
-                                 decant_linear *linear, decant_error *err)
+/* The linear layer's whole weight as the source has it, in host memory. */
+static decant_status find_weight(const decant_weight_source *source, const decant_linear *linear,
+                                 decant_matrix *host, char name[DECANT_NAME_BYTES + 8], decant_error *err)
 {
+    snprintf(name, DECANT_NAME_BYTES + 8, "%s.weight", linear->name);
+    return source->matrix(source->context, name, linear->rows, linear->columns, host, err);
+}
+
+static decant_status begin_linear(decant_backend *backend, const decant_weight_source *source,
+                                  decant_linear *linear, decant_error *err)
+{
+    char name[DECANT_NAME_BYTES + 8];
+    decant_matrix host;
     decant_status status = DECANT_OK;
     if (source->packed)
         status = source->packed(source->context, backend, linear->name, linear->rows, linear->columns,
                                 &linear->packed, err);
     if (status != DECANT_OK || linear->packed)
         return status;
-    char name[DECANT_NAME_BYTES + sizeof ".weight"];
-    snprintf(name, sizeof name, "%s.weight", linear->name);
-    return place_tensor(backend, source, name, linear->rows, linear->columns, &linear->weight, err);
+    status = find_weight(source, linear, &host, name, err);
+    if (status != DECANT_OK)
+        return status;
+    return backend->weights->begin_place(backend, host, DECANT_PLACE_COMPUTE, name, &linear->weight, err);
 }
 
-static decant_status load_block(decant_model_part *part, const decant_weight_source *source, int layer,
-                                decant_block *block, decant_error *err)
+/* Asks for all of a block's weights before any of them is waited for. */
+static decant_status expect_block(const decant_model_part *part, const decant_weight_source *source,
+                                  const decant_block *block, decant_error *err)
 {
-    block->layer = layer;
-    for (int index = 0; index < part->family->linear_count; index++) {
-        part->family->linear(part->config, layer, index, &block->linears[index]);
-        decant_status status = load_linear(part->backend, source, &block->linears[index], err);
+    char name[DECANT_NAME_BYTES + 8];
+    decant_matrix host;
+    for (int index = 0; source->expect && index < part->family->linear_count; index++) {
+        decant_status status = find_weight(source, &block->linears[index], &host, name, err);
         if (status != DECANT_OK)
             return status;
+        source->expect(source->context, host);
     }
-    return part->family->place_block(part->backend, part->config, source, block, err);
+    return DECANT_OK;
 }
 
-static bool begins_model(const decant_model_part *part)
+decant_status decant_model_block_begin(decant_model_part *part, const decant_weight_source *source, int block,
+                                       decant_error *err)
+{
+    decant_block *target = &part->blocks[block];
+    decant_status status;
+    DECANT_TRY(expect_block(part, source, target, err));
+    /* Weights arrive in order, and the small ones here are waited for. */
+    DECANT_TRY(part->family->place_block(part->backend, part->config, source, target, err));
+    for (int index = 0; index < part->family->linear_count; index++)
+        DECANT_TRY(begin_linear(part->backend, source, &target->linears[index], err));
+done:
+    return status;
+}
+
+decant_status decant_model_block_finish(decant_model_part *part, int block, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    for (int index = 0; index < part->family->linear_count && status == DECANT_OK; index++)
+        status = part->backend->weights->finish_place(part->backend, &part->blocks[block].linears[index].weight,
+                                                      err);
+    return status;
+}
+
+void decant_model_block_dismiss(const decant_model_part *part, const decant_weight_source *source, int block)
+{
+    char name[DECANT_NAME_BYTES + 8];
+    decant_matrix host;
+    decant_error unread;
+    for (int index = 0; source->dismiss && index < part->family->linear_count; index++)
+        if (find_weight(source, &part->blocks[block].linears[index], &host, name, &unread) == DECANT_OK)
+            source->dismiss(source->context, host);
+}
+
+bool decant_model_part_begins(const decant_model_part *part)
 {
     return part->first_layer == 0;
 }
 
-static bool ends_model(const decant_model_part *part)
+bool decant_model_part_ends(const decant_model_part *part)
 {
     return part->first_layer + part->layer_count == part->config->layers;
 }
 
-static decant_status load_ends(decant_model_part *part, const decant_weight_source *source, decant_error *err)
+static const char embedding_name[] = "model.embed_tokens.weight";
+
+decant_status decant_model_embedding_place(decant_model_part *part, const decant_weight_source *source,
+                                           decant_error *err)
 {
-    static const char embedding_name[] = "model.embed_tokens.weight";
     const decant_model_config *config = part->config;
-    int64_t vocabulary = config->vocabulary_size, hidden = config->hidden_size;
-    decant_status status = DECANT_OK;
-    if (begins_model(part))
-        DECANT_TRY(
-            place_tensor(part->backend, source, embedding_name, vocabulary, hidden, &part->embedding, err));
-    if (!ends_model(part))
+    if (!decant_model_part_begins(part))
         return DECANT_OK;
-    DECANT_TRY(place_tensor(part->backend, source, "model.norm.weight", 1, hidden, &part->final_norm, err));
-    if (config->tied_head && begins_model(part))
+    return place_tensor(part->backend, source, embedding_name, config->vocabulary_size, config->hidden_size,
+                        &part->embedding, err);
+}
+
+decant_status decant_model_head_place(decant_model_part *part, const decant_weight_source *source,
+                                      decant_error *err)
+{
+    const decant_model_config *config = part->config;
+    decant_status status = DECANT_OK;
+    if (!decant_model_part_ends(part))
+        return DECANT_OK;
+    DECANT_TRY(place_tensor(part->backend, source, "model.norm.weight", 1, config->hidden_size,
+                            &part->final_norm, err));
+    if (config->tied_head && part->embedding.data)
         part->head = part->embedding;
     else
         DECANT_TRY(place_tensor(part->backend, source, config->tied_head ? embedding_name : "lm_head.weight",
-                                vocabulary, hidden, &part->head, err));
+                                config->vocabulary_size, config->hidden_size, &part->head, err));
 done:
     return status;
 }
@@ -140,10 +195,9 @@ done:
     return status;
 }
 
-decant_status decant_model_part_load(decant_backend *backend, const decant_model_config *config,
-                                     const decant_weight_source *source, int first_layer, int layer_count,
-                                     int64_t tokens, int64_t sequences, decant_model_part *part,
-                                     decant_error *err)
+decant_status decant_model_part_outline(decant_backend *backend, const decant_model_config *config,
+                                        int first_layer, int layer_count, int64_t tokens, int64_t sequences,
+                                        decant_model_part *part, decant_error *err)
 {
     assert(first_layer >= 0 && layer_count >= 0 && first_layer + layer_count <= config->layers);
     decant_status status;
@@ -158,10 +212,33 @@ decant_status decant_model_part_load(decant_backend *backend, const decant_model
     DECANT_TRY(
         decant_memory_allocate((size_t)layer_count * sizeof *part->blocks, "the list of layers", &blocks, err));
     part->blocks = blocks;
-    for (int i = 0; i < layer_count; i++)
-        DECANT_TRY(load_block(part, source, first_layer + i, &part->blocks[i], err));
-    DECANT_TRY(load_ends(part, source, err));
+    for (int i = 0; i < layer_count; i++) {
+        part->blocks[i].layer = first_layer + i;
+        for (int index = 0; index < part->family->linear_count; index++)
+            part->family->linear(config, first_layer + i, index, &part->blocks[i].linears[index]);
+    }
     DECANT_TRY(make_angles(part, err));
+done:
+    if (status != DECANT_OK)
+        decant_model_part_unload(part);
+    return status;
+}
+
+decant_status decant_model_part_load(decant_backend *backend, const decant_model_config *config,
+                                     const decant_weight_source *source, int first_layer, int layer_count,
+                                     int64_t tokens, int64_t sequences, decant_model_part *part,
+                                     decant_error *err)
+{
+    decant_status status =
+        decant_model_part_outline(backend, config, first_layer, layer_count, tokens, sequences, part, err);
+    if (status != DECANT_OK)
+        return status;
+    for (int i = 0; i < layer_count; i++) {
+        DECANT_TRY(decant_model_block_begin(part, source, i, err));
+        DECANT_TRY(decant_model_block_finish(part, i, err));
+    }
+    DECANT_TRY(decant_model_embedding_place(part, source, err));
+    DECANT_TRY(decant_model_head_place(part, source, err));
 done:
     if (status != DECANT_OK)
         decant_model_part_unload(part);
@@ -182,15 +259,26 @@ static void release_packed(decant_backend *backend, decant_packed_matrix **packe
     *packed = NULL;
 }
 
-static void unload_block(const decant_model_part *part, decant_block *block)
+void decant_model_block_leave(decant_model_part *part, int block)
 {
     decant_backend *backend = part->backend;
+    decant_block *target = &part->blocks[block];
     for (int index = 0; index < part->family->linear_count; index++) {
-        release_packed(backend, &block->linears[index].packed);
-        backend->weights->unplace(backend, &block->linears[index].weight);
+        release_packed(backend, &target->linears[index].packed);
+        backend->weights->unplace(backend, &target->linears[index].weight);
     }
-    backend->weights->unplace(backend, &block->input_norm);
-    backend->weights->unplace(backend, &block->post_attention_norm);
+    backend->weights->unplace(backend, &target->input_norm);
+    backend->weights->unplace(backend, &target->post_attention_norm);
+}
+
+void decant_model_ends_leave(decant_model_part *part)
+{
+    decant_backend *backend = part->backend;
+    if (part->head.data != part->embedding.data) /* else the same placed array */
+        backend->weights->unplace(backend, &part->head);
+    part->head.data = NULL;
+    backend->weights->unplace(backend, &part->embedding);
+    backend->weights->unplace(backend, &part->final_norm);
 }
 
 void decant_model_part_unload(decant_model_part *part)
@@ -199,12 +287,9 @@ void decant_model_part_unload(decant_model_part *part)
     if (!backend)
         return;
     for (int i = 0; part->blocks && i < part->layer_count; i++)
-        unload_block(part, &part->blocks[i]);
+        decant_model_block_leave(part, i);
     decant_memory_free(part->blocks);
-    if (part->head.data != part->embedding.data) /* else the same placed array */
-        backend->weights->unplace(backend, &part->head);
-    backend->weights->unplace(backend, &part->embedding);
-    backend->weights->unplace(backend, &part->final_norm);
+    decant_model_ends_leave(part);
     void *cosines = part->cosines, *sines = part->sines;
     backend->memory->release(backend, &cosines);
     backend->memory->release(backend, &sines);

@@ -37,6 +37,9 @@ typedef struct decant_weight_source {
      * only whole weights (the pointer itself may then be NULL). */
     decant_status (*packed)(void *context, decant_backend *backend, const char *name, int64_t rows,
                             int64_t columns, decant_packed_matrix **packed, decant_error *err);
+    /* Advice on a matrix from above: it will be read soon, or not again soon. NULL where neither helps. */
+    void (*expect)(void *context, decant_matrix matrix);
+    void (*dismiss)(void *context, decant_matrix matrix);
 } decant_weight_source;
 
 typedef struct decant_family decant_family;
@@ -116,6 +119,34 @@ decant_status decant_model_part_load(decant_backend *backend, const decant_model
                                      int64_t tokens, int64_t sequences, decant_model_part *part,
                                      decant_error *err);
 void decant_model_part_unload(decant_model_part *part);
+
+/* The same part without any weight: blocks and ends come and go one by one. Free it likewise. */
+decant_status decant_model_part_outline(decant_backend *backend, const decant_model_config *config,
+                                        int first_layer, int layer_count, int64_t tokens, int64_t sequences,
+                                        decant_model_part *part, decant_error *err);
+
+/* A block of an outline, counted from the part's first: begin sends its weights on their way, which may take
+ * while the device works on others; after finish, passes find them in place; leave takes them away, and takes a
+ * block that is away or half on its way. */
+decant_status decant_model_block_begin(decant_model_part *part, const decant_weight_source *source, int block,
+                                       decant_error *err);
+decant_status decant_model_block_finish(decant_model_part *part, int block, decant_error *err);
+void decant_model_block_leave(decant_model_part *part, int block);
+
+/* Tells the source that a block's weights will not be read again soon. */
+void decant_model_block_dismiss(const decant_model_part *part, const decant_weight_source *source, int block);
+
+/* The ends of an outline, where the part has them: nothing is placed where it does not. Leave takes away what
+ * is there of both. */
+decant_status decant_model_embedding_place(decant_model_part *part, const decant_weight_source *source,
+                                           decant_error *err);
+decant_status decant_model_head_place(decant_model_part *part, const decant_weight_source *source,
+                                      decant_error *err);
+void decant_model_ends_leave(decant_model_part *part);
+
+/* Whether the part begins or ends the model, its weights placed or not. */
+bool decant_model_part_begins(const decant_model_part *part);
+bool decant_model_part_ends(const decant_model_part *part);
 
 /* How many sequences lie one after the other in `rows` rows of activations: either one of up to part->tokens
  * tokens, or several of exactly that many. */

@@ -1,6 +1,8 @@
 /* The order of work on one layer; the arithmetic is behind kernels/backend.h. */
 #include "stages/quantize.h"
 
+#include "base/memory.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -105,8 +107,93 @@ done:
     return name_failure(status, name, err);
 }
 
+/* An array of a layer, wherever it is. */
+typedef struct layer_array {
+    void **place;
+    size_t size_bytes;
+} layer_array;
+
+enum { LAYER_ARRAYS = DECANT_CANDIDATES + 2 };
+
+/* Lists the arrays that the layer has; returns how many. */
+static int list_arrays(decant_quantized_layer *layer, layer_array arrays[LAYER_ARRAYS])
+{
+    int count = 0;
+    for (int i = 0; i < layer->candidates; i++)
+        if (layer->levels[i])
+            arrays[count++] = (layer_array){(void **)&layer->levels[i],
+                                            (size_t)layer->rows << (layer->candidate[i].bits + 1)};
+    if (layer->sparse.row_offsets)
+        arrays[count++] = (layer_array){(void **)&layer->sparse.row_offsets, (size_t)(layer->rows + 1) * 4};
+    if (layer->sparse.columns)
+        arrays[count++] = (layer_array){(void **)&layer->sparse.columns, (size_t)layer->sparse.count * 4};
+    return count;
+}
+
+decant_status decant_quantized_layer_park(decant_backend *backend, decant_quantized_layer *layer,
+                                          decant_error *err)
+{
+    layer_array arrays[LAYER_ARRAYS];
+    void *host[LAYER_ARRAYS] = {0};
+    int count = list_arrays(layer, arrays);
+    decant_status status = DECANT_OK;
+    for (int i = 0; i < count; i++) {
+        DECANT_TRY(decant_memory_allocate(arrays[i].size_bytes, "levels", &host[i], err));
+        DECANT_TRY(backend->memory->download(backend, host[i], *arrays[i].place, arrays[i].size_bytes, err));
+    }
+    for (int i = 0; i < count; i++) {
+        backend->memory->release(backend, arrays[i].place);
+        *arrays[i].place = host[i];
+        host[i] = NULL;
+    }
+    layer->is_parked = true;
+done:
+    for (int i = 0; i < count; i++)
+        decant_memory_free(host[i]);
+    return status;
+}
+
+decant_status decant_quantized_layer_unpark(decant_backend *backend, decant_quantized_layer *layer,
+                                            decant_error *err)
+{
+    layer_array arrays[LAYER_ARRAYS];
+    void *device[LAYER_ARRAYS] = {0};
+    int count = list_arrays(layer, arrays);
+    decant_status status = DECANT_OK;
+    if (!layer->is_parked)
+        return DECANT_OK;
+    for (int i = 0; i < count; i++) {
+        DECANT_TRY(backend->memory->allocate(backend, arrays[i].size_bytes, "levels", &device[i], err));
+        DECANT_TRY(backend->memory->upload(backend, device[i], *arrays[i].place, arrays[i].size_bytes, err));
+    }
+    DECANT_TRY(backend->memory->synchronize(backend, err)); /* before the host's copies go */
+    for (int i = 0; i < count; i++) {
+        decant_memory_free(*arrays[i].place);
+        *arrays[i].place = device[i];
+        device[i] = NULL;
+    }
+    layer->is_parked = false;
+done:
+    for (int i = 0; i < count; i++)
+        backend->memory->release(backend, &device[i]);
+    return status;
+}
+
+static void free_parked(decant_quantized_layer *layer)
+{
+    layer_array arrays[LAYER_ARRAYS];
+    int count = list_arrays(layer, arrays);
+    for (int i = 0; i < count; i++) {
+        decant_memory_free(*arrays[i].place);
+        *arrays[i].place = NULL;
+    }
+    layer->is_parked = false;
+}
+
 void decant_quantized_layer_free(decant_backend *backend, decant_quantized_layer *layer)
 {
+    if (layer->is_parked)
+        free_parked(layer);
     free_pattern(backend, &layer->sparse);
     for (int i = 0; i < DECANT_CANDIDATES; i++)
         backend->memory->release(backend, (void **)&layer->levels[i]);

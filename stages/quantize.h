@@ -39,6 +39,7 @@ typedef struct decant_quantized_layer {
     int candidates;
     decant_candidate candidate[DECANT_CANDIDATES];
     uint16_t *levels[DECANT_CANDIDATES]; /* F16 [rows, 2^bits] */
+    bool is_parked;                      /* the arrays are in host memory */
 } decant_quantized_layer;
 
 /* Bytes stored for a packed matrix, before any compression: pure. Column indices take 2 bytes where they fit.
@@ -56,6 +57,12 @@ int64_t decant_fraction_count(double fraction, int64_t rows, int64_t columns);
 decant_status decant_quantize_layer(decant_backend *backend, const decant_recipe *recipe, const char *name,
                                     decant_matrix weight, const float *fisher, decant_quantized_layer *layer,
                                     decant_error *err);
+/* Moves the arrays between evaluation and choice out of the device's memory into the host's, and back before
+ * encoding. On failure some may have moved; the layer can be freed all the same. */
+decant_status decant_quantized_layer_park(decant_backend *backend, decant_quantized_layer *layer,
+                                          decant_error *err);
+decant_status decant_quantized_layer_unpark(decant_backend *backend, decant_quantized_layer *layer,
+                                            decant_error *err);
 void decant_quantized_layer_free(decant_backend *backend, decant_quantized_layer *layer);
 
 /* The packed form of one candidate, from the levels and the pattern of `layer`, which stays as it is, and the

@@ -2,6 +2,7 @@
 #include "stages/source.h"
 
 #include "base/memory.h"
+#include "io/mapped_file.h"
 #include "stages/quantize.h"
 
 #include <stdio.h>
@@ -15,9 +16,24 @@ static decant_status matrix_of_model(void *context, const char *name, int64_t ro
     return decant_safetensors_matrix(context, name, rows, columns, matrix, err);
 }
 
+static void expect_of_model(void *context, decant_matrix matrix)
+{
+    (void)context;
+    decant_mapped_file_expect(matrix.data, decant_matrix_bytes(matrix));
+}
+
+static void dismiss_of_model(void *context, decant_matrix matrix)
+{
+    (void)context;
+    decant_mapped_file_dismiss(matrix.data, decant_matrix_bytes(matrix));
+}
+
 decant_weight_source decant_source_of_model(const decant_safetensors *model)
 {
-    return (decant_weight_source){.context = (void *)model, .matrix = matrix_of_model};
+    return (decant_weight_source){.context = (void *)model,
+                                  .matrix = matrix_of_model,
+                                  .expect = expect_of_model,
+                                  .dismiss = dismiss_of_model};
 }
 
 /* ---- a container ---- */

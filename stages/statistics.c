@@ -59,17 +59,21 @@ static decant_status write_sums(decant_container_writer *writer, const decant_fi
     float *host = NULL;
     decant_status status = DECANT_OK;
     for (int i = 0; i < fisher->layer_count * linears; i++) {
-        if (!fisher->sums[i])
+        const float *sum = fisher->host_sums[i];
+        if (!sum && !fisher->sums[i])
             continue;
         decant_linear linear;
         fisher->family->linear(fisher->config, fisher->first_layer + i / linears, i % linears, &linear);
         int64_t count = linear.rows * linear.columns;
-        decant_memory_free(host);
-        DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *host, "Fisher sums", (void **)&host, err));
-        DECANT_TRY(backend->memory->download(backend, host,
-                                             decant_fisher_sums_at(fisher, i / linears, i % linears),
-                                             (size_t)count * sizeof *host, err));
-        DECANT_TRY(decant_container_write(writer, ids[fisher->first_layer * linears + i], 0, count, host, err));
+        if (!sum) {
+            decant_memory_free(host);
+            DECANT_TRY(
+                decant_memory_allocate((size_t)count * sizeof *host, "Fisher sums", (void **)&host, err));
+            DECANT_TRY(
+                backend->memory->download(backend, host, fisher->sums[i], (size_t)count * sizeof *host, err));
+            sum = host;
+        }
+        DECANT_TRY(decant_container_write(writer, ids[fisher->first_layer * linears + i], 0, count, sum, err));
     }
 done:
     decant_memory_free(host);

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "io/checksum.h"
 #include "stages/departure.h"
+#include "stages/write_sensitivity.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +21,7 @@ typedef struct container_ids {
     layer_ids *layers; /* [table->layers] */
     int *tensors;      /* [tensors of the model]; -1 for those that are quantized */
     int config, names, bits, bytes, predicted, relative, chosen;
+    decant_sensitivity_ids sensitivity;
 } container_ids;
 
 static int64_t linear_total(const decant_container_contents *contents)
@@ -129,15 +131,19 @@ static void depart_packed(decant_departure *departure, const layer_ids *ids, con
         decant_departure_add(departure, arrays[i]);
 }
 
-/* Sends the weight of this rank's i-th layer on its way to the backend. */
-static decant_status begin_weight(const decant_container_contents *contents, int64_t index,
-                                  decant_matrix *weight, decant_error *err)
+/* The weight of this rank's i-th matrix: taken over where it still is on the device, else sent on its way. */
+static decant_status begin_weight(const decant_container_contents *contents, int64_t i, decant_matrix *weight,
+                                  decant_error *err)
 {
+    *weight = contents->weights[i];
+    contents->weights[i].data = NULL;
+    if (weight->data)
+        return DECANT_OK;
     char tensor[DECANT_NAME_BYTES + 8];
     decant_linear linear;
     decant_matrix host;
     decant_status status;
-    linear_at(contents, index, &linear);
+    linear_at(contents, contents->matrices[i], &linear);
     snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
     DECANT_TRY(decant_safetensors_matrix(contents->model, tensor, linear.rows, linear.columns, &host, err));
     DECANT_TRY(contents->backend->weights->begin_place(contents->backend, host, DECANT_PLACE_EXACT, tensor,
@@ -155,11 +161,13 @@ static decant_status depart_layer(const decant_container_contents *contents, con
     decant_packed_matrix packed = {0};
     decant_status status;
     DECANT_TRY(backend->weights->finish_place(backend, weight, err));
+    DECANT_TRY(decant_quantized_layer_unpark(backend, layer, err));
     DECANT_TRY(decant_quantized_layer_encode(backend, layer, choice, *weight, &packed, err));
     depart_packed(departure, ids, &packed);
     DECANT_TRY(decant_departure_begin(departure, err));
 done:
     decant_packed_matrix_free(backend, &packed);
+    decant_quantized_layer_free(backend, layer); /* its levels are in the packed form */
     backend->weights->unplace(backend, weight);
     return status;
 }
@@ -174,10 +182,10 @@ static decant_status write_layers(decant_container_writer *writer, const decant_
     decant_matrix weights[2] = {0};
     decant_status status = DECANT_OK;
     if (count > 0)
-        DECANT_TRY(begin_weight(contents, matrices[0], &weights[0], err));
+        DECANT_TRY(begin_weight(contents, 0, &weights[0], err));
     for (int64_t i = 0; i < count; i++) {
         if (i + 1 < count)
-            DECANT_TRY(begin_weight(contents, matrices[i + 1], &weights[(i + 1) % 2], err));
+            DECANT_TRY(begin_weight(contents, i + 1, &weights[(i + 1) % 2], err));
         DECANT_TRY(backend->memory->finish_downloads(backend, err)); /* of the layer before */
         DECANT_TRY(depart_layer(contents, &ids->layers[matrices[i]], contents->chosen[matrices[i]],
                                 &contents->quantized[i], &weights[i % 2], &departures[i % 2], err));
@@ -332,6 +340,7 @@ static decant_status write_tables(decant_container_writer *writer, const decant_
     DECANT_TRY(decant_container_write(writer, ids->names, 0, name_bytes, names, err));
     DECANT_TRY(decant_container_write(writer, ids->chosen, 0, contents->table->layers, contents->chosen, err));
     DECANT_TRY(write_error_table(writer, contents, ids, err));
+    DECANT_TRY(decant_sensitivity_write(writer, contents->sensitivity, &ids->sensitivity, err));
 done:
     return status;
 }
@@ -420,6 +429,7 @@ decant_status decant_write_container(decant_ranks *ranks, const char *path, bool
     DECANT_TRY(define_layers(*writer, contents, &ids, err));
     DECANT_TRY(define_tensors(*writer, contents, &ids, err));
     DECANT_TRY(define_tables(*writer, contents, name_bytes, &ids, err));
+    DECANT_TRY(decant_sensitivity_define(*writer, contents->sensitivity, &ids.sensitivity, err));
     DECANT_TRY(set_provenance(*writer, contents, err));
     DECANT_TRY(decant_container_begin(*writer, err));
     local = write_share(*writer, contents, &ids, ranks, names, name_bytes, err);

@@ -7,6 +7,7 @@
 #include "io/safetensors.h"
 #include "stages/error_table.h"
 #include "stages/model.h"
+#include "stages/sensitivity.h"
 #include "stages/statistics.h"
 
 /* Everything the container is made of. All ranks hold the same, but for what begins at `backend`. */
@@ -18,13 +19,16 @@ typedef struct decant_container_contents {
     const int *chosen; /* [table->layers] */
     const decant_plan_summary *summary;
     const decant_statistics_origin *origin;
+    const decant_sensitivity *sensitivity;
     const char *options; /* what decided the contents, one line */
     const char *device;  /* "cpu", "cuda bf16" …: the arithmetic that made the statistics */
     /* this rank's matrices */
     decant_backend *backend;
     int64_t quantized_count;
     const int64_t *matrices;           /* [quantized_count]: which of the table's rows each one is */
-    decant_quantized_layer *quantized; /* [quantized_count] */
+    decant_quantized_layer *quantized; /* [quantized_count]; each is emptied when it is written */
+    decant_matrix *weights; /* [quantized_count] placed exact, or data NULL: read from the model; data
+                               NULL afterwards, where the writing got to */
 } decant_container_contents;
 
 /* Collective. Writes everything; the container then stands complete at decant_container_partial_path(*writer),

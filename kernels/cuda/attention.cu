@@ -1,16 +1,67 @@
-/* What both ways of computing attention share: which shapes the tensor-core kernels take, and the figure of
- * each query that the gradients start from. */
+/* Which of three ways attention goes: Hopper's kernels (attention_wgmma_*.cu), those for any tensor cores from
+ * Ampere on (attention_forward.cu, attention_backward.cu), or plain products (attention_plain.cu). The last two
+ * take one sequence at a time. Also what the last two share. */
 #include "kernels/cuda/attention.cuh"
 
 #include <climits>
 #include <cmath>
 
-bool decant_cuda_attention_has_kernel(const decant_attention_shape *shape, decant_matrix q, decant_matrix k,
-                                      decant_matrix v, decant_matrix y)
+/* ---- the choice ---- */
+
+static bool has_kernel(const decant_attention_shape *shape, decant_matrix q, decant_matrix k, decant_matrix v,
+                       decant_matrix y)
 {
     return q.element == DECANT_BF16 && (shape->head_dimension == 64 || shape->head_dimension == 128) &&
            decant_has_vectors<__nv_bfloat16>(q.columns, q.data, k.data, v.data, y.data);
 }
+
+decant_status decant_cuda_attention(decant_backend *backend, const decant_attention_shape *shape,
+                                    decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
+                                    float *log_sum_exp, decant_error *err)
+{
+    const int64_t tokens = shape->tokens;
+    const bool kernel = has_kernel(shape, q, k, v, y);
+    if (tokens == 0)
+        return DECANT_OK;
+    if (kernel && decant_cuda_context_of(backend)->has_wgmma)
+        return decant_cuda_attention_wgmma(backend, shape, q, k, v, y, log_sum_exp, err);
+    for (int64_t sequence = 0; sequence < decant_attention_sequences(shape); sequence++) {
+        const int64_t first = sequence * tokens;
+        const auto way = kernel ? decant_cuda_attention_mma : decant_cuda_attention_plain;
+        DECANT_RETURN_ON_FAILURE(way(backend, shape, decant_matrix_rows(q, first, tokens),
+                                     decant_matrix_rows(k, first, tokens), decant_matrix_rows(v, first, tokens),
+                                     decant_matrix_rows(y, first, tokens), log_sum_exp + first * shape->heads,
+                                     err));
+    }
+    return DECANT_OK;
+}
+
+decant_status decant_cuda_attention_backward(decant_backend *backend, const decant_attention_shape *shape,
+                                             decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
+                                             const float *log_sum_exp, decant_matrix dy, decant_matrix dq,
+                                             decant_matrix dk, decant_matrix dv, decant_error *err)
+{
+    const int64_t tokens = shape->tokens;
+    const bool kernel = has_kernel(shape, q, k, v, y) && has_kernel(shape, dq, dk, dv, dy);
+    if (tokens == 0)
+        return DECANT_OK;
+    if (kernel && decant_cuda_context_of(backend)->has_wgmma)
+        return decant_cuda_attention_wgmma_backward(backend, shape, q, k, v, y, log_sum_exp, dy, dq, dk, dv,
+                                                    err);
+    for (int64_t sequence = 0; sequence < decant_attention_sequences(shape); sequence++) {
+        const int64_t first = sequence * tokens;
+        const auto way = kernel ? decant_cuda_attention_mma_backward : decant_cuda_attention_plain_backward;
+        DECANT_RETURN_ON_FAILURE(
+            way(backend, shape, decant_matrix_rows(q, first, tokens), decant_matrix_rows(k, first, tokens),
+                decant_matrix_rows(v, first, tokens), decant_matrix_rows(y, first, tokens),
+                log_sum_exp + first * shape->heads, decant_matrix_rows(dy, first, tokens),
+                decant_matrix_rows(dq, first, tokens), decant_matrix_rows(dk, first, tokens),
+                decant_matrix_rows(dv, first, tokens), err));
+    }
+    return DECANT_OK;
+}
+
+/* ---- what the tensor-core kernels start from ---- */
 
 decant_attention_task decant_cuda_attention_task(const decant_attention_shape *shape, decant_matrix q,
                                                  decant_matrix k, decant_matrix v)

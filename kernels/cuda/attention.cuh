@@ -1,5 +1,5 @@
-/* What the tensor-core kernels of attention share: their arguments, tiles of a head's rows in shared memory,
- * the two kinds of products they are made of, and who sees whom.
+/* What the kernels of attention for any tensor cores share: their arguments, tiles of a head's rows in shared
+ * memory, the two kinds of products they are made of, and who sees whom.
  *
  * All of them run with four warps. A warp owns whole rows of the scores (queries forward and for dq, keys for
  * dk and dv), so a row's maximum and sum stay within four lanes, and the scores of one product become an
@@ -139,10 +139,6 @@ static __device__ __forceinline__ void decant_multiply_weights(float (&sums)[M][
         }
     }
 }
-
-/* Whether the tensor-core kernels take this shape and these arrays. */
-bool decant_cuda_attention_has_kernel(const decant_attention_shape *shape, decant_matrix q, decant_matrix k,
-                                      decant_matrix v, decant_matrix y);
 
 /* The part of a task that both passes need. */
 decant_attention_task decant_cuda_attention_task(const decant_attention_shape *shape, decant_matrix q,

@@ -261,17 +261,12 @@ static decant_status launch_queries(decant_backend *backend, const decant_attent
     return decant_cuda_launched(backend, "attention_queries", err);
 }
 
-static decant_status differentiate_sequence(decant_backend *backend, const decant_attention_shape *shape,
-                                            decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
-                                            const float *log_sum_exp, decant_matrix dy, decant_matrix dq,
-                                            decant_matrix dk, decant_matrix dv, decant_error *err)
+decant_status decant_cuda_attention_mma_backward(decant_backend *backend, const decant_attention_shape *shape,
+                                                 decant_matrix q, decant_matrix k, decant_matrix v,
+                                                 decant_matrix y, const float *log_sum_exp, decant_matrix dy,
+                                                 decant_matrix dq, decant_matrix dk, decant_matrix dv,
+                                                 decant_error *err)
 {
-    if (shape->tokens == 0)
-        return DECANT_OK;
-    if (!decant_cuda_attention_has_kernel(shape, q, k, v, y) ||
-        !decant_cuda_attention_has_kernel(shape, dq, dk, dv, dy))
-        return decant_cuda_attention_plain_backward(backend, shape, q, k, v, y, log_sum_exp, dy, dq, dk, dv,
-                                                    err);
     void *delta;
     DECANT_RETURN_ON_FAILURE(
         decant_cuda_scratch(backend, (size_t)(shape->heads * shape->tokens) * sizeof(float), &delta, err));
@@ -289,22 +284,4 @@ static decant_status differentiate_sequence(decant_backend *backend, const decan
     }
     DECANT_RETURN_ON_FAILURE(launch_keys<128>(backend, task, shape->key_value_heads, err));
     return launch_queries<128, 2, 32>(backend, task, shape->heads, err);
-}
-
-decant_status decant_cuda_attention_backward(decant_backend *backend, const decant_attention_shape *shape,
-                                             decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
-                                             const float *log_sum_exp, decant_matrix dy, decant_matrix dq,
-                                             decant_matrix dk, decant_matrix dv, decant_error *err)
-{
-    const int64_t tokens = shape->tokens;
-    for (int64_t sequence = 0; sequence < decant_attention_sequences(shape); sequence++) {
-        int64_t first = sequence * tokens;
-        DECANT_RETURN_ON_FAILURE(differentiate_sequence(
-            backend, shape, decant_matrix_rows(q, first, tokens), decant_matrix_rows(k, first, tokens),
-            decant_matrix_rows(v, first, tokens), decant_matrix_rows(y, first, tokens),
-            log_sum_exp + first * shape->heads, decant_matrix_rows(dy, first, tokens),
-            decant_matrix_rows(dq, first, tokens), decant_matrix_rows(dk, first, tokens),
-            decant_matrix_rows(dv, first, tokens), err));
-    }
-    return DECANT_OK;
 }

@@ -164,32 +164,13 @@ static decant_status launch(decant_backend *backend, const decant_attention_task
     return decant_cuda_launched(backend, "attention", err);
 }
 
-static decant_status attend_sequence(decant_backend *backend, const decant_attention_shape *shape,
-                                     decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
-                                     float *log_sum_exp, decant_error *err)
+decant_status decant_cuda_attention_mma(decant_backend *backend, const decant_attention_shape *shape,
+                                        decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
+                                        float *log_sum_exp, decant_error *err)
 {
-    if (shape->tokens == 0)
-        return DECANT_OK;
-    if (!decant_cuda_attention_has_kernel(shape, q, k, v, y))
-        return decant_cuda_attention_plain(backend, shape, q, k, v, y, log_sum_exp, err);
     decant_attention_task task = decant_cuda_attention_task(shape, q, k, v);
     task.y = (__nv_bfloat16 *)y.data;
     task.log_sum_exp = log_sum_exp;
     return shape->head_dimension == 64 ? launch<64, 2>(backend, task, shape->heads, err)
                                        : launch<128, 2>(backend, task, shape->heads, err);
-}
-
-decant_status decant_cuda_attention(decant_backend *backend, const decant_attention_shape *shape,
-                                    decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
-                                    float *log_sum_exp, decant_error *err)
-{
-    const int64_t tokens = shape->tokens;
-    for (int64_t sequence = 0; sequence < decant_attention_sequences(shape); sequence++) {
-        int64_t first = sequence * tokens;
-        DECANT_RETURN_ON_FAILURE(
-            attend_sequence(backend, shape, decant_matrix_rows(q, first, tokens),
-                            decant_matrix_rows(k, first, tokens), decant_matrix_rows(v, first, tokens),
-                            decant_matrix_rows(y, first, tokens), log_sum_exp + first * shape->heads, err));
-    }
-    return DECANT_OK;
 }

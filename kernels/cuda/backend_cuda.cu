@@ -1,12 +1,13 @@
 /* The CUDA backend itself: one device, its streams and libraries, and how their failures become errors. The
  * arithmetic is in the other files, one an operation.
  *
- * Two settings are read from the environment, once, so that ways of the same operation can be measured:
+ * Some settings are read from the environment, once, so that ways of the same operation can be tested and
+ * measured:
  *
- *     DECANT_CUDA_FISHER   tiles | mma | wgmma   how fisher_add forms its product (fisher.cu)
- *
- *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu) */
-#include "kernels/cuda/context.h"
+ *     DECANT_CUDA_HOPPER   used | unused         whether kernels that only Hopper can run are used there
+ *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu)
+ *     DECANT_CUDA_PACKED   fastest | parities | lookups   how few tokens are multiplied (packed_linear.cu) */
+#include "kernels/cuda/grid.h"
 
 extern "C" {
 #include "base/memory.h"
@@ -86,18 +87,21 @@ static int choice_of(const char *variable, const char *const *values)
 
 static decant_status read_choices(decant_cuda_context *context, decant_error *err)
 {
-    static const char *const products[] = {"tiles", "mma", "wgmma", NULL};
+    static const char *const hopper[] = {"used", "unused", NULL};
     static const char *const sparse[] = {"folded", "cusparse", NULL};
-    int product = choice_of("DECANT_CUDA_FISHER", products), library = choice_of("DECANT_CUDA_SPARSE", sparse);
-    if (product < 0)
-        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_FISHER is none of tiles, mma, wgmma");
+    static const char *const packed[] = {"fastest", "parities", "lookups", NULL};
+    int unused = choice_of("DECANT_CUDA_HOPPER", hopper), library = choice_of("DECANT_CUDA_SPARSE", sparse);
+    int way = choice_of("DECANT_CUDA_PACKED", packed);
+    if (unused < 0)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_HOPPER is none of used, unused");
     if (library < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_SPARSE is none of folded, cusparse");
-    context->fisher_product = (decant_fisher_product)product;
-    context->sparse_by_library = library == 1;
-    if (context->fisher_product == DECANT_FISHER_WGMMA && context->capability != 90)
+    if (way < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE,
-                            "DECANT_CUDA_FISHER=wgmma needs a device of capability 9.0");
+                            "DECANT_CUDA_PACKED is none of fastest, parities, lookups");
+    context->packed_way = (decant_packed_way)way;
+    context->has_wgmma = context->capability == 90 && !unused;
+    context->sparse_by_library = library == 1;
     return DECANT_OK;
 }
 
@@ -236,6 +240,7 @@ static void destroy(decant_backend *backend)
     if (context->upload_stream)
         cudaStreamDestroy(context->upload_stream);
     cudaGetLastError();
+    decant_cuda_grid_release(context);
     decant_memory_free(context->blocks);
     decant_memory_free(context);
     decant_memory_free(backend);
@@ -256,10 +261,12 @@ decant_status decant_backend_create_cuda(int device, bool full_floats, decant_ba
     *made = {
         .name = "cuda",
         .activation = full_floats ? DECANT_F32 : DECANT_BF16,
+        .leaves_host_free = true,
         .memory = &decant_cuda_memory_kernels,
         .weights = &decant_cuda_weight_kernels,
         .model = &decant_cuda_model_kernels,
         .quantize = &decant_cuda_quantize_kernels,
+        .grid = &decant_cuda_grid_kernels,
         .validate = &decant_cuda_validate_kernels,
         .destroy = destroy,
         .state = state,

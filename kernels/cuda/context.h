@@ -42,12 +42,12 @@ typedef struct decant_staging_ring {
     size_t slot_bytes;
 } decant_staging_ring;
 
-/* How fisher_add forms F += (dYᵀ X)∘(dYᵀ X); see fisher.cu. */
-typedef enum decant_fisher_product {
-    DECANT_FISHER_TILES, /* cuBLAS into a tile of scratch that stays in the L2 cache, then a squaring kernel */
-    DECANT_FISHER_MMA,   /* one kernel on mma.sync; sm_80 and newer */
-    DECANT_FISHER_WGMMA, /* one kernel on wgmma and the tensor memory accelerator; sm_90 alone */
-} decant_fisher_product;
+/* How packed_linear multiplies few tokens; see packed_linear.cu. */
+typedef enum decant_packed_way {
+    DECANT_PACKED_FASTEST,  /* by the width of the codes and the number of tokens */
+    DECANT_PACKED_PARITIES, /* parities on binary tensor cores, as far as they go */
+    DECANT_PACKED_LOOKUPS,
+} decant_packed_way;
 
 /* A block of device memory that was handed out: release is given the pointer alone. */
 typedef struct decant_device_block {
@@ -56,12 +56,13 @@ typedef struct decant_device_block {
 } decant_device_block;
 
 typedef struct decant_cuda_context {
-    decant_cuda shared; /* first: backend->state is read as a decant_cuda by every kernel */
-    int capability;     /* 80, 90, …: compute capability times ten */
-    bool pooled;        /* memory comes from the driver's stream-ordered pool */
-    decant_fisher_product fisher_product;
+    decant_cuda shared;     /* first: backend->state is read as a decant_cuda by every kernel */
+    int capability;         /* 80, 90, …: compute capability times ten */
+    bool has_wgmma;         /* a device of capability 9.0, whose own kernels may be used */
+    bool pooled;            /* memory comes from the driver's stream-ordered pool */
     bool sparse_by_library; /* packed_linear leaves the sparse part to cuSPARSE */
-    void *encode_map;       /* the driver's cuTensorMapEncodeTiled, once fisher_wgmma.cu has asked for it */
+    void *encode_map;       /* the driver's cuTensorMapEncodeTiled, once tensor_map.cu has asked for it */
+    decant_packed_way packed_way;
 
     void *blas_workspace;
     decant_staging_ring bulk, small;
@@ -76,6 +77,9 @@ typedef struct decant_cuda_context {
 
     decant_device_block *blocks; /* [block_count] live, in no order */
     int64_t block_count, block_capacity;
+
+    void *grids; /* [grid_count] of every grid that was used; see grid_cuda.cu */
+    int64_t grid_count;
 } decant_cuda_context;
 
 static inline decant_cuda_context *decant_cuda_context_of(decant_backend *backend)

@@ -51,6 +51,7 @@ extern const decant_memory_kernels decant_cuda_memory_kernels;
 extern const decant_weight_kernels decant_cuda_weight_kernels;
 extern const decant_model_kernels decant_cuda_model_kernels;
 extern const decant_quantize_kernels decant_cuda_quantize_kernels;
+extern const decant_grid_kernels decant_cuda_grid_kernels;
 extern const decant_validate_kernels decant_cuda_validate_kernels;
 
 #endif

@@ -154,15 +154,19 @@ static decant_status add_by_tokens(decant_backend *backend, decant_matrix dy, de
     void *dy_squares = (char *)scratch + dy_at, *x_squares = (char *)scratch + x_at;
     DECANT_RETURN_ON_FAILURE(square(backend, dy, dy_squares, err));
     DECANT_RETURN_ON_FAILURE(square(backend, x, x_squares, err));
+    dy.data = dy_squares;
+    x.data = x_squares;
+    if (decant_cuda_fisher_has_wgmma(backend, dy, x, fisher))
+        return decant_cuda_fisher_wgmma(backend, dy, x, false, fisher, err);
     decant_cuda_product product = {
         .m = dy.columns,
         .n = x.columns,
         .k = x.rows,
         .element = x.element,
-        .a = dy_squares,
+        .a = dy.data,
         .a_stride = dy.columns,
         .a_transposed = true,
-        .b = x_squares,
+        .b = x.data,
         .b_stride = x.columns,
         .accumulate = true,
         .c = fisher,
@@ -174,13 +178,6 @@ static decant_status add_by_tokens(decant_backend *backend, decant_matrix dy, de
 
 /* ---- the choice ---- */
 
-/* The fused kernels read rows sixteen bytes at a time and write pairs of F. */
-static bool can_be_fused(decant_matrix dy, decant_matrix x, const float *fisher)
-{
-    return x.element == DECANT_BF16 && dy.columns % 8 == 0 &&
-           decant_has_vectors<__nv_bfloat16>(x.columns, dy.data, x.data, fisher);
-}
-
 decant_status decant_cuda_fisher_add(decant_backend *backend, decant_fisher_form form, decant_matrix dy,
                                      decant_matrix x, float *fisher, decant_error *err)
 {
@@ -188,10 +185,7 @@ decant_status decant_cuda_fisher_add(decant_backend *backend, decant_fisher_form
         return DECANT_OK;
     if (form == DECANT_FISHER_TOKEN)
         return add_by_tokens(backend, dy, x, fisher, err);
-    decant_fisher_product way = decant_cuda_context_of(backend)->fisher_product;
-    if (way == DECANT_FISHER_TILES || !can_be_fused(dy, x, fisher))
-        return add_by_tiles(backend, dy, x, fisher, err);
-    if (way == DECANT_FISHER_MMA)
-        return decant_cuda_fisher_mma(backend, dy, x, fisher, err);
-    return decant_cuda_fisher_wgmma(backend, dy, x, fisher, err);
+    return decant_cuda_fisher_has_wgmma(backend, dy, x, fisher)
+               ? decant_cuda_fisher_wgmma(backend, dy, x, true, fisher, err)
+               : add_by_tiles(backend, dy, x, fisher, err);
 }

@@ -9,6 +9,15 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+/* Other devices get kernels without a body, which are never launched. */
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+constexpr bool DECANT_HAS_WGMMA = true;
+#else
+constexpr bool DECANT_HAS_WGMMA = false;
+#endif
+
+enum { DECANT_WARPGROUP = 128 }; /* threads */
+
 /* ---- barriers; addresses are those of shared memory ---- */
 
 static __device__ __forceinline__ void decant_barrier_create(uint32_t barrier, uint32_t arrivals)
@@ -26,6 +35,26 @@ static __device__ __forceinline__ void decant_barrier_publish(void)
 static __device__ __forceinline__ void decant_barrier_arrive(uint32_t barrier)
 {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/* Arrives at the barrier that lies at the same place in the shared memory of block `rank` of the cluster. */
+static __device__ __forceinline__ void decant_barrier_arrive_at(uint32_t barrier, uint32_t rank)
+{
+    asm volatile("{\n"
+                 ".reg .b32 remote;\n"
+                 "mapa.shared::cluster.u32 remote, %0, %1;\n"
+                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+                 "}" ::"r"(barrier),
+                 "r"(rank)
+                 : "memory");
+}
+
+/* All threads of all blocks of the cluster. */
+static __device__ __forceinline__ void decant_cluster_meet(void)
+{
+    asm volatile("barrier.cluster.arrive.release;\n"
+                 "barrier.cluster.wait.acquire;" ::
+                     : "memory");
 }
 
 /* Arrives and announces bytes that have yet to come before the phase is complete. */
@@ -59,21 +88,51 @@ static __device__ __forceinline__ void decant_barrier_wait(uint32_t barrier, uin
 
 /* ---- copies ---- */
 
-/* The box of a two-dimensional array whose first element is at (row, column); what lies outside the array is
- * zero. The bytes are counted by the barrier. */
-static __device__ __forceinline__ void decant_copy_box(uint32_t target, const CUtensorMap *map, int row,
-                                                       int column, uint32_t barrier)
+/* The box of a three-dimensional array whose first element is at (plane, row, column); what lies outside the
+ * array is zero. The bytes are counted by the barrier. */
+static __device__ __forceinline__ void decant_copy_boxes(uint32_t target, const CUtensorMap *map, int column,
+                                                         int row, int plane, uint32_t barrier)
 {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
-                 "%3}], [%4];" ::"r"(target),
-                 "l"(map), "r"(column), "r"(row), "r"(barrier)
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
+                 "%3, %4}], [%5];" ::"r"(target),
+                 "l"(map), "r"(column), "r"(row), "r"(plane), "r"(barrier)
                  : "memory");
+}
+
+/* The same into the shared memory of each block of the cluster whose bit of `blocks` is set, at the same place,
+ * counted by the barrier of each that lies at the same place. */
+static __device__ __forceinline__ void decant_copy_boxes_to_all(uint32_t target, const CUtensorMap *map,
+                                                                int column, int row, int plane,
+                                                                uint32_t barrier, uint16_t blocks)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::"
+                 "cluster [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(target),
+                 "l"(map), "r"(column), "r"(row), "r"(plane), "r"(barrier), "h"(blocks)
+                 : "memory");
+}
+
+/* size_bytes, a multiple of 16, from and to addresses that are multiples of 16. */
+static __device__ __forceinline__ void decant_copy_bytes(uint32_t target, const void *source,
+                                                         uint32_t size_bytes, uint32_t barrier)
+{
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
+        "l"(source), "r"(size_bytes), "r"(barrier)
+        : "memory");
 }
 
 /* Calls size_bytes, a multiple of 16 at an address that is one too, into the L2 cache. */
 static __device__ __forceinline__ void decant_prefetch_bytes(const void *address, uint32_t size_bytes)
 {
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(size_bytes) : "memory");
+}
+
+/* target[0] += low, target[1] += high, done by the L2 cache some time before the kernel ends; numbers below the
+ * normal range count as zero. target is a multiple of 8 bytes. */
+static __device__ __forceinline__ void decant_add_pair(float *target, float low, float high)
+{
+    asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(target), "f"(low), "f"(high)
+                 : "memory");
 }
 
 /* ---- registers ---- */
@@ -91,16 +150,25 @@ template <int count> static __device__ __forceinline__ void decant_registers_low
 
 /* ---- products ---- */
 
-/* An operand in shared memory whose rows or columns (m or n) lie side by side, in pieces of 64 BF16 by 8 terms
- * swizzled over 128 bytes; pieces of further terms are terms_bytes apart, those of further rows or columns
- * across_bytes. Fields as in the PTX ISA's matrix descriptor for wgmma: for this layout the leading offset is
- * the one across. */
+/* Operands in shared memory lie in pieces of 64 BF16 by 8, swizzled over 128 bytes. Two descriptors of them,
+ * with the fields of the PTX ISA's matrix descriptor for wgmma.
+ *
+ * Here the rows or columns (m or n) lie side by side; pieces of further terms are terms_bytes apart, those of
+ * further rows or columns across_bytes. For this layout the leading offset is the one across. */
 static __device__ __forceinline__ uint64_t decant_operand_descriptor(uint32_t address, uint32_t across_bytes,
                                                                      uint32_t terms_bytes)
 {
     const uint64_t swizzle_128_bytes = (uint64_t)1 << 62;
     return (uint64_t)((address & 0x3ffffu) >> 4) | (uint64_t)(across_bytes >> 4) << 16 |
            (uint64_t)(terms_bytes >> 4) << 32 | swizzle_128_bytes;
+}
+
+/* Here the terms lie side by side, 64 of them; the pieces of further rows or columns follow without a gap. The
+ * address moves by 32 bytes for the next 16 terms of a piece. */
+static __device__ __forceinline__ uint64_t decant_rows_descriptor(uint32_t address)
+{
+    const uint32_t piece_bytes = 1024; /* 8 rows of 128 bytes */
+    return decant_operand_descriptor(address, 16, piece_bytes);
 }
 
 /* Before the first product, and after the accumulators were touched. */
@@ -119,13 +187,11 @@ template <int pending> static __device__ __forceinline__ void decant_products_wa
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-enum { DECANT_PRODUCT_SUMS = 128 };
-
 /* Ties the sums to this place of the program: nothing of them is read earlier or kept from before. */
-static __device__ __forceinline__ void decant_products_settle(float (&sums)[DECANT_PRODUCT_SUMS])
+template <int N> static __device__ __forceinline__ void decant_settle(float (&sums)[N])
 {
 #pragma unroll
-    for (int i = 0; i < DECANT_PRODUCT_SUMS; i++)
+    for (int i = 0; i < N; i++)
         asm volatile("" : "+f"(sums[i])::"memory");
 }
 
@@ -133,11 +199,12 @@ static __device__ __forceinline__ void decant_products_settle(float (&sums)[DECA
     "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]),                 \
         "+f"(sums[i + 5]), "+f"(sums[i + 6]), "+f"(sums[i + 7])
 
-/* sums (64 × 256 over the warpgroup) += aᵀ b, 16 terms: a has 64 rows, b 256 columns, both described as above.
- * With g = lane / 4, t = lane % 4 and w the warp's place in its group, element 4 j + 2 h + e of sums is row 16
- * w + g + 8 h and column 8 j + 2 t + e. */
-static __device__ __forceinline__ void decant_multiply_64_256(float (&sums)[DECANT_PRODUCT_SUMS], uint64_t a,
-                                                              uint64_t b)
+/* Products of 16 terms over a warpgroup: 64 rows by N columns. With g = lane / 4, t = lane % 4 and w the warp's
+ * place in its group, element 4 j + 2 h + e of sums is row 16 w + g + 8 h and column 8 j + 2 t + e.
+ *
+ * sums += aᵀ b, both with rows and columns side by side. */
+static __device__ __forceinline__ void decant_multiply_64_256(float (&sums)[128], uint64_t a, uint64_t b,
+                                                              bool add)
 {
     asm volatile("{\n"
                  ".reg .pred add;\n"
@@ -165,7 +232,85 @@ static __device__ __forceinline__ void decant_multiply_64_256(float (&sums)[DECA
                    DECANT_SUMS_8(40), DECANT_SUMS_8(48), DECANT_SUMS_8(56), DECANT_SUMS_8(64),
                    DECANT_SUMS_8(72), DECANT_SUMS_8(80), DECANT_SUMS_8(88), DECANT_SUMS_8(96),
                    DECANT_SUMS_8(104), DECANT_SUMS_8(112), DECANT_SUMS_8(120)
-                 : "l"(a), "l"(b), "r"(1));
+                 : "l"(a), "l"(b), "r"((int)add));
+}
+
+/* sums = a bᵀ, or += when `add`, both with the terms side by side. */
+static __device__ __forceinline__ void decant_multiply_rows(float (&sums)[64], uint64_t a, uint64_t b, bool add)
+{
+    asm volatile("{\n"
+                 ".reg .pred add;\n"
+                 "setp.ne.b32 add, %66, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16"
+                 " {%0, %1, %2, %3, %4, %5, %6, %7, "
+                 " %8, %9, %10, %11, %12, %13, %14, %15, "
+                 " %16, %17, %18, %19, %20, %21, %22, %23, "
+                 " %24, %25, %26, %27, %28, %29, %30, %31, "
+                 " %32, %33, %34, %35, %36, %37, %38, %39, "
+                 " %40, %41, %42, %43, %44, %45, %46, %47, "
+                 " %48, %49, %50, %51, %52, %53, %54, %55, "
+                 " %56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "%64, %65, add, 1, 1, 0, 0;\n"
+                 "}"
+                 : DECANT_SUMS_8(0), DECANT_SUMS_8(8), DECANT_SUMS_8(16), DECANT_SUMS_8(24), DECANT_SUMS_8(32),
+                   DECANT_SUMS_8(40), DECANT_SUMS_8(48), DECANT_SUMS_8(56)
+                 : "l"(a), "l"(b), "r"((int)add));
+}
+
+static __device__ __forceinline__ void decant_multiply_rows(float (&sums)[32], uint64_t a, uint64_t b, bool add)
+{
+    asm volatile("{\n"
+                 ".reg .pred add;\n"
+                 "setp.ne.b32 add, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16"
+                 " {%0, %1, %2, %3, %4, %5, %6, %7, "
+                 " %8, %9, %10, %11, %12, %13, %14, %15, "
+                 " %16, %17, %18, %19, %20, %21, %22, %23, "
+                 " %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "%32, %33, add, 1, 1, 0, 0;\n"
+                 "}"
+                 : DECANT_SUMS_8(0), DECANT_SUMS_8(8), DECANT_SUMS_8(16), DECANT_SUMS_8(24)
+                 : "l"(a), "l"(b), "r"((int)add));
+}
+
+/* sums += a b: a from four registers as decant_operand_of_sums fills them, b with its columns side by side. */
+static __device__ __forceinline__ void decant_multiply_registers(float (&sums)[64], const uint32_t *a,
+                                                                 uint64_t b)
+{
+    asm volatile("{\n"
+                 ".reg .pred add;\n"
+                 "setp.ne.b32 add, %69, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16"
+                 " {%0, %1, %2, %3, %4, %5, %6, %7, "
+                 " %8, %9, %10, %11, %12, %13, %14, %15, "
+                 " %16, %17, %18, %19, %20, %21, %22, %23, "
+                 " %24, %25, %26, %27, %28, %29, %30, %31, "
+                 " %32, %33, %34, %35, %36, %37, %38, %39, "
+                 " %40, %41, %42, %43, %44, %45, %46, %47, "
+                 " %48, %49, %50, %51, %52, %53, %54, %55, "
+                 " %56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "{%64, %65, %66, %67}, %68, add, 1, 1, 1;\n"
+                 "}"
+                 : DECANT_SUMS_8(0), DECANT_SUMS_8(8), DECANT_SUMS_8(16), DECANT_SUMS_8(24), DECANT_SUMS_8(32),
+                   DECANT_SUMS_8(40), DECANT_SUMS_8(48), DECANT_SUMS_8(56)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+}
+
+static __device__ __forceinline__ void decant_multiply_registers(float (&sums)[32], const uint32_t *a,
+                                                                 uint64_t b)
+{
+    asm volatile("{\n"
+                 ".reg .pred add;\n"
+                 "setp.ne.b32 add, %37, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16"
+                 " {%0, %1, %2, %3, %4, %5, %6, %7, "
+                 " %8, %9, %10, %11, %12, %13, %14, %15, "
+                 " %16, %17, %18, %19, %20, %21, %22, %23, "
+                 " %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%32, %33, %34, %35}, %36, add, 1, 1, 1;\n"
+                 "}"
+                 : DECANT_SUMS_8(0), DECANT_SUMS_8(8), DECANT_SUMS_8(16), DECANT_SUMS_8(24)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
 }
 
 #undef DECANT_SUMS_8

@@ -86,15 +86,34 @@ decant_status decant_cuda_attention_plain_backward(decant_backend *backend, cons
                                                    decant_matrix dq, decant_matrix dk, decant_matrix dv,
                                                    decant_error *err);
 
+/* Attention on tensor cores, BF16 and head dimensions of 64 and 128: on those of any device, one sequence; and
+ * on Hopper's, all sequences of the shape. */
+decant_status decant_cuda_attention_mma(decant_backend *backend, const decant_attention_shape *shape,
+                                        decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
+                                        float *log_sum_exp, decant_error *err);
+decant_status decant_cuda_attention_mma_backward(decant_backend *backend, const decant_attention_shape *shape,
+                                                 decant_matrix q, decant_matrix k, decant_matrix v,
+                                                 decant_matrix y, const float *log_sum_exp, decant_matrix dy,
+                                                 decant_matrix dq, decant_matrix dk, decant_matrix dv,
+                                                 decant_error *err);
+decant_status decant_cuda_attention_wgmma(decant_backend *backend, const decant_attention_shape *shape,
+                                          decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
+                                          float *log_sum_exp, decant_error *err);
+decant_status decant_cuda_attention_wgmma_backward(decant_backend *backend, const decant_attention_shape *shape,
+                                                   decant_matrix q, decant_matrix k, decant_matrix v,
+                                                   decant_matrix y, const float *log_sum_exp, decant_matrix dy,
+                                                   decant_matrix dq, decant_matrix dk, decant_matrix dv,
+                                                   decant_error *err);
+
 /* delta [heads, T] = Σ over a head's components of y ∘ dy; the gradients of both kinds of attention start from
  * it. */
 decant_status decant_cuda_attention_delta(decant_backend *backend, const decant_attention_shape *shape,
                                           decant_matrix y, decant_matrix dy, float *delta, decant_error *err);
 
-/* fisher += (dyᵀ x)∘(dyᵀ x) in one kernel; BF16, both widths multiples of 8. */
-decant_status decant_cuda_fisher_mma(decant_backend *backend, decant_matrix dy, decant_matrix x, float *fisher,
-                                     decant_error *err);
-decant_status decant_cuda_fisher_wgmma(decant_backend *backend, decant_matrix dy, decant_matrix x,
+/* fisher += dyᵀ x, or its square, in one kernel on wgmma, for the devices and arrays that has_wgmma accepts. */
+bool decant_cuda_fisher_has_wgmma(decant_backend *backend, decant_matrix dy, decant_matrix x,
+                                  const float *fisher);
+decant_status decant_cuda_fisher_wgmma(decant_backend *backend, decant_matrix dy, decant_matrix x, bool squared,
                                        float *fisher, decant_error *err);
 
 /* y = x ŵᵀ (or y += …) for few tokens: the codes are looked up as they are read. sparse: its part is added too.
@@ -109,6 +128,19 @@ bool decant_cuda_packed_has_mma(decant_matrix x);
 decant_status decant_cuda_packed_mma(decant_backend *backend, decant_matrix x,
                                      const decant_packed_matrix *packed, bool sparse, bool accumulate,
                                      decant_matrix y, decant_error *err);
+
+/* The same of pairs of columns, for codes of up to four bits, where has_pairs accepts x. */
+bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed);
+decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
+                                       const decant_packed_matrix *packed, bool sparse, bool accumulate,
+                                       decant_matrix y, decant_error *err);
+
+/* The same by parities on binary tensor cores, for the x and the packed matrices that has_parities accepts. */
+bool decant_cuda_packed_has_parities(decant_backend *backend, decant_matrix x,
+                                     const decant_packed_matrix *packed);
+decant_status decant_cuda_packed_parities(decant_backend *backend, decant_matrix x,
+                                          const decant_packed_matrix *packed, bool sparse, bool accumulate,
+                                          decant_matrix y, decant_error *err);
 
 /* y += x Sᵀ with S the sparse part of the packed matrix, by cuSPARSE. */
 decant_status decant_cuda_sparse_linear(decant_backend *backend, decant_matrix x,

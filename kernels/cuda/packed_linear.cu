@@ -8,7 +8,7 @@
  * rounds level + value once, cuSPARSE rounds y twice. */
 #include "kernels/cuda/packed.cuh"
 
-enum { THREADS = 256, TILE_BYTES = 32 << 20, TILE_ROWS_MULTIPLE = 256 };
+enum { THREADS = 256, TILE_BYTES = 32 << 20, TILE_ROWS_MULTIPLE = 256, PAIRS_TOKENS = 32 };
 
 /* Dense columns of an octet leave together when the row's addresses allow. */
 template <typename T>
@@ -108,6 +108,15 @@ static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
     return DECANT_OK;
 }
 
+/* Parities cost by the token, lookups by the code: where the one overtakes the other (tests/gpu/RESULTS.md). */
+static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
+{
+    const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
+    const int64_t most = packed->bits == 2 ? 8 : packed->bits == 3 ? 4 : 2;
+    return way != DECANT_PACKED_LOOKUPS && x.rows <= (way == DECANT_PACKED_PARITIES ? 16 : most) &&
+           decant_cuda_packed_has_parities(backend, x, packed);
+}
+
 decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x,
                                         const decant_packed_matrix *packed, bool accumulate, decant_matrix y,
                                         decant_error *err)
@@ -117,7 +126,11 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
     const bool has_sparse = packed->sparse.count > 0;
     const bool by_library = has_sparse && decant_cuda_context_of(backend)->sparse_by_library;
     const bool folded = has_sparse && !by_library;
-    if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM && decant_cuda_packed_has_mma(x))
+    if (takes_parities(backend, x, packed))
+        DECANT_RETURN_ON_FAILURE(decant_cuda_packed_parities(backend, x, packed, folded, accumulate, y, err));
+    else if (x.rows <= PAIRS_TOKENS && decant_cuda_packed_has_pairs(backend, x, packed))
+        DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(backend, x, packed, folded, accumulate, y, err));
+    else if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM && decant_cuda_packed_has_mma(x))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_mma(backend, x, packed, folded, accumulate, y, err));
     else if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM)
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_vectors(backend, x, packed, folded, accumulate, y, err));

@@ -97,6 +97,39 @@ static void brain_floats_are_the_upper_half(void **state)
         assert_int_equal(bits_of(decant_bf16_to_f32((uint16_t)bits)), bits << 16);
 }
 
+/* Between each two neighbours the middle goes to the even one, and the floats beside it to the nearer one. */
+static void rounding_to_brain_floats_ties_to_even(void **state)
+{
+    (void)state;
+    for (uint32_t bits = 0; bits < 0x7f80; bits++) {
+        uint32_t middle = bits << 16 | 0x8000u, even = bits + (bits & 1u);
+        assert_int_equal(decant_f32_to_bf16(float_of(bits << 16)), bits);
+        assert_int_equal(decant_f32_to_bf16(float_of(middle)), even);
+        assert_int_equal(decant_f32_to_bf16(float_of(middle - 1)), bits);
+        assert_int_equal(decant_f32_to_bf16(float_of(middle + 1)), bits + 1);
+        assert_int_equal(decant_f32_to_bf16(float_of(middle | 0x80000000u)), even | 0x8000u);
+    }
+    assert_int_equal(decant_f32_to_bf16(INFINITY), 0x7f80);
+    assert_int_equal(decant_f32_to_bf16(float_of(0x7f800001)) & 0x7fc0, 0x7fc0); /* NaN stays NaN */
+}
+
+static void arrays_are_rounded_like_single_values(void **state)
+{
+    (void)state;
+    const float source[] = {1.0f / 3, -2e-6f, 1e30f, 0};
+    float wide[5] = {0, 0, 0, 0, 77};
+    uint16_t half[5] = {0, 0, 0, 0, 77}, brain[5] = {0, 0, 0, 0, 77};
+    decant_elements_from_f32(DECANT_F32, source, 4, wide);
+    decant_elements_from_f32(DECANT_F16, source, 4, half);
+    decant_elements_from_f32(DECANT_BF16, source, 4, brain);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(bits_of(wide[i]), bits_of(source[i]));
+        assert_int_equal(half[i], decant_f32_to_f16(source[i]));
+        assert_int_equal(brain[i], decant_f32_to_bf16(source[i]));
+    }
+    assert_true(wide[4] == 77 && half[4] == 77 && brain[4] == 77);
+}
+
 /* All lengths up to a few vectors, from an odd place, without touching what lies behind. */
 static void arrays_are_converted_like_single_values(void **state)
 {
@@ -154,6 +187,8 @@ int main(void)
         cmocka_unit_test(ties_go_to_even),
         cmocka_unit_test(beyond_the_range_is_infinity),
         cmocka_unit_test(brain_floats_are_the_upper_half),
+        cmocka_unit_test(rounding_to_brain_floats_ties_to_even),
+        cmocka_unit_test(arrays_are_rounded_like_single_values),
         cmocka_unit_test(arrays_are_converted_like_single_values),
         cmocka_unit_test(views_and_sizes_fit),
     };

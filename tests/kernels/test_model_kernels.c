@@ -195,6 +195,9 @@ static void fisher_sums_match(void **state)
         check_fisher(*state, (decant_fisher_form)form, 37, 5, 3);
         check_fisher(*state, (decant_fisher_form)form, 37, 80, 48);
         check_fisher(*state, (decant_fisher_form)form, 19, 1031, 261);
+        /* whole and partial tiles of the CUDA backend's kernel, and more of them than it has blocks */
+        check_fisher(*state, (decant_fisher_form)form, 300, 320, 192);
+        check_fisher(*state, (decant_fisher_form)form, 70, 2112, 2240);
     }
 }
 

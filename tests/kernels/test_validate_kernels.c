@@ -44,8 +44,14 @@ static void pack_codes(decant_backend *backend, packed_case *made, uint64_t *see
     free(table);
 }
 
-/* About one entry in sixteen; some rows stay empty, and first and last columns occur. */
-static void pack_sparse(decant_backend *backend, packed_case *made, uint64_t *seed)
+/* Where the sparse entries are. */
+typedef enum sparse_form {
+    NO_SPARSE,
+    SOME_SPARSE,  /* about one entry in sixteen; some rows stay empty, and first and last columns occur */
+    HEAVY_SPARSE, /* the same, and every seventh row has an entry in every column */
+} sparse_form;
+
+static void pack_sparse(decant_backend *backend, packed_case *made, sparse_form form, uint64_t *seed)
 {
     decant_packed_matrix *packed = &made->packed;
     size_t most = (size_t)(packed->rows * packed->columns);
@@ -57,7 +63,8 @@ static void pack_sparse(decant_backend *backend, packed_case *made, uint64_t *se
     for (int64_t row = 0; row < packed->rows; row++) {
         for (int64_t column = 0; column < packed->columns && row % 5 != 1; column++) {
             bool edge = row % 3 == 0 && (column == 0 || column == packed->columns - 1);
-            if (!edge && random_value(seed) < 0.875)
+            bool heavy = form == HEAVY_SPARSE && row % 7 == 3;
+            if (!edge && !heavy && random_value(seed) < 0.875)
                 continue;
             values[count] = decant_f32_to_f16((float)(3 * random_value(seed)));
             made->weights[row * packed->columns + column] += decant_f16_to_f32(values[count]);
@@ -93,14 +100,14 @@ static void add_products(int64_t tokens, const packed_case *made, const double *
                 y[t * rows + row] += x[t * columns + i] * made->weights[row * columns + i];
 }
 
-static void check_packed(decant_backend *backend, int bits, bool sparse, int64_t tokens, int64_t in,
+static void check_packed(decant_backend *backend, int bits, sparse_form sparse, int64_t tokens, int64_t in,
                          int64_t out)
 {
     uint64_t seed = 7;
     packed_case made = {.packed = {.rows = out, .columns = in, .bits = bits}, .weights = doubles(out * in)};
     pack_codes(backend, &made, &seed);
-    if (sparse)
-        pack_sparse(backend, &made, &seed);
+    if (sparse != NO_SPARSE)
+        pack_sparse(backend, &made, sparse, &seed);
     device_array x = activation_array(backend, tokens, in, 1, 1),
                  y = activation_array(backend, tokens, out, 1, 2);
     double *expected = doubles(tokens * out);
@@ -119,12 +126,102 @@ static void check_packed(decant_backend *backend, int bits, bool sparse, int64_t
 static void packed_linear_matches_at_every_width(void **state)
 {
     for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++) {
-        check_packed(*state, bits, false, 3, 33, 17);
-        check_packed(*state, bits, true, 37, 95, 61);
-        check_packed(*state, bits, true, 1, 1, 1);
+        check_packed(*state, bits, NO_SPARSE, 3, 33, 17);
+        check_packed(*state, bits, SOME_SPARSE, 37, 95, 61);
+        check_packed(*state, bits, SOME_SPARSE, 1, 1, 1);
     }
-    check_packed(*state, 3, true, 5, 2051, 261); /* more than one tile of rows and block of columns */
-    check_packed(*state, 4, true, 1, 1024, 256);
+    check_packed(*state, 3, SOME_SPARSE, 5, 2051, 261); /* more than one tile of rows and block of columns */
+}
+
+/* Few tokens have kernels of their own for each width, by how many tokens there are, by whether rows of planes
+ * are multiples of sixteen bytes (columns of 128), and for columns that only x can be read by (multiples of 8).
+ */
+static void packed_linear_matches_for_few_tokens(void **state)
+{
+    static const int64_t tokens[] = {1, 2, 3, 4, 5, 8, 11, 16, 17, 31, 32, 33};
+    for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++)
+        for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
+            check_packed(*state, bits, NO_SPARSE, tokens[i], 640, 37);
+            check_packed(*state, bits, SOME_SPARSE, tokens[i], 1096, 50);
+            check_packed(*state, bits, HEAVY_SPARSE, tokens[i], 136, 19);
+        }
+}
+
+/* So many rows that a block of a GPU has several tiles, so many columns that it takes them in turns, and more
+ * sparse entries than it takes at once. */
+static void packed_linear_matches_for_large_matrices(void **state)
+{
+    for (int bits = DECANT_BITS_MINIMUM; bits <= 4; bits++)
+        for (int64_t tokens = 1; tokens <= 4; tokens *= 2) {
+            check_packed(*state, bits, HEAVY_SPARSE, tokens, 9216, 61);
+            check_packed(*state, bits, SOME_SPARSE, tokens, 264, 9001);
+        }
+    check_packed(*state, 4, SOME_SPARSE, 16, 4224, 261);
+}
+
+/* The same call gives the same bits. */
+static void packed_linear_repeats(void **state)
+{
+    decant_backend *backend = *state;
+    for (int64_t tokens = 1; tokens <= 32; tokens *= 4) {
+        uint64_t seed = 11;
+        packed_case made = {.packed = {.rows = 520, .columns = 1536, .bits = 4},
+                            .weights = doubles(520 * 1536)};
+        pack_codes(backend, &made, &seed);
+        pack_sparse(backend, &made, SOME_SPARSE, &seed);
+        device_array x = activation_array(backend, tokens, 1536, 1, 1),
+                     y = activation_array(backend, tokens, 520, 1, 2);
+        void *bytes[2];
+        for (int i = 0; i < 2; i++) {
+            REQUIRE(backend->validate->packed_linear(backend, x.matrix, &made.packed, false, y.matrix, err));
+            bytes[i] = download_bytes(backend, y.matrix);
+        }
+        assert_memory_equal(bytes[0], bytes[1], decant_matrix_bytes(y.matrix));
+        free(bytes[0]);
+        free(bytes[1]);
+        drop(backend, &x);
+        drop(backend, &y);
+        drop_packed(backend, &made);
+    }
+}
+
+/* A token of zeros, and one whose values lie far apart, do not disturb their neighbours. */
+static void packed_linear_scales_each_token(void **state)
+{
+    decant_backend *backend = *state;
+    const int64_t columns = 1024, rows = 24, tokens = 4;
+    for (int bits = DECANT_BITS_MINIMUM; bits <= 5; bits++) {
+        uint64_t seed = 5;
+        packed_case made = {.packed = {.rows = rows, .columns = columns, .bits = bits},
+                            .weights = doubles(columns * rows)};
+        pack_codes(backend, &made, &seed);
+        device_array x = activation_array(backend, tokens, columns, 1, 1),
+                     y = activation_array(backend, tokens, rows, 1, 2);
+        static const double scales[] = {0, 1e-20, 1, 1e20};
+        double *expected = doubles(tokens * rows);
+        for (int64_t i = 0; i < tokens * columns; i++) {
+            store_element(backend->activation, x.values[i] * scales[i / columns], x.host, i);
+            x.values[i] = load_element(backend->activation, x.host, i);
+        }
+        REQUIRE(backend->memory->upload(backend, x.matrix.data, x.host, decant_matrix_bytes(x.matrix), err));
+        add_products(tokens, &made, x.values, expected);
+        REQUIRE(backend->validate->packed_linear(backend, x.matrix, &made.packed, false, y.matrix, err));
+        void *bytes = download_bytes(backend, y.matrix);
+        for (int64_t t = 0; t < tokens; t++) {
+            double largest = 0;
+            for (int64_t row = 0; row < rows; row++)
+                largest = fmax(largest, fabs(expected[t * rows + row]));
+            for (int64_t row = 0; row < rows; row++) {
+                double actual = load_element(backend->activation, bytes, t * rows + row);
+                assert_true(fabs(actual - expected[t * rows + row]) <= tolerance(backend) * largest);
+            }
+        }
+        free(bytes);
+        free(expected);
+        drop(backend, &x);
+        drop(backend, &y);
+        drop_packed(backend, &made);
+    }
 }
 
 /* ---- comparison ---- */
@@ -223,6 +320,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(packed_linear_matches_at_every_width),
+        cmocka_unit_test(packed_linear_matches_for_few_tokens),
+        cmocka_unit_test(packed_linear_matches_for_large_matrices),
+        cmocka_unit_test(packed_linear_repeats),
+        cmocka_unit_test(packed_linear_scales_each_token),
         cmocka_unit_test(comparison_matches),
     };
     return cmocka_run_group_tests_name("validate kernels", tests, open_backend, close_backend);

@@ -75,6 +75,22 @@ expect 3 'differ' "$decant" compare "$work/1.h5" "$work/sequence.h5"
 "$decant" allocate "$work/1.h5" --bits 4.8 --json | python3 -c '
 import json, sys
 assert 4.6 < json.load(sys.stdin)["bits"] <= 4.8'
+"$decant" allocate "$work/1.h5" --sweep 4:8:0.5 --json | python3 -c '
+import json, sys
+points = json.load(sys.stdin)
+kept = [point for point in points if point["kept"]]
+assert len(points) == 9 and 0 < len(kept) < 9, points
+assert all(point["bits"] <= point["budget_bits"] for point in kept)
+assert all(a["predicted_loss_increase"] >= b["predicted_loss_increase"] for a, b in zip(kept, kept[1:]))'
+for size in 255000 260kB 260KiB 300000; do
+  bytes=$(python3 -c 'import sys; print(sys.argv[1].replace("kB", "000").replace("260KiB", "266240"))' $size)
+  "$decant" allocate "$work/1.h5" --size $size --json | python3 -c '
+import json, sys
+assert json.load(sys.stdin)["file_bytes_at_most"] <= int(sys.argv[1])' "$bytes"
+  on 2 run --model "$model" --calibration "$tokens" --size $size --output "$work/size.h5" --overwrite
+  (($(stat -c %s "$work/size.h5") <= bytes)) || fail "--size $size: the file has $(stat -c %s "$work/size.h5") bytes"
+done
+"$decant" allocate "$work/1.h5" --bits 4.8 | grep -q 'warning: .*validate before use' || fail "no warning"
 on 2 validate "$work/1.h5" --model "$model" --text "$tokens" --json >"$work/two.json"
 on 1 validate "$work/1.h5" --model "$model" --text "$tokens" --json >"$work/one.json"
 cmp "$work/one.json" "$work/two.json" || fail "validation depends on the ranks"
@@ -95,6 +111,8 @@ expect 2 'no command' "$decant" frobnicate
 expect 2 'smallest' "$decant" allocate "$work/1.h5" --bits 4.5
 expect 2 'bits' "$decant" "${run[@]}" --bits many --output "$work/no.h5"
 expect 2 'calibration' "$decant" run --model "$model" --bits 5 --output "$work/no.h5"
+expect 2 'smallest' on 2 "${run[@]}" --size 100kB --output "$work/no.h5"
+expect 2 'smallest' "$decant" allocate "$work/1.h5" --size 100kB
 expect 2 'smallest' on 2 "${run[@]}" --bits 1.5 --output "$work/no.h5"
 expect 3 'config.json' on 2 run --model "$work/nothing" --calibration "$tokens" --bits 5 --output "$work/no.h5"
 expect 3 'tokens' on 2 run --model "$model" --calibration "$work/absent_tokens.npy" --bits 5 --output "$work/no.h5"

@@ -47,6 +47,48 @@ static void widths_are_sorted_when_given_as_ranges(void **state)
         assert_int_equal(READ(&options, &err, "run", "--bit-widths", (char *)bad[i]), DECANT_ERROR_USAGE);
 }
 
+static void sizes_are_decimal_or_binary_as_their_unit_says(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int64_t bytes;
+    } good[] = {{"1", 1},
+                {"3500000000", 3500000000},
+                {"3.5GB", 3500000000},
+                {"3.5GiB", 3758096384},
+                {"1kB", 1000},
+                {"1KiB", 1024},
+                {"2MB", 2000000},
+                {"1TiB", INT64_C(1) << 40}};
+    const char *bad[] = {"", "GB", "3.5G", "3.5gb", "-1GB", "0", "nan", "1e30", "3.5 GB", "infGB"};
+    decant_options options;
+    decant_error err;
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        assert_int_equal(READ(&options, &err, "allocate", "m.h5", "--size", (char *)good[i].text), DECANT_OK);
+        assert_true(options.size_bytes == good[i].bytes);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(READ(&options, &err, "allocate", "m.h5", "--size", (char *)bad[i]),
+                         DECANT_ERROR_USAGE);
+}
+
+static void sweeps_ascend_in_steps(void **state)
+{
+    (void)state;
+    decant_options options;
+    decant_error err;
+    assert_int_equal(READ(&options, &err, "allocate", "m.h5", "--sweep", "2.5:5:0.25"), DECANT_OK);
+    assert_true(options.sweep.first == 2.5 && options.sweep.last == 5 && options.sweep.step == 0.25);
+    const char *bad[] = {"",      "2.5",    "2.5:5",    "5:2.5:0.25", "2:3:0",  "2:3:-1",
+                         "0:3:1", "2:99:1", "2:3:1e-9", "2:3:1:",     "nan:3:1"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(READ(&options, &err, "allocate", "m.h5", "--sweep", (char *)bad[i]),
+                         DECANT_ERROR_USAGE);
+    assert_int_equal(READ(&options, &err, "allocate", "m.h5"), DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "--size"));
+}
+
 static void one_line_tells_when_usage_is_wrong(void **state)
 {
     (void)state;
@@ -114,6 +156,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_when_little_is_given),
         cmocka_unit_test(widths_are_sorted_when_given_as_ranges),
+        cmocka_unit_test(sizes_are_decimal_or_binary_as_their_unit_says),
+        cmocka_unit_test(sweeps_ascend_in_steps),
         cmocka_unit_test(one_line_tells_when_usage_is_wrong),
         cmocka_unit_test(command_line_wins_when_job_file_says_otherwise),
         cmocka_unit_test(provenance_changes_when_and_only_when_contents_would),

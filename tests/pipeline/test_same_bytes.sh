@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The same bytes however the job is laid out: any number of stages, more ranks than layers, and, for a fixed number of
-# replicas, over different numbers of stages. All ranks share this machine's cores.
+# The same bytes however the job is laid out: any number of stages, more ranks than layers, layers that stay or are
+# streamed one by one, and, for a fixed number of replicas, over different numbers of stages. All ranks share this machine's cores.
 set -euo pipefail
 decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
 work=$(mktemp -d)
@@ -34,14 +34,41 @@ for ranks in 2 3 4 8; do
 done
 
 # ---- replicas: the sums are added in another order, so the bytes are others, but the same for all grids of so many
-for replicas in 2 4; do # four replicas, three micro-batches: one replica has none
+for replicas in 2 3; do
   made "replicas$replicas" "$replicas" --replicas "$replicas"
-  made "grid$replicas" 8 --replicas "$replicas"
+  made "grid$replicas" $((2 * replicas)) --replicas "$replicas"
   same "replicas$replicas" "grid$replicas"
 done
 cmp -s "$work/one.h5" "$work/replicas2.h5" && fail "two replicas give the bytes of one: the test sees nothing"
+made grid8 8 --replicas 2
+same replicas2 grid8
 made chosen 4
 same replicas2 chosen || fail "four ranks on three layers are not two stages of two replicas"
+
+made chosen8 8 # two stages of four replicas, of which one has no micro-batch
+grep -q . "$work/chosen8.txt"
+
+# ---- layers streamed one by one: the bytes of layers that stay, on any grid, with activations on disk or in memory
+streamed=(--memory streamed)
+for ranks in 1 2 3; do
+  made "streamed$ranks" "$ranks" "${streamed[@]}"
+  same one "streamed$ranks"
+done
+made streamed8 8 --replicas 1 "${streamed[@]}"
+same one streamed8
+made grid_streamed 6 --replicas 2 "${streamed[@]}"
+same replicas2 grid_streamed
+mkdir "$work/scratch"
+made on_disk 2 "${streamed[@]}" --scratch "$work/scratch" --host-memory 1M --log "$work/log"
+same one on_disk
+grep -q '"memory":"streamed".*"on_disk":true' "$work/log" || fail "nothing was on disk: $(grep plan "$work/log")"
+[[ -z $(ls "$work/scratch") ]] || fail "scratch files are left"
+for form in sequence token; do
+  made "resident_$form" 1 --fisher $form --memory resident
+  made "streamed_$form" 2 --fisher $form --memory streamed
+  same "resident_$form" "streamed_$form"
+done
+cmp -s "$work/streamed_sequence.h5" "$work/streamed_token.h5" && fail "--fisher changes nothing"
 
 # ---- statistics made by replicas are those that a run makes itself
 mpirun -n 4 "$decant" calibrate --model "$model" --calibration "$tokens" --micro-batch 2 --replicas 2 --quiet --device cpu \
@@ -49,6 +76,9 @@ mpirun -n 4 "$decant" calibrate --model "$model" --calibration "$tokens" --micro
 mpirun -n 3 "$decant" run --model "$model" --statistics "$work/statistics.h5" --text "$tokens" --bits 5 --quiet \
   --device cpu --output "$work/again.h5" >"$work/again.txt"
 same replicas2 again
+mpirun -n 6 "$decant" calibrate --model "$model" --calibration "$tokens" --micro-batch 2 --replicas 2 --quiet --device cpu \
+  --memory streamed --output "$work/streamed.h5"
+cmp "$work/statistics.h5" "$work/streamed.h5" || fail "streamed statistics are others"
 
 # ---- a failure on one replica ends all ranks, with one line
 mkdir "$work/nan" && cp "$model"/config.json "$work/nan" && python3 - "$model" "$work/nan" <<'PY'
@@ -60,16 +90,22 @@ begin = 8 + size + entry["data_offsets"][0]
 raw[begin + 40 : begin + 44] = struct.pack("<f", float("nan"))
 open(sys.argv[2] + "/model.safetensors", "wb").write(raw)
 PY
-got=0
-timeout 60 mpirun -n 4 "$decant" run --model "$work/nan" --calibration "$tokens" --bits 5 --replicas 2 --quiet \
-  --device cpu --output "$work/no.h5" 2>"$work/err" || got=$?
-[[ $got == 3 ]] || fail "a bad weight on one replica gave $got: $(cat "$work/err")"
-[[ $(grep -c '^decant: ' "$work/err") == 1 ]] || fail "not one line: $(cat "$work/err")"
-[[ ! -e $work/no.h5 ]] || fail "a failed job left a file"
+# fails STATUS PATTERN RANKS OPTIONS…
+fails() {
+  local status=$1 pattern=$2 ranks=$3 got=0
+  shift 3
+  timeout 60 mpirun -n "$ranks" "$decant" run --calibration "$tokens" --bits 5 --micro-batch 2 --quiet --device cpu \
+    --output "$work/no.h5" "$@" 2>"$work/err" || got=$?
+  [[ $got == "$status" ]] || fail "'$*' on $ranks ranks gave $got: $(cat "$work/err")"
+  [[ $(grep -c '^decant: ' "$work/err") == 1 ]] || fail "not one line: $(cat "$work/err")"
+  grep -q -- "$pattern" "$work/err" || fail "'$*' does not say '$pattern': $(cat "$work/err")"
+  [[ ! -e $work/no.h5 ]] || fail "a failed job left a file"
+}
+fails 3 'model.layers' 4 --model "$work/nan" --replicas 2
+fails 3 'model.layers' 6 --model "$work/nan" --replicas 2 --memory streamed
+fails 4 'scratch' 2 --model "$model" --memory streamed --host-memory 1M --scratch "$work/absent"
 
-# ---- a grid that cannot be
-got=0
-mpirun -n 3 "$decant" run --model "$model" --calibration "$tokens" --bits 5 --replicas 2 --quiet --device cpu \
-  --output "$work/no.h5" 2>"$work/err" || got=$?
-[[ $got == 2 ]] && grep -q 'replicas 2 does not divide the 3 ranks' "$work/err" || fail "a bad grid gave $got"
+# ---- grids that cannot be
+fails 2 'replicas 2 does not divide the 3 ranks' 3 --model "$model" --replicas 2
+fails 2 'only 3 micro-batches' 4 --model "$model" --replicas 4
 echo "the same bytes: passed"

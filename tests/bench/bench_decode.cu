@@ -1,0 +1,420 @@
+/* The packed product of few tokens beside the 16-bit one: microseconds and times the speed of cuBLAS in BF16,
+ * for every width, dense and with 0.45 % sparse entries, and what cuSPARSE takes for these alone.
+ *
+ * usage: bench_decode [--tokens 1,2,4,8,16,32] [--bits 4,3,2] [--shapes 63]     (shapes: a mask of those below)
+ *
+ * A time is the median of several replays of a CUDA graph of many launches, gaps between them included. Every
+ * launch reads other copies of the weights, more bytes in all than the L2 cache holds several times. x is
+ * normal with one entry in 512 thirty times as large. "error" is ‖y − y₆₄‖ / ‖y₆₄‖ over some rows, the worst of
+ * all widths, y₆₄ computed in double from the same bits; "rounding" is the same of y₆₄ itself rounded to BF16,
+ * which is how y is stored. */
+#include "kernels/cuda/context.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <functional>
+#include <vector>
+
+enum { REPLAYS = 7, CHECKED_ROWS = 24, LAUNCHES_AT_LEAST = 32, COPIES_MAXIMUM = 64, THREADS = 256 };
+static const double ROTATED_BYTES = 320e6, SPARSE_SHARE = 0.0045;
+static const int SHAPES[][2] = {{4096, 4096}, {11008, 4096}, {4096, 11008},
+                                {8192, 8192}, {22016, 8192}, {8192, 22016}};
+
+#define MUST(call)                                                                                             \
+    do {                                                                                                       \
+        const int code_ = (int)(call);                                                                         \
+        if (code_ != 0) {                                                                                      \
+            fprintf(stderr, "bench_decode: %s: code %d\n", #call, code_);                                      \
+            exit(1);                                                                                           \
+        }                                                                                                      \
+    } while (0)
+
+/* ---- random numbers that depend on their index alone ---- */
+
+static __host__ __device__ uint64_t mix(uint64_t index)
+{
+    index = (index + 0x9e3779b97f4a7c15u) * 0xbf58476d1ce4e5b9u; /* splitmix64 */
+    index = (index ^ index >> 27) * 0x94d049bb133111ebu;
+    return index ^ index >> 31;
+}
+
+static __host__ __device__ float normal_value(uint64_t index) /* near enough: a sum of eight uniform numbers */
+{
+    const uint64_t bits = mix(index);
+    float sum = 0;
+    for (int i = 0; i < 8; i++)
+        sum += (float)(bits >> 8 * i & 255u);
+    return (sum - 1020.0f) / 209.0f;
+}
+
+__global__ void fill_words(uint64_t *words, int64_t count)
+{
+    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS)
+        words[i] = mix((uint64_t)i);
+}
+
+__global__ void fill_weights(__nv_bfloat16 *weights, int64_t count)
+{
+    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS)
+        weights[i] = __float2bfloat16_rn(0.02f * normal_value((uint64_t)i));
+}
+
+/* ---- what is measured ---- */
+
+typedef struct bench {
+    decant_backend *backend;
+    cudaStream_t stream;
+    void *pool; /* random bits: planes of every copy */
+    size_t pool_bytes;
+    __nv_bfloat16 *weights;
+    void *y_data;
+    std::vector<__nv_bfloat16> x;
+    void *x_data;
+} bench;
+
+/* The sparse part of all copies of a matrix. */
+typedef struct sparse_copies {
+    std::vector<uint32_t> offsets, columns; /* host, of every copy alike */
+    std::vector<__half> values;
+    std::vector<void *> device_offsets, device_columns, device_values, device_bfloats;
+} sparse_copies;
+
+static void *to_device(const void *host, size_t bytes)
+{
+    void *device;
+    MUST(cudaMalloc(&device, bytes));
+    MUST(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
+    return device;
+}
+
+static double time_us(bench *b, int launches, const std::function<void(int)> &launch)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    cudaEvent_t begin, end;
+    MUST(cudaEventCreate(&begin));
+    MUST(cudaEventCreate(&end));
+    launch(0);
+    MUST(cudaStreamSynchronize(b->stream));
+    MUST(cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < launches; i++)
+        launch(i);
+    MUST(cudaStreamEndCapture(b->stream, &graph));
+    MUST(cudaGraphInstantiate(&executable, graph, 0));
+    std::vector<float> times;
+    for (int i = 0; i < REPLAYS + 2; i++) {
+        float ms;
+        MUST(cudaEventRecord(begin, b->stream));
+        MUST(cudaGraphLaunch(executable, b->stream));
+        MUST(cudaEventRecord(end, b->stream));
+        MUST(cudaEventSynchronize(end));
+        MUST(cudaEventElapsedTime(&ms, begin, end));
+        if (i >= 2)
+            times.push_back(ms);
+    }
+    std::sort(times.begin(), times.end());
+    MUST(cudaGraphExecDestroy(executable));
+    MUST(cudaGraphDestroy(graph));
+    MUST(cudaEventDestroy(begin));
+    MUST(cudaEventDestroy(end));
+    return 1e3 * times[times.size() / 2] / launches;
+}
+
+static int copies_of(double bytes)
+{
+    return (int)std::min<double>(COPIES_MAXIMUM, ROTATED_BYTES / bytes + 2);
+}
+
+static void require(decant_status status, const decant_error *err)
+{
+    if (status == DECANT_OK)
+        return;
+    fprintf(stderr, "bench_decode: %s\n", err->message);
+    exit(1);
+}
+
+/* ---- the 16-bit product ---- */
+
+static double time_dense(bench *b, int rows, int columns, int tokens)
+{
+    const double bytes = 2.0 * rows * columns;
+    const int copies = copies_of(bytes);
+    return time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
+        decant_error err;
+        decant_matrix x = {b->x_data, DECANT_BF16, tokens, columns}, y = {b->y_data, DECANT_BF16, tokens, rows};
+        decant_matrix weight = {b->weights + (int64_t)(i % copies) * rows * columns, DECANT_BF16, rows,
+                                columns};
+        require(b->backend->model->linear(b->backend, x, weight, false, y, &err), &err);
+    });
+}
+
+/* ---- the packed product ---- */
+
+static sparse_copies make_sparse(int rows, int columns, int copies)
+{
+    sparse_copies made;
+    made.offsets.push_back(0);
+    for (int row = 0; row < rows; row++) { /* between half and one and a half times the share */
+        const double share = SPARSE_SHARE * (0.5 + (double)(mix((uint64_t)row) >> 40) / (1 << 24));
+        const int count = (int)lrint(share * columns);
+        for (int i = 0; i < count; i++) {
+            made.columns.push_back((
+                uint32_t)((i + (double)(mix((uint64_t)row * 131071 + i) >> 40) / (1 << 24)) * columns / count));
+            made.values.push_back(__float2half_rn(0.2f * normal_value((uint64_t)row * 65537 + i)));
+        }
+        made.offsets.push_back((uint32_t)made.columns.size());
+    }
+    std::vector<__nv_bfloat16> bfloats;
+    for (__half value : made.values)
+        bfloats.push_back(__float2bfloat16_rn(__half2float(value)));
+    for (int i = 0; i < copies; i++) {
+        made.device_offsets.push_back(to_device(made.offsets.data(), made.offsets.size() * 4));
+        made.device_columns.push_back(to_device(made.columns.data(), made.columns.size() * 4));
+        made.device_values.push_back(to_device(made.values.data(), made.values.size() * 2));
+        made.device_bfloats.push_back(to_device(bfloats.data(), bfloats.size() * 2));
+    }
+    return made;
+}
+
+static void drop_sparse(sparse_copies *made)
+{
+    for (auto *all :
+         {&made->device_offsets, &made->device_columns, &made->device_values, &made->device_bfloats})
+        for (void *device : *all)
+            MUST(cudaFree(device));
+}
+
+/* Copy i of a matrix of this width: its planes are a piece of the pool. */
+static decant_packed_matrix packed_copy(const bench *b, int rows, int columns, int bits, void *levels,
+                                        const sparse_copies *sparse, int i)
+{
+    const size_t bytes = (size_t)rows * columns / 8 * bits;
+    const int copies = (int)(b->pool_bytes / bytes);
+    decant_packed_matrix packed = {};
+    packed.rows = rows;
+    packed.columns = columns;
+    packed.bits = bits;
+    packed.planes = (uint32_t *)((char *)b->pool + i % copies * bytes);
+    packed.levels = (uint16_t *)levels;
+    if (sparse) {
+        const size_t copy = i % sparse->device_offsets.size();
+        packed.sparse.count = (int64_t)sparse->columns.size();
+        packed.sparse.row_offsets = (uint32_t *)sparse->device_offsets[copy];
+        packed.sparse.columns = (uint32_t *)sparse->device_columns[copy];
+        packed.sparse_values = (uint16_t *)sparse->device_values[copy];
+    }
+    return packed;
+}
+
+static void multiply_packed(bench *b, const decant_packed_matrix &packed, int tokens)
+{
+    decant_error err;
+    decant_matrix x = {b->x_data, DECANT_BF16, tokens, packed.columns};
+    decant_matrix y = {b->y_data, DECANT_BF16, tokens, packed.rows};
+    require(b->backend->validate->packed_linear(b->backend, x, &packed, false, y, &err), &err);
+}
+
+typedef struct relative_error {
+    double of_y, of_rounding;
+} relative_error;
+
+/* Against the same product in double, over some rows. */
+static relative_error check(bench *b, const decant_packed_matrix &packed, const sparse_copies *sparse,
+                            const std::vector<__half> &levels, int tokens)
+{
+    const int64_t rows = packed.rows, columns = packed.columns, words = columns / 32;
+    std::vector<__nv_bfloat16> y((size_t)(tokens * rows));
+    std::vector<uint32_t> planes((size_t)(packed.bits * words));
+    std::vector<double> weights((size_t)columns);
+    MUST(cudaMemsetAsync(b->y_data, 0xff, y.size() * 2, b->stream));
+    multiply_packed(b, packed, tokens);
+    MUST(cudaStreamSynchronize(b->stream));
+    MUST(cudaMemcpy(y.data(), b->y_data, y.size() * 2, cudaMemcpyDeviceToHost));
+    double difference = 0, rounding = 0, norm = 0;
+    for (int i = 0; i < CHECKED_ROWS; i++) {
+        const int64_t row = i < 4   ? i
+                            : i < 8 ? rows - 1 - (i - 4)
+                                    : (int64_t)(mix((uint64_t)i) % (uint64_t)rows);
+        MUST(cudaMemcpy(planes.data(), packed.planes + row * packed.bits * words, planes.size() * 4,
+                        cudaMemcpyDeviceToHost));
+        for (int64_t column = 0; column < columns; column++) {
+            int code = 0;
+            for (int bit = 0; bit < packed.bits; bit++)
+                code |= (int)(planes[(size_t)(bit * words + column / 32)] >> column % 32 & 1u) << bit;
+            weights[(size_t)column] = __half2float(levels[(size_t)((row << packed.bits) + code)]);
+        }
+        for (uint32_t j = sparse ? sparse->offsets[row] : 0; sparse && j < sparse->offsets[row + 1]; j++)
+            weights[sparse->columns[j]] += __half2float(sparse->values[j]);
+        for (int token = 0; token < tokens; token++) {
+            double exact = 0;
+            for (int64_t column = 0; column < columns; column++)
+                exact += weights[(size_t)column] * __bfloat162float(b->x[(size_t)(token * columns + column)]);
+            const double rounded = __bfloat162float(__float2bfloat16_rn((float)exact));
+            const double own = __bfloat162float(y[(size_t)(token * rows + row)]);
+            difference += (own - exact) * (own - exact);
+            rounding += (rounded - exact) * (rounded - exact);
+            norm += exact * exact;
+        }
+    }
+    return {sqrt(difference / norm), sqrt(rounding / norm)};
+}
+
+static double time_packed(bench *b, int rows, int columns, int bits, void *levels, const sparse_copies *sparse,
+                          int tokens)
+{
+    const int copies = copies_of((double)rows * columns * bits / 8);
+    return time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
+        multiply_packed(b, packed_copy(b, rows, columns, bits, levels, sparse, i % copies), tokens);
+    });
+}
+
+/* ---- the sparse part by cuSPARSE, in BF16 with F32 sums, its preparation left out ---- */
+
+static double time_cusparse(bench *b, int rows, int columns, const sparse_copies &sparse, int tokens)
+{
+    const int copies = (int)sparse.device_offsets.size();
+    cusparseHandle_t handle = decant_cuda_of(b->backend)->sparse;
+    const cusparseOperation_t plain = CUSPARSE_OPERATION_NON_TRANSPOSE;
+    const float one = 1;
+    cusparseDnMatDescr_t x, y;
+    std::vector<cusparseSpMatDescr_t> matrices((size_t)copies);
+    std::vector<void *> buffers((size_t)copies);
+    MUST(cusparseCreateDnMat(&x, columns, tokens, columns, b->x_data, CUDA_R_16BF, CUSPARSE_ORDER_COL));
+    MUST(cusparseCreateDnMat(&y, rows, tokens, rows, b->y_data, CUDA_R_16BF, CUSPARSE_ORDER_COL));
+    for (size_t i = 0; i < matrices.size(); i++) {
+        size_t bytes;
+        MUST(cusparseCreateCsr(&matrices[i], rows, columns, (int64_t)sparse.columns.size(),
+                               sparse.device_offsets[i], sparse.device_columns[i], sparse.device_bfloats[i],
+                               CUSPARSE_INDEX_32I, CUSPARSE_INDEX_32I, CUSPARSE_INDEX_BASE_ZERO, CUDA_R_16BF));
+        MUST(cusparseSpMM_bufferSize(handle, plain, plain, &one, matrices[i], x, &one, y, CUDA_R_32F,
+                                     CUSPARSE_SPMM_CSR_ALG3, &bytes));
+        MUST(cudaMalloc(&buffers[i], bytes + 256));
+        MUST(cusparseSpMM_preprocess(handle, plain, plain, &one, matrices[i], x, &one, y, CUDA_R_32F,
+                                     CUSPARSE_SPMM_CSR_ALG3, buffers[i]));
+    }
+    const double us = time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
+        const size_t copy = (size_t)(i % copies);
+        MUST(cusparseSpMM(handle, plain, plain, &one, matrices[copy], x, &one, y, CUDA_R_32F,
+                          CUSPARSE_SPMM_CSR_ALG3, buffers[copy]));
+    });
+    for (size_t i = 0; i < matrices.size(); i++) {
+        MUST(cusparseDestroySpMat(matrices[i]));
+        MUST(cudaFree(buffers[i]));
+    }
+    MUST(cusparseDestroyDnMat(x));
+    MUST(cusparseDestroyDnMat(y));
+    return us;
+}
+
+/* ---- the table ---- */
+
+static void print_header(const std::vector<int> &widths)
+{
+    printf("%-11s %3s %7s %8s", "shape", "T", "BF16", "cuSPARSE");
+    for (int bits : widths)
+        printf(" | %d bits        sparse       ", bits);
+    printf(" | error    rounding\n");
+}
+
+static void measure_shape(bench *b, int rows, int columns, const std::vector<int> &widths,
+                          const std::vector<int> &token_counts)
+{
+    const int narrowest = *std::min_element(widths.begin(), widths.end());
+    sparse_copies sparse = make_sparse(rows, columns, copies_of((double)rows * columns * narrowest / 8));
+    std::vector<std::vector<__half>> levels;
+    std::vector<void *> device_levels;
+    for (int bits : widths) {
+        std::vector<__half> table;
+        for (int64_t i = 0; i < (int64_t)rows << bits; i++)
+            table.push_back(__float2half_rn(0.02f * normal_value((uint64_t)i + 77)));
+        device_levels.push_back(to_device(table.data(), table.size() * 2));
+        levels.push_back(table);
+    }
+    for (int tokens : token_counts) {
+        const double dense = time_dense(b, rows, columns, tokens);
+        relative_error worst = {};
+        printf("%5dx%-5d %3d %7.2f %8.2f", rows, columns, tokens, dense,
+               time_cusparse(b, rows, columns, sparse, tokens));
+        for (size_t i = 0; i < widths.size(); i++) {
+            const double plain = time_packed(b, rows, columns, widths[i], device_levels[i], NULL, tokens);
+            const double both = time_packed(b, rows, columns, widths[i], device_levels[i], &sparse, tokens);
+            const relative_error error =
+                check(b, packed_copy(b, rows, columns, widths[i], device_levels[i], &sparse, 1), &sparse,
+                      levels[i], tokens);
+            printf(" | %6.2f %4.2fx  %6.2f %4.2fx", plain, dense / plain, both, dense / both);
+            if (!(error.of_y <= worst.of_y))
+                worst = error;
+        }
+        printf(" | %.2e %.2e\n", worst.of_y, worst.of_rounding);
+        fflush(stdout);
+    }
+    drop_sparse(&sparse);
+    for (void *device : device_levels)
+        MUST(cudaFree(device));
+}
+
+static void make_arrays(bench *b, int tokens)
+{
+    int64_t most = 0;
+    int widest = 0;
+    for (const auto &shape : SHAPES) {
+        const int64_t count = (int64_t)shape[0] * shape[1];
+        most = std::max(most, count * copies_of(2.0 * (double)count));
+        widest = std::max(widest, std::max(shape[0], shape[1]));
+    }
+    b->pool_bytes = (size_t)640 << 20;
+    MUST(cudaMalloc(&b->pool, b->pool_bytes));
+    MUST(cudaMalloc((void **)&b->weights, (size_t)most * 2));
+    fill_words<<<2048, THREADS, 0, b->stream>>>((uint64_t *)b->pool, (int64_t)(b->pool_bytes / 8));
+    fill_weights<<<2048, THREADS, 0, b->stream>>>(b->weights, most);
+    MUST(cudaGetLastError());
+    for (int64_t i = 0; i < (int64_t)tokens * widest; i++)
+        b->x.push_back(__float2bfloat16_rn(normal_value((uint64_t)i + 999) *
+                                           (mix((uint64_t)i + 31) % 512 == 0 ? 30.0f : 1.0f)));
+    b->x_data = to_device(b->x.data(), b->x.size() * 2);
+    MUST(cudaMalloc(&b->y_data, (size_t)tokens * widest * 2));
+    MUST(cudaStreamSynchronize(b->stream));
+}
+
+static std::vector<int> read_list(const char *text)
+{
+    std::vector<int> numbers;
+    for (char *end; *text; text = *end ? end + 1 : end)
+        numbers.push_back((int)strtol(text, &end, 10));
+    return numbers;
+}
+
+int main(int argc, char **argv)
+{
+    std::vector<int> token_counts = {1, 2, 4, 8, 16, 32}, widths = {4, 3, 2};
+    int shapes = 63;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "--tokens") == 0)
+            token_counts = read_list(argv[i + 1]);
+        else if (strcmp(argv[i], "--bits") == 0)
+            widths = read_list(argv[i + 1]);
+        else if (strcmp(argv[i], "--shapes") == 0)
+            shapes = atoi(argv[i + 1]);
+    }
+    bench b = {};
+    decant_error err = {};
+    require(decant_backend_create_cuda(0, false, &b.backend, &err), &err);
+    b.stream = decant_cuda_of(b.backend)->stream;
+    make_arrays(&b, *std::max_element(token_counts.begin(), token_counts.end()));
+    printf("%s; microseconds, times BF16\n", b.backend->device_name);
+    print_header(widths);
+    for (int i = 0; i < (int)(sizeof SHAPES / sizeof *SHAPES); i++)
+        if (shapes >> i & 1)
+            measure_shape(&b, SHAPES[i][0], SHAPES[i][1], widths, token_counts);
+    MUST(cudaFree(b.pool));
+    MUST(cudaFree(b.weights));
+    MUST(cudaFree(b.x_data));
+    MUST(cudaFree(b.y_data));
+    decant_backend_destroy(&b.backend);
+    return 0;
+}
