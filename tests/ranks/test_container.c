@@ -146,7 +146,7 @@ static void assert_nothing_left(decant_ranks *ranks, const place *at)
     assert_ok(decant_ranks_agree(ranks, DECANT_OK, &err));
 }
 
-/* -------------------------------------------------------------------------------------------- contents ---- */
+/* ---- contents ---- */
 
 static decant_status note_path(void *context, const char *path, decant_stored type, const decant_shape *shape,
                                decant_error *err)
@@ -440,7 +440,7 @@ static void reading_is_refused_when_type_or_shape_differ(void **state)
     remove_folder(ranks, at.folder);
 }
 
-/* ------------------------------------------------------------------------------------- what goes wrong ---- */
+/* ---- what goes wrong ---- */
 
 static void existing_output_is_refused_without_overwrite(void **state)
 {
@@ -728,7 +728,7 @@ static void finish_fails_on_all_ranks_when_the_disk_is_full(void **state)
     remove_folder(ranks, at.folder);
 }
 
-/* ---------------------------------------------------------------------------------------------- damage ---- */
+/* ---- damage ---- */
 
 static decant_status check_file(const char *path, decant_error *err)
 {
