@@ -9,11 +9,16 @@ help_text = subprocess.run([program, "--help"], capture_output=True, text=True, 
 complaints = []
 
 # What the page says of each option: the names of its item, and the text up to the next item.
-described = {}
+described, together = {}, []
 for item in re.split(r"^\.It ", manual, flags=re.M)[1:]:
     head, _, body = item.partition("\n")
     for name in re.findall(r"Fl -([a-z-]+)", head):
         described[name] = head + "\n" + body
+        together.append(name)
+    if body.strip():  # names that stand together are described together
+        for name in together:
+            described[name] += body
+        together = []
 
 options = re.findall(r"^  --([a-z-]+) ?(\S*) +(.*)$", help_text, flags=re.M)
 commands = re.findall(r"^  decant ([a-z]+)", help_text, flags=re.M)
