@@ -13,13 +13,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size_bytes);
 
 static char input_path[64];
 
-static void remove_input(void)
+static inline void remove_input(void)
 {
     unlink(input_path);
 }
 
 /* The path of a file that holds the input until the next call. */
-static const char *input_file(const uint8_t *data, size_t size_bytes)
+static inline const char *input_file(const uint8_t *data, size_t size_bytes)
 {
     static int descriptor = -1;
     if (descriptor < 0) {
