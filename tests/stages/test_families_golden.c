@@ -1,4 +1,4 @@
-/* The LLaMA family against PyTorch: logits, losses, hidden states, gradients and both Fisher sums of small
+/* The families against PyTorch: logits, losses, hidden states, gradients and both Fisher sums of small
  * random models, as tests/reference/make_golden.py computed them in double. Runs on the backend that
  * DECANT_TEST_DEVICE names. */
 #include "io/safetensors.h"
@@ -323,7 +323,8 @@ static void check_micro_batches(decant_backend *backend, const char *name, decan
     close_model(&model);
 }
 
-static const char *const names[] = {"llama_mha", "llama_gqa_tied", "llama_bf16_headdim"};
+static const char *const names[] = {"llama_mha",      "llama_gqa_tied", "llama_bf16_headdim", "llama3_scaled",
+                                    "mistral_window", "qwen2_biases",   "qwen3_norms"};
 
 static void forward_gradients_and_sequence_fisher_match(void **state)
 {
@@ -409,5 +410,5 @@ int main(void)
         cmocka_unit_test(a_short_sequence_fits_a_part_made_for_longer_ones),
         cmocka_unit_test(an_unknown_family_is_refused_by_name),
     };
-    return cmocka_run_group_tests_name("LLaMA against PyTorch", tests, open_backend, close_backend);
+    return cmocka_run_group_tests_name("families against PyTorch", tests, open_backend, close_backend);
 }
