@@ -102,42 +102,52 @@ static decant_status check_sizes(const decant_model_config *config, const char *
     return DECANT_OK;
 }
 
+static decant_status require_real(decant_config_reader reader, const char *key, double *value,
+                                  decant_error *err)
+{
+    const double largest = 1e6;
+    bool found;
+    decant_status status = decant_config_read_real(reader, key, largest, &found, value, err);
+    if (status == DECANT_OK && !found)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: has no \"%s%s\"", reader.origin, reader.prefix, key);
+    return status;
+}
+
+/* The numbers of rope_type "llama3" beside its factor. */
+static decant_status read_wavelengths(decant_config_reader reader, decant_rotary_scaling *scaling,
+                                      decant_error *err)
+{
+    decant_status status;
+    scaling->by_wavelength = true;
+    DECANT_TRY(require_real(reader, "low_freq_factor", &scaling->low_frequency_factor, err));
+    DECANT_TRY(require_real(reader, "high_freq_factor", &scaling->high_frequency_factor, err));
+    if (scaling->high_frequency_factor <= scaling->low_frequency_factor)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: \"%shigh_freq_factor\" is not above \"low_freq_factor\"",
+                    reader.origin, reader.prefix);
+    DECANT_TRY(decant_config_read_integer(reader, "original_max_position_embeddings", 0,
+                                          &scaling->original_positions, err));
+done:
+    return status;
+}
+
 /* The kind of scaling that rope_scaling or rope_parameters asks for, with its numbers. */
 static decant_status read_scaling(decant_config_reader reader, decant_rotary_scaling *scaling,
                                   decant_error *err)
 {
     decant_status status;
     const cJSON *kind;
-    double factor = 0;
-    bool found;
-    const double largest = 1e6;
-    const char *key =
-        decant_config_has_key(reader, "rope_type") ? "rope_type" : "type"; /* its name in older files */
+    const char *key = decant_config_has_key(reader, "rope_type") ? "rope_type" : "type"; /* in older files */
     DECANT_TRY(decant_json_member(reader.object, key, reader.origin, &kind, err));
-    if (!kind || (cJSON_IsString(kind) && strcmp(kind->valuestring, "default") == 0))
+    const char *name = !kind ? "default" : cJSON_IsString(kind) ? kind->valuestring : "";
+    if (strcmp(name, "default") == 0)
         goto done;
-    if (!cJSON_IsString(kind) || strcmp(kind->valuestring, "llama3") != 0)
+    if (strcmp(name, "llama3") != 0 && strcmp(name, "linear") != 0)
         DECANT_FAIL(err, DECANT_ERROR_INPUT,
-                    "%s: \"%s%s\" is neither \"default\" nor \"llama3\", the only ones decant computes",
+                    "%s: \"%s%s\" is not \"default\", \"linear\" or \"llama3\", the only ones decant computes",
                     reader.origin, reader.prefix, key);
-    struct {
-        const char *key;
-        double *value;
-    } numbers[] = {{"factor", &factor},
-                   {"low_freq_factor", &scaling->low_frequency_factor},
-                   {"high_freq_factor", &scaling->high_frequency_factor}};
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        DECANT_TRY(decant_config_read_real(reader, numbers[i].key, largest, &found, numbers[i].value, err));
-        if (!found)
-            DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: has no \"%s%s\"", reader.origin, reader.prefix,
-                        numbers[i].key);
-    }
-    if (scaling->high_frequency_factor <= scaling->low_frequency_factor)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: \"%shigh_freq_factor\" is not above \"low_freq_factor\"",
-                    reader.origin, reader.prefix);
-    DECANT_TRY(decant_config_read_integer(reader, "original_max_position_embeddings", 0,
-                                          &scaling->original_positions, err));
-    scaling->factor = factor;
+    DECANT_TRY(require_real(reader, "factor", &scaling->factor, err));
+    if (strcmp(name, "llama3") == 0)
+        DECANT_TRY(read_wavelengths(reader, scaling, err));
 done:
     return status;
 }
@@ -265,8 +275,11 @@ decant_status decant_model_config_parse(const char *json, size_t json_bytes, con
     config->json_bytes = json_bytes;
 done:
     cJSON_Delete(root);
-    if (status != DECANT_OK)
-        memset(config, 0, sizeof *config);
+    if (status != DECANT_OK) {
+        decant_model_config empty = {0};
+        memcpy(empty.architecture, config->architecture, sizeof empty.architecture);
+        *config = empty;
+    }
     return status;
 }
 

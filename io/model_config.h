@@ -15,10 +15,10 @@ typedef struct decant_config_matrix {
     int64_t rows, columns;
 } decant_config_matrix;
 
-/* How rotary frequencies are changed for contexts longer than those of the first training: rope_type "llama3".
- */
+/* How rotary frequencies are changed for contexts longer than those of the first training. */
 typedef struct decant_rotary_scaling {
-    double factor; /* 0: they are not */
+    double factor;      /* 0: they are not */
+    bool by_wavelength; /* rope_type "llama3", with the numbers below; else "linear", all alike */
     double low_frequency_factor,
         high_frequency_factor;  /* low_freq_factor, high_freq_factor; the latter larger */
     int64_t original_positions; /* original_max_position_embeddings */
@@ -49,7 +49,7 @@ typedef struct decant_model_config {
 /* Reads DIR/config.json, or the file itself when path ends in ".json".
  * DECANT_ERROR_INPUT when it is missing, no JSON, lacks a number, has one out of range, or asks for something
  * this program does not compute (another rope_scaling, biases behind a switch, another activation), naming the
- * key. */
+ * key. On failure *config is empty but for the architecture, where that could be read. */
 decant_status decant_model_config_read(const char *path, decant_model_config *config, decant_error *err);
 
 /* The same from text in memory, as the container stores it. `origin` is named in messages. */

@@ -132,6 +132,11 @@ struct decant_family {
 decant_status decant_family_find(const decant_model_config *config, const decant_family **family,
                                  decant_error *err);
 
+/* Reads the config of `path` (io/model_config.h) and finds its family. Of a config that cannot be read the
+ * architecture is looked at first: an unknown one has keys of its own, and is itself what is wrong. */
+decant_status decant_family_read(const char *path, decant_model_config *config, const decant_family **family,
+                                 decant_error *err);
+
 /* For a model of which nothing is known but its tensors: every two-dimensional tensor NAME.weight is a linear
  * layer, one a block, but for embeddings, heads and the like, by their names. Such a model can be quantized
  * without data, not run. Fills config->layers and config->matrices; config has the text of config.json alone.

@@ -8,7 +8,7 @@
 
 /* Slow pairs, whose waves are longer than the context of the first training, are stretched by the whole factor,
  * fast ones not at all, those between in part. */
-static double scaled(const decant_rotary_scaling *scaling, double frequency)
+static double scaled_by_wavelength(const decant_rotary_scaling *scaling, double frequency)
 {
     const double two_pi = 6.283185307179586;
     double positions = (double)scaling->original_positions, wavelength = two_pi / frequency;
@@ -24,7 +24,10 @@ static double scaled(const decant_rotary_scaling *scaling, double frequency)
 double decant_rotary_frequency(const decant_model_config *config, int64_t pair)
 {
     double frequency = pow(config->rotary_base, -2.0 * (double)pair / (double)config->head_dimension);
-    return config->rotary_scaling.factor > 0 ? scaled(&config->rotary_scaling, frequency) : frequency;
+    const decant_rotary_scaling *scaling = &config->rotary_scaling;
+    if (scaling->by_wavelength)
+        return scaled_by_wavelength(scaling, frequency);
+    return scaling->factor > 0 ? frequency / scaling->factor : frequency;
 }
 
 /* In double, as an angle's error grows with the position. Later sequences repeat the first one's. */

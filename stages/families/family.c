@@ -29,3 +29,19 @@ decant_status decant_family_find(const decant_model_config *config, const decant
                         "config.json: architecture \"%s\" is not one that decant knows (%s)",
                         config->architecture, known);
 }
+
+decant_status decant_family_read(const char *path, decant_model_config *config, const decant_family **family,
+                                 decant_error *err)
+{
+    decant_error unreadable;
+    *family = NULL;
+    decant_status status = decant_model_config_read(path, config, &unreadable);
+    if (status == DECANT_OK || config->architecture[0]) {
+        decant_status found = decant_family_find(config, family, err);
+        if (found != DECANT_OK)
+            return found;
+    }
+    if (status != DECANT_OK)
+        *err = unreadable;
+    return status;
+}

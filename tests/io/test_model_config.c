@@ -113,7 +113,7 @@ static void scaling_is_read_from_either_place(void **state)
         snprintf(key, sizeof key, "\"%s\":%s", places[i], llama3);
         replace("\"rope_scaling\":null", key, text, sizeof text);
         assert_ok(parse(text, &config, &err));
-        assert_true(config.rotary_scaling.factor == 8);
+        assert_true(config.rotary_scaling.factor == 8 && config.rotary_scaling.by_wavelength);
         assert_true(config.rotary_scaling.low_frequency_factor == 1);
         assert_true(config.rotary_scaling.high_frequency_factor == 4.5);
         assert_int_equal(config.rotary_scaling.original_positions, 8192);
@@ -123,6 +123,11 @@ static void scaling_is_read_from_either_place(void **state)
     replace("\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"default\"}", text, sizeof text);
     assert_ok(parse(text, &config, &err));
     assert_true(config.rotary_scaling.factor == 0);
+    decant_model_config_free(&config);
+    replace("\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"linear\",\"factor\":4.0}", text,
+            sizeof text);
+    assert_ok(parse(text, &config, &err));
+    assert_true(config.rotary_scaling.factor == 4 && !config.rotary_scaling.by_wavelength);
     decant_model_config_free(&config);
 }
 
@@ -190,7 +195,7 @@ static void refusals_name_the_key(void **state)
         {"\"num_key_value_heads\":3", "\"num_key_value_heads\":4", "\"num_key_value_heads\" 4"},
         {"\"num_key_value_heads\":3", "\"num_key_value_heads\":18", "\"num_key_value_heads\" 18"},
         {"\"rope_scaling\":null", "\"rope_scaling\":{\"rope_type\":\"llama3\"}", "no \"rope_scaling.factor\""},
-        {"\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}",
+        {"\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}",
          "\"rope_scaling.type\""},
         {"\"rope_scaling\":null", "\"rope_scaling\":8", "\"rope_scaling\" is no object"},
         {"\"rope_scaling\":null",

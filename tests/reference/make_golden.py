@@ -13,6 +13,7 @@ Each model is an ordinary Hugging Face folder with seeded random weights, small 
     llama_gqa_tied       grouped-query, tied embeddings, F16 in two shards, rope_theta inside "rope_parameters"
     llama_bf16_headdim   multi-query, untied head, BF16, a head_dim that is not hidden_size / heads
     llama3_scaled        grouped-query, tied embeddings, BF16, rope_scaling "llama3" with pairs in all three of its bands
+    llama_linear         multi-head, untied head, BF16, rope_scaling "linear" as Vicuna 1.5 16k has it
     mistral_window       grouped-query, untied head, BF16, a sliding window of 9 tokens
     qwen2_biases         grouped-query, tied embeddings, F32, biases on q, k and v, a sliding_window that is switched off
     qwen3_norms          grouped-query, untied head, BF16, norms of the heads of q and k, a head_dim of its own
@@ -119,6 +120,10 @@ FAMILY_MODELS = (
         torch_dtype="bfloat16", rope_scaling={
             "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 64, "rope_type": "llama3"})),
+    Model("llama_linear", seed=8, dtype=torch.bfloat16, shards=1, config=llama_config(
+        vocab_size=64, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, rms_norm_eps=1e-5, tie_word_embeddings=False, torch_dtype="bfloat16",
+        rope_scaling={"factor": 4.0, "type": "linear"})),
     Model("mistral_window", seed=5, dtype=torch.bfloat16, shards=1, config=family_config(
         "mistral", vocab_size=80, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, rms_norm_eps=1e-5, rope_theta=10000.0, sliding_window=9, tie_word_embeddings=False,
@@ -215,6 +220,8 @@ def frequencies_float64(c: Any) -> Tensor:
     frequencies = rope["rope_theta"] ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     if rope["rope_type"] == "default":
         return frequencies
+    if rope["rope_type"] == "linear":
+        return frequencies / rope["factor"]
     assert rope["rope_type"] == "llama3"
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
     waves = rope["original_max_position_embeddings"] * frequencies / (2 * torch.pi)
