@@ -133,6 +133,8 @@ typedef struct decant_model_kernels {
     /* dx = dy weight, or dx += dy weight when accumulate.  dy [T, out], dx [T, in]. */
     decant_status (*linear_backward)(decant_backend *backend, decant_matrix dy, decant_matrix weight,
                                      bool accumulate, decant_matrix dx, decant_error *err);
+    /* y[t, :] += bias.  y [T, out], bias [1, out] placed. */
+    decant_status (*add_bias)(decant_backend *backend, decant_matrix y, decant_matrix bias, decant_error *err);
     /* Adds one sequence to the Fisher sums of a linear layer.  dy [T, out], x [T, in], fisher device F32 [out,
      * in]. */
     decant_status (*fisher_add)(decant_backend *backend, decant_fisher_form form, decant_matrix dy,

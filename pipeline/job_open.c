@@ -59,9 +59,7 @@ static bool needs_architecture(const decant_options *options)
 static decant_status open_model(decant_job *job, decant_error *err)
 {
     const char *path = job->options->model;
-    decant_status status = decant_model_config_read(path, &job->config, err);
-    if (status == DECANT_OK)
-        status = decant_family_find(&job->config, &job->family, err);
+    decant_status status = decant_family_read(path, &job->config, &job->family, err);
     if (status == DECANT_OK)
         return decant_safetensors_open(path, &job->model, err);
     if (status != DECANT_ERROR_INPUT || needs_architecture(job->options))

@@ -283,8 +283,7 @@ decant_status decant_plan_command(const decant_options *options, FILE *stream, d
     const decant_family *family;
     decant_plan plan = {0};
     decant_status status;
-    DECANT_TRY(decant_model_config_read(options->model, &config, err));
-    DECANT_TRY(decant_family_find(&config, &family, err));
+    DECANT_TRY(decant_family_read(options->model, &config, &family, err));
     decant_plan_request request = make_request(options, &config, family);
     DECANT_TRY(decant_plan_choose(&request, &plan, err));
     if (options->json) {
