@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/ranks.h"
 #include "pipeline/examine.h"
+#include "pipeline/export.h"
 #include "pipeline/job.h"
 #include "pipeline/options.h"
 #include "pipeline/plan_report.h"
@@ -59,6 +60,19 @@ static int run_on_ranks(const decant_options *options)
     return decant_status_exit(status);
 }
 
+/* The commands of one process. */
+static decant_status run_alone(const decant_options *options, decant_error *err)
+{
+    switch (options->command) {
+    case DECANT_COMMAND_PLAN:
+        return decant_plan_command(options, stdout, err);
+    case DECANT_COMMAND_EXPORT:
+        return decant_export_command(options, stdout, err);
+    default:
+        return decant_examine(options, stdout, err);
+    }
+}
+
 int main(int argument_count, char **arguments)
 {
     decant_options options;
@@ -75,8 +89,7 @@ int main(int argument_count, char **arguments)
         return 0;
     }
     if (!needs_ranks(options.command)) {
-        bool plans = options.command == DECANT_COMMAND_PLAN;
-        status = plans ? decant_plan_command(&options, stdout, &err) : decant_examine(&options, stdout, &err);
+        status = run_alone(&options, &err);
         return status == DECANT_OK ? 0 : fail(status, &err);
     }
     int provided;

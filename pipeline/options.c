@@ -103,6 +103,12 @@ static const option_row option_table[] = {
     {"output", OPTION_PATH, "M.h5", NULL, FIELD(output), 0, 0, false, "container (or statistics) to write"},
     {"overwrite", OPTION_FLAG, NULL, NULL, FIELD(overwrite), 0, 0, false,
      "replace an output that exists, once the new one is complete"},
+    {"format", OPTION_CHOICE, "safetensors|squeezellm", "safetensors", FIELD(format), 0, 0, false,
+     "export: 16-bit weights that any program reads, or SqueezeLLM's packing"},
+    {"element", OPTION_CHOICE, "auto|bf16|f16|f32", "auto", FIELD(element), 0, 0, false,
+     "export: of the weights; auto: BF16 or F16, as the model"},
+    {"shard-size", OPTION_SIZE, "SIZE", "5GB", FIELD(shard_bytes), 1, 9e18, false,
+     "export: largest file of the model"},
     {"device", OPTION_CHOICE, "auto|cpu|cuda", "auto", FIELD(device), 0, 0, false,
      "where to compute; auto takes a GPU when there is one"},
     {"full-floats", OPTION_FLAG, NULL, NULL, FIELD(full_floats), 0, 0, false,
@@ -151,6 +157,8 @@ static const struct {
      "perplexity before and after, KL divergence, top-1 agreement"},
     {"plan", DECANT_COMMAND_PLAN, 0, "plan --model DIR|config.json --ranks 8 --device-memory 80G",
      "what a job would hold, move and take, rank by rank, before it is run"},
+    {"export", DECANT_COMMAND_EXPORT, 1, "export M.h5 --format safetensors|squeezellm --output DIR",
+     "a Hugging Face folder for other programs; --model copies the tokenizer"},
     {"inspect", DECANT_COMMAND_INSPECT, 1, "inspect M.h5 [--json]", "what a container holds"},
     {"verify", DECANT_COMMAND_VERIFY, 1, "verify M.h5", "check every checksum"},
     {"compare", DECANT_COMMAND_COMPARE, 2, "compare A.h5 B.h5", "tell what differs between two containers"},
@@ -445,7 +453,7 @@ static decant_status require_options(const decant_options *options, decant_error
         missing = for_recipe;
     else if (calibrates && !options->calibration[0])
         missing = "--calibration";
-    else if ((runs || calibrates) && !options->output[0])
+    else if ((runs || calibrates || command == DECANT_COMMAND_EXPORT) && !options->output[0])
         missing = "--output";
     else if (validates && !options->text[0])
         missing = "--text";
