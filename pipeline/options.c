@@ -29,6 +29,8 @@ static const option_row option_table[] = {
      "keep what the backward pass needs, or compute it again"},
     {"statistics", OPTION_PATH, "S.h5", NULL, FIELD(statistics), 0, 0, false,
      "Fisher sums of an earlier `calibrate`, in place of --calibration"},
+    {"gradients", OPTION_PATH, "DIR", NULL, FIELD(gradients), 0, 0, false,
+     "import-statistics: safetensors of squared gradients, named as the model's"},
     {"replicas", OPTION_NUMBER, "R", "0", FIELD(replicas), 0, 4096, false,
      "shares of the sequences, 0: one unless ranks outnumber layers"},
     {"bits", OPTION_REAL, "B", NULL, FIELD(bits), 1, 16, true,
@@ -123,6 +125,9 @@ static const struct {
      "the whole job: calibrate, quantize, allocate, write, validate"},
     {"calibrate", DECANT_COMMAND_CALIBRATE, 0, "calibrate --model DIR --calibration T.npy --output S.h5",
      "the Fisher sums alone, for later runs with --statistics"},
+    {"import-statistics", DECANT_COMMAND_IMPORT_STATISTICS, 0,
+     "import-statistics --model DIR --gradients DIR --sequences N --output S.h5",
+     "squared gradients of another program, as SqueezeLLM's, for --statistics"},
     {"allocate", DECANT_COMMAND_ALLOCATE, 1, "allocate M.h5 --bits 3.5 | --size 3.5GB | --sweep 2.5:5:0.25",
      "solve the bit allocation again for other budgets; prints the plan or the curve"},
     {"validate", DECANT_COMMAND_VALIDATE, 1, "validate M.h5 --model DIR --text T.npy",
@@ -214,20 +219,26 @@ static decant_status require_options(const decant_options *options, decant_error
     decant_command command = options->command;
     bool runs = command == DECANT_COMMAND_RUN, calibrates = command == DECANT_COMMAND_CALIBRATE;
     bool validates = command == DECANT_COMMAND_VALIDATE, plans = command == DECANT_COMMAND_PLAN;
+    bool imports = command == DECANT_COMMAND_IMPORT_STATISTICS;
+    bool writes = runs || calibrates || imports || command == DECANT_COMMAND_EXPORT;
     const char *missing = NULL, *for_recipe = NULL;
     if (runs || plans) {
         decant_status status = require_recipe(options, &for_recipe, err);
         if (status != DECANT_OK)
             return status;
     }
-    if ((runs || calibrates || plans) && !options->model[0])
+    if ((runs || calibrates || imports || plans) && !options->model[0])
         missing = "--model";
     else if (runs && for_recipe)
         missing = for_recipe;
     else if (calibrates && !options->calibration[0])
         missing = "--calibration";
-    else if ((runs || calibrates || command == DECANT_COMMAND_EXPORT) && !options->output[0])
+    else if (writes && !options->output[0])
         missing = "--output";
+    else if (imports && !options->gradients[0])
+        missing = "--gradients";
+    else if (imports && options->sequences == 0)
+        missing = "--sequences (over how many the squares were summed)";
     else if (validates && !options->text[0])
         missing = "--text";
     else if (command == DECANT_COMMAND_ALLOCATE && options->bits == 0 && options->size_bytes == 0 &&

@@ -21,6 +21,7 @@ typedef enum decant_command {
     DECANT_COMMAND_COMPARE,
     DECANT_COMMAND_PLAN,
     DECANT_COMMAND_EXPORT,
+    DECANT_COMMAND_IMPORT_STATISTICS,
     DECANT_COMMAND_HELP,
     DECANT_COMMAND_VERSION,
 } decant_command;
@@ -80,6 +81,7 @@ typedef struct decant_options {
     int fisher;          /* decant_fisher_form */
     int retention;       /* decant_retention */
     decant_option_path statistics;
+    decant_option_path gradients; /* import-statistics */
     int replicas; /* groups of ranks that share out the sequences; 0: as decant_schedule_grid says */
 
     double bits;        /* average over the quantized weights of everything stored; 0: not given */

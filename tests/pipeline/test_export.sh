@@ -118,20 +118,30 @@ PY
   done
 done
 
-# ---- what transformers makes of the last folder
-if "$python" -c 'import torch, transformers' 2>/dev/null; then
-  "$python" - "$work/f32" "$model/tokens.npy" "$expected" <<'PY'
+# ---- what transformers makes of a folder, and of a container through examples/python
+in_transformers() { # in_transformers CONTAINER FOLDER TOKENS PERPLEXITY
+  "$python" -c 'import torch, transformers' 2>/dev/null || return 0
+  "$python" - "$@" <<'PY'
 import math, sys
 import numpy as np, torch
+from load_into_transformers import load
 from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
-tokens = torch.from_numpy(np.load(sys.argv[2]).astype(np.int64))
-with torch.no_grad():
-    losses = [model(row[None], labels=row[None]).loss.item() for row in tokens]
-perplexity, expected = math.exp(sum(losses) / len(losses)), float(sys.argv[3])
-assert abs(perplexity - expected) < 1e-4 * expected, (perplexity, expected)
+tokens, expected = torch.from_numpy(np.load(sys.argv[3]).astype(np.int64)), float(sys.argv[4])
+for model in (AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.float32), load(sys.argv[1])):
+    with torch.no_grad():
+        losses = [model(row[None], labels=row[None]).loss.item() for row in tokens]
+    perplexity = math.exp(sum(losses) / len(losses))
+    assert abs(perplexity - expected) < 1e-4 * expected, (perplexity, expected)
 PY
-fi
+}
+for name in gqa bf16 mha; do
+  model=("$source"/tests/reference/llama_"$name"*)
+  run --model "${model[0]}" --method higgs,rtn --bit-widths 4 --output "$work/$name.h5" --bits 5.6
+  "$decant" export "$work/$name.h5" --output "$work/$name" --element f32 >/dev/null
+  expected=$(perplexity perplexity_quantized "$decant" validate "$work/$name.h5" --text "${model[0]}/tokens.npy" --quiet --device cpu)
+  in_transformers "$work/$name.h5" "$work/$name" "${model[0]}/tokens.npy" "$expected"
+done
+model=$source/tests/reference/llama_mha
 
 # ---- a folder appears whole or not at all, and harms nobody's
 export_="$decant export $work/m.h5 --output $work/folder"
@@ -275,9 +285,23 @@ assert set(tensors) == {"model.embed_tokens.weight", "model.norm.weight", "lm_he
     f"model.layers.{i}.{n}_layernorm.weight" for i in (0, 1) for n in ("input", "post_attention")}, set(tensors)
 PY
 done
+if "$python" -c 'import torch, safetensors' 2>/dev/null; then
+  run "${wide[@]}" --bit-widths 4
+  "$decant" export "$work/wide.h5" --format squeezellm --output "$work/squeezellm" --overwrite --shard-size 20kB >/dev/null
+  "$python" "$source/examples/python/squeezellm_checkpoint.py" "$work/squeezellm" "$work/packed.pt"
+  "$python" - "$work/packed.pt" "$work/wide.h5" <<'PY'
+import sys
+import h5py, numpy as np, torch
+state = torch.load(sys.argv[1], weights_only=True)
+with h5py.File(sys.argv[2]) as container:
+    for name in bytes(container["errors/layers"][:]).decode().split():
+        assert type(state["sparse_threshold." + name]) is int and state[name + ".qweight"].dtype == torch.int32
+        assert np.array_equal(state[name + ".vals"].numpy(), container[name]["sparse/values"][:].astype(np.float32)), name
+PY
+fi
 squeezellm() { expect 3 "$1" "$decant" export "$2" --format squeezellm --output "$work/none"; }
 run "${wide[@]}" --bit-widths 2; squeezellm '3 or 4 bits' "$work/wide.h5"
-run "${wide[@]}" --bit-widths 3,4 --bits 4.5; squeezellm 'one width' "$work/wide.h5"
+run "${wide[@]}" --bit-widths 3,4 --bits 6; squeezellm 'one width' "$work/wide.h5"
 run "${wide[@]}" --method higgs --bit-widths 4; squeezellm 'kmeans only' "$work/wide.h5"
 run --model "$model" --calibration "$model/tokens.npy" --bit-widths 4 --output "$work/m.h5"; squeezellm 'multiples of 32' "$work/m.h5"
 [[ ! -e $work/none && ! -e $work/none.partial ]] || fail "a refused export left a folder"
