@@ -111,9 +111,9 @@ with h5py.File(work / "m.h5") as container:
             assert found[name][0] == kind and list(found[name][1].shape) == shape and raw.tobytes() == data, name
 PY
   expected=$(perplexity perplexity_quantized "$decant" validate "$work/m.h5" --text "$model/tokens.npy" --quiet --device cpu)
-  for element in f32 f16 bf16; do
+  for element in f32 auto; do
     got=$(perplexity perplexity_original run --model "$work/$element" --method nf4 --text "$model/tokens.npy" --output "$work/x.h5")
-    case $element in f32) tolerance=1e-6 ;; f16) tolerance=1e-3 ;; bf16) tolerance=1e-2 ;; esac
+    tolerance=$([[ $element == f32 ]] && echo 1e-6 || echo 1e-3)
     near "$got" "$expected" $tolerance || fail "$case: perplexity $got of the $element export, $expected of the container"
   done
 done
@@ -135,13 +135,12 @@ for model in (AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.floa
 PY
 }
 for name in gqa bf16 mha; do
-  model=("$source"/tests/reference/llama_"$name"*)
-  run --model "${model[0]}" --method higgs,rtn --bit-widths 4 --output "$work/$name.h5" --bits 5.6
-  "$decant" export "$work/$name.h5" --output "$work/$name" --element f32 >/dev/null
-  expected=$(perplexity perplexity_quantized "$decant" validate "$work/$name.h5" --text "${model[0]}/tokens.npy" --quiet --device cpu)
-  in_transformers "$work/$name.h5" "$work/$name" "${model[0]}/tokens.npy" "$expected"
+  folder=$(echo "$source"/tests/reference/llama_"$name"*)
+  run --model "$folder" --calibration "$folder/tokens.npy" --method kmeans,higgs --bits 6.5 --output "$work/$name.h5"
+  "$decant" export "$work/$name.h5" --output "$work/load-$name" --element f32 >/dev/null
+  expected=$(perplexity perplexity_quantized "$decant" validate "$work/$name.h5" --text "$folder/tokens.npy" --quiet --device cpu)
+  in_transformers "$work/$name.h5" "$work/load-$name" "$folder/tokens.npy" "$expected"
 done
-model=$source/tests/reference/llama_mha
 
 # ---- a folder appears whole or not at all, and harms nobody's
 export_="$decant export $work/m.h5 --output $work/folder"
