@@ -11,11 +11,16 @@
 #include "stages/source.h"
 
 #include <cjson/cJSON.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 static const char mark[] = "decant_export.json";
+
+/* Blocks from this size on go back to the system when they are freed. glibc raises the bound by itself, and
+ * matrices of many sizes then leave gaps: 630 MB at the peak for SmolLM2-135M, 77 MB with a fixed bound. */
+enum { RETURNED_BLOCK_BYTES = 128 << 10 };
 
 /* A tensor of the model: a dataset of its own, or a quantized layer. */
 typedef struct model_tensor {
@@ -377,6 +382,7 @@ decant_status decant_export_command(const decant_options *options, FILE *stream,
     export_job job = {.options = options,
                       .form = is_squeezellm ? &decant_export_squeezellm : &decant_export_dense};
     decant_status status;
+    mallopt(M_MMAP_THRESHOLD, RETURNED_BLOCK_BYTES);
     DECANT_TRY(open_container(&job, err));
     DECANT_TRY(list_tensors(&job, err));
     DECANT_TRY(make_folder(&job, err));
