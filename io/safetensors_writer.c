@@ -81,7 +81,7 @@ static decant_status share_out(decant_safetensors_writer *writer, int64_t shard_
     shard *last = &writer->shards[0];
     for (int64_t i = 0; i < list->count; i++) {
         int64_t bytes = entry_bytes(&list->entries[i]);
-        if (last->end > last->first && last->bytes + bytes > shard_bytes) {
+        if (bytes > 0 && last->end > last->first && last->bytes + bytes > shard_bytes) {
             last++;
             last->first = i;
         }
