@@ -51,7 +51,7 @@ static decant_status write_dense(decant_backend *backend, const decant_export_la
     DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *weight, layer->name, (void **)&weight, err));
     DECANT_TRY(decode(backend, packed, grid, weight, err));
     DECANT_TRY(check_range(layer, element, weight, err));
-    /* In place: an element is no larger than the float that it comes from, and comes after none. */
+    /* In place: element i takes bytes that only floats up to the i-th lay in, and those have been read. */
     if (element != DECANT_F32)
         for (int64_t i = 0; i < count; i++) {
             uint16_t narrow =
