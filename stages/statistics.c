@@ -2,6 +2,7 @@
 #include "stages/statistics.h"
 
 #include "base/memory.h"
+#include "stages/gradients.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -15,14 +16,14 @@ static void fisher_path(const decant_linear *linear, char path[DECANT_CONTAINER_
 }
 
 /* Collective: the dataset of every linear layer of the model; ids[layer · linear_count + linear]. */
-static decant_status define_sums(decant_container_writer *writer, const decant_fisher_sums *fisher, int *ids,
-                                 decant_error *err)
+static decant_status define_sums(decant_container_writer *writer, const decant_model_config *config,
+                                 const decant_family *family, int *ids, decant_error *err)
 {
-    int linears = fisher->family->linear_count;
-    for (int i = 0; i < fisher->config->layers * linears; i++) {
+    int linears = family->linear_count;
+    for (int i = 0; i < config->layers * linears; i++) {
         decant_linear linear;
         char path[DECANT_CONTAINER_PATH_BYTES];
-        fisher->family->linear(fisher->config, i / linears, i % linears, &linear);
+        family->linear(config, i / linears, i % linears, &linear);
         fisher_path(&linear, path);
         decant_shape shape = {2, {linear.rows, linear.columns}};
         decant_status status = decant_container_define(writer, path, DECANT_STORED_F32, &shape, &ids[i], err);
@@ -80,6 +81,23 @@ done:
     return status;
 }
 
+/* Collective: an empty file in which all sums of a model have a place; ids is freed by the caller, also on
+ * failure. */
+static decant_status begin_file(decant_ranks *ranks, const char *path, bool overwrite,
+                                const decant_model_config *config, const decant_family *family,
+                                decant_container_writer **writer, int **ids, decant_error *err)
+{
+    size_t count = (size_t)config->layers * (size_t)family->linear_count;
+    decant_status status;
+    DECANT_TRY(decant_ranks_agree(
+        ranks, decant_memory_allocate(count * sizeof **ids, "dataset numbers", (void **)ids, err), err));
+    DECANT_TRY(decant_container_create(ranks, path, overwrite, writer, err));
+    DECANT_TRY(define_sums(*writer, config, family, *ids, err));
+    DECANT_TRY(decant_container_begin(*writer, err));
+done:
+    return status;
+}
+
 decant_status decant_statistics_write(decant_ranks *ranks, const char *path, bool overwrite,
                                       const decant_fisher_sums *fisher, const decant_statistics_origin *origin,
                                       decant_error *err)
@@ -87,16 +105,54 @@ decant_status decant_statistics_write(decant_ranks *ranks, const char *path, boo
     decant_container_writer *writer = NULL;
     int *ids = NULL;
     decant_status status;
-    DECANT_TRY(decant_ranks_agree(ranks,
-                                  decant_memory_allocate((size_t)fisher->config->layers *
-                                                             (size_t)fisher->family->linear_count * sizeof *ids,
-                                                         "dataset numbers", (void **)&ids, err),
-                                  err));
-    DECANT_TRY(decant_container_create(ranks, path, overwrite, &writer, err));
-    DECANT_TRY(define_sums(writer, fisher, ids, err));
+    DECANT_TRY(begin_file(ranks, path, overwrite, fisher->config, fisher->family, &writer, &ids, err));
     DECANT_TRY(set_origin(writer, origin, err));
-    DECANT_TRY(decant_container_begin(writer, err));
     DECANT_TRY(decant_ranks_agree(ranks, write_sums(writer, fisher, ids, err), err));
+    DECANT_TRY(decant_container_finish(&writer, err));
+done:
+    decant_container_discard(&writer);
+    decant_memory_free(ids);
+    return status;
+}
+
+/* Local: all sums, from another program's. */
+static decant_status write_gradients(decant_container_writer *writer, const decant_model_config *config,
+                                     const decant_family *family, const decant_safetensors *gradients,
+                                     const int *ids, uint32_t *checksum, decant_error *err)
+{
+    float *sums = NULL;
+    decant_status status = DECANT_OK;
+    for (int i = 0; i < config->layers * family->linear_count; i++) {
+        decant_linear linear;
+        family->linear(config, i / family->linear_count, i % family->linear_count, &linear);
+        int64_t count = linear.rows * linear.columns;
+        decant_memory_free(sums);
+        DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *sums, linear.name, (void **)&sums, err));
+        DECANT_TRY(decant_gradients_read(gradients, &linear, sums, checksum, err));
+        DECANT_TRY(decant_container_write(writer, ids[i], 0, count, sums, err));
+    }
+done:
+    decant_memory_free(sums);
+    return status;
+}
+
+decant_status decant_statistics_import(decant_ranks *ranks, const char *path, bool overwrite,
+                                       const decant_model_config *config, const decant_family *family,
+                                       const decant_safetensors *gradients,
+                                       const decant_statistics_origin *origin, decant_error *err)
+{
+    decant_container_writer *writer = NULL;
+    decant_statistics_origin imported = *origin;
+    int *ids = NULL;
+    uint32_t checksum = 0;
+    decant_status status;
+    DECANT_TRY(begin_file(ranks, path, overwrite, config, family, &writer, &ids, err));
+    if (ranks->rank == 0)
+        status = write_gradients(writer, config, family, gradients, ids, &checksum, err);
+    DECANT_TRY(decant_ranks_agree(ranks, status, err));
+    DECANT_TRY(decant_ranks_broadcast(ranks, 0, &checksum, sizeof checksum, err));
+    imported.calibration_checksum = checksum;
+    DECANT_TRY(set_origin(writer, &imported, err));
     DECANT_TRY(decant_container_finish(&writer, err));
 done:
     decant_container_discard(&writer);
