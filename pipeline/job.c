@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "pipeline/job_plan.h"
+#include "pipeline/model_fingerprint.h"
 #include "pipeline/plan_request.h"
 #include "pipeline/quantization.h"
 #include "pipeline/report.h"
@@ -308,6 +309,7 @@ static decant_status calibrate_from_tokens(decant_job *job, decant_fisher_sums *
     DECANT_TRY(read_tokens(job, job->options->calibration, job->options->window, job->options->sequences,
                            &tokens, err));
     DECANT_TRY(decant_job_plan(job, &tokens, err));
+    DECANT_TRY(decant_job_fingerprint_model(job, err));
     *origin = (decant_statistics_origin){.sequences = tokens.sequences, .length = tokens.length};
     streamed.recipe = decant_job_recipe(job, origin);
     if (share)
@@ -329,7 +331,12 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
     decant_status status = decant_job_plan(job, NULL, err);
     if (status != DECANT_OK)
         return status;
+    status = decant_job_fingerprint_model(job, err);
+    if (status != DECANT_OK)
+        return status;
     status = decant_statistics_open(job->options->statistics, &file, origin, err);
+    if (status == DECANT_OK)
+        status = decant_job_check_statistics(job, job->options->statistics, origin, err);
     if (status == DECANT_OK)
         status = decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form, layers.first,
                                          layers.count, fisher, err);
