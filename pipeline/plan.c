@@ -3,6 +3,7 @@
 #include "pipeline/plan.h"
 
 #include "base/memory.h"
+#include "pipeline/placement.h"
 #include "pipeline/plan_seconds.h"
 
 #include <stdio.h>
@@ -33,19 +34,6 @@ static decant_job_shape resolve_shape(const decant_job_shape *asked)
     if (shape.validation_batch > shape.validation_windows)
         shape.validation_batch = at_least(shape.validation_windows, 1);
     return shape;
-}
-
-/* Balanced for calibration: a block takes its forward pass, the gradient of its input and that of its weights;
- * the head only the first two. */
-void decant_plan_layers(const decant_model_config *config, int stages, decant_layer_range *ranges)
-{
-    const int64_t tokens = 512;
-    double block = decant_schedule_block_cost(config, tokens), head = decant_schedule_head_cost(config, tokens);
-    if (config->matrices) { /* nothing passes through them */
-        block = 1;
-        head = 0;
-    }
-    decant_schedule_layers(config->layers, stages, 3 * block, 0, 2 * head, ranges);
 }
 
 /* ---- one candidate ---- */
@@ -113,28 +101,18 @@ static void judge(const decant_plan_request *request, decant_plan *plan)
     }
 }
 
-/* Which replica has which matrix: shared out within each stage by weights. */
-static decant_status find_owners(decant_plan *plan, const decant_linear_sizes *sizes,
-                                 const decant_layer_range *ranges, decant_error *err)
+/* Which replica of its stage has which matrix. */
+static decant_status find_owners(decant_plan *plan, const decant_layer_range *ranges, decant_error *err)
 {
-    int linears = plan->shape.family->linear_count;
-    double *costs = NULL;
+    const decant_job_shape *shape = &plan->shape;
+    int linears = shape->family->linear_count;
     decant_status status;
-    DECANT_TRY(decant_memory_allocate((size_t)sizes->count * sizeof *plan->owners, "the owners of matrices",
-                                      (void **)&plan->owners, err));
-    if (plan->replicas == 1)
-        goto done; /* zeros */
-    DECANT_TRY(decant_memory_allocate((size_t)(sizes->count + plan->replicas) * sizeof *costs,
-                                      "the owners of matrices", (void **)&costs, err));
-    for (int64_t i = 0; i < sizes->count; i++)
-        costs[i] = (double)sizes->each[i].weights;
-    for (int s = 0; s < plan->active_stages; s++) {
-        int first = ranges[s].first * linears;
-        decant_schedule_owners(costs + first, ranges[s].count, linears, plan->replicas, costs + sizes->count,
-                               plan->owners + first);
-    }
+    DECANT_TRY(decant_memory_allocate((size_t)(shape->config->layers * linears) * sizeof *plan->owners,
+                                      "the owners of matrices", (void **)&plan->owners, err));
+    for (int s = 0; s < plan->active_stages; s++)
+        DECANT_TRY(decant_placement_owners(shape->config, shape->family, ranges[s], plan->replicas,
+                                           plan->owners + ranges[s].first * linears, err));
 done:
-    decant_memory_free(costs);
     return status;
 }
 
@@ -157,9 +135,9 @@ static decant_status lay_out(const decant_plan_request *request, const decant_jo
                                       (void **)&ranges, err));
     DECANT_TRY(decant_memory_allocate((size_t)plan->ranks * sizeof *plan->rank, "the plan of each rank",
                                       (void **)&plan->rank, err));
-    decant_plan_layers(shape->config, plan->stages, ranges);
+    decant_placement_layers(shape->config, plan->stages, ranges);
     plan->active_stages = decant_schedule_active_stages(ranges, plan->stages);
-    DECANT_TRY(find_owners(plan, sizes, ranges, err));
+    DECANT_TRY(find_owners(plan, ranges, err));
     for (int rank = 0; rank < plan->ranks; rank++) {
         plan->rank[rank].share = share_of(plan, choice, ranges, rank);
         decant_rank_memory_plan(shape, sizes, plan->owners, &plan->rank[rank].share, &plan->rank[rank].memory);
