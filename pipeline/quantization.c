@@ -107,9 +107,8 @@ decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe 
     for (int64_t i = 0; i < count; i++) {
         if (decant_interruption_came())
             DECANT_FAIL(err, DECANT_INTERRUPTED,
-                        "%lld of a rank's %lld matrices were quantized; the same command "
-                        "goes on from what is in %s",
-                        (long long)i, (long long)count, job->work.path);
+                        "while matrices were quantized; the same command goes on from the "
+                        "last checkpoint");
         if (i + 1 < count)
             DECANT_TRY(begin_matrix(job, worker, &tasks[i + 1].linear, &arriving[(i + 1) % 2], err));
         DECANT_TRY(quantize_matrix(job->backend, recipe, &tasks[i], &arriving[i % 2], err));
