@@ -75,8 +75,9 @@ void decant_resident_run(decant_calibration_run *run, decant_resident *resident,
         *(is_forward ? &run->times.forward_s : &run->times.backward_s) +=
             now_s - before_s - (waited_now_s - waited_s);
         if (!is_forward) {
-            decant_log_progress(job->log, run->finished + step.batch + 1, run->finished + run->batches,
-                                "micro-batches");
+            if (decant_standing_computes(&run->standing))
+                decant_log_progress(job->log, run->finished + step.batch + 1, run->finished + run->batches,
+                                    "micro-batches");
             decant_checkpoint_rounds_pass(rounds, step.batch);
         }
         before_s = decant_clock_s();
