@@ -143,6 +143,7 @@ static decant_status validate_and_finish(decant_job *job, const decant_token_arr
     decant_status status = decant_container_finish(writer, err);
     if (status != DECANT_OK)
         return status;
+    job->work.complete = true;
     if (validated != DECANT_OK)
         *err = validation_error;
     else if (text->sequences > 0)
@@ -201,6 +202,7 @@ static decant_status run_calibration(decant_job *job, decant_error *err)
     decant_log_stage(job->log, "write");
     DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &job->config,
                                        job->family, &fisher, &origin, err));
+    job->work.complete = true;
 done:
     decant_fisher_sums_free(&fisher);
     return status;
@@ -233,7 +235,7 @@ decant_status decant_job_run(decant_ranks *ranks, const decant_options *options,
         status = run_validation(&job, err);
     if (status == DECANT_OK)
         decant_job_report_memory(&job);
-    decant_job_close_work(&job, status == DECANT_OK);
+    decant_job_close_work(&job);
     decant_job_close(&job);
     return status;
 }

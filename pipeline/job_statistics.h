@@ -6,10 +6,10 @@
 #include "pipeline/quantization.h"
 
 /* Collective. Fisher sums of the matrices that this rank owns, from --calibration or --statistics; none in a
- * data-free run. Makes the job's plan, which refuses memory that will not suffice.
+ * data-free run. Otherwise makes the job's plan first, and so refuses memory that will not suffice.
  *   fisher   created here; freed with decant_fisher_sums_free, after a failure too
- *   share    all zeros; when layers are streamed, they are quantized as they come, with what is left in
- *            `fisher` empty. Freed with decant_quantized_share_free, after a failure too
+ *   share    all zeros; when layers are streamed, their matrices are quantized as they pass, and no sums are
+ *            left. Freed with decant_quantized_share_free, after a failure too
  *   origin   what the sums were taken over; untouched in a data-free run */
 decant_status decant_job_find_fisher_sums(decant_job *job, decant_fisher_sums *fisher,
                                           decant_quantized_share *share, decant_statistics_origin *origin,

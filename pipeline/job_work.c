@@ -102,9 +102,9 @@ decant_status decant_job_heed_signals(decant_job *job, decant_error *err)
     return status == DECANT_OK && leaves ? interrupted(job, err) : status;
 }
 
-void decant_job_close_work(decant_job *job, bool complete)
+void decant_job_close_work(decant_job *job)
 {
     decant_interruption_ignore();
     if (job->ranks->rank == 0)
-        decant_work_directory_close(&job->work, complete);
+        decant_work_directory_close(&job->work);
 }

@@ -20,6 +20,6 @@ decant_status decant_job_keep_statistics(decant_job *job, const decant_fisher_su
 decant_status decant_job_heed_signals(decant_job *job, decant_error *err);
 
 /* Local. Lets go of the directory; removes it when the job is complete, or when there is nothing in it. */
-void decant_job_close_work(decant_job *job, bool complete);
+void decant_job_close_work(decant_job *job);
 
 #endif

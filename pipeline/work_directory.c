@@ -184,11 +184,11 @@ void decant_work_directory_drop_calibration(decant_work_directory *work)
     work->has_calibration = false;
 }
 
-void decant_work_directory_close(decant_work_directory *work, bool complete)
+void decant_work_directory_close(decant_work_directory *work)
 {
     if (!work->path[0] || work->lock < 0)
         return;
-    if (complete || (!is_there(work->calibration) && !is_there(work->statistics))) {
+    if (work->complete || (!is_there(work->calibration) && !is_there(work->statistics))) {
         const char *const files[] = {"head.partial", "head", "lock"};
         remove_data(work);
         for (int i = 0; i < 3; i++) {

@@ -21,6 +21,7 @@ typedef struct decant_work_directory {
     char calibration[DECANT_WORK_PATH_BYTES]; /* the data files' paths */
     char statistics[DECANT_WORK_PATH_BYTES];
     bool has_calibration, has_statistics;
+    bool complete;  /* the output has its name: nothing here is needed any more; set by the job */
     int lock;       /* rank 0's descriptor; -1 elsewhere */
     double saved_s; /* decant_clock_s() when the work began or was last saved */
 } decant_work_directory;
@@ -42,6 +43,6 @@ void decant_work_directory_drop_calibration(decant_work_directory *work);
 
 /* Lets go of the lock, and removes the directory when the job is complete or when nothing in it was saved.
  * Takes one that was never opened. */
-void decant_work_directory_close(decant_work_directory *work, bool complete);
+void decant_work_directory_close(decant_work_directory *work);
 
 #endif

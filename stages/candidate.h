@@ -59,7 +59,6 @@ typedef struct decant_candidate_list {
 /* As the option and the container name it: "kmeans". */
 const char *decant_method_name(decant_method method);
 bool decant_method_find(const char *name, decant_method *method); /* false when there is none of this name */
-bool decant_method_needs_statistics(decant_method method);
 
 /* Does any method of the recipe need Fisher sums? */
 bool decant_recipe_needs_statistics(const decant_recipe *recipe);

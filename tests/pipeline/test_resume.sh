@@ -3,17 +3,13 @@
 # bytes of an undisturbed one; work that belongs to another job, or is damaged, is refused; two jobs on one output are too.
 # DECANT_TEST_KILLS: how many kills at random moments (4).
 set -euo pipefail
-decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
-work=$(mktemp -d)
+. "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 running=
 cleanup() {
   [[ -z $running ]] || kill_all "$running"
   rm -rf "$work"
 }
 trap cleanup EXIT
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-
-fail() { echo "FAILED: $*" >&2; exit 1; }
 
 model=$source/tests/reference/llama_mha # three layers
 tokens=$work/tokens.npy                 # 14 sequences, so 14 micro-batches of one
@@ -27,21 +23,11 @@ common=(--model "$model" --calibration "$tokens" --micro-batch 1 --device cpu)
 run=(run "${common[@]}" --text "$model/tokens.npy" --bits 5)
 always=(--checkpoint-every 0)
 
-# on RANKS ARGUMENTS…
-on() {
+# through RANKS ARGUMENTS…: a job that comes to its end; what it tells is in err.
+through() {
   local ranks=$1
   shift
-  timeout 120 mpirun -n "$ranks" "$decant" "$@" >/dev/null 2>"$work/err" || { cat "$work/err" >&2; return 1; }
-}
-
-# expect STATUS PATTERN RANKS ARGUMENTS…: the exit status, and one line on stderr that says why.
-expect() {
-  local status=$1 pattern=$2 ranks=$3 got=0
-  shift 3
-  timeout 120 mpirun -n "$ranks" "$decant" "$@" --quiet >"$work/out" 2>"$work/err" || got=$?
-  [[ $got == "$status" ]] || fail "'$*' gave $got, not $status: $(cat "$work/err")"
-  [[ $(grep -c '^decant: ' "$work/err") == 1 ]] || fail "'$*' did not print one line: $(cat "$work/err")"
-  grep -q -- "$pattern" "$work/err" || fail "'$*' does not say '$pattern': $(cat "$work/err")"
+  timeout 120 mpirun -n "$ranks" "$decant" "$@" >/dev/null 2>"$work/err" || fail "'$*' failed: $(cat "$work/err")"
 }
 
 # The processes of decant that write an output, mpirun left out.
@@ -79,11 +65,11 @@ wait_for() {
   done
 }
 
-on 1 "${run[@]}" --output "$work/whole.h5"
+through 1 "${run[@]}" --output "$work/whole.h5"
 [[ ! -e $work/whole.h5.work ]] || fail "a complete job left its work directory"
 
 # ---- checkpoints change nothing
-on 3 "${run[@]}" "${always[@]}" --log "$work/log" --output "$work/checkpoints.h5"
+through 3 "${run[@]}" "${always[@]}" --log "$work/log" --output "$work/checkpoints.h5"
 (($(grep -c '"event":"checkpoint"' "$work/log") > 3)) || fail "no checkpoints: $(cat "$work/log")"
 cmp "$work/whole.h5" "$work/checkpoints.h5" || fail "a job with checkpoints gives other bytes"
 [[ ! -e $work/checkpoints.h5.work ]] || fail "a complete job left its work directory"
@@ -98,7 +84,7 @@ until [[ -e $work/first.h5.work/calibration.h5 && ! -e $work/first.h5 ]]; do
 done
 for ranks in 1 3 5; do
   cp -r "$work/first.h5.work" "$work/resumed.$ranks.h5.work"
-  on $ranks "${run[@]}" --replicas 1 --output "$work/resumed.$ranks.h5"
+  through $ranks "${run[@]}" --replicas 1 --output "$work/resumed.$ranks.h5"
   grep -q 'going on after' "$work/err" || fail "not resumed: $(cat "$work/err")"
   cmp "$work/whole.h5" "$work/resumed.$ranks.h5" || fail "a job that went on with $ranks ranks gives other bytes"
   [[ ! -e $work/resumed.$ranks.h5.work ]] || fail "a complete job left its work directory"
@@ -116,7 +102,7 @@ with h5py.File(sys.argv[2], "r+", libver=("v108", "v110")) as file:
     sums.attrs["crc32"] = np.int64(zlib.crc32(sums[...].tobytes()))
 change_container.seal(sys.argv[2])
 PY
-on 2 "${run[@]}" --output "$work/forged.h5"
+through 2 "${run[@]}" --output "$work/forged.h5"
 cmp -s "$work/whole.h5" "$work/forged.h5" && fail "what a checkpoint holds is not used"
 
 # ---- killed once calibration is finished: it is not done again
@@ -129,12 +115,12 @@ for _ in $(seq 20); do
   [[ -e $work/late.h5.work/statistics.h5 ]] && break
 done
 [[ ! -e $work/late.h5.work/calibration.h5.partial ]] || fail "sums of unfinished calibration are kept beside the finished ones"
-on 3 "${run[@]}" --output "$work/late.h5"
+through 3 "${run[@]}" --output "$work/late.h5"
 grep -q 'calibration is finished already' "$work/err" || fail "calibration was done again: $(cat "$work/err")"
 cmp "$work/whole.h5" "$work/late.h5" || fail "a job that went on after calibration gives other bytes"
 
 # ---- replicas go on as replicas, on other numbers of stages; `decant calibrate` too
-on 2 calibrate "${common[@]}" --replicas 2 --output "$work/statistics.h5"
+through 2 calibrate "${common[@]}" --replicas 2 --output "$work/statistics.h5"
 until [[ -e $work/replicas.h5.work/calibration.h5 && ! -e $work/replicas.h5 ]]; do
   rm -rf "$work"/replicas.h5*
   begin 4 "$work/replicas.h5" calibrate "${common[@]}" --replicas 2 "${always[@]}"
@@ -142,8 +128,8 @@ until [[ -e $work/replicas.h5.work/calibration.h5 && ! -e $work/replicas.h5 ]]; 
   kill_one "$work/replicas.h5"
   finish
 done
-expect 2 'there, replicas = 2; here, replicas = 1' 2 calibrate "${common[@]}" --replicas 1 --output "$work/replicas.h5"
-on 2 calibrate "${common[@]}" --replicas 2 --output "$work/replicas.h5"
+expect 2 'there, replicas = 2; here, replicas = 1' on 2 calibrate "${common[@]}" --replicas 1 --output "$work/replicas.h5"
+through 2 calibrate "${common[@]}" --replicas 2 --output "$work/replicas.h5"
 grep -q 'going on after' "$work/err" || fail "not resumed: $(cat "$work/err")"
 cmp "$work/statistics.h5" "$work/replicas.h5" || fail "statistics of replicas that went on are others"
 
@@ -158,7 +144,7 @@ for case in USR1:3:1 TERM:1:2; do
   [[ $got == 75 ]] || fail "SIG$signal on $ranks ranks gave $got: $(cat "$work/err")"
   grep -q 'interrupted, can be resumed: ' "$work/err" || fail "SIG$signal: $(cat "$work/err")"
   [[ ! -e $out ]] || fail "an interrupted job left an output"
-  on "$others" "${run[@]}" --output "$out"
+  through "$others" "${run[@]}" --output "$out"
   cmp "$work/whole.h5" "$out" || fail "a job that was interrupted gives other bytes"
 done
 
@@ -178,15 +164,15 @@ begin = 8 + header + json.loads(raw[8 : 8 + header])["model.layers.2.mlp.up_proj
 raw[begin] ^= 1
 open(sys.argv[2] + "/model.safetensors", "wb").write(raw)
 PY
-expect 2 'there, bits = 5; here, bits = 5.5' 2 "${run[@]}" --bits 5.5 --output "$out"
-expect 2 'fisher = ' 2 "${run[@]}" --fisher sequence --output "$out"
-expect 2 'calibration_crc32 = ' 2 "${run[@]}" --calibration "$work/other.npy" --output "$out"
-expect 2 'model_crc32 = ' 2 "${run[@]}" --model "$work/other" --output "$out"
-expect 2 'command = calibrate' 1 calibrate "${common[@]}" --output "$out"
+expect 2 'there, bits = 5; here, bits = 5.5' on 2 "${run[@]}" --bits 5.5 --output "$out"
+expect 2 'fisher = ' on 2 "${run[@]}" --fisher sequence --output "$out"
+expect 2 'calibration_crc32 = ' on 2 "${run[@]}" --calibration "$work/other.npy" --output "$out"
+expect 2 'model_crc32 = ' on 2 "${run[@]}" --model "$work/other" --output "$out"
+expect 2 'command = calibrate' on 1 calibrate "${common[@]}" --output "$out"
 [[ $(cd "$out.work" && sha256sum calibration.h5 head) == "$before" ]] || fail "refused work was changed"
 cp -r "$out.work" "$work/torn.h5.work"
 truncate -s -100 "$work/torn.h5.work/calibration.h5"
-expect 3 '--overwrite-work' 2 "${run[@]}" --output "$work/torn.h5"
+expect 3 '--overwrite-work' on 2 "${run[@]}" --output "$work/torn.h5"
 cp "$out.work/calibration.h5" "$work/torn.h5.work"
 python3 - "$work/torn.h5.work/calibration.h5" <<'PY'
 import h5py, sys
@@ -198,10 +184,10 @@ with open(sys.argv[1], "r+b") as file:
     file.seek(place)
     file.write(bytes([byte ^ 4]))
 PY
-expect 3 'model.layers.0.mlp.up_proj/fisher is damaged' 2 "${run[@]}" --output "$work/torn.h5"
+expect 3 'model.layers.0.mlp.up_proj/fisher is damaged' on 2 "${run[@]}" --output "$work/torn.h5"
 sed -i 's/bits = 5$/bits = 6/' "$work/torn.h5.work/head"
-expect 2 'head is damaged' 2 "${run[@]}" --output "$work/torn.h5"
-on 2 "${run[@]}" --overwrite-work --output "$work/torn.h5"
+expect 2 'head is damaged' on 2 "${run[@]}" --output "$work/torn.h5"
+through 2 "${run[@]}" --overwrite-work --output "$work/torn.h5"
 grep -q 'going on' "$work/err" && fail "--overwrite-work went on"
 cmp "$work/whole.h5" "$work/torn.h5" || fail "--overwrite-work gives other bytes"
 
@@ -210,7 +196,7 @@ flock "$out.work/lock" sleep 60 &
 holder=$!
 while flock -n "$out.work/lock" true; do sleep 0.01; done
 printf 'process 4711 on there' >"$out.work/lock"
-expect 2 'in use by another job, process 4711 on there' 2 "${run[@]}" --output "$out"
+expect 2 'in use by another job, process 4711 on there' on 2 "${run[@]}" --output "$out"
 kill $holder 2>/dev/null || true
 wait $holder 2>/dev/null || true
 until flock -n "$out.work/lock" true; do sleep 0.1; done
@@ -233,6 +219,6 @@ while ((kills < ${DECANT_TEST_KILLS:-4})); do
     kills=$((kills + 1))
   fi
 done
-on 2 "${run[@]}" --replicas 1 --output "$out"
+through 2 "${run[@]}" --replicas 1 --output "$out"
 cmp "$work/whole.h5" "$out" || fail "after $kills kills a job gives other bytes"
 echo "resumed jobs: passed; $kills kills, $resumed of the jobs after them went on, $((jobs + 1)) came to an end"
