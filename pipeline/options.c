@@ -108,6 +108,10 @@ static const option_row option_table[] = {
      "plan: bytes that a rank writes a second"},
     {"message-rate", OPTION_SIZE, "SIZE", NULL, FIELD(message_rate), 1, 9e18, false,
      "plan: bytes a second from rank to rank; not counted without"},
+    {"checkpoint-every", OPTION_REAL, "SECONDS", "300", FIELD(checkpoint_every), 0, 1e9, false,
+     "of work that a kill may cost; what is saved lies in OUTPUT.work"},
+    {"overwrite-work", OPTION_FLAG, NULL, NULL, FIELD(overwrite_work), 0, 0, false,
+     "begin anew in place of going on from OUTPUT.work"},
     {"log", OPTION_PATH, "FILE", NULL, FIELD(log), 0, 0, false, "JSON lines with the figures of every stage"},
     {"quiet", OPTION_FLAG, NULL, NULL, FIELD(quiet), 0, 0, false, "no progress on stderr"},
     {"json", OPTION_FLAG, NULL, NULL, FIELD(json), 0, 0, false, "results as JSON on stdout"},
@@ -330,7 +334,8 @@ void decant_options_print_help(FILE *stream)
     }
     fprintf(stream, "  --%-34s %s\n  --%-34s %s\n", "help", "this text", "version", "the program's version");
     fprintf(stream, "\nExit status: 0 done, 2 wrong usage, 3 bad input, 4 not enough memory or disk,\n"
-                    "5 device or MPI failure, 70 internal error.\n");
+                    "5 device or MPI failure, 70 internal error, 75 interrupted by SIGTERM or\n"
+                    "SIGUSR1: the same command goes on.\n");
 }
 
 void decant_options_describe(const decant_options *options, char *text, size_t size)

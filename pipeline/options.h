@@ -123,6 +123,8 @@ typedef struct decant_options {
     double teraflops;                            /* plan: 10^12 operations a second of a rank; 0: as measured */
     double quantize_rate;                        /* plan: 10^6 weights a second of a rank; 0: as measured */
     int64_t read_rate, write_rate, message_rate; /* plan: bytes a second of a rank; 0: as measured */
+    double checkpoint_every;                     /* seconds */
+    bool overwrite_work;
     decant_option_path log;
     bool quiet;
     bool json;

@@ -2,36 +2,13 @@
 #include "stages/statistics.h"
 
 #include "base/memory.h"
+#include "stages/fisher_file.h"
 #include "stages/gradients.h"
 
-#include <stdio.h>
 #include <string.h>
 
 static const char *const form_names[] = {
     [DECANT_FISHER_SEQUENCE] = "sequence", [DECANT_FISHER_TOKEN] = "token"};
-
-static void fisher_path(const decant_linear *linear, char path[DECANT_CONTAINER_PATH_BYTES])
-{
-    snprintf(path, DECANT_CONTAINER_PATH_BYTES, "/%s/fisher", linear->name);
-}
-
-/* Collective: the dataset of every linear layer of the model; ids[layer · linear_count + linear]. */
-static decant_status define_sums(decant_container_writer *writer, const decant_model_config *config,
-                                 const decant_family *family, int *ids, decant_error *err)
-{
-    int linears = family->linear_count;
-    for (int i = 0; i < config->layers * linears; i++) {
-        decant_linear linear;
-        char path[DECANT_CONTAINER_PATH_BYTES];
-        family->linear(config, i / linears, i % linears, &linear);
-        fisher_path(&linear, path);
-        decant_shape shape = {2, {linear.rows, linear.columns}};
-        decant_status status = decant_container_define(writer, path, DECANT_STORED_F32, &shape, &ids[i], err);
-        if (status != DECANT_OK)
-            return status;
-    }
-    return DECANT_OK;
-}
 
 static decant_status set_origin(decant_container_writer *writer, const decant_statistics_origin *origin,
                                 decant_error *err)
@@ -47,37 +24,8 @@ static decant_status set_origin(decant_container_writer *writer, const decant_st
     DECANT_TRY(decant_container_set_real(writer, "/", "loss", origin->loss, err));
     DECANT_TRY(
         decant_container_set_integer(writer, "/", "calibration_crc32", origin->calibration_checksum, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "model_crc32", origin->model_checksum, err));
 done:
-    return status;
-}
-
-/* Local: this rank's sums, one layer at a time through host memory. */
-static decant_status write_sums(decant_container_writer *writer, const decant_fisher_sums *fisher,
-                                const int *ids, decant_error *err)
-{
-    decant_backend *backend = fisher->backend;
-    int linears = fisher->family->linear_count;
-    float *host = NULL;
-    decant_status status = DECANT_OK;
-    for (int i = 0; i < fisher->layer_count * linears; i++) {
-        const float *sum = fisher->host_sums[i];
-        if (!sum && !fisher->sums[i])
-            continue;
-        decant_linear linear;
-        fisher->family->linear(fisher->config, fisher->first_layer + i / linears, i % linears, &linear);
-        int64_t count = linear.rows * linear.columns;
-        if (!sum) {
-            decant_memory_free(host);
-            DECANT_TRY(
-                decant_memory_allocate((size_t)count * sizeof *host, "Fisher sums", (void **)&host, err));
-            DECANT_TRY(
-                backend->memory->download(backend, host, fisher->sums[i], (size_t)count * sizeof *host, err));
-            sum = host;
-        }
-        DECANT_TRY(decant_container_write(writer, ids[fisher->first_layer * linears + i], 0, count, sum, err));
-    }
-done:
-    decant_memory_free(host);
     return status;
 }
 
@@ -92,22 +40,23 @@ static decant_status begin_file(decant_ranks *ranks, const char *path, bool over
     DECANT_TRY(decant_ranks_agree(
         ranks, decant_memory_allocate(count * sizeof **ids, "dataset numbers", (void **)ids, err), err));
     DECANT_TRY(decant_container_create(ranks, path, overwrite, writer, err));
-    DECANT_TRY(define_sums(*writer, config, family, *ids, err));
+    DECANT_TRY(decant_fisher_file_define(*writer, config, family, "", *ids, err));
     DECANT_TRY(decant_container_begin(*writer, err));
 done:
     return status;
 }
 
 decant_status decant_statistics_write(decant_ranks *ranks, const char *path, bool overwrite,
+                                      const decant_model_config *config, const decant_family *family,
                                       const decant_fisher_sums *fisher, const decant_statistics_origin *origin,
                                       decant_error *err)
 {
     decant_container_writer *writer = NULL;
     int *ids = NULL;
     decant_status status;
-    DECANT_TRY(begin_file(ranks, path, overwrite, fisher->config, fisher->family, &writer, &ids, err));
+    DECANT_TRY(begin_file(ranks, path, overwrite, config, family, &writer, &ids, err));
     DECANT_TRY(set_origin(writer, origin, err));
-    DECANT_TRY(decant_ranks_agree(ranks, write_sums(writer, fisher, ids, err), err));
+    DECANT_TRY(decant_ranks_agree(ranks, decant_fisher_file_write(writer, fisher, ids, err), err));
     DECANT_TRY(decant_container_finish(&writer, err));
 done:
     decant_container_discard(&writer);
@@ -164,7 +113,7 @@ static decant_status read_origin(const decant_container *file, const char *path,
                                  decant_statistics_origin *origin, decant_error *err)
 {
     char kind[32], form[32];
-    int64_t checksum;
+    int64_t checksum, model_checksum;
     decant_status status;
     DECANT_TRY(decant_container_get_text(file, "/", "kind", kind, sizeof kind, err));
     if (strcmp(kind, "statistics") != 0)
@@ -181,6 +130,12 @@ static decant_status read_origin(const decant_container *file, const char *path,
     DECANT_TRY(decant_container_get_real(file, "/", "loss", &origin->loss, err));
     DECANT_TRY(decant_container_get_integer(file, "/", "calibration_crc32", &checksum, err));
     origin->calibration_checksum = (uint32_t)checksum;
+    if (decant_container_get_integer(file, "/", "model_crc32", &model_checksum, err) != DECANT_OK)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT,
+                    "%s does not say which model it was made from, as statistics of older versions; make it "
+                    "again with `decant calibrate`",
+                    path);
+    origin->model_checksum = (uint32_t)model_checksum;
     if (origin->sequences < 1 || origin->length < 2)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s claims %lld sequences of %lld tokens", path,
                     (long long)origin->sequences, (long long)origin->length);
@@ -197,32 +152,5 @@ decant_status decant_statistics_open(const char *path, decant_container **file,
 done:
     if (status != DECANT_OK)
         decant_container_close(file);
-    return status;
-}
-
-decant_status decant_statistics_read(const decant_container *file, decant_fisher_sums *fisher,
-                                     decant_error *err)
-{
-    decant_backend *backend = fisher->backend;
-    int linears = fisher->family->linear_count;
-    float *host = NULL;
-    decant_status status = DECANT_OK;
-    for (int i = 0; i < fisher->layer_count * linears; i++) {
-        if (!fisher->sums[i])
-            continue;
-        decant_linear linear;
-        char path[DECANT_CONTAINER_PATH_BYTES];
-        fisher->family->linear(fisher->config, fisher->first_layer + i / linears, i % linears, &linear);
-        fisher_path(&linear, path);
-        size_t size_bytes = (size_t)(linear.rows * linear.columns) * sizeof *host;
-        decant_memory_free(host);
-        DECANT_TRY(decant_memory_allocate(size_bytes, path, (void **)&host, err));
-        DECANT_TRY(decant_container_read(file, path, DECANT_STORED_F32,
-                                         &(decant_shape){2, {linear.rows, linear.columns}}, host, err));
-        DECANT_TRY(backend->memory->upload(backend, decant_fisher_sums_at(fisher, i / linears, i % linears),
-                                           host, size_bytes, err));
-    }
-done:
-    decant_memory_free(host);
     return status;
 }
