@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "pipeline/job_plan.h"
+#include "pipeline/model_checksum.h"
 #include "pipeline/plan_request.h"
 #include "pipeline/quantization.h"
 #include "pipeline/report.h"
@@ -551,6 +552,8 @@ static decant_status run_calibration(decant_job *job, decant_error *err)
     decant_status status;
     DECANT_TRY(check_output(job, err));
     DECANT_TRY(calibrate_from_tokens(job, &fisher, NULL, &origin, err));
+    DECANT_TRY(decant_job_model_checksum(job, &origin.model_checksum, err));
+    origin.knows_model = true;
     decant_log_stage(job->log, "write");
     DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &fisher,
                                        &origin, err));

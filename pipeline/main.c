@@ -4,6 +4,7 @@
 #include "base/ranks.h"
 #include "pipeline/examine.h"
 #include "pipeline/job.h"
+#include "pipeline/merge.h"
 #include "pipeline/options.h"
 #include "pipeline/plan_report.h"
 
@@ -13,7 +14,7 @@
 static bool needs_ranks(decant_command command)
 {
     return command == DECANT_COMMAND_RUN || command == DECANT_COMMAND_CALIBRATE ||
-           command == DECANT_COMMAND_VALIDATE;
+           command == DECANT_COMMAND_VALIDATE || command == DECANT_COMMAND_MERGE;
 }
 
 /* Under mpirun and srun every process reads the same command line; one of them tells what is wrong with it. */
@@ -45,7 +46,9 @@ static int run_on_ranks(const decant_options *options)
         return fail(status, &err);
     status = decant_log_open(ranks->rank, options->quiet, options->log[0] ? options->log : NULL, &log, &err);
     status = decant_ranks_agree(ranks, status, &err);
-    if (status == DECANT_OK)
+    if (status == DECANT_OK && options->command == DECANT_COMMAND_MERGE)
+        status = decant_merge_command(ranks, options, &log, &err);
+    else if (status == DECANT_OK)
         status = decant_job_run(ranks, options, &log, &err);
     decant_log_close(&log);
     int rank = ranks->rank, size = ranks->size;

@@ -32,8 +32,8 @@ static decant_status define_sums(decant_container_writer *writer, const decant_f
     return DECANT_OK;
 }
 
-static decant_status set_origin(decant_container_writer *writer, const decant_statistics_origin *origin,
-                                decant_error *err)
+decant_status decant_statistics_set_origin(decant_container_writer *writer,
+                                           const decant_statistics_origin *origin, decant_error *err)
 {
     decant_status status;
     DECANT_TRY(decant_container_set_text(writer, "/", "kind", "statistics", err));
@@ -46,6 +46,8 @@ static decant_status set_origin(decant_container_writer *writer, const decant_st
     DECANT_TRY(decant_container_set_real(writer, "/", "loss", origin->loss, err));
     DECANT_TRY(
         decant_container_set_integer(writer, "/", "calibration_crc32", origin->calibration_checksum, err));
+    if (origin->knows_model)
+        DECANT_TRY(decant_container_set_integer(writer, "/", "model_crc32", origin->model_checksum, err));
 done:
     return status;
 }
@@ -94,7 +96,7 @@ decant_status decant_statistics_write(decant_ranks *ranks, const char *path, boo
                                   err));
     DECANT_TRY(decant_container_create(ranks, path, overwrite, &writer, err));
     DECANT_TRY(define_sums(writer, fisher, ids, err));
-    DECANT_TRY(set_origin(writer, origin, err));
+    DECANT_TRY(decant_statistics_set_origin(writer, origin, err));
     DECANT_TRY(decant_container_begin(writer, err));
     DECANT_TRY(decant_ranks_agree(ranks, write_sums(writer, fisher, ids, err), err));
     DECANT_TRY(decant_container_finish(&writer, err));
@@ -109,6 +111,7 @@ static decant_status read_origin(const decant_container *file, const char *path,
 {
     char kind[32], form[32];
     int64_t checksum;
+    decant_error absent;
     decant_status status;
     DECANT_TRY(decant_container_get_text(file, "/", "kind", kind, sizeof kind, err));
     if (strcmp(kind, "statistics") != 0)
@@ -125,6 +128,9 @@ static decant_status read_origin(const decant_container *file, const char *path,
     DECANT_TRY(decant_container_get_real(file, "/", "loss", &origin->loss, err));
     DECANT_TRY(decant_container_get_integer(file, "/", "calibration_crc32", &checksum, err));
     origin->calibration_checksum = (uint32_t)checksum;
+    origin->knows_model =
+        decant_container_get_integer(file, "/", "model_crc32", &checksum, &absent) == DECANT_OK;
+    origin->model_checksum = origin->knows_model ? (uint32_t)checksum : 0;
     if (origin->sequences < 1 || origin->length < 2)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s claims %lld sequences of %lld tokens", path,
                     (long long)origin->sequences, (long long)origin->length);

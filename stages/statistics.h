@@ -1,5 +1,6 @@
 /* The statistics file: Fisher sums kept for later runs. An HDF5 file like the container, with one dataset
- * /NAME/fisher F32 [rows, columns] a linear layer, and at the root what they were made from. */
+ * /NAME/fisher F32 [rows, columns] a linear layer, and at the root what they were made from. Files of disjoint
+ * calibration parts are added by stages/merge.h. */
 #ifndef DECANT_STAGES_STATISTICS_H
 #define DECANT_STAGES_STATISTICS_H
 
@@ -15,12 +16,18 @@ typedef struct decant_statistics_origin {
     int64_t replicas;    /* that divided the sequences: their sums were added in order */
     double loss;         /* mean over the sequences */
     uint32_t calibration_checksum;
+    bool knows_model;        /* false: an old file that does not say which model it is of */
+    uint32_t model_checksum; /* of all quantized weights, as model_crc32 of the container; where knows_model */
 } decant_statistics_origin;
 
 /* Collective. Writes the sums of all matrices of the model; each rank brings those that it holds. */
 decant_status decant_statistics_write(decant_ranks *ranks, const char *path, bool overwrite,
                                       const decant_fisher_sums *fisher, const decant_statistics_origin *origin,
                                       decant_error *err);
+
+/* Collective, with equal arguments. The root attributes of a statistics file. */
+decant_status decant_statistics_set_origin(decant_container_writer *writer,
+                                           const decant_statistics_origin *origin, decant_error *err);
 
 /* Local. What the file was made from. DECANT_ERROR_INPUT when it is no statistics file. */
 decant_status decant_statistics_open(const char *path, decant_container **file,
