@@ -87,6 +87,7 @@ decant_status decant_job_calibrate(decant_job *job, const decant_token_array *to
         .micro_batch = run.micro_batch,
         .replicas = job->grid.replicas,
         .calibration_checksum = tokens->checksum,
+        .model_checksum = job->model_checksum,
     };
     DECANT_TRY(mean_loss(&run, &origin->loss, err));
     if (!job->plan.streamed)

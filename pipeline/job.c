@@ -8,7 +8,7 @@
 
 #include "base/memory.h"
 #include "pipeline/job_plan.h"
-#include "pipeline/model_checksum.h"
+#include "pipeline/model_fingerprint.h"
 #include "pipeline/plan_request.h"
 #include "pipeline/quantization.h"
 #include "pipeline/report.h"
@@ -309,6 +309,7 @@ static decant_status calibrate_from_tokens(decant_job *job, decant_fisher_sums *
     DECANT_TRY(read_tokens(job, job->options->calibration, job->options->window, job->options->sequences,
                            &tokens, err));
     DECANT_TRY(decant_job_plan(job, &tokens, err));
+    DECANT_TRY(decant_job_fingerprint_model(job, err));
     *origin = (decant_statistics_origin){.sequences = tokens.sequences, .length = tokens.length};
     streamed.recipe = decant_job_recipe(job, origin);
     if (share)
@@ -330,7 +331,12 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
     decant_status status = decant_job_plan(job, NULL, err);
     if (status != DECANT_OK)
         return status;
+    status = decant_job_fingerprint_model(job, err);
+    if (status != DECANT_OK)
+        return status;
     status = decant_statistics_open(job->options->statistics, &file, origin, err);
+    if (status == DECANT_OK)
+        status = decant_job_check_statistics(job, job->options->statistics, origin, err);
     if (status == DECANT_OK)
         status = decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form, layers.first,
                                          layers.count, fisher, err);
@@ -552,8 +558,6 @@ static decant_status run_calibration(decant_job *job, decant_error *err)
     decant_status status;
     DECANT_TRY(check_output(job, err));
     DECANT_TRY(calibrate_from_tokens(job, &fisher, NULL, &origin, err));
-    DECANT_TRY(decant_job_model_checksum(job, &origin.model_checksum, err));
-    origin.knows_model = true;
     decant_log_stage(job->log, "write");
     DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &fisher,
                                        &origin, err));

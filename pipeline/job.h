@@ -29,6 +29,7 @@ typedef struct decant_job {
     int stages;                 /* those with layers: the first ones */
     int *owners; /* [layers of this stage, linear_count]: the replica that quantizes and writes a matrix */
     const decant_token_array *text; /* what `run` will validate on, borrowed; NULL or empty: nothing */
+    uint32_t model_checksum;        /* pipeline/model_fingerprint.h; 0 where nothing is tied to the model */
     decant_plan plan;               /* once the tokens are known; pipeline/job_plan.h */
 } decant_job;
 

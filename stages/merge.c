@@ -36,10 +36,6 @@ decant_status decant_statistics_combine(const decant_statistics_origin *origins,
     merged->loss = 0;
     for (int i = 0; i < count; i++) {
         const decant_statistics_origin *one = &origins[i];
-        if (!one->knows_model)
-            return DECANT_ERROR(err, DECANT_ERROR_INPUT,
-                                "%s does not say which model it is of; calibrate anew with this decant",
-                                paths[i]);
         if (one->model_checksum != merged->model_checksum)
             return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s and %s are of two models (weights differ)",
                                 paths[0], paths[i]);

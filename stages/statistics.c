@@ -46,8 +46,7 @@ decant_status decant_statistics_set_origin(decant_container_writer *writer,
     DECANT_TRY(decant_container_set_real(writer, "/", "loss", origin->loss, err));
     DECANT_TRY(
         decant_container_set_integer(writer, "/", "calibration_crc32", origin->calibration_checksum, err));
-    if (origin->knows_model)
-        DECANT_TRY(decant_container_set_integer(writer, "/", "model_crc32", origin->model_checksum, err));
+    DECANT_TRY(decant_container_set_integer(writer, "/", "model_crc32", origin->model_checksum, err));
 done:
     return status;
 }
@@ -110,8 +109,7 @@ static decant_status read_origin(const decant_container *file, const char *path,
                                  decant_statistics_origin *origin, decant_error *err)
 {
     char kind[32], form[32];
-    int64_t checksum;
-    decant_error absent;
+    int64_t checksum, model_checksum;
     decant_status status;
     DECANT_TRY(decant_container_get_text(file, "/", "kind", kind, sizeof kind, err));
     if (strcmp(kind, "statistics") != 0)
@@ -128,9 +126,12 @@ static decant_status read_origin(const decant_container *file, const char *path,
     DECANT_TRY(decant_container_get_real(file, "/", "loss", &origin->loss, err));
     DECANT_TRY(decant_container_get_integer(file, "/", "calibration_crc32", &checksum, err));
     origin->calibration_checksum = (uint32_t)checksum;
-    origin->knows_model =
-        decant_container_get_integer(file, "/", "model_crc32", &checksum, &absent) == DECANT_OK;
-    origin->model_checksum = origin->knows_model ? (uint32_t)checksum : 0;
+    if (decant_container_get_integer(file, "/", "model_crc32", &model_checksum, err) != DECANT_OK)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT,
+                    "%s does not say which model it was made from, as statistics of older versions; make it "
+                    "again with `decant calibrate`",
+                    path);
+    origin->model_checksum = (uint32_t)model_checksum;
     if (origin->sequences < 1 || origin->length < 2)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s claims %lld sequences of %lld tokens", path,
                     (long long)origin->sequences, (long long)origin->length);

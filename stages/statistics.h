@@ -16,8 +16,7 @@ typedef struct decant_statistics_origin {
     int64_t replicas;    /* that divided the sequences: their sums were added in order */
     double loss;         /* mean over the sequences */
     uint32_t calibration_checksum;
-    bool knows_model;        /* false: an old file that does not say which model it is of */
-    uint32_t model_checksum; /* of all quantized weights, as model_crc32 of the container; where knows_model */
+    uint32_t model_checksum; /* of the weights of all linear layers: the container's model_crc32 */
 } decant_statistics_origin;
 
 /* Collective. Writes the sums of all matrices of the model; each rank brings those that it holds. */
