@@ -2,6 +2,7 @@
  * count so, in 10^9. */
 #include "pipeline/plan_report.h"
 
+#include "pipeline/plan_advice.h"
 #include "pipeline/plan_request.h"
 
 #include <cjson/cJSON.h>

@@ -1,6 +1,7 @@
 /* Choosing grid and mode: what a plan says of LLaMA-65B, how it answers to more memory and more ranks, and what
  * it advises when nothing fits. */
 #include "pipeline/plan.h"
+#include "pipeline/plan_advice.h"
 #include "pipeline/plan_request.h"
 
 #include <setjmp.h>
