@@ -10,8 +10,8 @@
 static const char *const form_names[] = {
     [DECANT_FISHER_SEQUENCE] = "sequence", [DECANT_FISHER_TOKEN] = "token"};
 
-static decant_status set_origin(decant_container_writer *writer, const decant_statistics_origin *origin,
-                                decant_error *err)
+decant_status decant_statistics_set_origin(decant_container_writer *writer,
+                                           const decant_statistics_origin *origin, decant_error *err)
 {
     decant_status status;
     DECANT_TRY(decant_container_set_text(writer, "/", "kind", "statistics", err));
@@ -55,7 +55,7 @@ decant_status decant_statistics_write(decant_ranks *ranks, const char *path, boo
     int *ids = NULL;
     decant_status status;
     DECANT_TRY(begin_file(ranks, path, overwrite, config, family, &writer, &ids, err));
-    DECANT_TRY(set_origin(writer, origin, err));
+    DECANT_TRY(decant_statistics_set_origin(writer, origin, err));
     DECANT_TRY(decant_ranks_agree(ranks, decant_fisher_file_write(writer, fisher, ids, err), err));
     DECANT_TRY(decant_container_finish(&writer, err));
 done:
@@ -101,7 +101,7 @@ decant_status decant_statistics_import(decant_ranks *ranks, const char *path, bo
     DECANT_TRY(decant_ranks_agree(ranks, status, err));
     DECANT_TRY(decant_ranks_broadcast(ranks, 0, &checksum, sizeof checksum, err));
     imported.calibration_checksum = checksum;
-    DECANT_TRY(set_origin(writer, &imported, err));
+    DECANT_TRY(decant_statistics_set_origin(writer, &imported, err));
     DECANT_TRY(decant_container_finish(&writer, err));
 done:
     decant_container_discard(&writer);

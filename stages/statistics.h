@@ -1,5 +1,6 @@
-/* The statistics file: Fisher sums kept for later runs. An HDF5 file like the container, with the sums as
- * stages/fisher_file.h puts them, and at the root what they were made from. */
+/* The statistics file: Fisher sums kept for later runs. An HDF5 file like the container, with one dataset
+ * /NAME/fisher F32 [rows, columns] a linear layer, and at the root what they were made from. Files of disjoint
+ * calibration parts are added by stages/merge.h. */
 #ifndef DECANT_STAGES_STATISTICS_H
 #define DECANT_STAGES_STATISTICS_H
 
@@ -32,6 +33,10 @@ decant_status decant_statistics_import(decant_ranks *ranks, const char *path, bo
                                        const decant_model_config *config, const decant_family *family,
                                        const decant_safetensors *gradients,
                                        const decant_statistics_origin *origin, decant_error *err);
+
+/* Collective, with equal arguments. The root attributes of a statistics file. */
+decant_status decant_statistics_set_origin(decant_container_writer *writer,
+                                           const decant_statistics_origin *origin, decant_error *err);
 
 /* Local. What the file was made from. DECANT_ERROR_INPUT when it is no statistics file. */
 decant_status decant_statistics_open(const char *path, decant_container **file,
