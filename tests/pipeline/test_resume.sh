@@ -42,7 +42,8 @@ begin() {
   local ranks=$1
   running=$2
   shift 2
-  timeout 120 mpirun -n "$ranks" "$decant" "$@" --output "$running" >/dev/null 2>"$work/err" &
+  # mpirun may outlive ranks that were killed while they started
+  timeout 60 mpirun -n "$ranks" "$decant" "$@" --output "$running" >/dev/null 2>"$work/err" &
   job=$!
 }
 
@@ -210,14 +211,12 @@ while ((kills < ${DECANT_TEST_KILLS:-4})); do
   if ((RANDOM % 2)); then kill_all "$out"; else kill_one "$out"; fi
   finish
   ! grep -Eq 'going on (after|from)' "$work/err" || resumed=$((resumed + 1))
-  if [[ $got == 0 ]]; then
+  if [[ -e $out ]]; then # it was through, though perhaps not gone
     cmp "$work/whole.h5" "$out" || fail "after $kills kills a job gives other bytes"
     rm "$out"
     jobs=$((jobs + 1))
-  else
-    [[ ! -e $out ]] || fail "a killed job left an output"
-    kills=$((kills + 1))
   fi
+  [[ $got == 0 ]] || kills=$((kills + 1))
 done
 through 2 "${run[@]}" --replicas 1 --output "$out"
 cmp "$work/whole.h5" "$out" || fail "after $kills kills a job gives other bytes"
