@@ -44,9 +44,16 @@ enum {
 
 template <int BITS> constexpr int UNIT_BYTES = BITS *HALVES *DECANT_WARP *VECTOR_BYTES; /* of a warp's codes */
 
+/* Powers of two that the compiler does not know, to shift right by multiplying: bytes are permuted where shifts
+ * are done, and multiplications have a place of their own. */
+typedef struct shift_factors {
+    uint32_t one, two, sixteen; /* 2^(32 − shift) */
+} shift_factors;
+
 /* The arguments of a launch. */
 typedef struct tiles_call {
     decant_packed_view packed;
+    shift_factors shifts;
     const __nv_bfloat16 *x; /* [tokens, columns] */
     __nv_bfloat16 *y;       /* [tokens, rows] */
     const float *sparse;    /* [tokens, rows], NULL: none */
@@ -95,46 +102,69 @@ static __device__ __forceinline__ uint32_t permute(uint32_t first, uint32_t seco
 
 /* ---- codes ---- */
 
-/* Eight codes of four bits each: those of columns n, n + 4, … of a word of every plane are codes[n]. */
-template <int BITS>
-static __device__ __forceinline__ void gather_codes(uint32_t (&codes)[4], const uint32_t (&planes)[BITS])
+static __device__ __forceinline__ uint32_t shift_right(uint32_t value, uint32_t factor)
 {
-    const uint32_t ones = 0x55555555u, twos = 0x33333333u;
-    const uint32_t even = (planes[0] & ones) | (planes[1] << 1 & ~ones);
-    const uint32_t odd = (planes[0] >> 1 & ones) | (planes[1] & ~ones);
-    if constexpr (BITS == 2) {
-        codes[0] = even & twos;
-        codes[1] = odd & twos;
-        codes[2] = even >> 2 & twos;
-        codes[3] = odd >> 2 & twos;
-    } else {
-        const uint32_t third = planes[2], fourth = BITS == 4 ? planes[BITS - 1] : 0;
-        const uint32_t upper_even = (third & ones) | (fourth << 1 & ~ones);
-        const uint32_t upper_odd = (third >> 1 & ones) | (fourth & ~ones);
-        codes[0] = (even & twos) | (upper_even << 2 & ~twos);
-        codes[1] = (odd & twos) | (upper_odd << 2 & ~twos);
-        codes[2] = (even >> 2 & twos) | (upper_even & ~twos);
-        codes[3] = (odd >> 2 & twos) | (upper_odd & ~twos);
+    return __umulhi(value, factor);
+}
+
+/* first where the mask has ones, second elsewhere: one instruction, which the compiler would make two of. */
+static __device__ __forceinline__ uint32_t merge(uint32_t mask, uint32_t first, uint32_t second)
+{
+    uint32_t bits;
+    asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(bits) : "r"(mask), "r"(first), "r"(second));
+    return bits;
+}
+
+/* (bits & mask) | more, likewise. */
+static __device__ __forceinline__ uint32_t mask_and_add(uint32_t bits, uint32_t mask, uint32_t more)
+{
+    uint32_t sum;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(sum) : "r"(bits), "r"(mask), "r"(more));
+    return sum;
+}
+
+/* Eight codes, a digit of four bits each: those of columns n, n + 4, … of a word are codes n. A permutation
+ * picks a byte by three bits; `which` tells for the fourth: digit i is i, or 4 + i where the code has it. */
+template <int BITS> struct word_codes {
+    uint32_t within[4], which[BITS == 4 ? 4 : 1];
+};
+
+template <int BITS>
+static __device__ __forceinline__ void gather_codes(word_codes<BITS> &codes, const uint32_t (&planes)[BITS],
+                                                    const shift_factors &shifts)
+{
+    const uint32_t ones = 0x55555555u, twos = 0x33333333u, fours = 0x44444444u, digits = 0x32103210u;
+    const uint32_t even = merge(ones, planes[0], planes[1] << 1);
+    const uint32_t odd = merge(ones, shift_right(planes[0], shifts.one), planes[1]);
+    const uint32_t third = BITS > 2 ? planes[BITS > 2 ? 2 : 0] : 0;
+    const uint32_t third_even = third & ones, third_odd = shift_right(third, shifts.one) & ones;
+    codes.within[0] = merge(twos, even, third_even << 2);
+    codes.within[1] = merge(twos, odd, third_odd << 2);
+    codes.within[2] = merge(twos, shift_right(even, shifts.two), third_even);
+    codes.within[3] = merge(twos, shift_right(odd, shifts.two), third_odd);
+    if constexpr (BITS == 4) {
+        const uint32_t fourth = planes[3];
+        codes.which[0] = mask_and_add(fourth << 2, fours, digits);
+        codes.which[1] = mask_and_add(fourth << 1, fours, digits);
+        codes.which[2] = mask_and_add(fourth, fours, digits);
+        codes.which[3] = mask_and_add(shift_right(fourth, shifts.one), fours, digits);
     }
 }
 
-/* The levels of eight codes as pairs of BF16: pairs[c] is of codes 2c and 2c + 1. */
+/* The levels of codes n as pairs of BF16: pairs[c] is of codes 2c and 2c + 1. */
 template <int BITS>
-static __device__ __forceinline__ void look_up(uint32_t (&pairs)[4], uint32_t codes,
-                                               const row_levels<BITS> &levels)
+static __device__ __forceinline__ void look_up(uint32_t (&pairs)[4], const word_codes<BITS> &codes, int n,
+                                               const row_levels<BITS> &levels, const shift_factors &shifts)
 {
-    /* a permutation takes three bits of a code, and the fourth for the sign of its byte */
-    const uint32_t within = BITS == 4 ? codes & 0x77777777u : codes;
-    /* of two words of bytes: byte i of the first, or of the second where the code has its fourth bit */
-    const uint32_t which = BITS == 4 ? (codes >> 1 & 0x44444444u) | 0x32103210u : 0;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const uint32_t own = within >> 16 * half, own_which = which >> 16 * half;
+        const uint32_t own = half ? shift_right(codes.within[n], shifts.sixteen) : codes.within[n];
         uint32_t lower = permute(levels.lower[0], levels.lower[1], own);
         uint32_t upper = permute(levels.upper[0], levels.upper[1], own);
         if constexpr (BITS == 4) {
-            lower = permute(lower, permute(levels.lower[2], levels.lower[3], own), own_which);
-            upper = permute(upper, permute(levels.upper[2], levels.upper[3], own), own_which);
+            const uint32_t which = half ? shift_right(codes.which[n], shifts.sixteen) : codes.which[n];
+            lower = permute(lower, permute(levels.lower[2], levels.lower[3], own), which);
+            upper = permute(upper, permute(levels.upper[2], levels.upper[3], own), which);
         }
         pairs[2 * half] = __byte_perm(lower, upper, 0x5140);
         pairs[2 * half + 1] = __byte_perm(lower, upper, 0x7362);
@@ -155,7 +185,7 @@ static __device__ __forceinline__ void fetch_unit(const decant_packed_view &pack
         for (int bit = 0; bit < BITS; bit++, source += packed.words) {
             const uint32_t target = slot + ((half * BITS + bit) * DECANT_WARP + lane) * VECTOR_BYTES;
             if constexpr (WHOLE) {
-                decant_copy_16(target, word < packed.words ? source : packed.planes, word < packed.words);
+                decant_copy_line_16(target, word < packed.words ? source : packed.planes, word < packed.words);
             } else {
 #pragma unroll
                 for (int i = 0; i < LANE_WORDS; i++)
@@ -225,8 +255,8 @@ static __device__ __forceinline__ uint32_t word_of(const uint4 &four, int word)
 /* sums += the products of one step of a unit. */
 template <int BITS, int TILES>
 static __device__ __forceinline__ void add_step(float (&sums)[TILES][4], const uint4 (&planes)[HALVES][BITS],
-                                                const row_levels<BITS> (&levels)[HALVES], int step,
-                                                const unsigned char *x)
+                                                const row_levels<BITS> (&levels)[HALVES],
+                                                const shift_factors &shifts, int step, const unsigned char *x)
 {
     const int lane = threadIdx.x % DECANT_WARP;
 #pragma unroll
@@ -234,14 +264,15 @@ static __device__ __forceinline__ void add_step(float (&sums)[TILES][4], const u
         uint32_t pairs[HALVES][4][CHUNKS];
 #pragma unroll
         for (int half = 0; half < HALVES; half++) {
-            uint32_t own[BITS], codes[4];
+            uint32_t own[BITS];
+            word_codes<BITS> codes;
 #pragma unroll
             for (int bit = 0; bit < BITS; bit++)
                 own[bit] = word_of(planes[half][bit], step * STEP_WORDS + word);
-            gather_codes<BITS>(codes, own);
+            gather_codes<BITS>(codes, own, shifts);
 #pragma unroll
             for (int n = 0; n < 4; n++)
-                look_up<BITS>(pairs[half][n], codes[n], levels[half]);
+                look_up<BITS>(pairs[half][n], codes, n, levels[half], shifts);
         }
 #pragma unroll
         for (int chunk = 0; chunk < CHUNKS; chunk++) {
@@ -374,7 +405,8 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_EACH)
             const bool more = !is_last || unit + 1 < end;
             if (more)
                 load_step<TILES>(x, call, is_last ? unit + 1 : unit, is_last ? 0 : step + 1);
-            add_step<BITS, TILES>(sums, planes, levels, step, steps + step % 2 * STEP_BYTES<BITS, TILES>);
+            add_step<BITS, TILES>(sums, planes, levels, call.shifts, step,
+                                  steps + step % 2 * STEP_BYTES<BITS, TILES>);
             if (more)
                 store_step<TILES>(x, steps + (step + 1) % 2 * STEP_BYTES<BITS, TILES>);
             if (is_last && unit + STAGES < end)
@@ -462,6 +494,7 @@ decant_status decant_cuda_packed_tiles(decant_backend *backend, decant_matrix x,
     call.x = (const __nv_bfloat16 *)x.data;
     call.y = (__nv_bfloat16 *)y.data;
     call.tokens = (int)x.rows;
+    call.shifts = {1u << 31, 1u << 30, 1u << 16};
     call.accumulate = accumulate;
     call.shares = shares_for(&context->shared, call.packed.rows, call.packed.words);
     size_t total = 0;
