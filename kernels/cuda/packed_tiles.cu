@@ -7,6 +7,7 @@
  * pairs of BF16: columns 8c + n and 8c + 4 + n.
  *
  * The sparse part is multiplied before, by token_sparse.cu, and added at the end. */
+#include "kernels/cuda/grid_tiles.h"
 #include "kernels/cuda/token_sparse.h"
 #include "kernels/cuda/token_tiles.cuh"
 
@@ -177,6 +178,11 @@ static cudaError_t launch_width(decant_cuda_context *context, const tiles_call &
     return call.packed.bits == 2   ? launch_tiles<level_decoder<2>>(context, call)
            : call.packed.bits == 3 ? launch_tiles<level_decoder<3>>(context, call)
                                    : launch_tiles<level_decoder<4>>(context, call);
+}
+
+cudaError_t decant_launch_level_tiles(decant_cuda_context *context, const tiles_call *call)
+{
+    return launch_width(context, *call);
 }
 
 bool decant_cuda_packed_has_tiles(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
