@@ -71,7 +71,7 @@ static void pass_block(decant_calibration_run *run, decant_streamed_calibration 
                        int block)
 {
     bool is_forward = pass == DECANT_PASS_FORWARD;
-    double start_s = decant_clock_s(), waited_s = decant_calibration_run_waited(run);
+    double start_s = decant_clock_s(), waited_s = run->channels.waited_s;
     decant_error error;
     if (decant_standing_computes(&run->standing))
         decant_standing_note(&run->standing,
@@ -84,7 +84,7 @@ static void pass_block(decant_calibration_run *run, decant_streamed_calibration 
         decant_standing_note(&run->standing,
                              decant_streamed_calibration_leave(calibration, pass, block, &error), &error);
     *(is_forward ? &run->times.forward_s : &run->times.backward_s) +=
-        decant_clock_s() - start_s - (decant_calibration_run_waited(run) - waited_s);
+        decant_clock_s() - start_s - (run->channels.waited_s - waited_s);
 }
 
 void decant_streamed_run(decant_calibration_run *run, decant_streamed *streamed,

@@ -22,10 +22,11 @@ typedef struct validation_run {
     bool streamed;
     decant_boundaries *boundaries; /* streamed: [MODELS, batches], what enters the next layer */
     decant_validation *validation;
-    decant_channel *from_previous, *to_next;
-    int64_t micro_batch;            /* windows taken together */
-    int64_t first_batch, batches;   /* this replica's share of the micro-batches */
-    decant_comparison *comparisons; /* [windows]; filled where the head is, for this rank's share */
+    decant_channels channels;
+    decant_channel *from_previous, *to_next; /* borrowed from them */
+    int64_t micro_batch;                     /* windows taken together */
+    int64_t first_batch, batches;            /* this replica's share of the micro-batches */
+    decant_comparison *comparisons;          /* [windows]; filled where the head is, for this rank's share */
     decant_validation_result result;
     decant_standing standing;
 } validation_run;
@@ -64,8 +65,7 @@ done:
 /* For a decant_interlude. */
 static void advance_messages(void *run)
 {
-    decant_channel_advance(((validation_run *)run)->from_previous);
-    decant_channel_advance(((validation_run *)run)->to_next);
+    decant_channels_advance(&((validation_run *)run)->channels);
 }
 
 static decant_status load_parts(validation_run *run, decant_error *err)
@@ -112,11 +112,11 @@ static decant_status open_channels(validation_run *run, decant_error *err)
                    (job->model ? MODELS : 1);
     decant_status status = DECANT_OK;
     if (stage > 0)
-        DECANT_TRY(decant_channel_open(job->ranks, decant_job_rank(job, stage - 1, job->replica), TAG_VALIDATE,
-                                       bytes, run->batches, true, &run->from_previous, err));
+        DECANT_TRY(decant_channel_open(&run->channels, decant_job_rank(job, stage - 1, job->replica),
+                                       TAG_VALIDATE, bytes, run->batches, true, &run->from_previous, err));
     if (stage < job->stages - 1)
-        DECANT_TRY(decant_channel_open(job->ranks, decant_job_rank(job, stage + 1, job->replica), TAG_VALIDATE,
-                                       bytes, run->batches, false, &run->to_next, err));
+        DECANT_TRY(decant_channel_open(&run->channels, decant_job_rank(job, stage + 1, job->replica),
+                                       TAG_VALIDATE, bytes, run->batches, false, &run->to_next, err));
 done:
     return status;
 }
@@ -134,10 +134,10 @@ static void receive_windows(validation_run *run, int64_t windows)
     if (!run->from_previous)
         return;
     both_activations(run, windows, activations);
-    decant_standing_note(&run->standing,
-                         decant_channel_receive(run->from_previous, run->job->backend, activations, MODELS,
-                                                &run->standing.withdrawn, &error),
-                         &error);
+    decant_standing_note(
+        &run->standing,
+        decant_channel_receive(run->from_previous, activations, MODELS, &run->standing.withdrawn, &error),
+        &error);
 }
 
 static void send_windows(validation_run *run, int64_t windows)
@@ -148,7 +148,7 @@ static void send_windows(validation_run *run, int64_t windows)
         return;
     both_activations(run, windows, activations);
     decant_standing_note(&run->standing,
-                         decant_channel_send(run->to_next, run->job->backend, activations, MODELS,
+                         decant_channel_send(run->to_next, activations, MODELS,
                                              !decant_standing_computes(&run->standing), &error),
                          &error);
 }
@@ -293,8 +293,7 @@ done:
 
 static void dismantle(validation_run *run)
 {
-    decant_channel_close(&run->from_previous);
-    decant_channel_close(&run->to_next);
+    decant_channels_close(&run->channels);
     decant_validation_destroy(&run->validation);
     decant_boundaries_destroy(&run->boundaries);
     for (int model = 0; model < MODELS; model++)
@@ -307,7 +306,11 @@ static void dismantle(validation_run *run)
 decant_status decant_job_validate(decant_job *job, const char *path, const decant_token_array *tokens,
                                   decant_validation_result *result, decant_error *err)
 {
-    validation_run run = {.job = job, .tokens = tokens};
+    validation_run run = {
+        .job = job,
+        .tokens = tokens,
+        .channels = {.ranks = job->ranks, .backend = job->backend},
+    };
     bool is_active = job->stage < job->stages;
     decant_status status;
     decant_log_stage(job->log, "validate");

@@ -291,6 +291,43 @@ static decant_status memory_finish_downloads(decant_backend *backend, decant_err
                              "a copy to the host", err);
 }
 
+static decant_status memory_begin_upload(decant_backend *backend, void *device, const void *host,
+                                         size_t size_bytes, decant_error *err)
+{
+    if (size_bytes == 0)
+        return DECANT_OK;
+    return decant_cuda_check(
+        cudaMemcpyAsync(device, host, size_bytes, cudaMemcpyHostToDevice, decant_cuda_of(backend)->stream),
+        "a copy to the device", err);
+}
+
+static decant_status memory_create_moment(decant_backend *backend, void **moment, decant_error *err)
+{
+    (void)backend;
+    return decant_cuda_check(cudaEventCreateWithFlags((cudaEvent_t *)moment, cudaEventDisableTiming),
+                             "a moment in the device's work", err);
+}
+
+static void memory_release_moment(decant_backend *backend, void **moment)
+{
+    (void)backend;
+    if (*moment)
+        cudaEventDestroy((cudaEvent_t)*moment);
+    *moment = NULL;
+}
+
+static decant_status memory_mark(decant_backend *backend, void *moment, decant_error *err)
+{
+    return decant_cuda_check(cudaEventRecord((cudaEvent_t)moment, decant_cuda_of(backend)->stream),
+                             "a moment in the device's work", err);
+}
+
+static bool memory_is_reached(decant_backend *backend, const void *moment)
+{
+    (void)backend;
+    return cudaEventQuery((cudaEvent_t)moment) != cudaErrorNotReady;
+}
+
 static decant_status memory_copy(decant_backend *backend, void *device_target, const void *device_source,
                                  size_t size_bytes, decant_error *err)
 {
@@ -330,6 +367,11 @@ extern const decant_memory_kernels decant_cuda_memory_kernels = {
     .release_host = memory_release_host,
     .begin_download = memory_begin_download,
     .finish_downloads = memory_finish_downloads,
+    .begin_upload = memory_begin_upload,
+    .create_moment = memory_create_moment,
+    .release_moment = memory_release_moment,
+    .mark = memory_mark,
+    .is_reached = memory_is_reached,
     .synchronize = memory_synchronize,
     .usage = memory_usage,
 };
