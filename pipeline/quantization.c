@@ -8,8 +8,8 @@
 #include "io/checksum.h"
 #include "pipeline/interruption.h"
 #include "pipeline/report.h"
+#include "stages/linear_weight.h"
 
-#include <stdio.h>
 #include <string.h>
 
 decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_origin *origin)
@@ -35,8 +35,8 @@ typedef struct quantization_task {
 
 /* A matrix between the file and the backend. Stays where it is in memory: a thread reads and writes it. */
 typedef struct arriving_matrix {
-    char tensor[DECANT_NAME_BYTES + 8];
-    decant_matrix host, weight;
+    decant_linear_weight source;
+    decant_matrix weight;
     uint32_t checksum;
     decant_task checksum_task;
 } arriving_matrix;
@@ -45,7 +45,8 @@ static decant_status take_checksum(void *argument, decant_error *err)
 {
     arriving_matrix *arriving = argument;
     (void)err;
-    arriving->checksum = decant_checksum(0, arriving->host.data, decant_matrix_bytes(arriving->host));
+    arriving->checksum =
+        decant_checksum(0, arriving->source.host.data, decant_matrix_bytes(arriving->source.host));
     return DECANT_OK;
 }
 
@@ -56,11 +57,9 @@ static decant_status begin_matrix(decant_job *job, decant_worker *worker, const 
     decant_backend *backend = job->backend;
     decant_status status;
     *arriving = (arriving_matrix){0};
-    snprintf(arriving->tensor, sizeof arriving->tensor, "%s.weight", linear->name);
-    DECANT_TRY(decant_safetensors_matrix(job->model, arriving->tensor, linear->rows, linear->columns,
-                                         &arriving->host, err));
-    DECANT_TRY(backend->weights->begin_place(backend, arriving->host, DECANT_PLACE_EXACT, arriving->tensor,
-                                             &arriving->weight, err));
+    DECANT_TRY(decant_linear_weight_find(job->model, linear, &arriving->source, err));
+    DECANT_TRY(backend->weights->begin_place(backend, arriving->source.host, DECANT_PLACE_EXACT,
+                                             arriving->source.tensor, &arriving->weight, err));
     arriving->checksum_task = (decant_task){.run = take_checksum, .argument = arriving};
     if (worker)
         decant_worker_submit(worker, &arriving->checksum_task);
@@ -84,7 +83,7 @@ static decant_status quantize_matrix(decant_backend *backend, const decant_recip
 {
     decant_status status;
     DECANT_TRY(backend->weights->finish_place(backend, &arriving->weight, err));
-    DECANT_TRY(decant_quantize_layer(backend, recipe, arriving->tensor, arriving->weight,
+    DECANT_TRY(decant_quantize_layer(backend, recipe, arriving->source.tensor, arriving->weight,
                                      task->fisher ? *task->fisher : NULL, task->layer, err));
     DECANT_TRY(decant_task_wait(&arriving->checksum_task, err));
     *task->row = (decant_table_row){

@@ -9,6 +9,7 @@
 #include "stages/departure.h"
 #include "stages/error_table_file.h"
 #include "stages/layer_file.h"
+#include "stages/linear_weight.h"
 #include "stages/write_sensitivity.h"
 
 #include <stdio.h>
@@ -72,15 +73,13 @@ static decant_status begin_weight(const decant_container_contents *contents, int
     contents->weights[i].data = NULL;
     if (weight->data)
         return DECANT_OK;
-    char tensor[DECANT_NAME_BYTES + 8];
     decant_linear linear;
-    decant_matrix host;
+    decant_linear_weight found;
     decant_status status;
     linear_at(contents, contents->matrices[i], &linear);
-    snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
-    DECANT_TRY(decant_safetensors_matrix(contents->model, tensor, linear.rows, linear.columns, &host, err));
-    DECANT_TRY(contents->backend->weights->begin_place(contents->backend, host, DECANT_PLACE_EXACT, tensor,
-                                                       weight, err));
+    DECANT_TRY(decant_linear_weight_find(contents->model, &linear, &found, err));
+    DECANT_TRY(contents->backend->weights->begin_place(contents->backend, found.host, DECANT_PLACE_EXACT,
+                                                       found.tensor, weight, err));
 done:
     return status;
 }
