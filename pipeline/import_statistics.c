@@ -1,13 +1,12 @@
 /* See import_statistics.h. */
 #include "pipeline/import_statistics.h"
 
-#include "io/checksum.h"
 #include "stages/linear_weight.h"
 #include "stages/statistics.h"
 
 #include <math.h>
 
-/* What ties statistics to their model: the CRC-32 of the CRC-32s of its linear layers, in model order. */
+/* What ties statistics to their model. */
 static decant_status sum_model(const char *path, const decant_model_config *config, const decant_family *family,
                                uint32_t *checksum, decant_error *err)
 {
@@ -18,10 +17,8 @@ static decant_status sum_model(const char *path, const decant_model_config *conf
         decant_linear_weight weight;
         family->linear(config, i / family->linear_count, i % family->linear_count, &linear);
         status = decant_linear_weight_find(model, &linear, &weight, err);
-        if (status == DECANT_OK) {
-            uint32_t own = decant_checksum(0, weight.host.data, decant_matrix_bytes(weight.host));
-            *checksum = decant_checksum(*checksum, &own, sizeof own);
-        }
+        if (status == DECANT_OK)
+            *checksum = decant_model_checksum_extend(*checksum, decant_linear_weight_checksum(&weight));
     }
     decant_safetensors_close(&model);
     return status;

@@ -2,7 +2,6 @@
 #include "pipeline/model_fingerprint.h"
 
 #include "base/memory.h"
-#include "io/checksum.h"
 #include "stages/linear_weight.h"
 
 /* Local. The checksums of the matrices that this rank owns, at their places among all linear layers. A double
@@ -20,8 +19,7 @@ static decant_status sum_own_matrices(const decant_job *job, double *checksums, 
         decant_status status = decant_linear_weight_find(job->model, &linear, &weight, err);
         if (status != DECANT_OK)
             return status;
-        checksums[layers.first * linears + i] =
-            decant_checksum(0, weight.host.data, decant_matrix_bytes(weight.host));
+        checksums[layers.first * linears + i] = decant_linear_weight_checksum(&weight);
     }
     return DECANT_OK;
 }
@@ -38,10 +36,8 @@ decant_status decant_job_fingerprint_model(decant_job *job, decant_error *err)
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
     DECANT_TRY(decant_ranks_sum(job->ranks, checksums, count, err));
     job->model_checksum = 0;
-    for (int i = 0; i < count; i++) {
-        uint32_t own = (uint32_t)checksums[i];
-        job->model_checksum = decant_checksum(job->model_checksum, &own, sizeof own);
-    }
+    for (int i = 0; i < count; i++)
+        job->model_checksum = decant_model_checksum_extend(job->model_checksum, (uint32_t)checksums[i]);
 done:
     decant_memory_free(checksums);
     return status;

@@ -5,7 +5,6 @@
 
 #include "base/memory.h"
 #include "base/worker.h"
-#include "io/checksum.h"
 #include "pipeline/interruption.h"
 #include "pipeline/report.h"
 #include "stages/linear_weight.h"
@@ -45,8 +44,7 @@ static decant_status take_checksum(void *argument, decant_error *err)
 {
     arriving_matrix *arriving = argument;
     (void)err;
-    arriving->checksum =
-        decant_checksum(0, arriving->source.host.data, decant_matrix_bytes(arriving->source.host));
+    arriving->checksum = decant_linear_weight_checksum(&arriving->source);
     return DECANT_OK;
 }
 

@@ -20,4 +20,11 @@ void decant_linear_weight_name(const decant_linear *linear, char tensor[DECANT_W
 decant_status decant_linear_weight_find(const decant_safetensors *model, const decant_linear *linear,
                                         decant_linear_weight *weight, decant_error *err);
 
+/* CRC-32 of the weight's bytes as they are stored. Local; reads all of them. */
+uint32_t decant_linear_weight_checksum(const decant_linear_weight *weight);
+
+/* The checksum of a model, the container's model_crc32: the CRC-32 of the CRC-32s of the weights of all its
+ * linear layers. Start with 0 and pass each weight's checksum in model order; pure. */
+uint32_t decant_model_checksum_extend(uint32_t model_checksum, uint32_t weight_checksum);
+
 #endif

@@ -5,7 +5,6 @@
 #include "stages/write.h"
 
 #include "base/memory.h"
-#include "io/checksum.h"
 #include "stages/departure.h"
 #include "stages/error_table_file.h"
 #include "stages/layer_file.h"
@@ -241,13 +240,11 @@ done:
 
 /* ---- provenance ---- */
 
-/* One number for all weights that were quantized: the checksum of their checksums, in model order. */
 static uint32_t model_checksum(const decant_error_table *table)
 {
     uint32_t checksum = 0;
     for (int64_t i = 0; i < table->layers; i++)
-        checksum =
-            decant_checksum(checksum, &table->rows[i].source_checksum, sizeof table->rows[i].source_checksum);
+        checksum = decant_model_checksum_extend(checksum, table->rows[i].source_checksum);
     return checksum;
 }
 
