@@ -147,6 +147,7 @@ void decant_job_close(decant_job *job)
 {
     decant_memory_free(job->ranges);
     decant_memory_free(job->owners);
+    decant_memory_free(job->weight_checksums);
     decant_plan_free(&job->plan);
     decant_safetensors_close(&job->model);
     decant_model_config_free(&job->config);

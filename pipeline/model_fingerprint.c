@@ -32,12 +32,17 @@ decant_status decant_job_fingerprint_model(decant_job *job, decant_error *err)
     status = decant_memory_allocate((size_t)count * sizeof *checksums, "checksums of the model",
                                     (void **)&checksums, err);
     if (status == DECANT_OK)
+        status = decant_memory_allocate((size_t)count * sizeof *job->weight_checksums, "checksums of the model",
+                                        (void **)&job->weight_checksums, err);
+    if (status == DECANT_OK)
         status = sum_own_matrices(job, checksums, err);
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
     DECANT_TRY(decant_ranks_sum(job->ranks, checksums, count, err));
     job->model_checksum = 0;
-    for (int i = 0; i < count; i++)
-        job->model_checksum = decant_model_checksum_extend(job->model_checksum, (uint32_t)checksums[i]);
+    for (int i = 0; i < count; i++) {
+        job->weight_checksums[i] = (uint32_t)checksums[i];
+        job->model_checksum = decant_model_checksum_extend(job->model_checksum, job->weight_checksums[i]);
+    }
 done:
     decant_memory_free(checksums);
     return status;

@@ -33,10 +33,22 @@ done
 on 2 calibrate --model "$model" --calibration "$tokens" --micro-batch 2 --output "$work/statistics.h5"
 on 3 run --model "$model" --statistics "$work/statistics.h5" --text "$tokens" --bits 5 --output "$work/again.h5" >/dev/null
 cmp "$work/1.h5" "$work/again.h5" || fail "statistics from a file give other bytes"
-python3 - "$work" <<'PY' || fail "statistics and container name different models"
-import h5py, sys
-statistics, container = (h5py.File(f"{sys.argv[1]}/{name}.h5").attrs["model_crc32"] for name in ("statistics", "1"))
-assert statistics == container != 0, (statistics, container)
+on 2 run --model "$model" --method nf4 --output "$work/nf4.h5" >/dev/null # data-free: without a fingerprint
+python3 - "$work" "$model" <<'PY' || fail "checksums of the model"
+import h5py, json, sys, zlib
+raw = open(sys.argv[2] + "/model.safetensors", "rb").read()
+begin = 8 + int.from_bytes(raw[:8], "little")
+entries = json.loads(raw[8:begin])
+files = {name: h5py.File(f"{sys.argv[1]}/{name}.h5") for name in ("statistics", "1", "nf4")}
+model = 0
+for layer in bytes(files["1"]["errors/layers"][()]).decode().split():
+    first, end = entries[layer + ".weight"]["data_offsets"]
+    own = zlib.crc32(raw[begin + first : begin + end])
+    for name in ("1", "nf4"):
+        assert files[name][layer].attrs["source_crc32"] == own, (name, layer)
+    model = zlib.crc32(own.to_bytes(4, "little"), model)
+for name, file in files.items():
+    assert file.attrs["model_crc32"] == model, name
 PY
 
 # ---- a job file says the same as the command line, which wins
