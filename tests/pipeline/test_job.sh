@@ -105,6 +105,18 @@ PY
 on 2 validate "$work/1.h5" --text "$tokens" >"$work/alone" || fail "validate without the original"
 grep -q 'perplexity after' "$work/alone" || fail "validate without the original"
 grep -q 'decode products, batch 16 .* tokens/s' "$work/alone" || fail "no speed: $(cat "$work/alone")"
+# ---- sequences of 37 tokens, longer than the model's positions
+for case in "llama_mha 36 yes" "llama_mha 37 no" "llama_linear 9 yes" "llama_linear 10 no"; do # linear: times four
+  read -r other positions warns <<<"$case"
+  mkdir "$work/short" && cp "$source/tests/reference/$other"/{config.json,model.safetensors,tokens.npy} "$work/short"
+  sed -i "s/\"max_position_embeddings\": 128/\"max_position_embeddings\": $positions/" "$work/short/config.json"
+  mpirun -n 2 "$decant" calibrate --model "$work/short" --calibration "$work/short/tokens.npy" --device cpu \
+    --output "$work/short.h5" --overwrite 2>"$work/said"
+  count=$(grep -c 'warning: .*tokens.npy: sequences of 37 tokens, but the model was made for .* positions' "$work/said") || true
+  [[ $count == $([[ $warns == yes ]] && echo 1 || echo 0) ]] || fail "$case: $(cat "$work/said")"
+  rm -r "$work/short"
+done
+
 if ! nvidia-smi >/dev/null 2>&1; then
   "$decant" validate "$work/1.h5" --text "$tokens" --device auto >/dev/null 2>"$work/fallback"
   grep -q 'computing on the CPU' "$work/fallback" || fail "--device auto falls back to the CPU without a word"
