@@ -205,6 +205,13 @@ bool decant_options_predict_loss(const decant_options *options)
     return !decant_options_are_data_free(options) || options->sensitivity != DECANT_SENSITIVITY_FISHER;
 }
 
+const char *decant_options_predicted_measure(const decant_options *options)
+{
+    bool is_divergence = options->sensitivity != DECANT_SENSITIVITY_FISHER &&
+                         options->sensitivity_measure == DECANT_MEASURE_DIVERGENCE;
+    return is_divergence ? "KL divergence" : "loss increase";
+}
+
 /* What a run needs beyond a model and an output. */
 static decant_status require_recipe(const decant_options *options, const char **missing, decant_error *err)
 {

@@ -148,6 +148,10 @@ bool decant_options_are_data_free(const decant_options *options);
 /* Is the sum that the allocation makes least a loss increase, or only a squared error? */
 bool decant_options_predict_loss(const decant_options *options);
 
+/* In words, what that prediction is to be compared with: "loss increase", or "KL divergence" where
+ * sensitivities were measured by it. */
+const char *decant_options_predicted_measure(const decant_options *options);
+
 /* The text of --help. */
 void decant_options_print_help(FILE *stream);
 
