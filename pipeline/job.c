@@ -87,11 +87,22 @@ done:
     return status;
 }
 
+/* Not every backend has every method yet. */
+static decant_status check_methods(const decant_job *job, decant_error *err)
+{
+    if (decant_options_hessian_groups(job->options) > 0 && !job->backend->quantize->guide)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                            "--method guided does not run on device %s yet; use --device cpu",
+                            job->backend->name);
+    return DECANT_OK;
+}
+
 static decant_status open_local(decant_job *job, decant_error *err)
 {
     decant_container *container = NULL;
     decant_status status;
     DECANT_TRY(create_backend(job, err));
+    DECANT_TRY(check_methods(job, err));
     if (job->options->model[0]) {
         DECANT_TRY(open_model(job, err));
     } else {
@@ -331,7 +342,8 @@ static decant_status calibrate_from_file(decant_job *job, decant_fisher_sums *fi
         return status;
     status = decant_statistics_open(job->options->statistics, &file, origin, err);
     if (status == DECANT_OK)
-        status = decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form, layers.first,
+        status = decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form,
+                                         decant_options_hessian_groups(job->options), layers.first,
                                          layers.count, fisher, err);
     for (int i = 0; status == DECANT_OK && i < layers.count * job->family->linear_count; i++)
         if (job->owners[i] == job->replica)

@@ -9,25 +9,43 @@
 static const char *const form_names[] = {
     [DECANT_FISHER_SEQUENCE] = "sequence", [DECANT_FISHER_TOKEN] = "token"};
 
-static void fisher_path(const decant_linear *linear, char path[DECANT_CONTAINER_PATH_BYTES])
+/* The datasets of a linear layer: F, and H where there are Hessians. */
+enum { PARTS = 2 };
+
+typedef struct sum_part {
+    char path[DECANT_CONTAINER_PATH_BYTES];
+    decant_shape shape;
+    int64_t offset, count; /* among the floats of the layer's sums */
+} sum_part;
+
+/* Returns how many there are. */
+static int list_parts(const decant_fisher_sums *fisher, const decant_linear *linear, sum_part parts[PARTS])
 {
-    snprintf(path, DECANT_CONTAINER_PATH_BYTES, "/%s/fisher", linear->name);
+    int64_t rows = linear->rows, columns = linear->columns, groups = fisher->hessian_groups;
+    parts[0] = (sum_part){.shape = {2, {rows, columns}}, .count = rows * columns};
+    parts[1] = (sum_part){
+        .shape = {3, {groups, columns, columns}}, .offset = rows * columns, .count = groups * columns * columns};
+    snprintf(parts[0].path, sizeof parts[0].path, "/%s/fisher", linear->name);
+    snprintf(parts[1].path, sizeof parts[1].path, "/%s/hessian", linear->name);
+    return groups > 0 ? 2 : 1;
 }
 
-/* Collective: the dataset of every linear layer of the model; ids[layer · linear_count + linear]. */
+/* Collective: the datasets of every linear layer of the model; ids[(layer · linear_count + linear) · PARTS + part].
+ */
 static decant_status define_sums(decant_container_writer *writer, const decant_fisher_sums *fisher, int *ids,
                                  decant_error *err)
 {
     int linears = fisher->family->linear_count;
     for (int i = 0; i < fisher->config->layers * linears; i++) {
         decant_linear linear;
-        char path[DECANT_CONTAINER_PATH_BYTES];
+        sum_part parts[PARTS];
         fisher->family->linear(fisher->config, i / linears, i % linears, &linear);
-        fisher_path(&linear, path);
-        decant_shape shape = {2, {linear.rows, linear.columns}};
-        decant_status status = decant_container_define(writer, path, DECANT_STORED_F32, &shape, &ids[i], err);
-        if (status != DECANT_OK)
-            return status;
+        for (int part = 0, count = list_parts(fisher, &linear, parts); part < count; part++) {
+            decant_status status = decant_container_define(writer, parts[part].path, DECANT_STORED_F32,
+                                                           &parts[part].shape, &ids[i * PARTS + part], err);
+            if (status != DECANT_OK)
+                return status;
+        }
     }
     return DECANT_OK;
 }
@@ -64,7 +82,7 @@ static decant_status write_sums(decant_container_writer *writer, const decant_fi
             continue;
         decant_linear linear;
         fisher->family->linear(fisher->config, fisher->first_layer + i / linears, i % linears, &linear);
-        int64_t count = linear.rows * linear.columns;
+        int64_t count = decant_fisher_sums_floats(linear.rows, linear.columns, fisher->hessian_groups);
         if (!sum) {
             decant_memory_free(host);
             DECANT_TRY(
@@ -73,7 +91,10 @@ static decant_status write_sums(decant_container_writer *writer, const decant_fi
                 backend->memory->download(backend, host, fisher->sums[i], (size_t)count * sizeof *host, err));
             sum = host;
         }
-        DECANT_TRY(decant_container_write(writer, ids[fisher->first_layer * linears + i], 0, count, sum, err));
+        sum_part parts[PARTS];
+        for (int part = 0, part_count = list_parts(fisher, &linear, parts); part < part_count; part++)
+            DECANT_TRY(decant_container_write(writer, ids[(fisher->first_layer * linears + i) * PARTS + part], 0,
+                                              parts[part].count, sum + parts[part].offset, err));
     }
 done:
     decant_memory_free(host);
@@ -89,7 +110,7 @@ decant_status decant_statistics_write(decant_ranks *ranks, const char *path, boo
     decant_status status;
     DECANT_TRY(decant_ranks_agree(ranks,
                                   decant_memory_allocate((size_t)fisher->config->layers *
-                                                             (size_t)fisher->family->linear_count * sizeof *ids,
+                                                             (size_t)fisher->family->linear_count * PARTS * sizeof *ids,
                                                          "dataset numbers", (void **)&ids, err),
                                   err));
     DECANT_TRY(decant_container_create(ranks, path, overwrite, &writer, err));
@@ -144,6 +165,23 @@ done:
     return status;
 }
 
+static decant_status require_hessian(const decant_container *file, const sum_part *part, decant_error *err)
+{
+    decant_stored type;
+    decant_shape shape;
+    decant_status status;
+    if (!decant_container_has(file, part->path))
+        DECANT_FAIL(err, DECANT_ERROR_INPUT,
+                    "%s has no Hessians; make it with `decant calibrate --method guided`",
+                    decant_container_path(file));
+    DECANT_TRY(decant_container_describe(file, part->path, &type, &shape, err));
+    if (shape.dimensions == 3 && shape.extent[0] != part->shape.extent[0])
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s has Hessians of %lld groups of output channels: --guided-groups %lld",
+                    decant_container_path(file), (long long)shape.extent[0], (long long)shape.extent[0]);
+done:
+    return status;
+}
+
 decant_status decant_statistics_read(const decant_container *file, decant_fisher_sums *fisher,
                                      decant_error *err)
 {
@@ -155,14 +193,18 @@ decant_status decant_statistics_read(const decant_container *file, decant_fisher
         if (!fisher->sums[i])
             continue;
         decant_linear linear;
-        char path[DECANT_CONTAINER_PATH_BYTES];
+        sum_part parts[PARTS];
         fisher->family->linear(fisher->config, fisher->first_layer + i / linears, i % linears, &linear);
-        fisher_path(&linear, path);
-        size_t size_bytes = (size_t)(linear.rows * linear.columns) * sizeof *host;
+        size_t size_bytes =
+            (size_t)decant_fisher_sums_floats(linear.rows, linear.columns, fisher->hessian_groups) * sizeof *host;
         decant_memory_free(host);
-        DECANT_TRY(decant_memory_allocate(size_bytes, path, (void **)&host, err));
-        DECANT_TRY(decant_container_read(file, path, DECANT_STORED_F32,
-                                         &(decant_shape){2, {linear.rows, linear.columns}}, host, err));
+        DECANT_TRY(decant_memory_allocate(size_bytes, linear.name, (void **)&host, err));
+        for (int part = 0, count = list_parts(fisher, &linear, parts); part < count; part++) {
+            if (part > 0)
+                DECANT_TRY(require_hessian(file, &parts[part], err));
+            DECANT_TRY(decant_container_read(file, parts[part].path, DECANT_STORED_F32, &parts[part].shape,
+                                             host + parts[part].offset, err));
+        }
         DECANT_TRY(backend->memory->upload(backend, decant_fisher_sums_at(fisher, i / linears, i % linears),
                                            host, size_bytes, err));
     }

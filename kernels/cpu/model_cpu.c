@@ -8,6 +8,7 @@ const decant_model_kernels decant_cpu_model_kernels = {
     .linear = decant_cpu_linear,
     .linear_backward = decant_cpu_linear_backward,
     .fisher_add = decant_cpu_fisher_add,
+    .gram_add = decant_cpu_gram_add,
     .rotary = decant_cpu_rotary,
     .attention = decant_cpu_attention,
     .attention_backward = decant_cpu_attention_backward,

@@ -8,6 +8,7 @@ extern const decant_model_kernels decant_cuda_model_kernels = {
     .linear = decant_cuda_linear,
     .linear_backward = decant_cuda_linear_backward,
     .fisher_add = decant_cuda_fisher_add,
+    .gram_add = nullptr,
     .rotary = decant_cuda_rotary,
     .attention = decant_cuda_attention,
     .attention_backward = decant_cuda_attention_backward,

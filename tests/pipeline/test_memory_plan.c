@@ -191,7 +191,7 @@ static void check_model(const char *name, decant_element element, int64_t micro_
     int64_t before, held, unused;
     backend->memory->usage(backend, &before, &unused, &unused);
     decant_weight_source source = {.context = model, .matrix = matrix_of_folder};
-    REQUIRE(decant_fisher_sums_create(backend, &config, shape.family, form, 0, config.layers, &fisher, err));
+    REQUIRE(decant_fisher_sums_create(backend, &config, shape.family, form, 0, 0, config.layers, &fisher, err));
     REQUIRE(decant_model_part_load(backend, &config, &source, 0, config.layers, shape.window, micro_batch,
                                    &part, err));
     REQUIRE(decant_calibration_create(&part, &fisher, 1, retain, (decant_interlude){0}, &calibration, err));
