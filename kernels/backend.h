@@ -98,8 +98,8 @@ typedef enum decant_fisher_form {
     DECANT_FISHER_TOKEN,    /* F += (dY∘dY)ᵀ (X∘X): each token's contribution squared by itself */
 } decant_fisher_form;
 
-/* The first output channel of group `group` of `groups`; that of group `groups` is the number of channels. Groups are
- * consecutive and differ by one channel at most. */
+/* The first output channel of group `group` of `groups`; that of group `groups` is the number of channels.
+ * Groups are consecutive and differ by one channel at most. */
 static inline int64_t decant_hessian_group_first(int64_t rows, int groups, int group)
 {
     return rows * group / groups;
@@ -230,9 +230,9 @@ enum { DECANT_BITS_MINIMUM = 2, DECANT_BITS_MAXIMUM = 8 };
 typedef struct decant_guided_search {
     int groups;           /* of output channels; see gram_add */
     const float *hessian; /* device F32 [groups, columns, columns] */
-    double damping;       /* λ = damping · mean of the diagonal of H_k is added to the diagonal for the search */
-    int rounds;           /* of a closed-form codebook followed by sweeps; 0: levels and nearest codes stay */
-    int sweeps;           /* of coordinate descent over a row's codes, a round */
+    double damping; /* λ = damping · mean of the diagonal of H_k is added to the diagonal for the search */
+    int rounds;     /* of a closed-form codebook followed by sweeps; 0: levels and nearest codes stay */
+    int sweeps;     /* of coordinate descent over a row's codes, a round */
 } decant_guided_search;
 
 typedef struct decant_quantize_kernels {
@@ -264,14 +264,14 @@ typedef struct decant_quantize_kernels {
     decant_status (*encode)(decant_backend *backend, decant_matrix weight, decant_packed_matrix *packed,
                             decant_error *err);
 
-    /* Levels and codes that lower (w − ŵ)ᵀ (H_k + λ) (w − ŵ) in every row, k the row's group. In turn, a row's levels
-     * become the least-squares solution under its codes, rounded to F16 (kept where rounding would raise the
-     * objective), and its codes go through cyclic coordinate descent. The objective never rises. Weights in the sparse
-     * part are exact and take no part. Source: LNQ, algorithm 1 of arXiv 2505.07004. NULL: this backend has none yet.
-     *   packed  levels are those to start from, the sparse pattern is filled; levels, planes and sparse_values are
-     *           filled: codes need not be the nearest levels
-     *   error   of what was filled; `weighted` is Σ (w − ŵ)ᵀ H (w − ŵ), without λ
-     * DECANT_ERROR_BUG should the objective of a row have risen after all. */
+    /* Levels and codes that lower (w − ŵ)ᵀ (H_k + λ) (w − ŵ) in every row, k the row's group. In turn, a row's
+     * levels become the least-squares solution under its codes, rounded to F16 (kept where rounding would raise
+     * the objective), and its codes go through cyclic coordinate descent. The objective never rises. Weights in
+     * the sparse part are exact and take no part. Source: LNQ, algorithm 1 of arXiv 2505.07004. NULL: this
+     * backend has none yet. packed  levels are those to start from, the sparse pattern is filled; levels,
+     * planes and sparse_values are filled: codes need not be the nearest levels error   of what was filled;
+     * `weighted` is Σ (w − ŵ)ᵀ H (w − ŵ), without λ DECANT_ERROR_BUG should the objective of a row have risen
+     * after all. */
     decant_status (*guide)(decant_backend *backend, decant_matrix weight, const decant_guided_search *search,
                            decant_packed_matrix *packed, decant_matrix_error *error, decant_error *err);
 } decant_quantize_kernels;

@@ -38,8 +38,8 @@ typedef struct decant_recipe {
     int hessian_groups;                     /* behind the Fisher sums of a layer; 0 without guided */
     int guided_rounds;                      /* see decant_guided_search */
     double guided_damping;
-    uint64_t seed;                          /* of Lloyd's k-means and of HIGGS's signs */
-    double curvature;                       /* T' / N, see quantize.h; unused without Fisher sums */
+    uint64_t seed;    /* of Lloyd's k-means and of HIGGS's signs */
+    double curvature; /* T' / N, see quantize.h; unused without Fisher sums */
 } decant_recipe;
 
 /* One possibility, and once it was tried what it costs. The same on every rank, and sent as it is: no padding.

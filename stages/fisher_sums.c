@@ -9,12 +9,12 @@ static int index_of(const decant_fisher_sums *fisher, int block, int linear)
 }
 
 decant_status decant_fisher_sums_list(decant_backend *backend, const decant_model_config *config,
-                                      const decant_family *family, decant_fisher_form form,
-                                      int hessian_groups, int first_layer, int layer_count,
-                                      decant_fisher_sums *fisher, decant_error *err)
+                                      const decant_family *family, decant_fisher_form form, int hessian_groups,
+                                      int first_layer, int layer_count, decant_fisher_sums *fisher,
+                                      decant_error *err)
 {
     *fisher = (decant_fisher_sums){backend,     config,      family, form, hessian_groups,
-                                    first_layer, layer_count, NULL,   NULL};
+                                   first_layer, layer_count, NULL,   NULL};
     size_t count = (size_t)layer_count * (size_t)family->linear_count;
     decant_status status =
         decant_memory_allocate(count * sizeof *fisher->sums, "Fisher sums", (void **)&fisher->sums, err);
@@ -50,8 +50,8 @@ decant_status decant_fisher_sums_create(decant_backend *backend, const decant_mo
                                         int hessian_groups, int first_layer, int layer_count,
                                         decant_fisher_sums *fisher, decant_error *err)
 {
-    decant_status status =
-        decant_fisher_sums_list(backend, config, family, form, hessian_groups, first_layer, layer_count, fisher, err);
+    decant_status status = decant_fisher_sums_list(backend, config, family, form, hessian_groups, first_layer,
+                                                   layer_count, fisher, err);
     for (int i = 0; status == DECANT_OK && i < layer_count * family->linear_count; i++)
         status = decant_fisher_sums_add(fisher, i / family->linear_count, i % family->linear_count, err);
     if (status != DECANT_OK)

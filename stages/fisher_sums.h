@@ -15,16 +15,16 @@ typedef struct decant_fisher_sums {
     decant_fisher_form form;
     int hessian_groups; /* of output channels; 0: no Hessians */
     int first_layer, layer_count;
-    float **sums; /* [layer_count · family->linear_count] device F32, owned; NULL: not here */
+    float **sums;      /* [layer_count · family->linear_count] device F32, owned; NULL: not here */
     float **host_sums; /* the same in host memory, for those that were moved there; owned, NULL otherwise */
 } decant_fisher_sums;
 
 /* A list without sums for the linear layers of `layer_count` blocks from `first_layer` on; sums are added one
  * by one. On failure empty. */
 decant_status decant_fisher_sums_list(decant_backend *backend, const decant_model_config *config,
-                                      const decant_family *family, decant_fisher_form form,
-                                      int hessian_groups, int first_layer, int layer_count,
-                                      decant_fisher_sums *fisher, decant_error *err);
+                                      const decant_family *family, decant_fisher_form form, int hessian_groups,
+                                      int first_layer, int layer_count, decant_fisher_sums *fisher,
+                                      decant_error *err);
 
 /* Zeros for one linear layer, which has no sum yet. */
 decant_status decant_fisher_sums_add(decant_fisher_sums *fisher, int block, int linear, decant_error *err);

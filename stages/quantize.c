@@ -158,8 +158,7 @@ static int list_arrays(decant_quantized_layer *layer, layer_array arrays[LAYER_A
             arrays[count++] = (layer_array){(void **)&layer->planes[i],
                                             decant_planes_bytes(layer->rows, layer->columns, bits)};
         if (layer->sparse_values[i])
-            arrays[count++] =
-                (layer_array){(void **)&layer->sparse_values[i], (size_t)layer->sparse.count * 2};
+            arrays[count++] = (layer_array){(void **)&layer->sparse_values[i], (size_t)layer->sparse.count * 2};
     }
     if (layer->sparse.row_offsets)
         arrays[count++] = (layer_array){(void **)&layer->sparse.row_offsets, (size_t)(layer->rows + 1) * 4};

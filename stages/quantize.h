@@ -1,7 +1,7 @@
 /* Quantizing one linear layer: every candidate that the recipe offers is tried and measured, method by method
  * (stages/methods/). What is kept between this and the choice is small: levels and the sparse pattern for
- * k-means, nothing for grids; the codes are made again once the candidate is chosen, but for guided ones, which are
- * kept packed. Local to a rank; knows no other layer.
+ * k-means, nothing for grids; the codes are made again once the candidate is chosen, but for guided ones, which
+ * are kept packed. Local to a rank; knows no other layer.
  *
  * Predicted loss increase of a candidate: ½ H Σ F (w − ŵ)², with the Fisher information for the Hessian. F is a
  * sum over N sequences of squared gradients of a mean over T' targets, so H ≈ T'/N · F: the factor is
@@ -18,10 +18,12 @@ typedef struct decant_quantized_layer {
     decant_sparse_pattern sparse; /* of the k-means and guided candidates */
     int candidates;
     decant_candidate candidate[DECANT_CANDIDATES];
-    uint16_t *levels[DECANT_CANDIDATES]; /* F16 [rows, 2^code_bits] of k-means and guided candidates, else NULL */
-    uint32_t *planes[DECANT_CANDIDATES]; /* of guided candidates, whose codes cannot be found again, else NULL */
+    uint16_t
+        *levels[DECANT_CANDIDATES]; /* F16 [rows, 2^code_bits] of k-means and guided candidates, else NULL */
+    uint32_t
+        *planes[DECANT_CANDIDATES]; /* of guided candidates, whose codes cannot be found again, else NULL */
     uint16_t *sparse_values[DECANT_CANDIDATES]; /* F16 [sparse.count], of these too */
-    bool is_parked;                      /* the arrays are in host memory */
+    bool is_parked;                             /* the arrays are in host memory */
 } decant_quantized_layer;
 
 /* A layer in the packed form that is stored: one of the two; the other is empty. */

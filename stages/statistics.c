@@ -23,14 +23,16 @@ static int list_parts(const decant_fisher_sums *fisher, const decant_linear *lin
 {
     int64_t rows = linear->rows, columns = linear->columns, groups = fisher->hessian_groups;
     parts[0] = (sum_part){.shape = {2, {rows, columns}}, .count = rows * columns};
-    parts[1] = (sum_part){
-        .shape = {3, {groups, columns, columns}}, .offset = rows * columns, .count = groups * columns * columns};
+    parts[1] = (sum_part){.shape = {3, {groups, columns, columns}},
+                          .offset = rows * columns,
+                          .count = groups * columns * columns};
     snprintf(parts[0].path, sizeof parts[0].path, "/%s/fisher", linear->name);
     snprintf(parts[1].path, sizeof parts[1].path, "/%s/hessian", linear->name);
     return groups > 0 ? 2 : 1;
 }
 
-/* Collective: the datasets of every linear layer of the model; ids[(layer · linear_count + linear) · PARTS + part].
+/* Collective: the datasets of every linear layer of the model; ids[(layer · linear_count + linear) · PARTS +
+ * part].
  */
 static decant_status define_sums(decant_container_writer *writer, const decant_fisher_sums *fisher, int *ids,
                                  decant_error *err)
@@ -93,8 +95,8 @@ static decant_status write_sums(decant_container_writer *writer, const decant_fi
         }
         sum_part parts[PARTS];
         for (int part = 0, part_count = list_parts(fisher, &linear, parts); part < part_count; part++)
-            DECANT_TRY(decant_container_write(writer, ids[(fisher->first_layer * linears + i) * PARTS + part], 0,
-                                              parts[part].count, sum + parts[part].offset, err));
+            DECANT_TRY(decant_container_write(writer, ids[(fisher->first_layer * linears + i) * PARTS + part],
+                                              0, parts[part].count, sum + parts[part].offset, err));
     }
 done:
     decant_memory_free(host);
@@ -108,11 +110,12 @@ decant_status decant_statistics_write(decant_ranks *ranks, const char *path, boo
     decant_container_writer *writer = NULL;
     int *ids = NULL;
     decant_status status;
-    DECANT_TRY(decant_ranks_agree(ranks,
-                                  decant_memory_allocate((size_t)fisher->config->layers *
-                                                             (size_t)fisher->family->linear_count * PARTS * sizeof *ids,
-                                                         "dataset numbers", (void **)&ids, err),
-                                  err));
+    DECANT_TRY(decant_ranks_agree(
+        ranks,
+        decant_memory_allocate((size_t)fisher->config->layers * (size_t)fisher->family->linear_count * PARTS *
+                                   sizeof *ids,
+                               "dataset numbers", (void **)&ids, err),
+        err));
     DECANT_TRY(decant_container_create(ranks, path, overwrite, &writer, err));
     DECANT_TRY(define_sums(writer, fisher, ids, err));
     DECANT_TRY(set_origin(writer, origin, err));
@@ -176,7 +179,8 @@ static decant_status require_hessian(const decant_container *file, const sum_par
                     decant_container_path(file));
     DECANT_TRY(decant_container_describe(file, part->path, &type, &shape, err));
     if (shape.dimensions == 3 && shape.extent[0] != part->shape.extent[0])
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s has Hessians of %lld groups of output channels: --guided-groups %lld",
+        DECANT_FAIL(err, DECANT_ERROR_INPUT,
+                    "%s has Hessians of %lld groups of output channels: --guided-groups %lld",
                     decant_container_path(file), (long long)shape.extent[0], (long long)shape.extent[0]);
 done:
     return status;
@@ -196,7 +200,8 @@ decant_status decant_statistics_read(const decant_container *file, decant_fisher
         sum_part parts[PARTS];
         fisher->family->linear(fisher->config, fisher->first_layer + i / linears, i % linears, &linear);
         size_t size_bytes =
-            (size_t)decant_fisher_sums_floats(linear.rows, linear.columns, fisher->hessian_groups) * sizeof *host;
+            (size_t)decant_fisher_sums_floats(linear.rows, linear.columns, fisher->hessian_groups) *
+            sizeof *host;
         decant_memory_free(host);
         DECANT_TRY(decant_memory_allocate(size_bytes, linear.name, (void **)&host, err));
         for (int part = 0, count = list_parts(fisher, &linear, parts); part < count; part++) {

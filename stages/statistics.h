@@ -1,6 +1,6 @@
 /* The statistics file: Fisher sums kept for later runs. An HDF5 file like the container, with one dataset
- * /NAME/fisher F32 [rows, columns] a linear layer, with /NAME/hessian F32 [groups, columns, columns] beside it where
- * guided quantization was asked for, and at the root what they were made from. */
+ * /NAME/fisher F32 [rows, columns] a linear layer, with /NAME/hessian F32 [groups, columns, columns] beside it
+ * where guided quantization was asked for, and at the root what they were made from. */
 #ifndef DECANT_STAGES_STATISTICS_H
 #define DECANT_STAGES_STATISTICS_H
 
@@ -27,8 +27,8 @@ decant_status decant_statistics_write(decant_ranks *ranks, const char *path, boo
 decant_status decant_statistics_open(const char *path, decant_container **file,
                                      decant_statistics_origin *origin, decant_error *err);
 
-/* Local. Reads the sums for which there is room in `fisher`. DECANT_ERROR_INPUT when it has room for Hessians and the
- * file has none, or other groups. */
+/* Local. Reads the sums for which there is room in `fisher`. DECANT_ERROR_INPUT when it has room for Hessians
+ * and the file has none, or other groups. */
 decant_status decant_statistics_read(const decant_container *file, decant_fisher_sums *fisher,
                                      decant_error *err);
 

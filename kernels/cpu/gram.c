@@ -1,9 +1,9 @@
-/* The Hessians of a linear layer that guided quantization takes: H_k += xᵀ diag(s_k) x, where s_k[t] is the mean over
- * the group's output channels of dy[t]². Both factors of the product are x scaled by sqrt(s_k). Source: GuidedQuant
- * (arXiv 2505.07004), section 3.
+/* The Hessians of a linear layer that guided quantization takes: H_k += xᵀ diag(s_k) x, where s_k[t] is the
+ * mean over the group's output channels of dy[t]². Both factors of the product are x scaled by sqrt(s_k).
+ * Source: GuidedQuant (arXiv 2505.07004), section 3.
  *
- * Tiles above the diagonal are computed, each by one thread, and transposed to below it: H is symmetric to the last
- * bit, and every element gets its micro-batches in the order of the calls. */
+ * Tiles above the diagonal are computed, each by one thread, and transposed to below it: H is symmetric to the
+ * last bit, and every element gets its micro-batches in the order of the calls. */
 #include "kernels/cpu/operations.h"
 #include "kernels/cpu/product.h"
 
@@ -12,7 +12,8 @@
 enum { TILE = 256 };
 
 /* scaled[t, :] = x[t, :] · sqrt(mean over the channels [first, end) of dy[t]²) */
-static void scale_rows(int threads, decant_matrix dy, decant_matrix x, int64_t first, int64_t end, float *scaled)
+static void scale_rows(int threads, decant_matrix dy, decant_matrix x, int64_t first, int64_t end,
+                       float *scaled)
 {
     const float *gradients = dy.data, *inputs = x.data;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -28,7 +29,8 @@ static void scale_rows(int threads, decant_matrix dy, decant_matrix x, int64_t f
     }
 }
 
-static void transpose_tile(int64_t row, int64_t rows, int64_t column, int64_t columns, int64_t n, float *hessian)
+static void transpose_tile(int64_t row, int64_t rows, int64_t column, int64_t columns, int64_t n,
+                           float *hessian)
 {
     for (int64_t i = row; i < row + rows; i++)
         for (int64_t j = column > i ? column : i + 1; j < column + columns; j++)

@@ -1,9 +1,10 @@
-/* Guided quantization of a matrix: levels in closed form and codes by cyclic coordinate descent, in turn, each row by
- * itself under its group's H + λ. Source: LNQ, algorithm 1 of arXiv 2505.07004.
+/* Guided quantization of a matrix: levels in closed form and codes by cyclic coordinate descent, in turn, each
+ * row by itself under its group's H + λ. Source: LNQ, algorithm 1 of arXiv 2505.07004.
  *
- * What is missing, δ = w − ŵ, is kept; the gradient δᵀ(H + λ) is computed for a block of columns as one product, and
- * within the block kept up to date code by code. So nearly all work is products. Rows go in tiles, each of which one
- * thread takes from beginning to end: neither the number of threads nor their timing can show in the result. */
+ * What is missing, δ = w − ŵ, is kept; the gradient δᵀ(H + λ) is computed for a block of columns as one
+ * product, and within the block kept up to date code by code. So nearly all work is products. Rows go in tiles,
+ * each of which one thread takes from beginning to end: neither the number of threads nor their timing can show
+ * in the result. */
 #include "kernels/cpu/codes.h"
 #include "kernels/cpu/guided_levels.h"
 #include "kernels/cpu/product.h"
@@ -31,16 +32,16 @@ typedef struct row_result {
 /* Consecutive rows of one group, and what a thread works in. */
 typedef struct row_tile {
     int64_t first, rows, columns;
-    const float *hessian; /* [columns, columns] */
-    float damping;        /* λ */
-    float *weight;        /* [rows, columns] */
-    float *missing;       /* δ, [rows, columns]; 0 in the sparse part */
-    float *gradient;      /* [rows, COLUMN_BLOCK] */
-    float *level_sums;    /* [rows, levels, COLUMN_BLOCK] */
-    double *normal;       /* [rows, levels, levels] */
-    double *right;        /* [rows, levels] */
-    uint8_t *codes;       /* [rows, columns] */
-    uint8_t *is_sparse;   /* [rows, columns] */
+    const float *hessian;    /* [columns, columns] */
+    float damping;           /* λ */
+    float *weight;           /* [rows, columns] */
+    float *missing;          /* δ, [rows, columns]; 0 in the sparse part */
+    float *gradient;         /* [rows, COLUMN_BLOCK] */
+    float *level_sums;       /* [rows, levels, COLUMN_BLOCK] */
+    double *normal;          /* [rows, levels, levels] */
+    double *right;           /* [rows, levels] */
+    uint8_t *codes;          /* [rows, columns] */
+    uint8_t *is_sparse;      /* [rows, columns] */
     decant_code_book *books; /* [rows] */
 } row_tile;
 
@@ -296,7 +297,8 @@ static void store_row(const guided_job *job, row_tile *tile, int64_t r, row_resu
         float level = decant_f16_to_f32(levels[tile->codes[at]]);
         uint16_t remainder = decant_codes_remainder(tile->weight[at], level);
         job->packed->sparse_values[pattern->row_offsets[row] + i] = remainder;
-        tile->missing[at] = (float)((double)tile->weight[at] - (double)level - (double)decant_f16_to_f32(remainder));
+        tile->missing[at] =
+            (float)((double)tile->weight[at] - (double)level - (double)decant_f16_to_f32(remainder));
     }
     result->error = (decant_matrix_error){0};
     for (int64_t at = r * n; at < (r + 1) * n; at++) {
@@ -371,8 +373,8 @@ static decant_status add_results(const row_result *results, int64_t rows, decant
         const row_result *result = &results[row];
         if (!(result->after <= result->before * (1 + ROUNDING)))
             return DECANT_ERROR(err, DECANT_ERROR_BUG,
-                                "guided quantization raised the objective of row %" PRId64 " from %g to %g", row,
-                                result->before, result->after);
+                                "guided quantization raised the objective of row %" PRId64 " from %g to %g",
+                                row, result->before, result->after);
         error->weighted += result->error.weighted;
         error->squared += result->error.squared;
         error->norm += result->error.norm;
@@ -380,8 +382,9 @@ static decant_status add_results(const row_result *results, int64_t rows, decant
     return DECANT_OK;
 }
 
-decant_status decant_cpu_guide(decant_backend *backend, decant_matrix weight, const decant_guided_search *search,
-                               decant_packed_matrix *packed, decant_matrix_error *error, decant_error *err)
+decant_status decant_cpu_guide(decant_backend *backend, decant_matrix weight,
+                               const decant_guided_search *search, decant_packed_matrix *packed,
+                               decant_matrix_error *error, decant_error *err)
 {
     const guided_job job = {weight, search, packed};
     const int threads = decant_cpu_of(backend)->threads;

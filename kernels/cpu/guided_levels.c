@@ -1,4 +1,5 @@
-/* Solving for the change, not for the levels, keeps the rounding of sums in F32 small against what is sought. */
+/* Solving for the change, not for the levels, keeps the rounding of sums in F32 small against what is sought.
+ */
 #include "kernels/cpu/guided_levels.h"
 
 #include "kernels/cpu/levels.h"

@@ -299,8 +299,8 @@ static decant_status forward(const decant_model_part *part, const decant_block *
     return status == DECANT_OK ? forward_mlp(part, block, kept, y, err) : status;
 }
 
-/* One linear layer's share of the backward pass: its Fisher sum and Hessians. The token form and Hessians take all
- * rows at once; the gradient of a sequence is squared by itself. */
+/* One linear layer's share of the backward pass: its Fisher sum and Hessians. The token form and Hessians take
+ * all rows at once; the gradient of a sequence is squared by itself. */
 static decant_status add_fisher(const decant_model_part *part, const decant_block_fisher *fisher, int index,
                                 decant_matrix dy, decant_matrix x, decant_error *err)
 {

@@ -1,10 +1,11 @@
-/* Guided layer-wise quantization: rows have levels as in k-means, but levels and codes are chosen together to make
- * Σ (w − ŵ)ᵀ H (w − ŵ) small, so that the errors of a row make up for each other. H is the Hessian of the row's group of
- * output channels. It starts from k-means and its sparse part; the stored form is k-means', with codes that need not
- * be the nearest levels. Source: LNQ with GuidedQuant (arXiv 2505.07004).
+/* Guided layer-wise quantization: rows have levels as in k-means, but levels and codes are chosen together to
+ * make Σ (w − ŵ)ᵀ H (w − ŵ) small, so that the errors of a row make up for each other. H is the Hessian of the
+ * row's group of output channels. It starts from k-means and its sparse part; the stored form is k-means', with
+ * codes that need not be the nearest levels. Source: LNQ with GuidedQuant (arXiv 2505.07004).
  *
- * Predicted loss increase: ½ T'/N Σ (w − ŵ)ᵀ H (w − ŵ). The diagonal of H, with a group for every channel, is the token
- * form of F, so the factor is that of quantize.h; H keeps in addition what the errors of two columns do to one token. */
+ * Predicted loss increase: ½ T'/N Σ (w − ŵ)ᵀ H (w − ŵ). The diagonal of H, with a group for every channel, is
+ * the token form of F, so the factor is that of quantize.h; H keeps in addition what the errors of two columns
+ * do to one token. */
 #include "stages/methods/methods.h"
 
 enum { SWEEPS = 4 }; /* a round; as in the paper */

@@ -43,8 +43,8 @@ static decant_status choose_sparse(decant_backend *backend, const decant_recipe 
         return DECANT_OK;
     decant_status status;
     DECANT_TRY(decant_sparse_pattern_create(backend, rows, sensitive + outliers, &layer->sparse, err));
-    DECANT_TRY(backend->quantize->select_sparse(backend, weight, fisher, sensitive, outliers, &layer->sparse,
-                                                err));
+    DECANT_TRY(
+        backend->quantize->select_sparse(backend, weight, fisher, sensitive, outliers, &layer->sparse, err));
 done:
     return status;
 }

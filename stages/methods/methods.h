@@ -47,8 +47,8 @@ extern const decant_method_operations decant_guided_operations;
 
 /* ---- for the methods' own files ---- */
 
-/* The sparse part of a layer, chosen once for all its methods that have one, and k-means levels of the candidates
- * [first, first + count). */
+/* The sparse part of a layer, chosen once for all its methods that have one, and k-means levels of the
+ * candidates [first, first + count). */
 decant_status decant_levels_fit(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
                                 const float *fisher, int first, int count, decant_quantized_layer *layer,
                                 decant_error *err);

@@ -153,8 +153,8 @@ static void hessians_are_those_of_numpy(void **state)
     for (int64_t first = 0, count; first < TOKENS; first += count) { /* two micro-batches */
         count = first == 0 ? 14 : TOKENS - 14;
         REQUIRE(backend->model->gram_add(backend, matrix_of(golden.gradient + first * ROWS, count, ROWS),
-                                         matrix_of(golden.input + first * COLUMNS, count, COLUMNS), GROUPS, hessian,
-                                         err));
+                                         matrix_of(golden.input + first * COLUMNS, count, COLUMNS), GROUPS,
+                                         hessian, err));
     }
     for (int group = 0; group < GROUPS; group++)
         for (int i = 0; i < COLUMNS; i++)
@@ -184,7 +184,8 @@ static void hessians_are_symmetric_sums_over_tiles(void **state)
         for (int64_t j = 0; j < MANY; j++) {
             double sum = 0;
             for (int64_t t = 0; t < FEW; t++) {
-                double s = (dy.values[2 * t] * dy.values[2 * t] + dy.values[2 * t + 1] * dy.values[2 * t + 1]) / 2;
+                double s =
+                    (dy.values[2 * t] * dy.values[2 * t] + dy.values[2 * t + 1] * dy.values[2 * t + 1]) / 2;
                 sum += s * x.values[t * MANY + i] * x.values[t * MANY + j];
             }
             assert_true(fabs(sum - hessian[i * MANY + j]) < F32_TOLERANCE);
@@ -293,15 +294,15 @@ static void threads_do_not_show(void **state)
         decant_matrix_error error;
         hessian[i] = calloc(2 * WIDE * WIDE, sizeof **hessian);
         assert_non_null(hessian[i]);
-        REQUIRE(backend->model->gram_add(backend, matrix_of(dy.host, FEW, MANY_ROWS), matrix_of(x.host, FEW, WIDE), 2,
-                                         hessian[i], err));
+        REQUIRE(backend->model->gram_add(backend, matrix_of(dy.host, FEW, MANY_ROWS),
+                                         matrix_of(x.host, FEW, WIDE), 2, hessian[i], err));
         for (int k = 0; k < MANY_ROWS * EIGHT; k++)
             levels[i][k] = decant_f32_to_f16(0.025f * (float)(k % EIGHT) - 0.0875f);
         decant_guided_search search = {2, hessian[i], 0.01, 2, 3};
         decant_packed_matrix packed = {
             .rows = MANY_ROWS, .columns = WIDE, .bits = 3, .planes = planes[i], .levels = levels[i]};
-        REQUIRE(backend->quantize->guide(backend, matrix_of(weight.host, MANY_ROWS, WIDE), &search, &packed, &error,
-                                         err));
+        REQUIRE(backend->quantize->guide(backend, matrix_of(weight.host, MANY_ROWS, WIDE), &search, &packed,
+                                         &error, err));
     }
     assert_memory_equal(hessian[0], hessian[1], 2 * WIDE * WIDE * sizeof **hessian);
     assert_memory_equal(levels[0], levels[1], sizeof levels[0]);
