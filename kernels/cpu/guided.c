@@ -157,8 +157,12 @@ static void sum_by_level(row_tile *tile, int bits, int64_t first, int64_t count)
             if (tile->is_sparse[r * n + i])
                 continue;
             float *sums = tile->level_sums + ((r << bits) + tile->codes[r * n + i]) * COLUMN_BLOCK;
-            for (int64_t j = 0; j < count; j++)
-                sums[j] += hessian[j];
+            if (count == COLUMN_BLOCK) /* a length that the compiler knows */
+                for (int64_t j = 0; j < COLUMN_BLOCK; j++)
+                    sums[j] += hessian[j];
+            else
+                for (int64_t j = 0; j < count; j++)
+                    sums[j] += hessian[j];
         }
     }
 }

@@ -21,6 +21,7 @@ seed that has it. The committed file was made with Python 3.11.7, numpy 2.4.6 an
 """
 
 import argparse
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def make(seed: int) -> dict[str, np.ndarray]:
     ends = [ROWS * k // GROUPS for k in range(GROUPS + 1)]
     x = inputs.astype(np.float64)
     hessians = []
-    for first, end in zip(ends, ends[1:]):
+    for first, end in itertools.pairwise(ends):
         saliency = np.mean(gradients[:, first:end].astype(np.float64) ** 2, axis=1)
         hessians.append(x.T @ (saliency[:, None] * x))
     group_of = np.searchsorted(ends, np.arange(ROWS), side="right") - 1
