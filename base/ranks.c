@@ -67,7 +67,7 @@ void decant_ranks_destroy(decant_ranks **ranks)
     *ranks = NULL;
 }
 
-/* ------------------------------------------------------------------------------------------- agreement ---- */
+/* ---- agreement ---- */
 
 decant_status decant_ranks_agree(decant_ranks *ranks, decant_status status, decant_error *err)
 {
@@ -117,7 +117,7 @@ done:
     return status;
 }
 
-/* --------------------------------------------------------------------------------- collective exchange ---- */
+/* ---- collective exchange ---- */
 
 decant_status decant_ranks_broadcast(decant_ranks *ranks, int root, void *data, size_t size_bytes,
                                      decant_error *err)
@@ -205,7 +205,7 @@ decant_status decant_ranks_maximum(decant_ranks *ranks, int64_t *values, int cou
                  "finding a maximum over the ranks failed", err);
 }
 
-/* -------------------------------------------------------------------------------------------- messages ---- */
+/* ---- messages ---- */
 
 /* A committed MPI type of size_bytes bytes, for sizes beyond an int: whole pieces and the rest. */
 static decant_status large_type(size_t size_bytes, MPI_Datatype *type, decant_error *err)

@@ -42,7 +42,7 @@ typedef struct decant_shape {
     int64_t extent[DECANT_CONTAINER_DIMENSIONS];
 } decant_shape;
 
-/* -------------------------------------------------------------------------------------------- writing ---- */
+/* ---- writing ---- */
 
 typedef struct decant_container_writer decant_container_writer;
 
@@ -90,7 +90,7 @@ decant_status decant_container_finish(decant_container_writer **writer, decant_e
 /* Collective. Gives up: closes, removes the partial file, frees. Takes NULL. */
 void decant_container_discard(decant_container_writer **writer);
 
-/* -------------------------------------------------------------------------------------------- reading ---- */
+/* ---- reading ---- */
 
 typedef struct decant_container decant_container;
 

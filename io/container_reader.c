@@ -21,7 +21,7 @@ struct decant_container {
 
 enum { TEXT_LARGEST_BYTES = 64 << 20 };
 
-/* ------------------------------------------------------------------------------------------------ open ---- */
+/* ---- open ---- */
 
 static decant_status open_file(decant_container *container, decant_error *err)
 {
@@ -92,7 +92,7 @@ const char *decant_container_path(const decant_container *container)
     return container->path;
 }
 
-/* ----------------------------------------------------------------------------------------- find things ---- */
+/* ---- find things ---- */
 
 bool decant_container_has(const decant_container *container, const char *path)
 {
@@ -234,7 +234,7 @@ decant_status decant_container_describe(const decant_container *container, const
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------------ data ---- */
+/* ---- data ---- */
 
 static decant_status transfer(const decant_container *container, const char *path, const dataset *opened,
                               int64_t first, int64_t count, void *data, decant_error *err)
@@ -290,7 +290,7 @@ done:
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------ attributes ---- */
+/* ---- attributes ---- */
 
 /* Opens an attribute of one element of the given class. */
 static decant_status open_attribute(const decant_container *container, const char *path, const char *name,
@@ -375,7 +375,7 @@ done:
     return status;
 }
 
-/* ---------------------------------------------------------------------------------------- all datasets ---- */
+/* ---- all datasets ---- */
 
 /* The paths of all datasets while they are collected. */
 typedef struct path_list {

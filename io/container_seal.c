@@ -27,7 +27,7 @@ typedef struct seal_footer {
 } seal_footer;
 _Static_assert(sizeof(seal_footer) == 40, "the footer has no gaps");
 
-/* ---------------------------------------------------------------------------------------------- making ---- */
+/* ---- making ---- */
 
 static int compare_stretches(const void *left, const void *right)
 {
@@ -129,7 +129,7 @@ decant_status decant_container_seal(const char *path, decant_stretch *data, int6
     return status;
 }
 
-/* -------------------------------------------------------------------------------------------- checking ---- */
+/* ---- checking ---- */
 
 /* The checksum of the stretches; false when they are not ascending and within the file. */
 static bool sum_stretches(const decant_mapped_file *file, const seal_footer *footer, uint32_t *checksum)

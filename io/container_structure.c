@@ -9,8 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ----------------------------------------------------------------------------------------------------- file
- * ---- */
+/* ---- file ---- */
 
 decant_status decant_structure_create(decant_structure *structure, decant_error *err)
 {
@@ -37,22 +36,13 @@ done:
     return status;
 }
 
-decant_status decant_structure_close(decant_structure *structure, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    if (!structure->is_open)
-        return DECANT_OK;
-    structure->is_open = false;
-    if (H5Fclose(structure->file) < 0)
-        status = decant_hdf5_fail(err, DECANT_ERROR_MEMORY, __FILE__, __LINE__, "the container's structure");
-    H5FDunregister(structure->driver);
-    return status;
-}
-
 void decant_structure_free(decant_structure *structure)
 {
-    decant_error ignored;
-    decant_structure_close(structure, &ignored);
+    if (structure->is_open) {
+        H5Fclose(structure->file);
+        H5FDunregister(structure->driver);
+        structure->is_open = false;
+    }
     decant_sparse_memory_free(&structure->memory.bytes);
 }
 
@@ -99,8 +89,7 @@ done:
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------------- datasets
- * ---- */
+/* ---- datasets ---- */
 
 static decant_status make_groups(decant_structure *structure, const char *path, decant_error *err)
 {
@@ -189,8 +178,7 @@ done:
     return status;
 }
 
-/* ----------------------------------------------------------------------------------------------- attributes
- * ---- */
+/* ---- attributes ---- */
 
 /* Makes the attribute of an open object and writes it. */
 static decant_status put(hid_t object, const decant_attribute *attribute, hid_t type, const void *value,

@@ -43,9 +43,6 @@ decant_status decant_structure_set(decant_structure *structure, const decant_att
 decant_status decant_structure_set_checksum(decant_structure *structure, const char *path, uint32_t checksum,
                                             decant_error *err);
 
-/* Nothing can be changed afterwards; what HDF5 still held back is in the file in memory. */
-decant_status decant_structure_close(decant_structure *structure, decant_error *err);
-
 /* Writes the structure into a file, whose data stay as they are, and sets its size.
  *   descriptor, path   the file
  *   data, data_count   where the datasets' data lie; sorted here

@@ -45,8 +45,7 @@ struct decant_container_writer {
     decant_error failure;
 };
 
-/* -------------------------------------------------------------------------------------------------- helpers
- * ---- */
+/* ---- what all phases use ---- */
 
 static bool is_first(const decant_container_writer *writer)
 {
@@ -90,8 +89,7 @@ static bool is_valid_path(const char *path)
     return !strstr(path, "//") && !strstr(path, "/./") && strcmp(path + length - 2, "/.") != 0;
 }
 
-/* --------------------------------------------------------------------------------------------------- create
- * ---- */
+/* ---- create ---- */
 
 /* Collective. Rank 0 makes the file, the others see it. */
 static decant_status make_file(decant_container_writer *writer, const char *path, bool overwrite,
@@ -137,8 +135,7 @@ done:
     return status;
 }
 
-/* --------------------------------------------------------------------------------------------------- phases
- * ---- */
+/* ---- phases ---- */
 
 /* Collective in the data phase, else nothing. */
 static decant_status close_data(decant_container_writer *writer, decant_error *err)
@@ -245,8 +242,7 @@ done:
     return status;
 }
 
-/* --------------------------------------------------------------------------------------------------- define
- * ---- */
+/* ---- define ---- */
 
 /* Checks a definition and makes room for it; local, but the same on every rank. */
 static decant_status check_definition(decant_container_writer *writer, const char *path, decant_stored type,
@@ -307,8 +303,7 @@ done:
     return status;
 }
 
-/* ----------------------------------------------------------------------------------------------- attributes
- * ---- */
+/* ---- attributes ---- */
 
 /* Collective. */
 static decant_status set_attribute(decant_container_writer *writer, const char *path, const char *name,
@@ -348,8 +343,7 @@ decant_status decant_container_set_real(decant_container_writer *writer, const c
     return set_attribute(writer, path, name, &attribute, decant_checksum(2, &value, sizeof value), err);
 }
 
-/* ---------------------------------------------------------------------------------------------------- write
- * ---- */
+/* ---- write ---- */
 
 /* Opens the dataset to write to; the last one stays open, because rows tend to come one by one. */
 static decant_status open_target(decant_container_writer *writer, int id, decant_error *err)
@@ -416,8 +410,7 @@ decant_status decant_container_write(decant_container_writer *writer, int id, in
     return status;
 }
 
-/* --------------------------------------------------------------------------------------------------- finish
- * ---- */
+/* ---- finish ---- */
 
 /* Collective. The checksums of all datasets, the same on every rank. */
 static decant_status find_checksums(decant_container_writer *writer, uint32_t **checksums, decant_error *err)

@@ -8,7 +8,7 @@
 /* MPI-IO counts in ints, so a transfer stays well below 2 GiB. */
 static const int64_t piece_bytes = INT64_C(1) << 30;
 
-/* -------------------------------------------------------------------------------------------- messages ---- */
+/* ---- messages ---- */
 
 void decant_hdf5_silence(void)
 {
@@ -42,7 +42,7 @@ decant_status decant_hdf5_fail(decant_error *err, decant_status status, const ch
     return status;
 }
 
-/* ----------------------------------------------------------------------------------------------- types ---- */
+/* ---- types ---- */
 
 size_t decant_stored_bytes(decant_stored type)
 {
@@ -128,7 +128,7 @@ hid_t decant_hdf5_text_type(size_t size_bytes)
     return H5I_INVALID_HID;
 }
 
-/* ------------------------------------------------------------------------------------------- transfers ---- */
+/* ---- transfers ---- */
 
 bool decant_hdf5_count(decant_stored type, const decant_shape *shape, int64_t *elements)
 {

@@ -3,6 +3,7 @@
 #include "io/model_config.h"
 
 #include "base/memory.h"
+#include "io/config_reader.h"
 #include "io/json.h"
 #include "io/mapped_file.h"
 
@@ -13,118 +14,8 @@
 
 enum { CONFIG_LARGEST_BYTES = 16 << 20 };
 
-/* A config object and the name its messages use. */
-typedef struct config_reader {
-    const cJSON *object;
-    const char *origin;
-    const char *prefix; /* of key names in messages: "" or "rope_parameters." */
-} config_reader;
-
-static decant_status read_integer(config_reader reader, const char *key, int64_t absent, int64_t *value,
-                                  decant_error *err)
-{
-    const cJSON *member;
-    decant_status status = decant_json_member(reader.object, key, reader.origin, &member, err);
-    if (status != DECANT_OK)
-        return status;
-    if (!member && absent > 0) {
-        *value = absent;
-        return DECANT_OK;
-    }
-    if (!member)
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: has no \"%s%s\"", reader.origin, reader.prefix, key);
-    if (!decant_json_is_integer(member, 1, INT_MAX, value))
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is no integer from 1 to %d", reader.origin,
-                            reader.prefix, key, INT_MAX);
-    return DECANT_OK;
-}
-
-static decant_status read_int(config_reader reader, const char *key, int64_t absent, int *value,
-                              decant_error *err)
-{
-    int64_t wide = 0;
-    decant_status status = read_integer(reader, key, absent, &wide, err);
-    *value = (int)wide;
-    return status;
-}
-
-/* A number in (0, largest]; *value is left alone when the key is absent. */
-static decant_status read_real(config_reader reader, const char *key, double largest, bool *found,
-                               double *value, decant_error *err)
-{
-    const cJSON *member;
-    *found = false;
-    decant_status status = decant_json_member(reader.object, key, reader.origin, &member, err);
-    if (status != DECANT_OK || !member)
-        return status;
-    if (!cJSON_IsNumber(member) || !(member->valuedouble > 0 && member->valuedouble <= largest))
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is no number above 0 and up to %g",
-                            reader.origin, reader.prefix, key, largest);
-    *found = true;
-    *value = member->valuedouble;
-    return DECANT_OK;
-}
-
-/* false when absent */
-static decant_status read_flag(config_reader reader, const char *key, bool *value, decant_error *err)
-{
-    const cJSON *member;
-    *value = false;
-    decant_status status = decant_json_member(reader.object, key, reader.origin, &member, err);
-    if (status != DECANT_OK || !member)
-        return status;
-    if (!cJSON_IsBool(member))
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is neither true nor false", reader.origin,
-                            reader.prefix, key);
-    *value = cJSON_IsTrue(member);
-    return DECANT_OK;
-}
-
-static decant_status require_absent(config_reader reader, const char *key, const char *why, decant_error *err)
-{
-    const cJSON *member;
-    decant_status status = decant_json_member(reader.object, key, reader.origin, &member, err);
-    if (status == DECANT_OK && member)
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is set: %s", reader.origin, reader.prefix,
-                            key, why);
-    return status;
-}
-
-static decant_status require_false(config_reader reader, const char *key, decant_error *err)
-{
-    bool value;
-    decant_status status = read_flag(reader, key, &value, err);
-    if (status == DECANT_OK && value)
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is true, which decant does not compute",
-                            reader.origin, reader.prefix, key);
-    return status;
-}
-
-/* Absent, or exactly this text. */
-static decant_status require_text(config_reader reader, const char *key, const char *expected,
-                                  decant_error *err)
-{
-    const cJSON *member;
-    decant_status status = decant_json_member(reader.object, key, reader.origin, &member, err);
-    if (status == DECANT_OK && member &&
-        (!cJSON_IsString(member) || strcmp(member->valuestring, expected) != 0))
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is not \"%s\", the only one decant computes",
-                            reader.origin, reader.prefix, key, expected);
-    return status;
-}
-
-/* Absent, or 1. */
-static decant_status require_one(config_reader reader, const char *key, decant_error *err)
-{
-    const cJSON *member;
-    decant_status status = decant_json_member(reader.object, key, reader.origin, &member, err);
-    if (status == DECANT_OK && member && (!cJSON_IsNumber(member) || member->valuedouble != 1))
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"%s%s\" is not 1, the only value decant computes",
-                            reader.origin, reader.prefix, key);
-    return status;
-}
-
-static decant_status read_architecture(config_reader reader, decant_model_config *config, decant_error *err)
+static decant_status read_architecture(decant_config_reader reader, decant_model_config *config,
+                                       decant_error *err)
 {
     const cJSON *member;
     decant_status status = decant_json_member(reader.object, "architectures", reader.origin, &member, err);
@@ -142,20 +33,41 @@ static decant_status read_architecture(config_reader reader, decant_model_config
     return DECANT_OK;
 }
 
-static decant_status read_sizes(config_reader reader, decant_model_config *config, decant_error *err)
+/* What keys mean that a config of this architecture leaves out, where it is not what their absence means
+ * elsewhere. Source: the architectures' configuration classes in transformers. */
+typedef struct absent_keys {
+    const char *architecture;
+    int64_t head_dimension; /* 0: hidden_size / num_attention_heads */
+    int64_t sliding_window; /* 0: none */
+} absent_keys;
+
+static absent_keys absent_keys_of(const decant_model_config *config)
+{
+    static const absent_keys known[] = {{"MistralForCausalLM", 0, 4096}, {"Qwen3ForCausalLM", 128, 0}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(config->architecture, known[i].architecture) == 0)
+            return known[i];
+    return (absent_keys){0};
+}
+
+static decant_status read_sizes(decant_config_reader reader, decant_model_config *config, decant_error *err)
 {
     decant_status status = DECANT_OK;
-    DECANT_TRY(read_integer(reader, "hidden_size", 0, &config->hidden_size, err));
-    DECANT_TRY(read_integer(reader, "intermediate_size", 0, &config->intermediate_size, err));
-    DECANT_TRY(read_integer(reader, "vocab_size", 0, &config->vocabulary_size, err));
-    DECANT_TRY(read_int(reader, "num_hidden_layers", 0, &config->layers, err));
-    DECANT_TRY(read_int(reader, "num_attention_heads", 0, &config->heads, err));
-    DECANT_TRY(read_int(reader, "num_key_value_heads", config->heads, &config->key_value_heads, err));
-    DECANT_TRY(read_integer(reader, "max_position_embeddings", 0, &config->maximum_positions, err));
-    DECANT_TRY(read_flag(reader, "tie_word_embeddings", &config->tied_head, err));
+    DECANT_TRY(decant_config_read_integer(reader, "hidden_size", 0, &config->hidden_size, err));
+    DECANT_TRY(decant_config_read_integer(reader, "intermediate_size", 0, &config->intermediate_size, err));
+    DECANT_TRY(decant_config_read_integer(reader, "vocab_size", 0, &config->vocabulary_size, err));
+    DECANT_TRY(decant_config_read_int(reader, "num_hidden_layers", 0, &config->layers, err));
+    DECANT_TRY(decant_config_read_int(reader, "num_attention_heads", 0, &config->heads, err));
+    DECANT_TRY(
+        decant_config_read_int(reader, "num_key_value_heads", config->heads, &config->key_value_heads, err));
+    DECANT_TRY(
+        decant_config_read_integer(reader, "max_position_embeddings", 0, &config->maximum_positions, err));
+    DECANT_TRY(decant_config_read_flag(reader, "tie_word_embeddings", &config->tied_head, err));
     /* 0 stands for absent until the division is known to come out even. */
     int64_t derived = config->hidden_size % config->heads == 0 ? config->hidden_size / config->heads : 0;
-    DECANT_TRY(read_int(reader, "head_dim", derived, &config->head_dimension, err));
+    if (absent_keys_of(config).head_dimension > 0)
+        derived = absent_keys_of(config).head_dimension;
+    DECANT_TRY(decant_config_read_int(reader, "head_dim", derived, &config->head_dimension, err));
 done:
     return status;
 }
@@ -190,28 +102,81 @@ static decant_status check_sizes(const decant_model_config *config, const char *
     return DECANT_OK;
 }
 
-/* rope_theta, in either of the two places where transformers has put it. */
-static decant_status read_rotary(config_reader reader, decant_model_config *config, decant_error *err)
+static decant_status require_real(decant_config_reader reader, const char *key, double *value,
+                                  decant_error *err)
+{
+    const double largest = 1e6;
+    bool found;
+    decant_status status = decant_config_read_real(reader, key, largest, &found, value, err);
+    if (status == DECANT_OK && !found)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: has no \"%s%s\"", reader.origin, reader.prefix, key);
+    return status;
+}
+
+/* The numbers of rope_type "llama3" beside its factor. */
+static decant_status read_wavelengths(decant_config_reader reader, decant_rotary_scaling *scaling,
+                                      decant_error *err)
+{
+    decant_status status;
+    scaling->by_wavelength = true;
+    DECANT_TRY(require_real(reader, "low_freq_factor", &scaling->low_frequency_factor, err));
+    DECANT_TRY(require_real(reader, "high_freq_factor", &scaling->high_frequency_factor, err));
+    if (scaling->high_frequency_factor <= scaling->low_frequency_factor)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: \"%shigh_freq_factor\" is not above \"low_freq_factor\"",
+                    reader.origin, reader.prefix);
+    DECANT_TRY(decant_config_read_integer(reader, "original_max_position_embeddings", 0,
+                                          &scaling->original_positions, err));
+done:
+    return status;
+}
+
+/* The kind of scaling that rope_scaling or rope_parameters asks for, with its numbers. */
+static decant_status read_scaling(decant_config_reader reader, decant_rotary_scaling *scaling,
+                                  decant_error *err)
+{
+    decant_status status;
+    const cJSON *kind;
+    const char *key = decant_config_has_key(reader, "rope_type") ? "rope_type" : "type"; /* in older files */
+    DECANT_TRY(decant_json_member(reader.object, key, reader.origin, &kind, err));
+    const char *name = !kind ? "default" : cJSON_IsString(kind) ? kind->valuestring : "";
+    if (strcmp(name, "default") == 0)
+        goto done;
+    if (strcmp(name, "llama3") != 0 && strcmp(name, "linear") != 0)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT,
+                    "%s: \"%s%s\" is not \"default\", \"linear\" or \"llama3\", the only ones decant computes",
+                    reader.origin, reader.prefix, key);
+    DECANT_TRY(require_real(reader, "factor", &scaling->factor, err));
+    if (strcmp(name, "llama3") == 0)
+        DECANT_TRY(read_wavelengths(reader, scaling, err));
+done:
+    return status;
+}
+
+/* rope_theta and the scaling, in either of the two places where transformers has put them. */
+static decant_status read_rotary(decant_config_reader reader, decant_model_config *config, decant_error *err)
 {
     decant_status status = DECANT_OK;
     bool found, found_inside = false;
-    const cJSON *parameters;
+    const cJSON *parameters, *scaling;
     double inside = 0;
     const double largest_base = 1e12;
     config->rotary_base = 10000;
-    DECANT_TRY(require_absent(reader, "rope_scaling", "decant computes unscaled rotary embeddings only", err));
-    DECANT_TRY(require_one(reader, "partial_rotary_factor", err));
-    DECANT_TRY(read_real(reader, "rope_theta", largest_base, &found, &config->rotary_base, err));
-    DECANT_TRY(decant_json_member(reader.object, "rope_parameters", reader.origin, &parameters, err));
+    DECANT_TRY(decant_config_require_one(reader, "partial_rotary_factor", err));
+    DECANT_TRY(decant_config_read_real(reader, "rope_theta", largest_base, &found, &config->rotary_base, err));
+    DECANT_TRY(decant_config_find_object(reader, "rope_scaling", &scaling, err));
+    DECANT_TRY(decant_config_find_object(reader, "rope_parameters", &parameters, err));
+    if (scaling && parameters)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: has both \"rope_scaling\" and \"rope_parameters\"",
+                    reader.origin);
+    if (scaling)
+        DECANT_TRY(read_scaling((decant_config_reader){scaling, reader.origin, "rope_scaling."},
+                                &config->rotary_scaling, err));
     if (!parameters)
         goto done;
-    if (!cJSON_IsObject(parameters))
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: \"rope_parameters\" is no object", reader.origin);
-    config_reader inner = {parameters, reader.origin, "rope_parameters."};
-    DECANT_TRY(require_text(inner, "rope_type", "default", err));
-    DECANT_TRY(require_one(inner, "partial_rotary_factor", err));
-    DECANT_TRY(require_text(inner, "type", "default", err));
-    DECANT_TRY(read_real(inner, "rope_theta", largest_base, &found_inside, &inside, err));
+    decant_config_reader inner = {parameters, reader.origin, "rope_parameters."};
+    DECANT_TRY(read_scaling(inner, &config->rotary_scaling, err));
+    DECANT_TRY(decant_config_require_one(inner, "partial_rotary_factor", err));
+    DECANT_TRY(decant_config_read_real(inner, "rope_theta", largest_base, &found_inside, &inside, err));
     if (found && found_inside && inside != config->rotary_base)
         DECANT_FAIL(err, DECANT_ERROR_INPUT,
                     "%s: \"rope_theta\" is %g, but \"rope_parameters.rope_theta\" is %g", reader.origin,
@@ -222,8 +187,33 @@ done:
     return status;
 }
 
+/* Whether the window is used is the family's to know. All layers must be alike: Qwen's, which slide in some
+ * layers only when told to, are refused then. */
+static decant_status read_window(decant_config_reader reader, decant_model_config *config, decant_error *err)
+{
+    decant_status status;
+    const cJSON *window, *layers;
+    DECANT_TRY(decant_config_require_false(reader, "use_sliding_window", err));
+    DECANT_TRY(decant_json_member(reader.object, "layer_types", reader.origin, &layers, err));
+    if (layers && !cJSON_IsArray(layers))
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: \"layer_types\" is no list", reader.origin);
+    for (const cJSON *layer = layers ? layers->child : NULL; layer; layer = layer->next)
+        if (!cJSON_IsString(layer) || strcmp(layer->valuestring, "full_attention") != 0)
+            DECANT_FAIL(err, DECANT_ERROR_INPUT,
+                        "%s: \"layer_types\" has other layers than \"full_attention\", the only one decant "
+                        "computes",
+                        reader.origin);
+    DECANT_TRY(decant_json_member(reader.object, "sliding_window", reader.origin, &window, err));
+    if (window)
+        DECANT_TRY(decant_config_read_integer(reader, "sliding_window", 0, &config->sliding_window, err));
+    else if (!decant_config_has_key(reader, "sliding_window"))
+        config->sliding_window = absent_keys_of(config).sliding_window;
+done:
+    return status;
+}
+
 /* What the weights' type will probably be; a value unknown here is no error, as nothing is computed from it. */
-static decant_status read_element(config_reader reader, decant_element *element, decant_error *err)
+static decant_status read_element(decant_config_reader reader, decant_element *element, decant_error *err)
 {
     static const struct {
         const char *name;
@@ -240,7 +230,7 @@ static decant_status read_element(config_reader reader, decant_element *element,
     return status;
 }
 
-static decant_status read_members(config_reader reader, decant_model_config *config, decant_error *err)
+static decant_status read_members(decant_config_reader reader, decant_model_config *config, decant_error *err)
 {
     decant_status status = DECANT_OK;
     bool found;
@@ -248,7 +238,7 @@ static decant_status read_members(config_reader reader, decant_model_config *con
     DECANT_TRY(read_architecture(reader, config, err));
     DECANT_TRY(read_sizes(reader, config, err));
     DECANT_TRY(check_sizes(config, reader.origin, err));
-    DECANT_TRY(read_real(reader, "rms_norm_eps", 1, &found, &epsilon, err));
+    DECANT_TRY(decant_config_read_real(reader, "rms_norm_eps", 1, &found, &epsilon, err));
     config->norm_epsilon = (float)epsilon;
     if (!found)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: has no \"rms_norm_eps\"", reader.origin);
@@ -256,11 +246,13 @@ static decant_status read_members(config_reader reader, decant_model_config *con
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: \"rms_norm_eps\" %g is 0 in single precision", reader.origin,
                     epsilon);
     DECANT_TRY(read_rotary(reader, config, err));
+    DECANT_TRY(read_window(reader, config, err));
     DECANT_TRY(read_element(reader, &config->element, err));
-    DECANT_TRY(require_text(reader, "hidden_act", "silu", err));
-    DECANT_TRY(require_false(reader, "attention_bias", err));
-    DECANT_TRY(require_false(reader, "mlp_bias", err));
-    DECANT_TRY(require_absent(reader, "quantization_config", "the model is quantized already", err));
+    DECANT_TRY(decant_config_require_text(reader, "hidden_act", "silu", err));
+    DECANT_TRY(decant_config_require_false(reader, "attention_bias", err));
+    DECANT_TRY(decant_config_require_false(reader, "mlp_bias", err));
+    DECANT_TRY(
+        decant_config_require_absent(reader, "quantization_config", "the model is quantized already", err));
 done:
     return status;
 }
@@ -276,15 +268,18 @@ decant_status decant_model_config_parse(const char *json, size_t json_bytes, con
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: %zu bytes are too many for a model's configuration", origin,
                     json_bytes);
     DECANT_TRY(decant_json_parse(json, json_bytes, origin, &root, err));
-    DECANT_TRY(read_members((config_reader){root, origin, ""}, config, err));
+    DECANT_TRY(read_members((decant_config_reader){root, origin, ""}, config, err));
     DECANT_TRY(decant_memory_allocate(json_bytes + 1, "the model's configuration", &copy, err));
     memcpy(copy, json, json_bytes);
     config->json = copy;
     config->json_bytes = json_bytes;
 done:
     cJSON_Delete(root);
-    if (status != DECANT_OK)
-        memset(config, 0, sizeof *config);
+    if (status != DECANT_OK) {
+        decant_model_config empty = {0};
+        memcpy(empty.architecture, config->architecture, sizeof empty.architecture);
+        *config = empty;
+    }
     return status;
 }
 

@@ -15,19 +15,30 @@ typedef struct decant_config_matrix {
     int64_t rows, columns;
 } decant_config_matrix;
 
+/* How rotary frequencies are changed for contexts longer than those of the first training. */
+typedef struct decant_rotary_scaling {
+    double factor;      /* 0: they are not */
+    bool by_wavelength; /* rope_type "llama3", with the numbers below; else "linear", all alike */
+    double low_frequency_factor,
+        high_frequency_factor;  /* low_freq_factor, high_freq_factor; the latter larger */
+    int64_t original_positions; /* original_max_position_embeddings */
+} decant_rotary_scaling;
+
 typedef struct decant_model_config {
     char architecture[64]; /* architectures[0], e.g. "LlamaForCausalLM" */
     int64_t hidden_size;
     int64_t intermediate_size;
     int64_t vocabulary_size;
-    int layers;                /* num_hidden_layers */
-    int heads;                 /* num_attention_heads */
-    int key_value_heads;       /* num_key_value_heads; heads when absent */
-    int head_dimension;        /* head_dim; hidden_size / heads when absent */
-    float norm_epsilon;        /* rms_norm_eps */
-    double rotary_base;        /* rope_theta; 10000 when absent */
-    int64_t maximum_positions; /* max_position_embeddings */
-    bool tied_head;            /* tie_word_embeddings */
+    int layers;                           /* num_hidden_layers */
+    int heads;                            /* num_attention_heads */
+    int key_value_heads;                  /* num_key_value_heads; heads when absent */
+    int head_dimension;                   /* head_dim; hidden_size / heads when absent */
+    float norm_epsilon;                   /* rms_norm_eps */
+    double rotary_base;                   /* rope_theta; 10000 when absent */
+    decant_rotary_scaling rotary_scaling; /* rope_scaling, or inside rope_parameters */
+    int64_t sliding_window;               /* sliding_window: keys a query sees, itself included; 0 when null */
+    int64_t maximum_positions;            /* max_position_embeddings */
+    bool tied_head;                       /* tie_word_embeddings */
     decant_element
         element; /* torch_dtype or dtype, as a hint: the tensors say for themselves; BF16 when absent */
     char *json;  /* the file, verbatim, NUL-terminated; owned */
@@ -37,7 +48,8 @@ typedef struct decant_model_config {
 
 /* Reads DIR/config.json, or the file itself when path ends in ".json".
  * DECANT_ERROR_INPUT when it is missing, no JSON, lacks a number, has one out of range, or asks for something
- * this program does not compute (a rope_scaling, attention biases, another activation), naming the key. */
+ * this program does not compute (another rope_scaling, biases behind a switch, another activation), naming the
+ * key. On failure *config is empty but for the architecture, where that could be read. */
 decant_status decant_model_config_read(const char *path, decant_model_config *config, decant_error *err);
 
 /* The same from text in memory, as the container stores it. `origin` is named in messages. */

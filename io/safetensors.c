@@ -25,7 +25,7 @@ struct decant_safetensors {
     decant_shard_tensors tensors; /* in name order once open */
 };
 
-/* ------------------------------------------------------------------------------------------ all shards ---- */
+/* ---- all shards ---- */
 
 /* DIRECTORY/NAME, freed with decant_memory_free. */
 static decant_status join(const char *directory, const char *name, char **path, decant_error *err)
@@ -234,7 +234,7 @@ void decant_safetensors_close(decant_safetensors **model)
     *model = NULL;
 }
 
-/* ---------------------------------------------------------------------------------------------- access ---- */
+/* ---- access ---- */
 
 int64_t decant_safetensors_count(const decant_safetensors *model)
 {

@@ -31,7 +31,7 @@ static const struct {
 };
 enum { ELEMENT_TYPES = sizeof element_types / sizeof *element_types };
 
-/* ---------------------------------------------------------------------------------- one tensor's claim ---- */
+/* ---- one tensor's claim ---- */
 
 /* The type of a claim; its index in element_types. */
 static decant_status read_type(const cJSON *claim, const decant_shard_tensor *entry, int *type,
@@ -162,7 +162,7 @@ done:
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------- one shard ---- */
+/* ---- one shard ---- */
 
 static int compare_places(const void *left, const void *right)
 {

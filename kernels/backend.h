@@ -1,15 +1,16 @@
 /* The one interface between the job and the arithmetic. A backend ("cpu", "cuda") is a value of decant_backend:
- * six small tables of functions and a state that only the backend knows.
+ * tables of functions, one a concern (memory, weights, model, quantize, grid, validate), and a state that only
+ * the backend knows.
  *
  * Rules that every implementation keeps:
  *   - Arrays named "device" live where the backend computes (host memory for the CPU backend) and come from
  *     memory->allocate or weights->place. Arrays named "host" are ordinary memory.
  *   - Work is issued in order and may still run when a function returns; memory->download, memory->synchronize
- * and functions that return host values wait for it.
+ *     and functions that return host values wait for it.
  *   - Sums are taken in an order that depends on the shapes alone, never on thread counts, timing or how many
- * calls came before: the same input gives the same bits.
+ *     calls came before: the same input gives the same bits.
  *   - Activations have the element type `activation` of the backend; weights are in the type of the file unless
- * said otherwise; statistics are F32.
+ *     said otherwise; statistics are F32.
  *   - Nothing here knows of MPI, files or layers' names, and nothing here is collective.
  *
  * Shapes: T is the number of tokens of one sequence. A linear layer has `weight` [out, in] as in the model file
@@ -25,8 +26,7 @@
 
 typedef struct decant_backend decant_backend;
 
-/* -------------------------------------------------------------------------------------------------- memory
- * ---- */
+/* ---- memory ---- */
 
 typedef struct decant_memory_kernels {
     /* size_bytes of device memory, zeroed; `what` names it in the message when there is not enough.
@@ -64,8 +64,7 @@ typedef struct decant_memory_kernels {
     void (*usage)(decant_backend *backend, int64_t *bytes, int64_t *peak_bytes, int64_t *device_bytes);
 } decant_memory_kernels;
 
-/* ------------------------------------------------------------------------------------------------- weights
- * ---- */
+/* ---- weights ---- */
 
 /* Which form a placed weight takes. */
 typedef enum decant_placement {
@@ -90,8 +89,7 @@ typedef struct decant_weight_kernels {
     decant_status (*finish_place)(decant_backend *backend, decant_matrix *device, decant_error *err);
 } decant_weight_kernels;
 
-/* --------------------------------------------------------------------------------------------------- model
- * ---- */
+/* ---- model ---- */
 
 typedef enum decant_fisher_form {
     DECANT_FISHER_SEQUENCE, /* F += (dYᵀ X)∘(dYᵀ X): the squared gradient of one sequence's loss */
@@ -142,6 +140,8 @@ typedef struct decant_model_kernels {
     /* dx = dy weight, or dx += dy weight when accumulate.  dy [T, out], dx [T, in]. */
     decant_status (*linear_backward)(decant_backend *backend, decant_matrix dy, decant_matrix weight,
                                      bool accumulate, decant_matrix dx, decant_error *err);
+    /* y[t, :] += bias.  y [T, out], bias [1, out] placed. */
+    decant_status (*add_bias)(decant_backend *backend, decant_matrix y, decant_matrix bias, decant_error *err);
     /* Adds one sequence to the Fisher sums of a linear layer.  dy [T, out], x [T, in], fisher device F32 [out,
      * in]. */
     decant_status (*fisher_add)(decant_backend *backend, decant_fisher_form form, decant_matrix dy,
@@ -189,8 +189,7 @@ typedef struct decant_model_kernels {
                                    bool gradient, double *loss, decant_error *err);
 } decant_model_kernels;
 
-/* ------------------------------------------------------------------------------------------------ quantize
- * ---- */
+/* ---- quantize ---- */
 
 /* Which weights of a matrix are taken out of the dense part, as the pattern of a CSR matrix (columns ascending
  * in a row); device arrays that the caller allocates for exactly `count` entries. count = 0: none, pointers may
@@ -276,8 +275,7 @@ typedef struct decant_quantize_kernels {
                            decant_packed_matrix *packed, decant_matrix_error *error, decant_error *err);
 } decant_quantize_kernels;
 
-/* -------------------------------------------------------------------------------------------------- grids
- * ---- */
+/* ---- grids ---- */
 
 /* How the weights of a matrix lie on one grid that all its rows share: HIGGS, round-to-nearest, NF4. With x the
  * row after rotation, the columns j·p … j·p + p − 1 are scale · points[code_j] + offset, where scale and offset
@@ -338,8 +336,7 @@ typedef struct decant_grid_kernels {
                                decant_matrix noisy, decant_error *err);
 } decant_grid_kernels;
 
-/* ------------------------------------------------------------------------------------------------ validate
- * ---- */
+/* ---- validate ---- */
 
 /* What two models say about one sequence; sums over its T − 1 targets, natural logarithms. */
 typedef struct decant_comparison {
@@ -362,8 +359,7 @@ typedef struct decant_validate_kernels {
                              const int32_t *tokens, decant_comparison *comparison, decant_error *err);
 } decant_validate_kernels;
 
-/* ----------------------------------------------------------------------------------------------- a backend
- * ---- */
+/* ---- a backend ---- */
 
 struct decant_backend {
     const char *name;          /* "cpu" or "cuda" */

@@ -26,9 +26,9 @@ class Layer:
     kind: str  # q_proj
     weights: int
     method: str
+    code_bits: float  # of the codes alone, a weight
     bits: float  # of everything stored for it, a weight
     relative_error: float
-    predicted: float
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Container:
 
     @property
     def is_uniform(self) -> bool:
-        """Every matrix at the same code width."""
-        return "," not in self.options.get("bit-widths", ",") and "-" not in self.options.get("bit-widths", "-")
+        """Every matrix by the same method at the same code width."""
+        return len({(layer.method, layer.code_bits) for layer in self.layers}) == 1
 
     @property
     def family(self) -> str:
@@ -64,6 +64,9 @@ class Container:
             share = sum(percent(self.options.get(name, "0")) for name in ("sensitive", "outliers"))
             parts.append(f"{share:g} % sparse" if share > 0 else "dense")
             parts.append(f"{self.options.get('fisher', 'token')} Fisher")
+        groups = self.options.get("group", "0")
+        if groups != "0" and set(self.methods) & {"higgs", "rtn"}:
+            parts.append(f"groups of {groups}")
         sensitivity = self.options.get("sensitivity", "fisher")
         parts.append("uniform" if self.is_uniform else "allocated" + ("" if sensitivity == "fisher" else f" by {sensitivity}"))
         return ", ".join(parts)
@@ -112,9 +115,9 @@ def read_layer(container: h5py.File, name: str) -> Layer:
         kind=name.rsplit(".", 1)[-1],
         weights=weights,
         method=text_of(attributes["method"]),
+        code_bits=float(attributes["bits"] if "bits" in attributes else attributes["code_bits"] / attributes["dimension"]),
         bits=8 * int(attributes["stored_bytes"]) / weights,
         relative_error=float(attributes["relative_error"]),
-        predicted=float(attributes["predicted_loss_increase"]),
     )
 
 

@@ -10,4 +10,13 @@
  */
 decant_status decant_examine(const decant_options *options, FILE *stream, decant_error *err);
 
+/* `decant inspect`, inspect.c: what options->container says of itself. DECANT_ERROR_INPUT when it holds no
+ * model or is damaged. */
+decant_status decant_inspect(const decant_options *options, FILE *stream, decant_error *err);
+
+/* `decant allocate`, reallocate.c: the allocation of options->container solved again for options->bits,
+ * size_bytes or sweep, and printed; the container stays as it is. DECANT_ERROR_USAGE for a budget that cannot
+ * be kept. */
+decant_status decant_reallocate(const decant_options *options, FILE *stream, decant_error *err);
+
 #endif

@@ -2,6 +2,7 @@
 #include "pipeline/job_plan.h"
 
 #include "base/memory.h"
+#include "pipeline/plan_advice.h"
 #include "pipeline/plan_request.h"
 
 #include <stdio.h>

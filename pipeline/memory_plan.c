@@ -86,7 +86,7 @@ static int64_t largest_matrix_sums(const rank_view *view)
 static decant_block_sizes block_sizes(const rank_view *view)
 {
     decant_block_sizes sizes;
-    view->shape->family->sizes(view->shape->config, &sizes);
+    view->shape->family->sizes(view->shape->family, view->shape->config, &sizes);
     return sizes;
 }
 
@@ -98,7 +98,8 @@ static int64_t end_elements(const rank_view *view)
     return (twice ? 2 : any ? 1 : 0) * view->vocabulary * view->hidden;
 }
 
-/* Norms: F32 on a device, where a weight of one row becomes that; on the CPU they stay in the mapped file. */
+/* Norms and biases: F32 on a device, where a weight of one row becomes that; on the CPU they stay in the mapped
+ * file. */
 static int64_t vector_bytes(const rank_view *view, int64_t blocks)
 {
     int64_t weights = blocks * block_sizes(view).vector_weights + (view->share->has_head ? view->hidden : 0);
@@ -115,7 +116,7 @@ static int64_t placed_bytes(const rank_view *view, int64_t linear_weights, int64
            vector_bytes(view, blocks);
 }
 
-/* stages/model.c: make_angles */
+/* stages/rotary_angles.c */
 static int64_t angle_bytes(const rank_view *view, int64_t tokens)
 {
     return 2 * 4 * tokens * (view->shape->config->head_dimension / 2);

@@ -2,41 +2,13 @@
  * line, the job file, --help and the provenance line are all read off this table. */
 #include "pipeline/options.h"
 
+#include "pipeline/job_file.h"
+#include "pipeline/option_values.h"
 #include "stages/noise_regression.h"
 #include "stages/sensitivity.h"
 
-#include <errno.h>
 #include <getopt.h>
-#include <ini.h>
-#include <stdlib.h>
 #include <string.h>
-
-typedef enum option_kind {
-    OPTION_PATH,
-    OPTION_INTEGER,  /* int64_t */
-    OPTION_NUMBER,   /* int */
-    OPTION_SEED,     /* uint64_t */
-    OPTION_REAL,     /* double */
-    OPTION_FRACTION, /* double, given in percent */
-    OPTION_CHOICE,   /* int, an index into `argument` split at '|' */
-    OPTION_SET,      /* unsigned, a bit for each choice of `argument` that is named */
-    OPTION_WIDTHS,   /* decant_bit_widths */
-    OPTION_NUMBERS,  /* decant_number_list */
-    OPTION_SIZE,     /* int64_t, bytes */
-    OPTION_SWEEP,    /* decant_sweep */
-    OPTION_FLAG,     /* bool */
-} option_kind;
-
-typedef struct option_row {
-    const char *name;
-    option_kind kind;
-    const char *argument; /* as --help shows it; the choices of OPTION_CHOICE */
-    const char *fallback; /* the default in the user's words; NULL: none */
-    size_t offset;
-    double minimum, maximum;
-    bool shapes_output; /* part of the provenance line */
-    const char *help;
-} option_row;
 
 #define FIELD(member) offsetof(decant_options, member)
 
@@ -164,205 +136,6 @@ static const struct {
 
 enum { COMMAND_COUNT = sizeof command_table / sizeof *command_table };
 
-/* ---- values ---- */
-
-/* Stores the index of `value` among the choices "a|b|c"; false when it is none of them. */
-static bool parse_choice(const char *choices, const char *value, int *index)
-{
-    size_t length = strlen(value);
-    *index = 0;
-    for (const char *choice = choices;; (*index)++) {
-        const char *end = strchr(choice, '|');
-        size_t choice_length = end ? (size_t)(end - choice) : strlen(choice);
-        if (choice_length == length && memcmp(choice, value, length) == 0)
-            return true;
-        if (!end)
-            return false;
-        choice = end + 1;
-    }
-}
-
-static bool parse_real(const option_row *row, const char *value, double *real)
-{
-    char *end;
-    errno = 0;
-    *real = strtod(value, &end);
-    if (end == value || errno == ERANGE)
-        return false;
-    if (row->kind == OPTION_FRACTION) {
-        *real /= 100;
-        if (*end == '%')
-            end++;
-    }
-    return *end == '\0' && *real >= row->minimum && *real <= row->maximum;
-}
-
-static bool parse_integer(const option_row *row, const char *value, int64_t *integer)
-{
-    char *end;
-    errno = 0;
-    *integer = strtoll(value, &end, 10);
-    return end != value && *end == '\0' && errno != ERANGE && (double)*integer >= row->minimum &&
-           (double)*integer <= row->maximum;
-}
-
-static bool parse_seed(const char *value, uint64_t *seed)
-{
-    char *end;
-    errno = 0;
-    *seed = strtoull(value, &end, 10);
-    return value[0] >= '0' && value[0] <= '9' && *end == '\0' && errno != ERANGE;
-}
-
-/* "80G", "512MiB", "3.5GB", "1024": a letter alone and iB count in powers of 1024, B after a letter in powers
- * of 1000. */
-static bool parse_size(const option_row *row, const char *value, int64_t *size_bytes)
-{
-    static const struct {
-        const char *name;
-        double bytes;
-    } units[] = {{"", 1},       {"B", 1},        {"K", 0x1p10},   {"M", 0x1p20},   {"G", 0x1p30},
-                 {"T", 0x1p40}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40},
-                 {"kB", 1e3},   {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12}};
-    char *end;
-    errno = 0;
-    double number = strtod(value, &end);
-    if (end == value || errno == ERANGE)
-        return false;
-    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
-        double bytes = number * units[i].bytes;
-        if (strcmp(end, units[i].name) != 0 || !(bytes >= row->minimum && bytes <= row->maximum))
-            continue;
-        *size_bytes = (int64_t)bytes;
-        return true;
-    }
-    return false;
-}
-
-/* "2.5:5:0.25" */
-static bool parse_sweep(const option_row *row, const char *value, decant_sweep *sweep)
-{
-    double numbers[3];
-    const char *at = value;
-    for (int i = 0; i < 3; i++) {
-        char *end;
-        numbers[i] = strtod(at, &end);
-        if (end == at || *end != (i < 2 ? ':' : '\0'))
-            return false;
-        at = end + 1;
-    }
-    *sweep = (decant_sweep){numbers[0], numbers[1], numbers[2]};
-    return sweep->first >= row->minimum && sweep->last <= row->maximum && sweep->first <= sweep->last &&
-           sweep->step > 0 && (sweep->last - sweep->first) / sweep->step < DECANT_SWEEP_POINTS_MAXIMUM;
-}
-
-static bool parse_flag(const char *value, bool *flag)
-{
-    int index;
-    if (!parse_choice("no|yes|0|1|false|true|off|on", value, &index))
-        return false;
-    *flag = index % 2 == 1;
-    return true;
-}
-
-static decant_status set_value(const option_row *row, const char *value, decant_options *options,
-                               decant_error *err)
-{
-    void *field = (char *)options + row->offset;
-    bool good = false;
-    int64_t integer = 0;
-    switch (row->kind) {
-    case OPTION_PATH:
-        good = value[0] != '\0' && strlen(value) < DECANT_OPTION_PATH_BYTES;
-        if (good)
-            memcpy(field, value, strlen(value) + 1);
-        break;
-    case OPTION_INTEGER:
-        good = parse_integer(row, value, field);
-        break;
-    case OPTION_NUMBER:
-        good = parse_integer(row, value, &integer);
-        *(int *)field = (int)integer;
-        break;
-    case OPTION_SEED:
-        good = parse_seed(value, field);
-        break;
-    case OPTION_REAL:
-    case OPTION_FRACTION:
-        good = parse_real(row, value, field);
-        break;
-    case OPTION_CHOICE:
-        good = parse_choice(row->argument, value, field);
-        break;
-    case OPTION_WIDTHS:
-        good = decant_parse_bit_widths(value, row->minimum, row->maximum, field);
-        break;
-    case OPTION_NUMBERS:
-        good = decant_parse_numbers(value, row->minimum, row->maximum, field);
-        break;
-    case OPTION_SET:
-        good = decant_parse_set(row->argument, value, field);
-        break;
-    case OPTION_SIZE:
-        good = parse_size(row, value, field);
-        break;
-    case OPTION_SWEEP:
-        good = parse_sweep(row, value, field);
-        break;
-    case OPTION_FLAG:
-        good = parse_flag(value, field);
-        break;
-    }
-    if (good)
-        return DECANT_OK;
-    return DECANT_ERROR(err, DECANT_ERROR_USAGE, "--%s: '%s' is no good value; it takes %s", row->name, value,
-                        row->argument ? row->argument : "yes or no");
-}
-
-static const option_row *find_row(const char *name)
-{
-    for (int i = 0; i < OPTION_COUNT; i++)
-        if (strcmp(option_table[i].name, name) == 0)
-            return &option_table[i];
-    return NULL;
-}
-
-/* ---- the job file ---- */
-
-typedef struct job_file {
-    decant_options *options;
-    const bool *given; /* [OPTION_COUNT]: said on the command line, which wins */
-    decant_status status;
-    decant_error *err;
-} job_file;
-
-static int take_job_file_line(void *context, const char *section, const char *name, const char *value)
-{
-    (void)section;
-    job_file *file = context;
-    const option_row *row = find_row(name);
-    if (!row)
-        file->status = DECANT_ERROR(file->err, DECANT_ERROR_USAGE, "job file: there is no option '%s'", name);
-    else if (!file->given[row - option_table])
-        file->status = set_value(row, value, file->options, file->err);
-    return file->status == DECANT_OK;
-}
-
-static decant_status read_job_file(const char *path, const bool *given, decant_options *options,
-                                   decant_error *err)
-{
-    job_file file = {options, given, DECANT_OK, err};
-    int line = ini_parse(path, take_job_file_line, &file);
-    if (file.status != DECANT_OK)
-        return file.status;
-    if (line < 0)
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "cannot read the job file %s", path);
-    if (line > 0)
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "job file %s, line %d: expected `name = value`", path,
-                            line);
-    return DECANT_OK;
-}
-
 /* ---- the command line ---- */
 
 static decant_status read_command(const char *word, decant_options *options, int *arguments, decant_error *err)
@@ -382,7 +155,7 @@ static void set_defaults(decant_options *options)
     decant_error unused;
     for (int i = 0; i < OPTION_COUNT; i++)
         if (option_table[i].fallback)
-            set_value(&option_table[i], option_table[i].fallback, options, &unused);
+            decant_option_set(&option_table[i], option_table[i].fallback, options, &unused);
     options->bit_widths.is_default = true;
 }
 
@@ -513,7 +286,7 @@ decant_status decant_options_read(int argument_count, char **arguments, decant_o
             config = optarg;
             continue;
         }
-        status = set_value(&option_table[index], optarg ? optarg : "yes", options, err);
+        status = decant_option_set(&option_table[index], optarg ? optarg : "yes", options, err);
         if (status != DECANT_OK)
             return status;
         given[index] = true;
@@ -523,7 +296,7 @@ decant_status decant_options_read(int argument_count, char **arguments, decant_o
     int containers = 0;
     status = read_command(arguments[optind], options, &containers, err);
     if (status == DECANT_OK && config)
-        status = read_job_file(config, given, options, err);
+        status = decant_job_file_read(config, option_table, OPTION_COUNT, given, options, err);
     if (status != DECANT_OK)
         return status;
     if (argument_count - optind - 1 != containers)
@@ -555,56 +328,6 @@ void decant_options_print_help(FILE *stream)
                     "5 device or MPI failure, 70 internal error.\n");
 }
 
-/* The index-th of the choices "a|b|c", into text. */
-static void name_choice(const char *choices, int index, char *text, size_t size)
-{
-    while (index-- > 0)
-        choices = strchr(choices, '|') + 1;
-    snprintf(text, size, "%.*s", (int)strcspn(choices, "|"), choices);
-}
-
-static void describe_value(const option_row *row, const decant_options *options, char *text, size_t size)
-{
-    const void *field = (const char *)options + row->offset;
-    switch (row->kind) {
-    case OPTION_CHOICE:
-        name_choice(row->argument, *(const int *)field, text, size);
-        break;
-    case OPTION_SEED:
-        snprintf(text, size, "%llu", (unsigned long long)*(const uint64_t *)field);
-        break;
-    case OPTION_REAL:
-        snprintf(text, size, "%.17g", *(const double *)field);
-        break;
-    case OPTION_FRACTION:
-        snprintf(text, size, "%.17g%%", *(const double *)field * 100);
-        break;
-    case OPTION_FLAG:
-        snprintf(text, size, "%s", *(const bool *)field ? "yes" : "no");
-        break;
-    case OPTION_SET:
-        decant_describe_set(row->argument, *(const unsigned *)field, text, size);
-        break;
-    case OPTION_WIDTHS:
-        decant_describe_bit_widths(field, text, size);
-        break;
-    case OPTION_NUMBERS:
-        decant_describe_numbers(field, text, size);
-        break;
-    case OPTION_SIZE:
-    case OPTION_INTEGER:
-        snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
-        break;
-    case OPTION_NUMBER:
-        snprintf(text, size, "%d", *(const int *)field);
-        break;
-    case OPTION_PATH:
-    case OPTION_SWEEP:
-        snprintf(text, size, "?"); /* where things lie is recorded apart, as checksums */
-        break;
-    }
-}
-
 void decant_options_describe(const decant_options *options, char *text, size_t size)
 {
     size_t used = 0;
@@ -613,7 +336,7 @@ void decant_options_describe(const decant_options *options, char *text, size_t s
         if (!option_table[i].shapes_output)
             continue;
         char value[256] = "";
-        describe_value(&option_table[i], options, value, sizeof value);
+        decant_option_describe(&option_table[i], options, value, sizeof value);
         used +=
             (size_t)snprintf(text + used, size - used, "%s%s=%s", used ? " " : "", option_table[i].name, value);
     }

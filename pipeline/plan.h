@@ -83,11 +83,4 @@ typedef struct decant_plan {
 decant_status decant_plan_choose(const decant_plan_request *request, decant_plan *plan, decant_error *err);
 void decant_plan_free(decant_plan *plan);
 
-/* The layers of each of a replica's stages, balanced for calibration; the share depends on the model alone, not
- * on what is asked of it. ranges [stages] */
-void decant_plan_layers(const decant_model_config *config, int stages, decant_layer_range *ranges);
-
-/* One line on what would make it fit, without a newline, for messages. */
-void decant_plan_describe_advice(const decant_plan *plan, char *text, size_t size);
-
 #endif

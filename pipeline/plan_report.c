@@ -2,6 +2,7 @@
  * count so, in 10^9. */
 #include "pipeline/plan_report.h"
 
+#include "pipeline/plan_advice.h"
 #include "pipeline/plan_request.h"
 
 #include <cjson/cJSON.h>
@@ -282,8 +283,7 @@ decant_status decant_plan_command(const decant_options *options, FILE *stream, d
     const decant_family *family;
     decant_plan plan = {0};
     decant_status status;
-    DECANT_TRY(decant_model_config_read(options->model, &config, err));
-    DECANT_TRY(decant_family_find(&config, &family, err));
+    DECANT_TRY(decant_family_read(options->model, &config, &family, err));
     decant_plan_request request = make_request(options, &config, family);
     DECANT_TRY(decant_plan_choose(&request, &plan, err));
     if (options->json) {

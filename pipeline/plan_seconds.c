@@ -227,7 +227,7 @@ static int64_t whole_tensor_bytes(const decant_job_shape *shape)
 {
     const decant_model_config *config = shape->config;
     decant_block_sizes sizes;
-    shape->family->sizes(config, &sizes);
+    shape->family->sizes(shape->family, config, &sizes);
     int64_t weights = (config->tied_head ? 1 : 2) * config->vocabulary_size * config->hidden_size +
                       config->hidden_size + config->layers * sizes.vector_weights;
     return (int64_t)decant_element_bytes(shape->element) * weights;

@@ -21,6 +21,17 @@ decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_o
 
 /* ---- a list of matrices ---- */
 
+/* One matrix to quantize. */
+typedef struct quantization_task {
+    decant_linear linear; /* its name and shape */
+    float *
+        *fisher; /* device F32 [rows, columns]; released, and set to NULL, once measured. NULL: no statistics */
+    decant_quantized_layer *layer; /* filled; empty when it failed */
+    decant_table_row *row;         /* filled */
+    decant_matrix *weight; /* receives the weight, placed exact, for the caller to unplace; NULL: unplaced
+                              once measured */
+} quantization_task;
+
 /* A matrix between the file and the backend. Stays where it is in memory: a thread reads and writes it. */
 typedef struct arriving_matrix {
     char tensor[DECANT_NAME_BYTES + 8];
@@ -67,7 +78,7 @@ static void end_matrix(decant_backend *backend, arriving_matrix *arriving)
 }
 
 static decant_status quantize_matrix(decant_backend *backend, const decant_recipe *recipe,
-                                     const decant_quantization_task *task, arriving_matrix *arriving,
+                                     const quantization_task *task, arriving_matrix *arriving,
                                      decant_error *err)
 {
     decant_status status;
@@ -92,9 +103,11 @@ done:
     return status;
 }
 
-decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe *recipe,
-                                           const decant_quantization_task *tasks, int64_t count,
-                                           bool shows_progress, decant_error *err)
+/* Works through a list of matrices in its order: one block's as soon as its F is done, or a rank's whole share.
+ * On failure the message names the tensor. */
+static decant_status quantize_matrices(decant_job *job, const decant_recipe *recipe,
+                                       const quantization_task *tasks, int64_t count, bool shows_progress,
+                                       decant_error *err)
 {
     arriving_matrix arriving[2] = {0};
     decant_worker *worker = NULL;
@@ -167,7 +180,7 @@ void decant_quantized_share_free(decant_backend *backend, decant_quantized_share
  * Unless what they keep is parked, weights stay on the device to be written where they are no larger than the F
  * that goes as they come, and always to be measured. */
 static int64_t list_tasks(const decant_job *job, decant_fisher_sums *fisher, int first_block, int blocks,
-                          bool parks, decant_quantized_share *share, decant_quantization_task *tasks)
+                          bool parks, decant_quantized_share *share, quantization_task *tasks)
 {
     int linears = job->family->linear_count, first_layer = decant_job_layers(job).first;
     bool keeps_weights = !parks && (fisher->sums || job->options->sensitivity != DECANT_SENSITIVITY_FISHER);
@@ -176,8 +189,8 @@ static int64_t list_tasks(const decant_job *job, decant_fisher_sums *fisher, int
         int64_t own = share->matrices[i] - (int64_t)first_layer * linears; /* among this rank's layers */
         if (own < first_block * linears || own >= (first_block + blocks) * linears)
             continue;
-        decant_quantization_task *task = &tasks[count++];
-        *task = (decant_quantization_task){
+        quantization_task *task = &tasks[count++];
+        *task = (quantization_task){
             .fisher = fisher->sums ? &fisher->sums[own] : NULL,
             .layer = &share->layers[i],
             .row = &share->rows[i],
@@ -193,12 +206,12 @@ static decant_status quantize_blocks(decant_job *job, const decant_recipe *recip
                                      int first_block, int blocks, bool parks, decant_quantized_share *share,
                                      decant_error *err)
 {
-    decant_quantization_task *tasks = NULL;
+    quantization_task *tasks = NULL;
     decant_status status;
     DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *tasks, "the matrices to quantize",
                                       (void **)&tasks, err));
     int64_t count = list_tasks(job, fisher, first_block, blocks, parks, share, tasks);
-    DECANT_TRY(decant_job_quantize_matrices(job, recipe, tasks, count, !parks, err));
+    DECANT_TRY(quantize_matrices(job, recipe, tasks, count, !parks, err));
     for (int64_t i = 0; parks && i < count; i++)
         DECANT_TRY(decant_quantized_layer_park(job->backend, tasks[i].layer, err));
 done:

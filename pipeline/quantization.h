@@ -18,25 +18,8 @@ typedef struct decant_quantized_share {
     double seconds;  /* that these took */
 } decant_quantized_share;
 
-/* One matrix to quantize. */
-typedef struct decant_quantization_task {
-    decant_linear linear; /* its name and shape */
-    float *
-        *fisher; /* device F32 [rows, columns]; released, and set to NULL, once measured. NULL: no statistics */
-    decant_quantized_layer *layer; /* filled; empty when it failed */
-    decant_table_row *row;         /* filled */
-    decant_matrix *weight; /* receives the weight, placed exact, for the caller to unplace; NULL: unplaced
-                              once measured */
-} decant_quantization_task;
-
 /* What to try on every matrix, from the options and from how many sequences F sums over (0: none). */
 decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_origin *origin);
-
-/* Local. Works through a list of matrices in its order. The list can be one block's as soon as its F is done,
- * or a rank's whole share. On failure the message names the tensor. */
-decant_status decant_job_quantize_matrices(decant_job *job, const decant_recipe *recipe,
-                                           const decant_quantization_task *tasks, int64_t count,
-                                           bool shows_progress, decant_error *err);
 
 /* Local. The list of this rank's matrices, none quantized yet. Freed with decant_quantized_share_free, after a
  * failure too. */

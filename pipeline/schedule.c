@@ -11,7 +11,7 @@
 
 #include "base/memory.h"
 
-/* --------------------------------------------------------------------------------- ranks and shares ---- */
+/* ---- ranks and shares ---- */
 
 bool decant_schedule_grid(int ranks, int layers, int replicas, decant_rank_grid *grid)
 {
@@ -65,7 +65,7 @@ void decant_schedule_owners(const double *costs, int blocks, int linears, int re
     }
 }
 
-/* ------------------------------------------------------------------------------------------- layers ---- */
+/* ---- layers ---- */
 
 void decant_schedule_layers(int layers, int stages, double layer_cost, double first_cost, double last_cost,
                             decant_layer_range *ranges)
@@ -114,7 +114,7 @@ double decant_schedule_head_cost(const decant_model_config *config, int64_t toke
     return (double)tokens * (double)config->hidden_size * (double)config->vocabulary_size;
 }
 
-/* ------------------------------------------------------------------------------------- micro-batches ---- */
+/* ---- micro-batches ---- */
 
 /* Rows that make a product worth a large device; more only take memory. */
 static const int64_t MICRO_BATCH_TOKENS = 2048;
@@ -137,7 +137,7 @@ decant_micro_batch decant_schedule_micro_batch(int64_t sequences, int64_t size, 
     return batch;
 }
 
-/* -------------------------------------------------------------------------------------------- steps ---- */
+/* ---- steps ---- */
 
 static int64_t smaller(int64_t a, int64_t b)
 {
@@ -162,7 +162,7 @@ int64_t decant_schedule_in_flight(int stages, int stage, int64_t batches)
     return smaller(stages - stage, batches);
 }
 
-/* --------------------------------------------------------------------------------------- simulation ---- */
+/* ---- simulation ---- */
 
 /* A pipeline on its way: stage s has done taken[s] steps, the last of which ended at free_s[s]. */
 typedef struct pipeline {

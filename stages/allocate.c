@@ -59,7 +59,7 @@ typedef struct knapsack {
     int64_t states_kept; /* under all ceilings */
 } knapsack;
 
-/* ----------------------------------------------------------------------------------------- open layers ---- */
+/* ---- open layers ---- */
 
 static decant_wide least_cost(const decant_choice_table *all, int64_t layer, decant_exchange rate)
 {
@@ -100,7 +100,7 @@ static void open_layers(knapsack *search, const decant_relaxation *relaxed, int6
     search->level[1] = 1;
 }
 
-/* -------------------------------------------------------------------------------------- partial states ---- */
+/* ---- partial states ---- */
 
 /* The relaxed problem of the open layers after layer k. `count` exchanges of all open layers are in
  * search->exchanges, steepest first, which stays true of a part of them. */
@@ -265,7 +265,7 @@ static decant_status search_below(knapsack *search, const decant_relaxation *rel
     return DECANT_OK;
 }
 
-/* ------------------------------------------------------------------------------------------- the whole ---- */
+/* ---- the whole ---- */
 
 /* Takes and relaxes the candidates, beginning with units for the errors of the smallest ones; finer units
  * follow when a much better solution comes to light. */

@@ -23,11 +23,6 @@ bool decant_method_find(const char *name, decant_method *method)
     return false;
 }
 
-bool decant_method_needs_statistics(decant_method method)
-{
-    return decant_method_operations_of(method)->needs_statistics;
-}
-
 bool decant_method_is_on_grid(decant_method method)
 {
     return decant_method_operations_of(method)->points != NULL;
@@ -44,7 +39,7 @@ bool decant_recipe_has_levels(const decant_recipe *recipe)
 bool decant_recipe_needs_statistics(const decant_recipe *recipe)
 {
     for (int i = 0; i < DECANT_METHODS; i++)
-        if (recipe->uses[i] && decant_method_needs_statistics((decant_method)i))
+        if (recipe->uses[i] && decant_method_operations_of((decant_method)i)->needs_statistics)
             return true;
     return false;
 }

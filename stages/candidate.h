@@ -63,8 +63,7 @@ typedef struct decant_candidate_list {
 /* As the option and the container name it: "kmeans". */
 const char *decant_method_name(decant_method method);
 bool decant_method_find(const char *name, decant_method *method); /* false when there is none of this name */
-bool decant_method_needs_statistics(decant_method method);
-bool decant_method_is_on_grid(decant_method method); /* false: each row has its own levels */
+bool decant_method_is_on_grid(decant_method method);              /* false: each row has its own levels */
 
 /* Has the recipe a method whose rows have levels, and thus a sparse part: k-means or guided? */
 bool decant_recipe_has_levels(const decant_recipe *recipe);

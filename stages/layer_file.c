@@ -72,6 +72,14 @@ done:
     return status;
 }
 
+/* The dataset of the grid that a candidate lies on: "/grids/higgs_2_256", by method, dimension and points. */
+static void name_grid_dataset(const decant_candidate *candidate, char path[DECANT_CONTAINER_PATH_BYTES])
+{
+    snprintf(path, DECANT_CONTAINER_PATH_BYTES, "/grids/%s_%d_%d",
+             decant_method_name((decant_method)candidate->method), candidate->dimension,
+             1 << candidate->code_bits);
+}
+
 /* ---- attributes ---- */
 
 static decant_status set_grid_attributes(decant_container_writer *writer, const char *path,
@@ -80,7 +88,7 @@ static decant_status set_grid_attributes(decant_container_writer *writer, const 
 {
     const decant_candidate *choice = facts->choice;
     char grid[DECANT_CONTAINER_PATH_BYTES];
-    decant_grid_dataset(choice, grid);
+    name_grid_dataset(choice, grid);
     decant_status status;
     DECANT_TRY(decant_container_set_integer(writer, path, "code_bits", choice->code_bits, err));
     DECANT_TRY(decant_container_set_integer(writer, path, "dimension", choice->dimension, err));
@@ -180,13 +188,6 @@ void decant_layer_depart(decant_departure *departure, const decant_layer_dataset
 
 /* ---- grids ---- */
 
-void decant_grid_dataset(const decant_candidate *candidate, char path[DECANT_CONTAINER_PATH_BYTES])
-{
-    snprintf(path, DECANT_CONTAINER_PATH_BYTES, "/grids/%s_%d_%d",
-             decant_method_name((decant_method)candidate->method), candidate->dimension,
-             1 << candidate->code_bits);
-}
-
 static decant_shape grid_shape(const decant_candidate *candidate)
 {
     return (decant_shape){2, {(int64_t)1 << candidate->code_bits, candidate->dimension}};
@@ -218,7 +219,7 @@ decant_status decant_grids_define(decant_container_writer *writer, const decant_
     for (int i = 0; i < grids->count; i++) {
         char path[DECANT_CONTAINER_PATH_BYTES];
         decant_shape shape = grid_shape(&grids->candidate[i]);
-        decant_grid_dataset(&grids->candidate[i], path);
+        name_grid_dataset(&grids->candidate[i], path);
         decant_status status =
             decant_container_define(writer, path, DECANT_STORED_F32, &shape, &grids->id[i], err);
         if (status != DECANT_OK)

@@ -32,9 +32,6 @@ decant_status decant_layer_define(decant_container_writer *writer, const decant_
 void decant_layer_depart(decant_departure *departure, const decant_layer_datasets *datasets,
                          const decant_encoded_layer *encoded);
 
-/* The dataset of the grid that a candidate lies on: "/grids/higgs_2_256", by method, dimension and points. */
-void decant_grid_dataset(const decant_candidate *candidate, char path[DECANT_CONTAINER_PATH_BYTES]);
-
 /* Grids that at least one layer was put on, each once. */
 typedef struct decant_grid_datasets {
     int count;

@@ -7,11 +7,10 @@
 #include "stages/model.h"
 #include "base/memory.h"
 #include "stages/quantize.h"
+#include "stages/rotary_angles.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdio.h>
-#include <string.h>
 
 decant_status decant_activation_create(decant_backend *backend, int64_t rows, int64_t columns, const char *what,
                                        decant_matrix *matrix, decant_error *err)
@@ -70,6 +69,19 @@ static decant_status begin_linear(decant_backend *backend, const decant_weight_s
     return backend->weights->begin_place(backend, host, DECANT_PLACE_COMPUTE, name, &linear->weight, err);
 }
 
+static decant_status begin_vector(decant_backend *backend, const decant_weight_source *source,
+                                  decant_vector *vector, decant_error *err)
+{
+    decant_matrix host;
+    if (vector->length == 0)
+        return DECANT_OK;
+    decant_status status = source->matrix(source->context, vector->name, 1, vector->length, &host, err);
+    if (status != DECANT_OK)
+        return status;
+    return backend->weights->begin_place(backend, host, DECANT_PLACE_COMPUTE, vector->name, &vector->values,
+                                         err);
+}
+
 /* Asks for all of a block's weights before any of them is waited for. */
 static decant_status expect_block(const decant_model_part *part, const decant_weight_source *source,
                                   const decant_block *block, decant_error *err)
@@ -91,7 +103,8 @@ decant_status decant_model_block_begin(decant_model_part *part, const decant_wei
     decant_block *target = &part->blocks[block];
     decant_status status;
     DECANT_TRY(expect_block(part, source, target, err));
-    DECANT_TRY(part->family->begin_block(part->backend, part->config, source, target, err));
+    for (int index = 0; index < DECANT_BLOCK_VECTORS; index++)
+        DECANT_TRY(begin_vector(part->backend, source, &target->vectors[index], err));
     for (int index = 0; index < part->family->linear_count; index++)
         DECANT_TRY(begin_linear(part->backend, source, &target->linears[index], err));
 done:
@@ -103,8 +116,8 @@ decant_status decant_model_block_finish(decant_model_part *part, int block, deca
     const decant_weight_kernels *weights = part->backend->weights;
     decant_block *target = &part->blocks[block];
     decant_status status;
-    DECANT_TRY(weights->finish_place(part->backend, &target->input_norm, err));
-    DECANT_TRY(weights->finish_place(part->backend, &target->post_attention_norm, err));
+    for (int index = 0; index < DECANT_BLOCK_VECTORS; index++)
+        DECANT_TRY(weights->finish_place(part->backend, &target->vectors[index].values, err));
     for (int index = 0; index < part->family->linear_count; index++)
         DECANT_TRY(weights->finish_place(part->backend, &target->linears[index].weight, err));
 done:
@@ -161,49 +174,6 @@ done:
     return status;
 }
 
-/* The angle of pair i at position t is t · base^(−2i / head_dimension); in double, as its error grows with t.
- * Later sequences repeat the first one's. */
-static void fill_angles(const decant_model_part *part, float *cosines, float *sines)
-{
-    int64_t half = part->config->head_dimension / 2, count = part->tokens * half;
-    for (int64_t t = 0; t < part->tokens; t++)
-        for (int64_t i = 0; i < half; i++) {
-            double angle = (double)t * pow(part->config->rotary_base, -(double)i / (double)half);
-            cosines[t * half + i] = (float)cos(angle);
-            sines[t * half + i] = (float)sin(angle);
-        }
-    for (int64_t sequence = 1; sequence < part->sequences; sequence++) {
-        memcpy(cosines + sequence * count, cosines, (size_t)count * sizeof *cosines);
-        memcpy(sines + sequence * count, sines, (size_t)count * sizeof *sines);
-    }
-}
-
-static decant_status make_angles(decant_model_part *part, decant_error *err)
-{
-    decant_backend *backend = part->backend;
-    int64_t count = part->sequences * part->tokens * (part->config->head_dimension / 2);
-    size_t size_bytes = (size_t)count * sizeof(float);
-    const char *what = "rotary angles";
-    void *host = NULL, *cosines = NULL, *sines = NULL;
-    decant_status status;
-    DECANT_TRY(decant_memory_allocate(2 * size_bytes, what, &host, err));
-    fill_angles(part, host, (float *)host + count);
-    status = backend->memory->allocate(backend, size_bytes, what, &cosines, err);
-    part->cosines = cosines;
-    if (status != DECANT_OK)
-        goto done;
-    status = backend->memory->allocate(backend, size_bytes, what, &sines, err);
-    part->sines = sines;
-    if (status != DECANT_OK)
-        goto done;
-    DECANT_TRY(backend->memory->upload(backend, part->cosines, host, size_bytes, err));
-    DECANT_TRY(backend->memory->upload(backend, part->sines, (float *)host + count, size_bytes, err));
-    DECANT_TRY(backend->memory->synchronize(backend, err)); /* before the host's copy goes */
-done:
-    decant_memory_free(host);
-    return status;
-}
-
 decant_status decant_model_part_outline(decant_backend *backend, const decant_model_config *config,
                                         int first_layer, int layer_count, int64_t tokens, int64_t sequences,
                                         decant_model_part *part, decant_error *err)
@@ -225,8 +195,11 @@ decant_status decant_model_part_outline(decant_backend *backend, const decant_mo
         part->blocks[i].layer = first_layer + i;
         for (int index = 0; index < part->family->linear_count; index++)
             part->family->linear(config, first_layer + i, index, &part->blocks[i].linears[index]);
+        for (int index = 0; index < DECANT_BLOCK_VECTORS; index++)
+            part->family->vector(part->family, config, first_layer + i, index, &part->blocks[i].vectors[index]);
     }
-    DECANT_TRY(make_angles(part, err));
+    DECANT_TRY(
+        decant_rotary_angles_create(backend, config, tokens, sequences, &part->cosines, &part->sines, err));
 done:
     if (status != DECANT_OK)
         decant_model_part_unload(part);
@@ -292,8 +265,8 @@ void decant_model_block_leave(decant_model_part *part, int block)
     decant_block *target = &part->blocks[block];
     for (int index = 0; index < part->family->linear_count; index++)
         release_linear(backend, &target->linears[index]);
-    backend->weights->unplace(backend, &target->input_norm);
-    backend->weights->unplace(backend, &target->post_attention_norm);
+    for (int index = 0; index < DECANT_BLOCK_VECTORS; index++)
+        backend->weights->unplace(backend, &target->vectors[index].values);
 }
 
 void decant_model_ends_leave(decant_model_part *part)
@@ -337,6 +310,11 @@ static int64_t linear_bytes(const decant_linear *linear)
     return count > 0 ? dense + (packed->rows + 1) * 4 + count * (4 + 2) : dense;
 }
 
+static int64_t vector_bytes(const decant_vector *vector)
+{
+    return vector->values.data ? (int64_t)decant_matrix_bytes(vector->values) : 0;
+}
+
 int64_t decant_model_part_weight_bytes(const decant_model_part *part)
 {
     const decant_matrix *ends[] = {&part->embedding, &part->final_norm, &part->head};
@@ -346,8 +324,8 @@ int64_t decant_model_part_weight_bytes(const decant_model_part *part)
             bytes += (int64_t)decant_matrix_bytes(*ends[i]);
     for (int i = 0; i < part->layer_count; i++) {
         const decant_block *block = &part->blocks[i];
-        bytes +=
-            (int64_t)(decant_matrix_bytes(block->input_norm) + decant_matrix_bytes(block->post_attention_norm));
+        for (int index = 0; index < DECANT_BLOCK_VECTORS; index++)
+            bytes += vector_bytes(&block->vectors[index]);
         for (int index = 0; index < part->family->linear_count; index++)
             bytes += linear_bytes(&block->linears[index]);
     }

@@ -10,7 +10,7 @@
 #include "io/safetensors.h"
 #include "kernels/backend.h"
 
-enum { DECANT_BLOCK_LINEARS = 7, DECANT_NAME_BYTES = 128 };
+enum { DECANT_BLOCK_LINEARS = 7, DECANT_BLOCK_VECTORS = 7, DECANT_NAME_BYTES = 128 };
 
 /* A linear layer: its place in the model and, once a part is loaded, its weight. */
 typedef struct decant_linear {
@@ -21,11 +21,18 @@ typedef struct decant_linear {
     decant_grid_matrix *grid;     /* the same */
 } decant_linear;
 
+/* A tensor of a block that is no linear layer's weight, a norm or a bias, and once a block is loaded its
+ * values. These are never quantized. */
+typedef struct decant_vector {
+    char name[DECANT_NAME_BYTES]; /* of the tensor: "model.layers.0.input_layernorm.weight" */
+    int64_t length;               /* 0: the family has none in this place */
+    decant_matrix values;         /* [1, length], placed for compute */
+} decant_vector;
+
 typedef struct decant_block {
     int layer;
     decant_linear linears[DECANT_BLOCK_LINEARS];
-    decant_matrix input_norm;          /* [1, hidden] */
-    decant_matrix post_attention_norm; /* [1, hidden] */
+    decant_vector vectors[DECANT_BLOCK_VECTORS];
 } decant_block;
 
 /* Where weights come from: a model folder, or a container. */
@@ -88,22 +95,24 @@ typedef struct decant_block_fisher {
 typedef struct decant_block_sizes {
     int64_t kept_activations; /* elements that a forward pass keeps of a token, in the activations' type */
     int64_t kept_floats;      /* F32 that it keeps besides */
-    int64_t vector_weights;   /* weights that belong to no linear layer (norms …) */
+    int64_t vector_weights;   /* of all its decant_vector together */
 } decant_block_sizes;
 
 struct decant_family {
-    const char *architecture; /* as config.json names it */
-    int linear_count;         /* linear layers of a block */
+    const char *architecture;                      /* as config.json names it */
+    const struct decant_decoder_features *decoder; /* of a family that is made from the decoder block alone */
+    int linear_count;                              /* linear layers of a block */
 
     /* Name and shape of linear layer `index` of block `layer`: pure. */
     void (*linear)(const decant_model_config *config, int layer, int index, decant_linear *linear);
 
-    /* What begin_block and create_activations will take of a block: pure. */
-    void (*sizes)(const decant_model_config *config, decant_block_sizes *sizes);
+    /* Name and length of vector `index` of block `layer`, from 0 to DECANT_BLOCK_VECTORS: pure. NULL for a
+     * model that cannot be run. */
+    void (*vector)(const decant_family *family, const decant_model_config *config, int layer, int index,
+                   decant_vector *vector);
 
-    /* Sends the tensors of block->layer that are no linear layers (norms …) on their way: begin_place alone. */
-    decant_status (*begin_block)(decant_backend *backend, const decant_model_config *config,
-                                 const decant_weight_source *source, decant_block *block, decant_error *err);
+    /* What a block's vectors and create_activations will take: pure. */
+    void (*sizes)(const decant_family *family, const decant_model_config *config, decant_block_sizes *sizes);
 
     decant_status (*create_activations)(const decant_model_part *part, decant_activations **activations,
                                         decant_error *err);
@@ -122,6 +131,11 @@ struct decant_family {
 
 /* The family of a config; DECANT_ERROR_INPUT naming the architecture when decant does not know it. */
 decant_status decant_family_find(const decant_model_config *config, const decant_family **family,
+                                 decant_error *err);
+
+/* Reads the config of `path` (io/model_config.h) and finds its family. Of a config that cannot be read the
+ * architecture is looked at first: an unknown one has keys of its own, and is itself what is wrong. */
+decant_status decant_family_read(const char *path, decant_model_config *config, const decant_family **family,
                                  decant_error *err);
 
 /* For a model of which nothing is known but its tensors: every two-dimensional tensor NAME.weight is a linear

@@ -6,7 +6,6 @@
 #include "kernels/grid_form.h"
 #include "stages/methods/methods.h"
 
-#include <stdio.h>
 #include <string.h>
 
 /* ---- packed forms ---- */
@@ -93,17 +92,6 @@ void decant_grid_matrix_free(decant_backend *backend, decant_grid_matrix *grid)
 
 /* ---- a layer ---- */
 
-/* Puts the layer's name in front of what a kernel said, which knows only rows and columns. */
-static decant_status name_failure(decant_status status, const char *name, decant_error *err)
-{
-    if (status == DECANT_OK)
-        return status;
-    char message[DECANT_ERROR_MESSAGE_BYTES];
-    snprintf(message, sizeof message, "%s: %.*s", name, (int)(sizeof message - strlen(name) - 3), err->message);
-    memcpy(err->message, message, sizeof message);
-    return status;
-}
-
 /* The candidates of one method stand together: [first, end of the list) begins with a method's; returns where
  * they end. */
 static int end_of_method(const decant_quantized_layer *layer, int first)
@@ -133,7 +121,7 @@ decant_status decant_quantize_layer(decant_backend *backend, const decant_recipe
 done:
     if (status != DECANT_OK)
         decant_quantized_layer_free(backend, layer);
-    return name_failure(status, name, err);
+    return decant_error_name(status, name, err);
 }
 
 /* ---- between measuring and writing ---- */

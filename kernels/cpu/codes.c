@@ -35,8 +35,6 @@ void decant_code_book_build(const uint16_t *levels, int bits, decant_code_book *
 
 typedef uint8_t place_lanes __attribute__((vector_size(DECANT_LANES)));
 
-typedef uint8_t place_lanes __attribute__((vector_size(DECANT_LANES)));
-
 enum { COUNTED_BITS = 4 }; /* so many upper bits of a place are found by counting, those below by bisection */
 
 /* Places with only their upper bits, a multiple of `step`: how many of every step-th threshold each value

@@ -28,10 +28,6 @@ void decant_cpu_grid_release(decant_cpu *cpu);
 /* Packs the codes of a row into its planes. codes [decant_grid_codes()]; planes of this row, whole words. */
 void decant_grid_codes_pack(const uint16_t *codes, int64_t count, int code_bits, uint32_t *planes);
 
-/* The codes [first, first + count) of a row; first is a multiple of 32. */
-void decant_grid_codes_unpack(const uint32_t *planes, int64_t words, int code_bits, int64_t first,
-                              int64_t count, uint16_t *codes);
-
 /* What a row stands for before it is rotated back: columns [first, first + count), where first is a multiple of
  * 32 · dimension.
  *   codes    scratch, [decant_grid_codes(count)]

@@ -21,8 +21,9 @@ void decant_grid_codes_pack(const uint16_t *codes, int64_t count, int code_bits,
     }
 }
 
-void decant_grid_codes_unpack(const uint32_t *planes, int64_t words, int code_bits, int64_t first,
-                              int64_t count, uint16_t *codes)
+/* The codes [first, first + count) of a row; first is a multiple of 32. */
+static void unpack_codes(const uint32_t *planes, int64_t words, int code_bits, int64_t first, int64_t count,
+                         uint16_t *codes)
 {
     for (int64_t start = 0; start < count; start += WORD_BITS) {
         const uint32_t *word = planes + (first + start) / WORD_BITS;
@@ -46,8 +47,8 @@ void decant_grid_row_read(const decant_grid_matrix *matrix, int64_t row, int64_t
     const int64_t words = decant_grid_words(matrix->columns, p);
     const int64_t groups = decant_grid_groups(matrix->columns, form->group);
     const int64_t first_code = first / p, n_codes = decant_grid_codes(count, p);
-    decant_grid_codes_unpack(matrix->planes + row * form->code_bits * words, words, form->code_bits, first_code,
-                             n_codes, codes);
+    unpack_codes(matrix->planes + row * form->code_bits * words, words, form->code_bits, first_code, n_codes,
+                 codes);
     for (int64_t group = first / form->group; group < groups; group++) {
         int64_t begin = decant_grid_first_code(matrix->columns, p, form->group, group) - first_code;
         int64_t end = decant_grid_first_code(matrix->columns, p, form->group, group + 1) - first_code;

@@ -34,7 +34,7 @@ static inline decant_f64x4 decant_f64x4_choose(decant_i64x4 first, decant_f64x4 
 
 static inline double decant_f64x4_maximum(decant_f64x4 x)
 {
-    decant_f64x4 swapped = __builtin_shuffle(x, (decant_i64x4){2, 3, 0, 1});
+    decant_f64x4 swapped = __builtin_shufflevector(x, x, 2, 3, 0, 1);
     decant_f64x4 larger = decant_f64x4_choose(x > swapped, x, swapped);
     return larger[0] > larger[1] ? larger[0] : larger[1];
 }

@@ -7,6 +7,7 @@ const decant_model_kernels decant_cpu_model_kernels = {
     .rms_norm_backward = decant_cpu_rms_norm_backward,
     .linear = decant_cpu_linear,
     .linear_backward = decant_cpu_linear_backward,
+    .add_bias = decant_cpu_add_bias,
     .fisher_add = decant_cpu_fisher_add,
     .gram_add = decant_cpu_gram_add,
     .rotary = decant_cpu_rotary,

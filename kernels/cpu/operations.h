@@ -19,6 +19,8 @@ decant_status decant_cpu_fisher_add(decant_backend *backend, decant_fisher_form 
                                     decant_matrix x, float *fisher, decant_error *err);
 decant_status decant_cpu_gram_add(decant_backend *backend, decant_matrix dy, decant_matrix x, int groups,
                                   float *hessian, decant_error *err);
+decant_status decant_cpu_add_bias(decant_backend *backend, decant_matrix y, decant_matrix bias,
+                                  decant_error *err);
 decant_status decant_cpu_rotary(decant_backend *backend, decant_matrix x, int heads, const float *cosines,
                                 const float *sines, bool inverse, decant_error *err);
 decant_status decant_cpu_attention(decant_backend *backend, const decant_attention_shape *shape,

@@ -4,7 +4,7 @@
  * Some settings are read from the environment, once, so that ways of the same operation can be tested and
  * measured:
  *
- *     DECANT_CUDA_HOPPER   unused | used         whether the attention that only Hopper can run is used there
+ *     DECANT_CUDA_HOPPER   used | unused         whether the attention that only Hopper can run is used there
  *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu)
  *     DECANT_CUDA_PACKED   fastest | parities | lookups   how few tokens are multiplied (packed_linear.cu) */
 #include "kernels/cuda/grid.h"
@@ -87,20 +87,20 @@ static int choice_of(const char *variable, const char *const *values)
 
 static decant_status read_choices(decant_cuda_context *context, decant_error *err)
 {
-    static const char *const hopper[] = {"unused", "used", NULL};
+    static const char *const hopper[] = {"used", "unused", NULL};
     static const char *const sparse[] = {"folded", "cusparse", NULL};
     static const char *const packed[] = {"fastest", "parities", "lookups", NULL};
-    int used = choice_of("DECANT_CUDA_HOPPER", hopper), library = choice_of("DECANT_CUDA_SPARSE", sparse);
+    int unused = choice_of("DECANT_CUDA_HOPPER", hopper), library = choice_of("DECANT_CUDA_SPARSE", sparse);
     int way = choice_of("DECANT_CUDA_PACKED", packed);
-    if (used < 0)
-        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_HOPPER is none of unused, used");
+    if (unused < 0)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_HOPPER is none of used, unused");
     if (library < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_SPARSE is none of folded, cusparse");
     if (way < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE,
                             "DECANT_CUDA_PACKED is none of fastest, parities, lookups");
     context->packed_way = (decant_packed_way)way;
-    context->has_wgmma = context->capability == 90 && used;
+    context->has_wgmma = context->capability == 90 && !unused;
     context->sparse_by_library = library == 1;
     return DECANT_OK;
 }

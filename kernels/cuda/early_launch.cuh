@@ -29,8 +29,12 @@ template <typename Call>
 static cudaError_t decant_launch_early(const decant_cuda_context *context, void (*kernel)(Call),
                                        unsigned blocks, unsigned threads, size_t shared_bytes, const Call &call)
 {
-    const cudaError_t code =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+    cudaFuncAttributes
+        attributes; /* the same limit at every call: a kernel whose limit changes is set up anew */
+    cudaError_t code = cudaFuncGetAttributes(&attributes, kernel);
+    const int most = (int)(context->shared.shared_memory_bytes - attributes.sharedSizeBytes);
+    if (code == cudaSuccess && attributes.maxDynamicSharedSizeBytes != most)
+        code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
     if (code != cudaSuccess)
         return code;
     cudaLaunchAttribute early = {};

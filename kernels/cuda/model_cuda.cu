@@ -7,6 +7,7 @@ extern const decant_model_kernels decant_cuda_model_kernels = {
     .rms_norm_backward = decant_cuda_rms_norm_backward,
     .linear = decant_cuda_linear,
     .linear_backward = decant_cuda_linear_backward,
+    .add_bias = decant_cuda_add_bias,
     .fisher_add = decant_cuda_fisher_add,
     .gram_add = nullptr,
     .rotary = decant_cuda_rotary,

@@ -5,5 +5,8 @@
 #include "stages/model.h"
 
 extern const decant_family decant_family_llama;
+extern const decant_family decant_family_mistral;
+extern const decant_family decant_family_qwen2;
+extern const decant_family decant_family_qwen3;
 
 #endif

@@ -32,8 +32,9 @@ static void linear(const decant_model_config *config, int layer, int index, deca
     snprintf(target->name, sizeof target->name, "%s", matrix->name);
 }
 
-static void sizes(const decant_model_config *config, decant_block_sizes *target)
+static void sizes(const decant_family *family, const decant_model_config *config, decant_block_sizes *target)
 {
+    (void)family;
     (void)config;
     *target = (decant_block_sizes){0};
 }

@@ -6,8 +6,6 @@
 #include "kernels/grid_form.h"
 #include "stages/methods/grid.h"
 
-static const decant_grid_rule rule = {.kind = DECANT_GRID_HIGGS, .scale = DECANT_SCALE_LEAST_ERROR};
-
 static bool offer_grids(const decant_recipe *recipe, int64_t columns, int64_t dimension, int64_t group,
                         decant_candidate_list *list)
 {
@@ -17,7 +15,7 @@ static bool offer_grids(const decant_recipe *recipe, int64_t columns, int64_t di
                                             .dimension = (int32_t)dimension,
                                             .rotation = decant_rotation_of(columns),
                                             .group = group};
-        if (decant_grid_find(rule.kind, (int)dimension, bits) &&
+        if (decant_grid_find(DECANT_GRID_HIGGS, (int)dimension, bits) &&
             !decant_grid_offer_one(recipe, &candidate, list))
             return false;
     }
@@ -33,29 +31,7 @@ static bool offer(const decant_recipe *recipe, int64_t columns, decant_candidate
     return true;
 }
 
-static int64_t bytes(const decant_candidate *candidate, int64_t rows, int64_t columns, int64_t sparse_count)
-{
-    (void)sparse_count;
-    return decant_grid_candidate_bytes(&rule, candidate, rows, columns);
-}
-
-static decant_status evaluate(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
-                              const float *fisher, int first, int count, decant_quantized_layer *layer,
-                              decant_error *err)
-{
-    return decant_grid_evaluate(&rule, backend, recipe, weight, fisher, first, count, layer, err);
-}
-
-static decant_status encode(decant_backend *backend, const decant_quantized_layer *layer, int candidate,
-                            decant_matrix weight, decant_encoded_layer *encoded, decant_error *err)
-{
-    return decant_grid_encode(&rule, backend, layer, candidate, weight, &encoded->grid, err);
-}
-
-static const float *points(const decant_candidate *candidate)
-{
-    return decant_grid_find(rule.kind, candidate->dimension, candidate->code_bits)->points;
-}
+static const decant_grid_rule rule = {.kind = DECANT_GRID_HIGGS, .scale = DECANT_SCALE_LEAST_ERROR};
 
 const decant_method_operations decant_higgs_operations = {
-    .name = "higgs", .offer = offer, .bytes = bytes, .evaluate = evaluate, .encode = encode, .points = points};
+    .name = "higgs", .offer = offer, DECANT_GRID_OPERATIONS(&rule)};

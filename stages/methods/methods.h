@@ -8,10 +8,14 @@
 #include "stages/candidate.h"
 #include "stages/quantize.h"
 
+/* How a method whose rows lie on a grid goes about it: stages/methods/grid.h. */
+typedef struct decant_grid_rule decant_grid_rule;
+
 typedef struct decant_method_operations {
     const char *name;
-    bool needs_statistics; /* is nothing without Fisher sums */
-    bool has_offsets;      /* groups have an offset beside their scale */
+    bool needs_statistics;        /* is nothing without Fisher sums */
+    bool has_offsets;             /* groups have an offset beside their scale */
+    const decant_grid_rule *rule; /* NULL: rows have levels of their own */
 
     /* Appends this method's candidates for matrices of so many columns; false when the list is full. */
     bool (*offer)(const decant_recipe *recipe, int64_t columns, decant_candidate_list *list);

@@ -2,9 +2,6 @@
  * scale and offset in F16. The baseline that every method must beat. */
 #include "stages/methods/grid.h"
 
-static const decant_grid_rule rule = {
-    .kind = DECANT_GRID_RTN, .scale = DECANT_SCALE_RANGE, .has_offsets = true};
-
 static bool offer(const decant_recipe *recipe, int64_t columns, decant_candidate_list *list)
 {
     (void)columns;
@@ -21,34 +18,7 @@ static bool offer(const decant_recipe *recipe, int64_t columns, decant_candidate
     return true;
 }
 
-static int64_t bytes(const decant_candidate *candidate, int64_t rows, int64_t columns, int64_t sparse_count)
-{
-    (void)sparse_count;
-    return decant_grid_candidate_bytes(&rule, candidate, rows, columns);
-}
+static const decant_grid_rule rule = {.kind = DECANT_GRID_RTN, .scale = DECANT_SCALE_RANGE};
 
-static decant_status evaluate(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
-                              const float *fisher, int first, int count, decant_quantized_layer *layer,
-                              decant_error *err)
-{
-    return decant_grid_evaluate(&rule, backend, recipe, weight, fisher, first, count, layer, err);
-}
-
-static decant_status encode(decant_backend *backend, const decant_quantized_layer *layer, int candidate,
-                            decant_matrix weight, decant_encoded_layer *encoded, decant_error *err)
-{
-    return decant_grid_encode(&rule, backend, layer, candidate, weight, &encoded->grid, err);
-}
-
-static const float *points(const decant_candidate *candidate)
-{
-    return decant_grid_find(rule.kind, candidate->dimension, candidate->code_bits)->points;
-}
-
-const decant_method_operations decant_rtn_operations = {.name = "rtn",
-                                                        .has_offsets = true,
-                                                        .offer = offer,
-                                                        .bytes = bytes,
-                                                        .evaluate = evaluate,
-                                                        .encode = encode,
-                                                        .points = points};
+const decant_method_operations decant_rtn_operations = {
+    .name = "rtn", .has_offsets = true, .offer = offer, DECANT_GRID_OPERATIONS(&rule)};

@@ -3,7 +3,7 @@
  * time.
  *
  * usage: bench_schedule CONFIG.json [TOKENS A SEQUENCE] */
-#include "pipeline/plan.h"
+#include "pipeline/placement.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +17,7 @@ static decant_status simulate(const decant_model_config *config, int64_t tokens,
     decant_layer_range ranges[STAGES_MAXIMUM];
     double forward_s[STAGES_MAXIMUM], backward_s[STAGES_MAXIMUM], idle[STAGES_MAXIMUM];
     double block = decant_schedule_block_cost(config, tokens), head = decant_schedule_head_cost(config, tokens);
-    decant_plan_layers(config, stages, ranges);
+    decant_placement_layers(config, stages, ranges);
     int active = decant_schedule_active_stages(ranges, stages);
     for (int s = 0; s < active; s++) {
         forward_s[s] = ranges[s].count * block + (s == active - 1 ? 2 * head : 0);

@@ -1,27 +1,33 @@
 #!/usr/bin/env python3
 """Makes a Hugging Face folder with the shapes of a LLaMA model and seeded random weights, for timing.
 
-usage: make_random_model.py [--shape 7b|13b|30b|65b] [--layers N] [--dtype bfloat16|float16] [--sequences N] [--length N] DIR
+usage: make_random_model.py [--shape tiny|small|7b|13b|30b|65b] [--layers N] [--dtype bfloat16|float16] [--sequences N]
+                            [--length N] DIR
 Writes config.json, one safetensors file a layer with an index, and calibration.npy / text.npy of random tokens. Needs
-NumPy and PyTorch (on a GPU when there is one, so that gigabytes take seconds).
+NumPy and PyTorch. Weights are drawn on a GPU when there is one, several files at a time, so that gigabytes take seconds;
+a file's seed is its place, so the same kind of device draws the same model.
 """
 
 import argparse
 import json
+import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
-SHAPES = {  # hidden, intermediate, layers, heads
-    "tiny": (256, 688, 4, 4),
-    "7b": (4096, 11008, 32, 32),
-    "13b": (5120, 13824, 40, 40),
-    "30b": (6656, 17920, 60, 52),
-    "65b": (8192, 22016, 80, 64),
+SHAPES = {  # hidden, intermediate, layers, heads, vocabulary
+    "tiny": (256, 688, 4, 4, 32000),
+    "small": (512, 1376, 8, 8, 2048),
+    "7b": (4096, 11008, 32, 32, 32000),
+    "13b": (5120, 13824, 40, 40, 32000),
+    "30b": (6656, 17920, 60, 52, 32000),
+    "65b": (8192, 22016, 80, 64, 32000),
 }
-VOCABULARY = 32000
+TORCH_TYPES = {"bfloat16": (torch.bfloat16, "BF16"), "float16": (torch.float16, "F16")}
+WRITERS = 8  # files written at a time; a GPU draws faster than one thread can write
 
 
 def block_tensors(hidden: int, intermediate: int, layer: int) -> dict[str, tuple[int, ...]]:
@@ -36,8 +42,10 @@ def block_tensors(hidden: int, intermediate: int, layer: int) -> dict[str, tuple
     }
 
 
-def write_shard(path: Path, tensors: dict[str, tuple[int, ...]], dtype: torch.dtype, generator: torch.Generator) -> None:
-    name = {torch.bfloat16: "BF16", torch.float16: "F16"}[dtype]
+def write_shard(path: Path, tensors: dict[str, tuple[int, ...]], dtype: str, seed: int) -> None:
+    torch_type, name = TORCH_TYPES[dtype]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator(device=device).manual_seed(seed)
     header, offset = {}, 0
     for tensor, shape in tensors.items():
         size = 2 * int(np.prod(shape))
@@ -45,14 +53,19 @@ def write_shard(path: Path, tensors: dict[str, tuple[int, ...]], dtype: torch.dt
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
+        os.posix_fallocate(file.fileno(), 0, 8 + len(text) + offset)  # a full disk is an error here, no signal later
         file.write(struct.pack("<Q", len(text)) + text)
-        for tensor, shape in tensors.items():
-            if len(shape) == 1:
-                values = torch.ones(shape, device=generator.device)
-            else:
-                values = torch.randn(shape, generator=generator, device=generator.device) * 0.02
-            file.write(values.to(dtype).view(torch.int16).cpu().numpy().tobytes())
+        file.flush()
+        data = np.memmap(file, np.int16, "r+", 8 + len(text), offset // 2)
+    at = 0
+    for shape in tensors.values():
+        values = torch.ones(shape, device=device)
+        if len(shape) > 1:
+            values = torch.randn(shape, generator=generator, device=device) * 0.02
+        place = torch.from_numpy(data[at : at + values.numel()])
+        place.copy_(values.to(torch_type).view(torch.int16).flatten())
+        at += values.numel()
 
 
 def main() -> None:
@@ -64,21 +77,23 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("directory", type=Path)
     options = parser.parse_args()
-    hidden, intermediate, layers, heads = SHAPES[options.shape]
+    hidden, intermediate, layers, heads, vocabulary = SHAPES[options.shape]
     layers = options.layers or layers
-    dtype = getattr(torch, options.dtype)
     options.directory.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator(device="cuda" if torch.cuda.is_available() else "cpu").manual_seed(1)
     ends = {
-        "model.embed_tokens.weight": (VOCABULARY, hidden),
+        "model.embed_tokens.weight": (vocabulary, hidden),
         "model.norm.weight": (hidden,),
-        "lm_head.weight": (VOCABULARY, hidden),
+        "lm_head.weight": (vocabulary, hidden),
     }
     shards = [("ends", ends)] + [(f"layer-{i}", block_tensors(hidden, intermediate, i)) for i in range(layers)]
-    index = {}
-    for stem, tensors in shards:
-        write_shard(options.directory / f"{stem}.safetensors", tensors, dtype, generator)
-        index |= {tensor: f"{stem}.safetensors" for tensor in tensors}
+    with ThreadPoolExecutor(WRITERS) as pool:
+        writing = [
+            pool.submit(write_shard, options.directory / f"{stem}.safetensors", tensors, options.dtype, seed)
+            for seed, (stem, tensors) in enumerate(shards)
+        ]
+    for shard in writing:
+        shard.result()
+    index = {tensor: f"{stem}.safetensors" for stem, tensors in shards for tensor in tensors}
     (options.directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -88,7 +103,7 @@ def main() -> None:
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
-        "vocab_size": VOCABULARY,
+        "vocab_size": vocabulary,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "max_position_embeddings": 4096,
@@ -97,7 +112,7 @@ def main() -> None:
         "torch_dtype": options.dtype,
     }
     (options.directory / "config.json").write_text(json.dumps(config, indent=1))
-    tokens = np.random.default_rng(1).integers(0, VOCABULARY, (options.sequences, options.length), dtype=np.int32)
+    tokens = np.random.default_rng(1).integers(0, vocabulary, (options.sequences, options.length), dtype=np.int32)
     np.save(options.directory / "calibration.npy", tokens)
     np.save(options.directory / "text.npy", tokens[: max(1, options.sequences // 16)])
 

@@ -99,6 +99,69 @@ static void variants_are_accepted(void **state)
     }
 }
 
+static const char llama3[] = "{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,"
+                             "\"high_freq_factor\":4.5,\"original_max_position_embeddings\":8192}";
+
+static void scaling_is_read_from_either_place(void **state)
+{
+    (void)state;
+    decant_error err = {0};
+    decant_model_config config;
+    char text[2048], key[512];
+    static const char *const places[] = {"rope_scaling", "rope_parameters"};
+    for (int i = 0; i < 2; i++) {
+        snprintf(key, sizeof key, "\"%s\":%s", places[i], llama3);
+        replace("\"rope_scaling\":null", key, text, sizeof text);
+        assert_ok(parse(text, &config, &err));
+        assert_true(config.rotary_scaling.factor == 8 && config.rotary_scaling.by_wavelength);
+        assert_true(config.rotary_scaling.low_frequency_factor == 1);
+        assert_true(config.rotary_scaling.high_frequency_factor == 4.5);
+        assert_int_equal(config.rotary_scaling.original_positions, 8192);
+        assert_true(config.rotary_base == 100000.5);
+        decant_model_config_free(&config);
+    }
+    replace("\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"default\"}", text, sizeof text);
+    assert_ok(parse(text, &config, &err));
+    assert_true(config.rotary_scaling.factor == 0);
+    decant_model_config_free(&config);
+    replace("\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"linear\",\"factor\":4.0}", text,
+            sizeof text);
+    assert_ok(parse(text, &config, &err));
+    assert_true(config.rotary_scaling.factor == 4 && !config.rotary_scaling.by_wavelength);
+    decant_model_config_free(&config);
+}
+
+/* As transformers' configuration classes have it. */
+static void what_an_absent_key_means_depends_on_the_architecture(void **state)
+{
+    (void)state;
+    decant_error err = {0};
+    decant_model_config config;
+    static const struct {
+        const char *architecture, *window;
+        int64_t sliding_window;
+        int head_dimension;
+    } cases[] = {
+        {"LlamaForCausalLM", "\"sliding_window\":null,", 0, 64},
+        {"LlamaForCausalLM", "", 0, 64},
+        {"MistralForCausalLM", "\"sliding_window\":null,", 0, 64},
+        {"MistralForCausalLM", "", 4096, 64},
+        {"MistralForCausalLM", "\"sliding_window\":77,", 77, 64},
+        {"Qwen3ForCausalLM", "\"layer_types\":[\"full_attention\",\"full_attention\"],", 0, 128},
+        {"Qwen3ForCausalLM", "\"head_dim\":32,", 0, 32},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[2048], beginning[256];
+        snprintf(beginning, sizeof beginning, "{%s\"architectures\":[\"%s\"]", cases[i].window,
+                 cases[i].architecture);
+        replace("{\"architectures\":[\"LlamaForCausalLM\"]", beginning, text, sizeof text);
+        assert_ok(parse(text, &config, &err));
+        assert_int_equal(config.sliding_window, cases[i].sliding_window);
+        assert_int_equal(config.head_dimension, cases[i].head_dimension);
+        decant_model_config_free(&config);
+    }
+}
+
 static void refusals_name_the_key(void **state)
 {
     (void)state;
@@ -131,7 +194,24 @@ static void refusals_name_the_key(void **state)
         {",\"vocab_size\":49152", "", "\"vocab_size\""},
         {"\"num_key_value_heads\":3", "\"num_key_value_heads\":4", "\"num_key_value_heads\" 4"},
         {"\"num_key_value_heads\":3", "\"num_key_value_heads\":18", "\"num_key_value_heads\" 18"},
-        {"\"rope_scaling\":null", "\"rope_scaling\":{\"rope_type\":\"llama3\"}", "\"rope_scaling\""},
+        {"\"rope_scaling\":null", "\"rope_scaling\":{\"rope_type\":\"llama3\"}", "no \"rope_scaling.factor\""},
+        {"\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}",
+         "\"rope_scaling.type\""},
+        {"\"rope_scaling\":null", "\"rope_scaling\":8", "\"rope_scaling\" is no object"},
+        {"\"rope_scaling\":null",
+         "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":"
+         "4}",
+         "no \"rope_scaling.original_max_position_embeddings\""},
+        {"\"rope_scaling\":null",
+         "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":4,"
+         "\"original_max_position_embeddings\":8192}",
+         "\"rope_scaling.high_freq_factor\""},
+        {"\"rope_scaling\":null", "\"rope_scaling\":{},\"rope_parameters\":{}", "both"},
+        {"\"rope_scaling\":null", "\"use_sliding_window\":true", "\"use_sliding_window\""},
+        {"\"rope_scaling\":null", "\"sliding_window\":0", "\"sliding_window\""},
+        {"\"rope_scaling\":null", "\"layer_types\":[\"full_attention\",\"sliding_attention\"]",
+         "\"layer_types\""},
+        {"\"rope_scaling\":null", "\"layer_types\":\"full_attention\"", "\"layer_types\""},
         {"\"rope_theta\":100000.5", "\"rope_theta\":-1", "\"rope_theta\""},
         {"\"rope_theta\":100000.5", "\"rope_theta\":\"1\"", "\"rope_theta\""},
         {"\"rope_theta\":100000.5", "\"rope_parameters\":{\"rope_type\":\"yarn\",\"rope_theta\":1e4}",
@@ -228,6 +308,8 @@ int main(void)
         cmocka_unit_test(all_members_are_read),
         cmocka_unit_test(absent_members_have_their_defaults),
         cmocka_unit_test(variants_are_accepted),
+        cmocka_unit_test(scaling_is_read_from_either_place),
+        cmocka_unit_test(what_an_absent_key_means_depends_on_the_architecture),
         cmocka_unit_test(refusals_name_the_key),
         cmocka_unit_test(sizes_whose_products_do_not_fit_are_refused),
         cmocka_unit_test(nul_bytes_are_refused),

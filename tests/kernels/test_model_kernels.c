@@ -98,6 +98,29 @@ static void norm_and_its_gradient_match(void **state)
     }
 }
 
+/* ---- bias ---- */
+
+static void check_bias(decant_backend *backend, decant_element element, int64_t tokens, int64_t columns)
+{
+    device_array y = activation_array(backend, tokens, columns, 2, 1);
+    device_array bias = weight_array(backend, DECANT_PLACE_EXACT, element, 1, columns, 3, 2);
+    for (int64_t i = 0; i < tokens * columns; i++)
+        y.values[i] += bias.values[i % columns];
+    REQUIRE(backend->model->add_bias(backend, y.matrix, bias.matrix, err));
+    expect_close(backend, y.matrix, y.values, "bias");
+    drop(backend, &y);
+    drop(backend, &bias);
+}
+
+static void bias_is_added_to_every_row(void **state)
+{
+    for (int element = DECANT_F32; element <= DECANT_BF16; element++) {
+        check_bias(*state, (decant_element)element, 1, 1);
+        check_bias(*state, (decant_element)element, 7, 256);
+        check_bias(*state, (decant_element)element, 5, 777);
+    }
+}
+
 /* ---- linear layers ---- */
 
 /* c [m, n] (+)= a [m, k] times b, where b's element (k, n) lies at k · b_row + n · b_column. */
@@ -400,6 +423,7 @@ int main(void)
         cmocka_unit_test(a_weight_at_an_odd_address_can_be_placed),
         cmocka_unit_test(embed_takes_the_rows_that_the_tokens_name),
         cmocka_unit_test(norm_and_its_gradient_match),
+        cmocka_unit_test(bias_is_added_to_every_row),
         cmocka_unit_test(linear_and_its_gradient_match),
         cmocka_unit_test(fisher_sums_match),
         cmocka_unit_test(rotary_turns_pairs_of_the_two_halves),

@@ -2,29 +2,7 @@
 # The whole job end to end on small models: the same bytes on any number of ranks, statistics used again, every command,
 # every documented exit status, and nothing left behind by a job that failed or was killed.
 set -euo pipefail
-decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-
-fail() { echo "FAILED: $*" >&2; exit 1; }
-
-# on RANKS ARGUMENTS…: decant under mpirun, quiet.
-on() {
-  local ranks=$1
-  shift
-  mpirun -n "$ranks" "$decant" "$@" --quiet --device cpu
-}
-
-# expect STATUS PATTERN COMMAND…: the exit status, and one line on stderr that says why.
-expect() {
-  local status=$1 pattern=$2 got=0
-  shift 2
-  "$@" >"$work/out" 2>"$work/err" || got=$?
-  [[ $got == "$status" ]] || fail "'$*' gave $got, not $status: $(cat "$work/err")"
-  [[ $(grep -c '^decant: ' "$work/err") == 1 ]] || fail "'$*' did not print one line: $(cat "$work/err")"
-  grep -q -- "$pattern" "$work/err" || fail "'$*' does not say '$pattern': $(cat "$work/err")"
-}
+. "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 
 model=$source/tests/reference/llama_mha
 tokens=$model/tokens.npy
@@ -142,15 +120,7 @@ expect 4 'rite' on 2 "${run[@]}" --output "$work/absent/no.h5"
 if ! nvidia-smi >/dev/null 2>&1; then
   expect 5 'CUDA' mpirun -n 2 "$decant" "${run[@]}" --device cuda --output "$work/no.h5"
 fi
-mkdir "$work/nan" && cp "$model"/config.json "$work/nan" && python3 - "$model" "$work/nan" <<'PY'
-import json, struct, sys
-raw = bytearray(open(sys.argv[1] + "/model.safetensors", "rb").read())
-size = struct.unpack("<Q", raw[:8])[0]
-entry = json.loads(raw[8 : 8 + size])["model.layers.1.mlp.up_proj.weight"]
-begin = 8 + size + entry["data_offsets"][0]
-raw[begin + 40 : begin + 44] = struct.pack("<f", float("nan"))
-open(sys.argv[2] + "/model.safetensors", "wb").write(raw)
-PY
+copy_with_nan "$model" "$work/nan"
 expect 3 'model.layers.1.mlp.up_proj' on 3 run --model "$work/nan" --statistics "$work/statistics.h5" --bits 5 \
   --output "$work/no.h5"
 [[ ! -e $work/no.h5 && ! -e $work/no.h5.partial ]] || fail "a failed job left a file"

@@ -97,6 +97,27 @@ static void resident_bytes_are_those_summed_by_hand(void **state)
     assert_int_equal(memory.calibration.kept, 12 * (2 * 132 + 4 * 6));
 }
 
+static void biases_and_norms_of_heads_are_counted(void **state)
+{
+    (void)state;
+    decant_model_config config = small_config();
+    decant_job_shape shape = small_shape(&config);
+    decant_rank_memory plain = plan_one_rank(&shape, whole_model(true, false));
+    snprintf(config.architecture, sizeof config.architecture, "Qwen2ForCausalLM");
+    shape = small_shape(&config);
+    decant_rank_memory biased = plan_one_rank(&shape, whole_model(true, false));
+    /* biases of q 16, k 8 and v 8 in F32, in three blocks */
+    assert_int_equal(biased.calibration.weights - plain.calibration.weights, 3 * 4 * (16 + 8 + 8));
+    assert_int_equal(biased.calibration.kept, plain.calibration.kept);
+    snprintf(config.architecture, sizeof config.architecture, "Qwen3ForCausalLM");
+    shape = small_shape(&config);
+    decant_rank_memory normed = plan_one_rank(&shape, whole_model(true, false));
+    /* two norms of a head's 4 components; q and k before they are normed in BF16, for four heads and two a F32
+     */
+    assert_int_equal(normed.calibration.weights - plain.calibration.weights, 3 * 4 * (4 + 4));
+    assert_int_equal(normed.calibration.kept - plain.calibration.kept, 3 * 12 * (2 * (16 + 8) + 4 * (4 + 2)));
+}
+
 static void streamed_bytes_are_those_summed_by_hand(void **state)
 {
     (void)state;
@@ -226,14 +247,19 @@ static void planned_bytes_are_those_taken_on_the_cpu(void **state)
     check_model("llama_mha", DECANT_F32, 1, DECANT_FISHER_TOKEN, 0, true);
     check_model("llama_mha", DECANT_F32, 3, DECANT_FISHER_TOKEN, 0, false);
     check_model("llama_gqa_tied", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, 0, true);
-    check_model("llama_mha", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, 3, true);
     check_model("llama_bf16_headdim", DECANT_BF16, 2, DECANT_FISHER_TOKEN, 0, true);
+    check_model("mistral_window", DECANT_BF16, 1, DECANT_FISHER_TOKEN, 0, true);
+    check_model("qwen2_biases", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, 0, true);
+    check_model("qwen3_norms", DECANT_BF16, 2, DECANT_FISHER_TOKEN, 0, false);
+    check_model("qwen3_norms", DECANT_BF16, 1, DECANT_FISHER_TOKEN, 0, true);
+    check_model("llama_mha", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, 3, true);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(resident_bytes_are_those_summed_by_hand),
+        cmocka_unit_test(biases_and_norms_of_heads_are_counted),
         cmocka_unit_test(streamed_bytes_are_those_summed_by_hand),
         cmocka_unit_test(replicas_quantize_what_they_own),
         cmocka_unit_test(planned_bytes_are_those_taken_on_the_cpu),

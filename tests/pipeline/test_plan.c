@@ -1,6 +1,7 @@
 /* Choosing grid and mode: what a plan says of LLaMA-65B, how it answers to more memory and more ranks, and what
  * it advises when nothing fits. */
 #include "pipeline/plan.h"
+#include "pipeline/plan_advice.h"
 #include "pipeline/plan_request.h"
 
 #include <setjmp.h>
@@ -14,15 +15,20 @@
 
 static const int64_t GIB = (int64_t)1 << 30;
 
-static decant_model_config llama_65b(void)
+static decant_model_config config_of(const char *name)
 {
     char path[1024];
     const char *root = getenv("DECANT_TEST_SOURCE");
     decant_model_config config;
     decant_error err;
-    snprintf(path, sizeof path, "%s/tests/pipeline/configs/llama_65b.json", root ? root : ".");
+    snprintf(path, sizeof path, "%s/tests/pipeline/configs/%s.json", root ? root : ".", name);
     assert_int_equal(decant_model_config_read(path, &config, &err), DECANT_OK);
     return config;
+}
+
+static decant_model_config llama_65b(void)
+{
+    return config_of("llama_65b");
 }
 
 static decant_plan_request request_of(const decant_model_config *config, int ranks, int64_t device_bytes)
@@ -86,6 +92,34 @@ static void layers_of_65b_are_shared_out(void **state)
         decant_plan_free(&plan);
     }
     decant_model_config_free(&config);
+}
+
+/* Parameters as the models' cards have them: linear layers, vectors, ends. */
+static void models_of_all_families_have_the_parameters_of_their_cards(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        int64_t parameters;
+    } models[] = {{"llama_3.1_8b", 8030261248},
+                  {"llama_3.1_70b", 70553706496},
+                  {"mistral_7b_v0.1", 7241732096},
+                  {"qwen2.5_7b", 7615616512},
+                  {"qwen3_8b", 8190735360}};
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        decant_model_config config = config_of(models[i].name);
+        decant_plan_request request = request_of(&config, 8, 80 * GIB);
+        decant_plan plan = plan_of(&request);
+        assert_true(plan.fits);
+        decant_block_sizes sizes;
+        const decant_family *family = plan.shape.family;
+        family->sizes(family, &config, &sizes);
+        int64_t ends = (config.tied_head ? 1 : 2) * config.vocabulary_size * config.hidden_size;
+        int64_t vectors = config.layers * sizes.vector_weights + config.hidden_size;
+        assert_int_equal(plan.weights + ends + vectors, models[i].parameters);
+        decant_plan_free(&plan);
+        decant_model_config_free(&config);
+    }
 }
 
 static void modes_follow_the_memory_there_is(void **state)
@@ -257,6 +291,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(layers_of_65b_are_shared_out),
+        cmocka_unit_test(models_of_all_families_have_the_parameters_of_their_cards),
         cmocka_unit_test(modes_follow_the_memory_there_is),
         cmocka_unit_test(more_ranks_and_shorter_windows_never_take_more),
         cmocka_unit_test(advice_is_true),

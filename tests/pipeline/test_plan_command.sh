@@ -2,22 +2,7 @@
 # decant plan: from a folder or a config.json alone, for people and as JSON, every exit status; and a job that its plan
 # foresees not to fit ends before it begins.
 set -euo pipefail
-decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-
-fail() { echo "FAILED: $*" >&2; exit 1; }
-
-# expect STATUS PATTERN COMMAND…: the exit status, and one line on stderr that says why.
-expect() {
-  local status=$1 pattern=$2 got=0
-  shift 2
-  "$@" >"$work/out" 2>"$work/err" || got=$?
-  [[ $got == "$status" ]] || fail "'$*' gave $got, not $status: $(cat "$work/err")"
-  [[ $(grep -c '^decant: ' "$work/err") == 1 ]] || fail "'$*' did not print one line: $(cat "$work/err")"
-  grep -q -- "$pattern" "$work/err" || fail "'$*' does not say '$pattern': $(cat "$work/err")"
-}
+. "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 
 large=$source/tests/pipeline/configs/llama_65b.json
 model=$source/tests/reference/llama_mha

@@ -34,6 +34,11 @@ for bits in ("3", "6.5"):
 assert page.count("<svg") == 2 + 3 + 4, page.count("<svg")
 PY
 
+# A container without prediction and Fisher sums has its place too.
+"$decant" run --model "$model" --method higgs --bit-widths 4 --text "$model/tokens.npy" --output "$work/h.h5" --quiet --device cpu >/dev/null
+"$source/launch/report" "$work"/*.h5 --output "$work/r.html" >/dev/null
+grep -q '<td class="text">higgs, uniform</td>' "$work/r.html"
+
 # What is no container or no log is told in one line, and harms no page that exists.
 cp "$work/r.html" "$work/before.html"
 echo nonsense >"$work/x.h5"

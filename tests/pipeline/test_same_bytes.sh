@@ -2,12 +2,7 @@
 # The same bytes however the job is laid out: any number of stages, more ranks than layers, layers that stay or are
 # streamed one by one, and, for a fixed number of replicas, over different numbers of stages. All ranks share this machine's cores.
 set -euo pipefail
-decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-
-fail() { echo "FAILED: $*" >&2; exit 1; }
+. "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 
 model=$source/tests/reference/llama_mha # three layers, five sequences
 tokens=$model/tokens.npy
@@ -83,15 +78,7 @@ mpirun -n 6 "$decant" calibrate --model "$model" --calibration "$tokens" --micro
 cmp "$work/statistics.h5" "$work/streamed.h5" || fail "streamed statistics are others"
 
 # ---- a failure on one replica ends all ranks, with one line
-mkdir "$work/nan" && cp "$model"/config.json "$work/nan" && python3 - "$model" "$work/nan" <<'PY'
-import json, struct, sys
-raw = bytearray(open(sys.argv[1] + "/model.safetensors", "rb").read())
-size = struct.unpack("<Q", raw[:8])[0]
-entry = json.loads(raw[8 : 8 + size])["model.layers.1.mlp.up_proj.weight"]
-begin = 8 + size + entry["data_offsets"][0]
-raw[begin + 40 : begin + 44] = struct.pack("<f", float("nan"))
-open(sys.argv[2] + "/model.safetensors", "wb").write(raw)
-PY
+copy_with_nan "$model" "$work/nan"
 # fails STATUS PATTERN RANKS OPTIONS…
 fails() {
   local status=$1 pattern=$2 ranks=$3 got=0

@@ -2,13 +2,9 @@
 # Measured sensitivities end to end on small models: the same bytes on any number of ranks, a job that was killed goes on
 # from its journal and ends with the same bytes, a foreign journal is not believed, and none is left behind.
 set -euo pipefail
-decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+. "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 
-fail() { echo "FAILED: $*" >&2; exit 1; }
-
+# on RANKS ARGUMENTS…: decant under mpirun; what it says on the way is in $work/err.
 on() {
   local ranks=$1
   shift

@@ -1,7 +1,7 @@
-"""Golden numbers for decant's LLaMA forward, backward and Fisher sums, from PyTorch and transformers.
+"""Golden numbers for each family's forward, backward and Fisher sums, from PyTorch and transformers.
 
     pip install numpy torch transformers safetensors
-    python3 tests/reference/make_golden.py [--output DIRECTORY]
+    python3 tests/reference/make_golden.py [--output DIRECTORY] [--only NAME]
 
 The committed files were made with Python 3.11.7, numpy 2.4.6, torch 2.11.0 (CPU, one thread), transformers 5.23.0
 and safetensors 0.8.0. The models' weights and tokens depend on numpy's seeded generator alone; the golden numbers may
@@ -12,6 +12,11 @@ Each model is an ordinary Hugging Face folder with seeded random weights, small 
     llama_mha            multi-head, untied head, F32, a config.json as old models have it (no num_key_value_heads)
     llama_gqa_tied       grouped-query, tied embeddings, F16 in two shards, rope_theta inside "rope_parameters"
     llama_bf16_headdim   multi-query, untied head, BF16, a head_dim that is not hidden_size / heads
+    llama3_scaled        grouped-query, tied embeddings, BF16, rope_scaling "llama3" with pairs in all three of its bands
+    llama_linear         multi-head, untied head, BF16, rope_scaling "linear" as Vicuna 1.5 16k has it
+    mistral_window       grouped-query, untied head, BF16, a sliding window of 9 tokens
+    qwen2_biases         grouped-query, tied embeddings, F32, biases on q, k and v, a sliding_window that is switched off
+    qwen3_norms          grouped-query, untied head, BF16, norms of the heads of q and k, a head_dim of its own
 
 and in the same folder:
 
@@ -35,10 +40,12 @@ and the untouched model in float32 is run beside it to show that both are the sa
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -47,7 +54,6 @@ import torch
 import transformers
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
-from transformers.models.llama import LlamaForCausalLM, modeling_llama
 
 SEQUENCES = 5
 LENGTH = 37
@@ -72,13 +78,20 @@ class Model:
     config: dict[str, Any]
 
 
+def architecture(model_type: str) -> str:
+    return f"{model_type.capitalize()}ForCausalLM"
+
+
 def llama_config(**values: Any) -> dict[str, Any]:
+    """The parts of config.json that all LLaMA models share, then the given values."""
+    return family_config("llama", attention_bias=False, mlp_bias=False, **values)
+
+
+def family_config(model_type: str, **values: Any) -> dict[str, Any]:
     """The parts of config.json that all models share, then the given values."""
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "attention_bias": False,
-        "mlp_bias": False,
+        "architectures": [architecture(model_type)],
+        "model_type": model_type,
         "hidden_act": "silu",
         "max_position_embeddings": 128,
         "bos_token_id": 1,
@@ -99,6 +112,32 @@ MODELS = (
         num_key_value_heads=1, head_dim=16, rms_norm_eps=1e-5, rope_theta=10000.0, rope_scaling=None,
         tie_word_embeddings=False, torch_dtype="bfloat16")),
 )  # fmt: skip
+# What other families and later models of this one have besides, one model each.
+FAMILY_MODELS = (
+    Model("llama3_scaled", seed=4, dtype=torch.bfloat16, shards=1, config=llama_config(
+        vocab_size=80, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=12, rms_norm_eps=1e-5, rope_theta=500.0, tie_word_embeddings=True,
+        torch_dtype="bfloat16", rope_scaling={
+            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64, "rope_type": "llama3"})),
+    Model("llama_linear", seed=8, dtype=torch.bfloat16, shards=1, config=llama_config(
+        vocab_size=64, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, rms_norm_eps=1e-5, tie_word_embeddings=False, torch_dtype="bfloat16",
+        rope_scaling={"factor": 4.0, "type": "linear"})),
+    Model("mistral_window", seed=5, dtype=torch.bfloat16, shards=1, config=family_config(
+        "mistral", vocab_size=80, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, rms_norm_eps=1e-5, rope_theta=10000.0, sliding_window=9, tie_word_embeddings=False,
+        torch_dtype="bfloat16")),
+    Model("qwen2_biases", seed=6, dtype=torch.float32, shards=1, config=family_config(
+        "qwen2", vocab_size=80, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, rms_norm_eps=1e-6, rope_theta=1000000.0, sliding_window=9, use_sliding_window=False,
+        max_window_layers=1, tie_word_embeddings=True, torch_dtype="float32")),
+    Model("qwen3_norms", seed=7, dtype=torch.bfloat16, shards=1, config=family_config(
+        "qwen3", vocab_size=80, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=12, attention_bias=False, rms_norm_eps=1e-6, rope_theta=1000000.0,
+        rope_scaling=None, sliding_window=None, use_sliding_window=False, max_window_layers=2,
+        tie_word_embeddings=False, torch_dtype="bfloat16")),
+)  # fmt: skip
 
 
 def make_weights(model: Model, generator: np.random.Generator) -> dict[str, Tensor]:
@@ -111,8 +150,11 @@ def make_weights(model: Model, generator: np.random.Generator) -> dict[str, Tens
     def matrix(rows: int, columns: int) -> Tensor:
         return torch.from_numpy(generator.standard_normal((rows, columns)) / np.sqrt(columns)).to(model.dtype)
 
-    def norm() -> Tensor:
-        return torch.from_numpy(1 + 0.1 * generator.standard_normal(hidden)).to(model.dtype)
+    def norm(length: int = hidden) -> Tensor:
+        return torch.from_numpy(1 + 0.1 * generator.standard_normal(length)).to(model.dtype)
+
+    def bias(length: int) -> Tensor:
+        return torch.from_numpy(generator.standard_normal(length)).to(model.dtype)
 
     weights = {"model.embed_tokens.weight": matrix(c["vocab_size"], hidden)}
     for layer in range(c["num_hidden_layers"]):
@@ -121,6 +163,13 @@ def make_weights(model: Model, generator: np.random.Generator) -> dict[str, Tens
         weights[block + "self_attn.q_proj.weight"] = matrix(queries, hidden)
         weights[block + "self_attn.k_proj.weight"] = matrix(keys, hidden)
         weights[block + "self_attn.v_proj.weight"] = matrix(keys, hidden)
+        if c["model_type"] == "qwen2":
+            weights[block + "self_attn.q_proj.bias"] = bias(queries)
+            weights[block + "self_attn.k_proj.bias"] = bias(keys)
+            weights[block + "self_attn.v_proj.bias"] = bias(keys)
+        if c["model_type"] == "qwen3":
+            weights[block + "self_attn.q_norm.weight"] = norm(head_dim)
+            weights[block + "self_attn.k_norm.weight"] = norm(head_dim)
         weights[block + "self_attn.o_proj.weight"] = matrix(hidden, queries)
         weights[block + "post_attention_layernorm.weight"] = norm()
         weights[block + "mlp.gate_proj.weight"] = matrix(intermediate, hidden)
@@ -157,44 +206,65 @@ def write_model(model: Model, weights: dict[str, Tensor], folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def rms_norm_float64(self: modeling_llama.LlamaRMSNorm, x: Tensor) -> Tensor:
+def modeling_of(model_type: str) -> ModuleType:
+    return importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
+
+
+def rms_norm_float64(self: Any, x: Tensor) -> Tensor:
     return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
 
 
-def rotary_float64(self: modeling_llama.LlamaRotaryEmbedding, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-    c: Any = self.config
-    head_dim = c.head_dim or c.hidden_size // c.num_attention_heads
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-    angles = position_ids[..., None].double() * c.rope_parameters["rope_theta"] ** -exponents
+def frequencies_float64(c: Any) -> Tensor:
+    head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    rope = c.rope_parameters
+    frequencies = rope["rope_theta"] ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    if rope["rope_type"] == "default":
+        return frequencies
+    if rope["rope_type"] == "linear":
+        return frequencies / rope["factor"]
+    assert rope["rope_type"] == "llama3"
+    low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
+    waves = rope["original_max_position_embeddings"] * frequencies / (2 * torch.pi)
+    smooth = ((waves - low) / (high - low)).clamp(0, 1)
+    bands = {"slow": (waves < low).sum(), "middle": ((waves >= low) & (waves <= high)).sum(), "fast": (waves > high).sum()}
+    assert all(bands.values()), bands
+    return frequencies * (smooth + (1 - smooth) / factor)
+
+
+def rotary_float64(self: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    angles = position_ids[..., None].double() * frequencies_float64(self.config)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
 
 def attention_float64(
-    module: modeling_llama.LlamaAttention,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     _mask: Tensor | None,
     scaling: float,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    key = modeling_llama.repeat_kv(key, module.num_key_value_groups)
-    value = modeling_llama.repeat_kv(value, module.num_key_value_groups)
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
     scores = query @ key.transpose(2, 3) * scaling
     length = scores.shape[-1]
-    future = torch.ones(length, length, dtype=torch.bool).triu(1)
-    probabilities = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
+    ones = torch.ones(length, length, dtype=torch.bool)
+    unseen = ones.triu(1) if sliding_window is None else ones.triu(1) | ones.tril(-sliding_window)
+    probabilities = scores.masked_fill(unseen, -torch.inf).softmax(dim=-1)
     return (probabilities @ value).transpose(1, 2).contiguous(), probabilities
 
 
 @contextlib.contextmanager
-def no_float32_inside() -> Iterator[None]:
+def no_float32_inside(model_type: str = "llama") -> Iterator[None]:
     """Replace what transformers computes in float32 whatever the model's type."""
+    modeling, family = modeling_of(model_type), model_type.capitalize()
     with (
-        mock.patch.object(modeling_llama.LlamaRMSNorm, "forward", rms_norm_float64),
-        mock.patch.object(modeling_llama.LlamaRotaryEmbedding, "forward", rotary_float64),
-        mock.patch.object(modeling_llama, "eager_attention_forward", attention_float64),
+        mock.patch.object(getattr(modeling, f"{family}RMSNorm"), "forward", rms_norm_float64),
+        mock.patch.object(getattr(modeling, f"{family}RotaryEmbedding"), "forward", rotary_float64),
+        mock.patch.object(modeling, "eager_attention_forward", attention_float64),
     ):
         yield
 
@@ -202,7 +272,7 @@ def no_float32_inside() -> Iterator[None]:
 class Recorder:
     """Keeps the input and the output's gradient of the blocks' linear layers, and the activations between blocks."""
 
-    def __init__(self, llama: LlamaForCausalLM, matrices: str = "") -> None:
+    def __init__(self, llama: Any, matrices: str = "") -> None:
         """Watches the linear layers in whose names the pattern is found."""
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
@@ -243,16 +313,16 @@ class Recorder:
         }
 
 
-def load(folder: Path, dtype: torch.dtype, attention: str = "eager") -> LlamaForCausalLM:
-    llama = LlamaForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
-    return llama.eval()
+def load(folder: Path, dtype: torch.dtype, attention: str = "eager", model_type: str = "llama") -> Any:
+    causal_lm = getattr(modeling_of(model_type), architecture(model_type))
+    return causal_lm.from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
 
 
 def mean_loss(logits: Tensor, tokens: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits[0, :-1], tokens[1:])
 
 
-def compute(llama: LlamaForCausalLM, tokens: Tensor) -> dict[str, Tensor]:
+def compute(llama: Any, tokens: Tensor) -> dict[str, Tensor]:
     """All golden numbers, the model in its own precision; sequences go through one at a time."""
     recorder = Recorder(llama)
     result: dict[str, Tensor] = {}
@@ -293,9 +363,11 @@ def make(model: Model, folder: Path) -> None:
     np.save(folder / "tokens.npy", tokens)
 
     token_tensor = torch.from_numpy(tokens).long()
-    with no_float32_inside():
-        golden = compute(load(folder, torch.float64), token_tensor)
-    difference, worst = largest_relative_difference(compute(load(folder, torch.float32), token_tensor), golden)
+    model_type = model.config["model_type"]
+    with no_float32_inside(model_type):
+        golden = compute(load(folder, torch.float64, model_type=model_type), token_tensor)
+    untouched = compute(load(folder, torch.float32, model_type=model_type), token_tensor)
+    difference, worst = largest_relative_difference(untouched, golden)
     if difference > FLOAT32_TOLERANCE:
         raise SystemExit(f"{model.name}: {worst} differs by {difference:.1e} between float32 and float64")
     (folder / "golden").mkdir(exist_ok=True)
@@ -311,16 +383,20 @@ def make(model: Model, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write small random LLaMA models and their golden numbers.")
+    parser = argparse.ArgumentParser(description="Write small random models and their golden numbers.")
     beside = Path(__file__).resolve().parent
     parser.add_argument("--output", type=Path, default=beside, help="default: beside this file")
-    output: Path = parser.parse_args().output
+    parser.add_argument("--only", choices=[model.name for model in MODELS + FAMILY_MODELS], help="one model; default: all")
+    arguments = parser.parse_args()
+    output: Path = arguments.output
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    for model in MODELS:
+    for model in MODELS + FAMILY_MODELS:
+        if arguments.only not in (None, model.name):
+            continue
         make(model, output / model.name)
 
 

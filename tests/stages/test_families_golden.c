@@ -1,10 +1,12 @@
-/* The LLaMA family against PyTorch: logits, losses, hidden states, gradients and both Fisher sums of small
+/* The families against PyTorch: logits, losses, hidden states, gradients and both Fisher sums of small
  * random models, as tests/reference/make_golden.py computed them in double. Runs on the backend that
  * DECANT_TEST_DEVICE names. */
 #include "io/safetensors.h"
 #include "io/token_array.h"
 #include "stages/calibrate.h"
 #include "tests/kernels/device_arrays.h"
+
+#include <unistd.h>
 
 /* Relative L2 errors. F32: three or four blocks of float sums; a Fisher sum doubles the error of its gradient.
  * BF16: eight bits a rounding. */
@@ -323,7 +325,8 @@ static void check_micro_batches(decant_backend *backend, const char *name, decan
     close_model(&model);
 }
 
-static const char *const names[] = {"llama_mha", "llama_gqa_tied", "llama_bf16_headdim"};
+static const char *const names[] = {"llama_mha",    "llama_gqa_tied", "llama_bf16_headdim", "llama3_scaled",
+                                    "llama_linear", "mistral_window", "qwen2_biases",       "qwen3_norms"};
 
 static void forward_gradients_and_sequence_fisher_match(void **state)
 {
@@ -399,6 +402,36 @@ static void an_unknown_family_is_refused_by_name(void **state)
     assert_null(family);
 }
 
+/* Other keys than those that decant reads must not hide what is wrong. */
+static void a_config_of_an_unknown_family_is_refused_for_that(void **state)
+{
+    (void)state;
+    decant_model_config config;
+    const decant_family *family;
+    decant_error err = {0};
+    char path[] = "/tmp/decant-family-XXXXXX.json";
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {"{\"architectures\":[\"OPTForCausalLM\"],\"ffn_dim\":3072}", "\"OPTForCausalLM\" is not one"},
+        {"{\"architectures\":[\"Qwen3ForCausalLM\"]}", "no \"hidden_size\""},
+        {"{\"hidden_size\":64}", "\"architectures\""},
+    };
+    int descriptor = mkstemps(path, 5);
+    assert_true(descriptor >= 0);
+    close(descriptor);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        FILE *file = fopen(path, "w");
+        assert_non_null(file);
+        fputs(cases[i].text, file);
+        fclose(file);
+        assert_int_equal(decant_family_read(path, &config, &family, &err), DECANT_ERROR_INPUT);
+        assert_non_null(strstr(err.message, cases[i].message));
+        decant_model_config_free(&config);
+    }
+    unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -408,6 +441,7 @@ int main(void)
         cmocka_unit_test(parts_of_a_model_give_the_bits_of_the_whole),
         cmocka_unit_test(a_short_sequence_fits_a_part_made_for_longer_ones),
         cmocka_unit_test(an_unknown_family_is_refused_by_name),
+        cmocka_unit_test(a_config_of_an_unknown_family_is_refused_for_that),
     };
-    return cmocka_run_group_tests_name("LLaMA against PyTorch", tests, open_backend, close_backend);
+    return cmocka_run_group_tests_name("families against PyTorch", tests, open_backend, close_backend);
 }

@@ -1,0 +1,25 @@
+/* The bias of a linear layer, added to every row of its output. */
+#include "kernels/cpu/operations.h"
+
+/* Columns whose bias is converted once and then added to all rows. */
+enum { CHUNK = 256 };
+
+decant_status decant_cpu_add_bias(decant_backend *backend, decant_matrix y, decant_matrix bias,
+                                  decant_error *err)
+{
+    (void)err;
+    const size_t element_bytes = decant_element_bytes(bias.element);
+#pragma omp parallel for num_threads(decant_cpu_threads_for(backend, y.rows *y.columns)) schedule(static)
+    for (int64_t first = 0; first < y.columns; first += CHUNK) {
+        int64_t count = y.columns - first < CHUNK ? y.columns - first : CHUNK;
+        float addends[CHUNK];
+        decant_elements_to_f32(bias.element, (const char *)bias.data + (size_t)first * element_bytes, count,
+                               addends);
+        for (int64_t t = 0; t < y.rows; t++) {
+            float *row = (float *)y.data + t * y.columns + first;
+            for (int64_t i = 0; i < count; i++)
+                row[i] += addends[i];
+        }
+    }
+    return DECANT_OK;
+}

@@ -1,0 +1,41 @@
+/* See job_tokens.h. */
+#include "pipeline/job_tokens.h"
+
+#include "stages/random_tokens.h"
+
+/* Token ids that every rank reads for itself; all must have read the same. */
+static decant_status read_tokens(decant_job *job, const char *path, int64_t window, int64_t sequences,
+                                 decant_token_array *tokens, decant_error *err)
+{
+    decant_status status =
+        decant_token_array_read(path, window, sequences, job->config.vocabulary_size, tokens, err);
+    status = decant_ranks_agree(job->ranks, status, err);
+    if (status != DECANT_OK)
+        return status;
+    return decant_ranks_require_equal(job->ranks, &tokens->checksum, sizeof tokens->checksum, path, err);
+}
+
+decant_status decant_job_read_text(decant_job *job, decant_token_array *text, decant_error *err)
+{
+    const decant_options *options = job->options;
+    return read_tokens(job, options->text, options->validation_window, options->validation_windows, text, err);
+}
+
+decant_status decant_job_read_calibration(decant_job *job, decant_token_array *tokens, decant_error *err)
+{
+    const decant_options *options = job->options;
+    return read_tokens(job, options->calibration, options->window, options->sequences, tokens, err);
+}
+
+decant_status decant_job_read_sensitivity_tokens(decant_job *job, decant_token_array *tokens, decant_error *err)
+{
+    const decant_options *options = job->options;
+    if (options->calibration[0])
+        return read_tokens(job, options->calibration, options->window, options->sensitivity_sequences, tokens,
+                           err);
+    decant_log_say(job->log, "no --calibration: sensitivities are measured on random tokens");
+    return decant_ranks_agree(job->ranks,
+                              decant_random_tokens(options->sensitivity_sequences, options->window,
+                                                   job->config.vocabulary_size, options->seed, tokens, err),
+                              err);
+}

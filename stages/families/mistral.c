@@ -1,0 +1,19 @@
+/* Mistral: the decoder block with attention over a sliding window, where config.json has one (the later models'
+ * is null). Source: Jiang et al., "Mistral 7B" (2023), section 2. */
+#include "stages/families/decoder_block.h"
+#include "stages/families/families.h"
+
+static const decant_decoder_features features = {.sliding_window = true};
+
+const decant_family decant_family_mistral = {
+    .architecture = "MistralForCausalLM",
+    .decoder = &features,
+    .linear_count = DECANT_BLOCK_LINEARS,
+    .linear = decant_decoder_linear,
+    .vector = decant_decoder_vector,
+    .sizes = decant_decoder_sizes,
+    .create_activations = decant_decoder_create_activations,
+    .destroy_activations = decant_decoder_destroy_activations,
+    .forward = decant_decoder_forward,
+    .backward = decant_decoder_backward,
+};
