@@ -1,5 +1,5 @@
-/* A container: the bytes as they come, against the seal; and, where the first byte is odd, with a seal put on by this
- * target, so that what stands behind the seal is reached too. */
+/* A container: the bytes as they come, against the seal; and, where the first byte is odd, with a seal put on
+ * by this target, so that what stands behind the seal is reached too. */
 #include "tests/fuzz/input_file.h"
 
 #include "base/memory.h"

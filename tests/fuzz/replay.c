@@ -1,4 +1,5 @@
-/* Runs a fuzz target over the files of a corpus, one after the other: how the tests replay what fuzzing found. */
+/* Runs a fuzz target over the files of a corpus, one after the other: how the tests replay what fuzzing found.
+ */
 #include "tests/fuzz/input_file.h"
 
 #include <dirent.h>
