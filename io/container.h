@@ -127,6 +127,14 @@ decant_status decant_container_get_integer(const decant_container *container, co
 decant_status decant_container_get_real(const decant_container *container, const char *path, const char *name,
                                         double *value, decant_error *err);
 
+/* From now on decant_container_read compares the checksum of every dataset that it reads: DECANT_ERROR_INPUT
+ * when it is damaged. */
+void decant_container_check_reads(decant_container *container);
+
+/* DECANT_ERROR_INPUT when `checksum` is not the one that the dataset was written with. */
+decant_status decant_container_compare_checksum(const decant_container *container, const char *path,
+                                                uint32_t checksum, decant_error *err);
+
 /* Calls visit for every dataset in path order; stops at the first status that is not DECANT_OK and returns it.
  */
 typedef decant_status (*decant_container_visit)(void *context, const char *path, decant_stored type,

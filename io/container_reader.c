@@ -6,6 +6,7 @@
 #include "io/container.h"
 
 #include "base/memory.h"
+#include "io/checksum.h"
 #include "io/container_seal.h"
 #include "io/hdf5_support.h"
 
@@ -17,6 +18,7 @@ struct decant_container {
     hid_t file;
     char *path;          /* owned */
     uint64_t size_bytes; /* of the file */
+    bool checks_reads;
 };
 
 enum { TEXT_LARGEST_BYTES = 64 << 20 };
@@ -93,6 +95,11 @@ const char *decant_container_path(const decant_container *container)
 }
 
 /* ---- find things ---- */
+
+void decant_container_check_reads(decant_container *container)
+{
+    container->checks_reads = true;
+}
 
 bool decant_container_has(const decant_container *container, const char *path)
 {
@@ -268,6 +275,10 @@ decant_status decant_container_read(const decant_container *container, const cha
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: dataset %s has not the shape that belongs there",
                     container->path, path);
     DECANT_TRY(transfer(container, path, &opened, 0, opened.elements, data, err));
+    size_t size_bytes = (size_t)opened.elements * decant_stored_bytes(type);
+    if (container->checks_reads)
+        DECANT_TRY(
+            decant_container_compare_checksum(container, path, decant_checksum(0, data, size_bytes), err));
 done:
     close_dataset(&opened);
     return status;

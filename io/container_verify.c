@@ -34,22 +34,32 @@ done:
     return status;
 }
 
+decant_status decant_container_compare_checksum(const decant_container *container, const char *path,
+                                                uint32_t checksum, decant_error *err)
+{
+    int64_t expected = 0;
+    decant_status status;
+    DECANT_TRY(decant_container_get_integer(container, path, "crc32", &expected, err));
+    if (expected != (int64_t)checksum)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT,
+                    "%s: dataset %s is damaged: its checksum is %08lx, it was written with %08llx",
+                    decant_container_path(container), path, (unsigned long)checksum,
+                    (unsigned long long)expected);
+done:
+    return status;
+}
+
 static decant_status verify_dataset(void *context, const char *path, decant_stored type,
                                     const decant_shape *shape, decant_error *err)
 {
     verification *progress = context;
     decant_status status = DECANT_OK;
-    int64_t expected = 0, elements = 1;
+    int64_t elements = 1;
     uint32_t checksum = 0;
     for (int d = 0; d < shape->dimensions; d++)
         elements *= shape->extent[d];
-    DECANT_TRY(decant_container_get_integer(progress->container, path, "crc32", &expected, err));
     DECANT_TRY(sum_dataset(progress->container, path, type, elements, &checksum, err));
-    if (expected != (int64_t)checksum)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT,
-                    "%s: dataset %s is damaged: its checksum is %08lx, it was written with %08llx",
-                    decant_container_path(progress->container), path, (unsigned long)checksum,
-                    (unsigned long long)expected);
+    DECANT_TRY(decant_container_compare_checksum(progress->container, path, checksum, err));
     progress->datasets++;
     progress->bytes += elements * (int64_t)decant_stored_bytes(type);
 done:

@@ -3,6 +3,8 @@
 #include "base/log.h"
 #include "base/ranks.h"
 #include "pipeline/examine.h"
+#include "pipeline/export.h"
+#include "pipeline/import_statistics.h"
 #include "pipeline/job.h"
 #include "pipeline/options.h"
 #include "pipeline/plan_report.h"
@@ -13,7 +15,7 @@
 static bool needs_ranks(decant_command command)
 {
     return command == DECANT_COMMAND_RUN || command == DECANT_COMMAND_CALIBRATE ||
-           command == DECANT_COMMAND_VALIDATE;
+           command == DECANT_COMMAND_VALIDATE || command == DECANT_COMMAND_IMPORT_STATISTICS;
 }
 
 /* Under mpirun and srun every process reads the same command line; one of them tells what is wrong with it. */
@@ -45,7 +47,9 @@ static int run_on_ranks(const decant_options *options)
         return fail(status, &err);
     status = decant_log_open(ranks->rank, options->quiet, options->log[0] ? options->log : NULL, &log, &err);
     status = decant_ranks_agree(ranks, status, &err);
-    if (status == DECANT_OK)
+    if (status == DECANT_OK && options->command == DECANT_COMMAND_IMPORT_STATISTICS)
+        status = decant_import_statistics(ranks, options, &err);
+    else if (status == DECANT_OK)
         status = decant_job_run(ranks, options, &log, &err);
     decant_log_close(&log);
     int rank = ranks->rank, size = ranks->size;
@@ -57,6 +61,19 @@ static int run_on_ranks(const decant_options *options)
     else if (rank == err.rank)
         fail(status, &err);
     return decant_status_exit(status);
+}
+
+/* The commands of one process. */
+static decant_status run_alone(const decant_options *options, decant_error *err)
+{
+    switch (options->command) {
+    case DECANT_COMMAND_PLAN:
+        return decant_plan_command(options, stdout, err);
+    case DECANT_COMMAND_EXPORT:
+        return decant_export_command(options, stdout, err);
+    default:
+        return decant_examine(options, stdout, err);
+    }
 }
 
 int main(int argument_count, char **arguments)
@@ -75,8 +92,7 @@ int main(int argument_count, char **arguments)
         return 0;
     }
     if (!needs_ranks(options.command)) {
-        bool plans = options.command == DECANT_COMMAND_PLAN;
-        status = plans ? decant_plan_command(&options, stdout, &err) : decant_examine(&options, stdout, &err);
+        status = run_alone(&options, &err);
         return status == DECANT_OK ? 0 : fail(status, &err);
     }
     int provided;

@@ -29,6 +29,8 @@ static const option_row option_table[] = {
      "keep what the backward pass needs, or compute it again"},
     {"statistics", OPTION_PATH, "S.h5", NULL, FIELD(statistics), 0, 0, false,
      "Fisher sums of an earlier `calibrate`, in place of --calibration"},
+    {"gradients", OPTION_PATH, "DIR", NULL, FIELD(gradients), 0, 0, false,
+     "import-statistics: safetensors of squared gradients, named as the model's"},
     {"replicas", OPTION_NUMBER, "R", "0", FIELD(replicas), 0, 4096, false,
      "shares of the sequences, 0: one unless ranks outnumber layers"},
     {"bits", OPTION_REAL, "B", NULL, FIELD(bits), 1, 16, true,
@@ -81,6 +83,12 @@ static const option_row option_table[] = {
     {"output", OPTION_PATH, "M.h5", NULL, FIELD(output), 0, 0, false, "container (or statistics) to write"},
     {"overwrite", OPTION_FLAG, NULL, NULL, FIELD(overwrite), 0, 0, false,
      "replace an output that exists, once the new one is complete"},
+    {"format", OPTION_CHOICE, "safetensors|squeezellm", "safetensors", FIELD(format), 0, 0, false,
+     "export: 16-bit weights that any program reads, or SqueezeLLM's packing"},
+    {"element", OPTION_CHOICE, "auto|bf16|f16|f32", "auto", FIELD(element), 0, 0, false,
+     "export: of the weights; auto: BF16 or F16, as the model"},
+    {"shard-size", OPTION_SIZE, "SIZE", "5GB", FIELD(shard_bytes), 1, 9e18, false,
+     "export: largest file of the model"},
     {"device", OPTION_CHOICE, "auto|cpu|cuda", "auto", FIELD(device), 0, 0, false,
      "where to compute; auto takes a GPU when there is one"},
     {"full-floats", OPTION_FLAG, NULL, NULL, FIELD(full_floats), 0, 0, false,
@@ -123,12 +131,17 @@ static const struct {
      "the whole job: calibrate, quantize, allocate, write, validate"},
     {"calibrate", DECANT_COMMAND_CALIBRATE, 0, "calibrate --model DIR --calibration T.npy --output S.h5",
      "the Fisher sums alone, for later runs with --statistics"},
+    {"import-statistics", DECANT_COMMAND_IMPORT_STATISTICS, 0,
+     "import-statistics --model DIR --gradients DIR --sequences N --output S.h5",
+     "squared gradients of another program, as SqueezeLLM's, for --statistics"},
     {"allocate", DECANT_COMMAND_ALLOCATE, 1, "allocate M.h5 --bits 3.5 | --size 3.5GB | --sweep 2.5:5:0.25",
      "solve the bit allocation again for other budgets; prints the plan or the curve"},
     {"validate", DECANT_COMMAND_VALIDATE, 1, "validate M.h5 --model DIR --text T.npy",
      "perplexity before and after, KL divergence, top-1 agreement"},
     {"plan", DECANT_COMMAND_PLAN, 0, "plan --model DIR|config.json --ranks 8 --device-memory 80G",
      "what a job would hold, move and take, rank by rank, before it is run"},
+    {"export", DECANT_COMMAND_EXPORT, 1, "export M.h5 --format safetensors|squeezellm --output DIR",
+     "a Hugging Face folder for other programs; --model copies the tokenizer"},
     {"inspect", DECANT_COMMAND_INSPECT, 1, "inspect M.h5 [--json]", "what a container holds"},
     {"verify", DECANT_COMMAND_VERIFY, 1, "verify M.h5", "check every checksum"},
     {"compare", DECANT_COMMAND_COMPARE, 2, "compare A.h5 B.h5", "tell what differs between two containers"},
@@ -220,20 +233,26 @@ static decant_status require_options(const decant_options *options, decant_error
     decant_command command = options->command;
     bool runs = command == DECANT_COMMAND_RUN, calibrates = command == DECANT_COMMAND_CALIBRATE;
     bool validates = command == DECANT_COMMAND_VALIDATE, plans = command == DECANT_COMMAND_PLAN;
+    bool imports = command == DECANT_COMMAND_IMPORT_STATISTICS;
+    bool writes = runs || calibrates || imports || command == DECANT_COMMAND_EXPORT;
     const char *missing = NULL, *for_recipe = NULL;
     if (runs || plans) {
         decant_status status = require_recipe(options, &for_recipe, err);
         if (status != DECANT_OK)
             return status;
     }
-    if ((runs || calibrates || plans) && !options->model[0])
+    if ((runs || calibrates || imports || plans) && !options->model[0])
         missing = "--model";
     else if (runs && for_recipe)
         missing = for_recipe;
     else if (calibrates && !options->calibration[0])
         missing = "--calibration";
-    else if ((runs || calibrates) && !options->output[0])
+    else if (writes && !options->output[0])
         missing = "--output";
+    else if (imports && !options->gradients[0])
+        missing = "--gradients";
+    else if (imports && options->sequences == 0)
+        missing = "--sequences (over how many the squares were summed)";
     else if (validates && !options->text[0])
         missing = "--text";
     else if (command == DECANT_COMMAND_ALLOCATE && options->bits == 0 && options->size_bytes == 0 &&

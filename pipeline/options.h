@@ -20,6 +20,8 @@ typedef enum decant_command {
     DECANT_COMMAND_VERIFY,
     DECANT_COMMAND_COMPARE,
     DECANT_COMMAND_PLAN,
+    DECANT_COMMAND_EXPORT,
+    DECANT_COMMAND_IMPORT_STATISTICS,
     DECANT_COMMAND_HELP,
     DECANT_COMMAND_VERSION,
 } decant_command;
@@ -48,6 +50,15 @@ typedef enum decant_precision {
     DECANT_PRECISION_FAST, /* as the rest of the job: BF16 on a GPU */
 } decant_precision;
 
+/* As what a container leaves, and of which element its decoded weights are then. */
+typedef enum decant_export_format { DECANT_EXPORT_SAFETENSORS, DECANT_EXPORT_SQUEEZELLM } decant_export_format;
+typedef enum decant_export_element {
+    DECANT_EXPORT_AUTO, /* BF16 or F16, as the model */
+    DECANT_EXPORT_BF16,
+    DECANT_EXPORT_F16,
+    DECANT_EXPORT_F32
+} decant_export_element;
+
 /* Average bits from first to last, in steps; step 0: not given. */
 typedef struct decant_sweep {
     double first, last, step;
@@ -59,7 +70,7 @@ typedef char decant_option_path[DECANT_OPTION_PATH_BYTES]; /* empty: not given *
 
 typedef struct decant_options {
     decant_command command;
-    decant_option_path container;        /* first argument of allocate, validate, inspect, verify, compare */
+    decant_option_path container; /* first argument of allocate, validate, export, inspect, verify, compare */
     decant_option_path second_container; /* second argument of compare */
 
     decant_option_path model;
@@ -70,6 +81,7 @@ typedef struct decant_options {
     int fisher;          /* decant_fisher_form */
     int retention;       /* decant_retention */
     decant_option_path statistics;
+    decant_option_path gradients; /* import-statistics */
     int replicas; /* groups of ranks that share out the sequences; 0: as decant_schedule_grid says */
 
     double bits;        /* average over the quantized weights of everything stored; 0: not given */
@@ -99,7 +111,10 @@ typedef struct decant_options {
 
     decant_option_path output;
     bool overwrite;
-    int device; /* decant_device */
+    int format;          /* decant_export_format */
+    int element;         /* decant_export_element */
+    int64_t shard_bytes; /* largest file of an export */
+    int device;          /* decant_device */
     bool full_floats;
     int threads;          /* 0: the cores divided among the ranks of a machine */
     int ranks;            /* plan: how many to plan for */

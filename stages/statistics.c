@@ -2,6 +2,7 @@
 #include "stages/statistics.h"
 
 #include "base/memory.h"
+#include "stages/gradients.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -19,9 +20,9 @@ typedef struct sum_part {
 } sum_part;
 
 /* Returns how many there are. */
-static int list_parts(const decant_fisher_sums *fisher, const decant_linear *linear, sum_part parts[PARTS])
+static int list_parts(int hessian_groups, const decant_linear *linear, sum_part parts[PARTS])
 {
-    int64_t rows = linear->rows, columns = linear->columns, groups = fisher->hessian_groups;
+    int64_t rows = linear->rows, columns = linear->columns, groups = hessian_groups;
     parts[0] = (sum_part){.shape = {2, {rows, columns}}, .count = rows * columns};
     parts[1] = (sum_part){.shape = {3, {groups, columns, columns}},
                           .offset = rows * columns,
@@ -34,15 +35,15 @@ static int list_parts(const decant_fisher_sums *fisher, const decant_linear *lin
 /* Collective: the datasets of every linear layer of the model; ids[(layer · linear_count + linear) · PARTS +
  * part].
  */
-static decant_status define_sums(decant_container_writer *writer, const decant_fisher_sums *fisher, int *ids,
-                                 decant_error *err)
+static decant_status define_sums(decant_container_writer *writer, const decant_model_config *config,
+                                 const decant_family *family, int hessian_groups, int *ids, decant_error *err)
 {
-    int linears = fisher->family->linear_count;
-    for (int i = 0; i < fisher->config->layers * linears; i++) {
+    int linears = family->linear_count;
+    for (int i = 0; i < config->layers * linears; i++) {
         decant_linear linear;
         sum_part parts[PARTS];
-        fisher->family->linear(fisher->config, i / linears, i % linears, &linear);
-        for (int part = 0, count = list_parts(fisher, &linear, parts); part < count; part++) {
+        family->linear(config, i / linears, i % linears, &linear);
+        for (int part = 0, count = list_parts(hessian_groups, &linear, parts); part < count; part++) {
             decant_status status = decant_container_define(writer, parts[part].path, DECANT_STORED_F32,
                                                            &parts[part].shape, &ids[i * PARTS + part], err);
             if (status != DECANT_OK)
@@ -94,12 +95,31 @@ static decant_status write_sums(decant_container_writer *writer, const decant_fi
             sum = host;
         }
         sum_part parts[PARTS];
-        for (int part = 0, part_count = list_parts(fisher, &linear, parts); part < part_count; part++)
+        for (int part = 0, part_count = list_parts(fisher->hessian_groups, &linear, parts); part < part_count;
+             part++)
             DECANT_TRY(decant_container_write(writer, ids[(fisher->first_layer * linears + i) * PARTS + part],
                                               0, parts[part].count, sum + parts[part].offset, err));
     }
 done:
     decant_memory_free(host);
+    return status;
+}
+
+/* Collective: an empty file in which all sums of a model have a place; ids is freed by the caller, also on
+ * failure. */
+static decant_status begin_file(decant_ranks *ranks, const char *path, bool overwrite,
+                                const decant_model_config *config, const decant_family *family,
+                                int hessian_groups, decant_container_writer **writer, int **ids,
+                                decant_error *err)
+{
+    size_t count = (size_t)config->layers * (size_t)family->linear_count * PARTS;
+    decant_status status;
+    DECANT_TRY(decant_ranks_agree(
+        ranks, decant_memory_allocate(count * sizeof **ids, "dataset numbers", (void **)ids, err), err));
+    DECANT_TRY(decant_container_create(ranks, path, overwrite, writer, err));
+    DECANT_TRY(define_sums(*writer, config, family, hessian_groups, *ids, err));
+    DECANT_TRY(decant_container_begin(*writer, err));
+done:
     return status;
 }
 
@@ -110,17 +130,55 @@ decant_status decant_statistics_write(decant_ranks *ranks, const char *path, boo
     decant_container_writer *writer = NULL;
     int *ids = NULL;
     decant_status status;
-    DECANT_TRY(decant_ranks_agree(
-        ranks,
-        decant_memory_allocate((size_t)fisher->config->layers * (size_t)fisher->family->linear_count * PARTS *
-                                   sizeof *ids,
-                               "dataset numbers", (void **)&ids, err),
-        err));
-    DECANT_TRY(decant_container_create(ranks, path, overwrite, &writer, err));
-    DECANT_TRY(define_sums(writer, fisher, ids, err));
+    DECANT_TRY(begin_file(ranks, path, overwrite, fisher->config, fisher->family, fisher->hessian_groups,
+                          &writer, &ids, err));
     DECANT_TRY(set_origin(writer, origin, err));
-    DECANT_TRY(decant_container_begin(writer, err));
     DECANT_TRY(decant_ranks_agree(ranks, write_sums(writer, fisher, ids, err), err));
+    DECANT_TRY(decant_container_finish(&writer, err));
+done:
+    decant_container_discard(&writer);
+    decant_memory_free(ids);
+    return status;
+}
+
+/* Local: all sums, from another program's. */
+static decant_status write_gradients(decant_container_writer *writer, const decant_model_config *config,
+                                     const decant_family *family, const decant_safetensors *gradients,
+                                     const int *ids, uint32_t *checksum, decant_error *err)
+{
+    float *sums = NULL;
+    decant_status status = DECANT_OK;
+    for (int i = 0; i < config->layers * family->linear_count; i++) {
+        decant_linear linear;
+        family->linear(config, i / family->linear_count, i % family->linear_count, &linear);
+        int64_t count = linear.rows * linear.columns;
+        decant_memory_free(sums);
+        DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *sums, linear.name, (void **)&sums, err));
+        DECANT_TRY(decant_gradients_read(gradients, &linear, sums, checksum, err));
+        DECANT_TRY(decant_container_write(writer, ids[i * PARTS], 0, count, sums, err));
+    }
+done:
+    decant_memory_free(sums);
+    return status;
+}
+
+decant_status decant_statistics_import(decant_ranks *ranks, const char *path, bool overwrite,
+                                       const decant_model_config *config, const decant_family *family,
+                                       const decant_safetensors *gradients,
+                                       const decant_statistics_origin *origin, decant_error *err)
+{
+    decant_container_writer *writer = NULL;
+    decant_statistics_origin imported = *origin;
+    int *ids = NULL;
+    uint32_t checksum = 0;
+    decant_status status;
+    DECANT_TRY(begin_file(ranks, path, overwrite, config, family, 0, &writer, &ids, err));
+    if (ranks->rank == 0)
+        status = write_gradients(writer, config, family, gradients, ids, &checksum, err);
+    DECANT_TRY(decant_ranks_agree(ranks, status, err));
+    DECANT_TRY(decant_ranks_broadcast(ranks, 0, &checksum, sizeof checksum, err));
+    imported.calibration_checksum = checksum;
+    DECANT_TRY(set_origin(writer, &imported, err));
     DECANT_TRY(decant_container_finish(&writer, err));
 done:
     decant_container_discard(&writer);
@@ -204,7 +262,7 @@ decant_status decant_statistics_read(const decant_container *file, decant_fisher
             sizeof *host;
         decant_memory_free(host);
         DECANT_TRY(decant_memory_allocate(size_bytes, linear.name, (void **)&host, err));
-        for (int part = 0, count = list_parts(fisher, &linear, parts); part < count; part++) {
+        for (int part = 0, count = list_parts(fisher->hessian_groups, &linear, parts); part < count; part++) {
             if (part > 0)
                 DECANT_TRY(require_hessian(file, &parts[part], err));
             DECANT_TRY(decant_container_read(file, parts[part].path, DECANT_STORED_F32, &parts[part].shape,

@@ -5,6 +5,7 @@
 #define DECANT_STAGES_STATISTICS_H
 
 #include "io/container.h"
+#include "io/safetensors.h"
 #include "stages/fisher_sums.h"
 
 /* What the sums were made from. */
@@ -14,7 +15,7 @@ typedef struct decant_statistics_origin {
     int64_t length;      /* tokens a sequence */
     int64_t micro_batch; /* sequences that were taken together: decides the order of sums */
     int64_t replicas;    /* that divided the sequences: their sums were added in order */
-    double loss;         /* mean over the sequences */
+    double loss;         /* mean over the sequences; NaN when it is not known */
     uint32_t calibration_checksum;
 } decant_statistics_origin;
 
@@ -22,6 +23,13 @@ typedef struct decant_statistics_origin {
 decant_status decant_statistics_write(decant_ranks *ranks, const char *path, bool overwrite,
                                       const decant_fisher_sums *fisher, const decant_statistics_origin *origin,
                                       decant_error *err);
+
+/* Collective; rank 0 does the work. The same from the sums of another program (stages/gradients.h), one matrix
+ * at a time. The checksum of the origin is that of the gradients. */
+decant_status decant_statistics_import(decant_ranks *ranks, const char *path, bool overwrite,
+                                       const decant_model_config *config, const decant_family *family,
+                                       const decant_safetensors *gradients,
+                                       const decant_statistics_origin *origin, decant_error *err);
 
 /* Local. What the file was made from. DECANT_ERROR_INPUT when it is no statistics file. */
 decant_status decant_statistics_open(const char *path, decant_container **file,

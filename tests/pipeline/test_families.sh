@@ -3,19 +3,14 @@
 # bias that it needs to be read as a model, and neither ranks nor streaming change a byte. Configs of the real models are
 # planned.
 set -euo pipefail
-decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-
-fail() { echo "FAILED: $*" >&2; exit 1; }
+. "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 
 for name in llama3_scaled mistral_window qwen2_biases qwen3_norms; do
   model=$source/tests/reference/$name
   # Widths up to 8 without a sparse part: the quantized model must be close to the original.
   run=(run --replicas 1 --model "$model" --calibration "$model/tokens.npy" --text "$model/tokens.npy" --bits 8.9
-       --bit-widths 2-8 --sensitive 0 --outliers 0 --quiet --device cpu)
-  mpirun -n 1 "$decant" "${run[@]}" --output "$work/$name.h5" >"$work/result"
+       --bit-widths 2-8 --sensitive 0 --outliers 0)
+  on 1 "${run[@]}" --output "$work/$name.h5" >"$work/result"
   python3 - "$model" "$work/result" <<'PY'
 import json, math, re, struct, sys
 model, result = sys.argv[1], open(sys.argv[2]).read()
@@ -29,9 +24,9 @@ divergence = float(re.search(r"KL divergence +([\d.]+)", result)[1])
 assert abs(perplexity - expected) < 1e-5 * expected, (model, perplexity, expected)
 assert 0 < divergence < 0.1, (model, divergence)
 PY
-  mpirun -n 2 "$decant" "${run[@]}" --output "$work/two.h5" >"$work/result"
+  on 2 "${run[@]}" --output "$work/two.h5" >"$work/result"
   cmp "$work/$name.h5" "$work/two.h5" || fail "$name: 2 ranks give other bytes than 1"
-  mpirun -n 1 "$decant" "${run[@]}" --memory streamed --output "$work/streamed.h5" >"$work/result"
+  on 1 "${run[@]}" --memory streamed --output "$work/streamed.h5" >"$work/result"
   cmp "$work/$name.h5" "$work/streamed.h5" || fail "$name: a streamed job gives other bytes"
   rm "$work/two.h5" "$work/streamed.h5"
 done

@@ -1,0 +1,44 @@
+/* See file_bytes.h. */
+#include "io/file_bytes.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PIECE_BYTES = 1 << 30 }; /* Linux writes no more than 2 GiB at once */
+
+decant_status decant_file_create(const char *path, int *descriptor, decant_error *err)
+{
+    *descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (*descriptor < 0)
+        return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be made: %s", path, strerror(errno));
+    return DECANT_OK;
+}
+
+decant_status decant_file_write(int descriptor, const char *path, const void *data, size_t size_bytes,
+                                decant_error *err)
+{
+    const char *at = data;
+    while (size_bytes > 0) {
+        ssize_t written = write(descriptor, at, size_bytes < PIECE_BYTES ? size_bytes : PIECE_BYTES);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0)
+            return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be written: %s", path,
+                                strerror(written < 0 ? errno : ENOSPC));
+        at += written;
+        size_bytes -= (size_t)written;
+    }
+    return DECANT_OK;
+}
+
+decant_status decant_file_finish(int *descriptor, const char *path, decant_error *err)
+{
+    int flushed = fsync(*descriptor), code = errno, closed = close(*descriptor);
+    *descriptor = -1;
+    if (flushed != 0 || closed != 0)
+        return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be written to the disk: %s", path,
+                            strerror(flushed != 0 ? code : errno));
+    return DECANT_OK;
+}
