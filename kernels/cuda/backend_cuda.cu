@@ -268,6 +268,7 @@ decant_status decant_backend_create_cuda(int device, bool full_floats, decant_ba
         .quantize = &decant_cuda_quantize_kernels,
         .grid = &decant_cuda_grid_kernels,
         .validate = &decant_cuda_validate_kernels,
+        .recordings = &decant_cuda_recording_kernels,
         .destroy = destroy,
         .state = state,
     };
