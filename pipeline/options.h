@@ -109,6 +109,7 @@ typedef struct decant_options {
     int64_t sensitivity_check; /* matrices quantized alone to check what noise predicts */
 
     decant_option_path text;
+    decant_option_path choices; /* questions */
     int64_t validation_window;
     int64_t validation_windows; /* 0: all */
 
