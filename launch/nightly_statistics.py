@@ -2,7 +2,7 @@
 
 Sums of a matrix depend on all tensors of the model, so none are exact once one has changed. The rule: they are kept while
 tokens, calibration options and decant are the same, the model has the same tensors and config, and no more than `refresh`
-per cent of its tensors have other bytes than when the sums were made. Docs/cluster.md says what that costs.
+per cent of its tensors have other bytes than when the sums were made. docs/cluster.md says what that costs.
 
 The sums lie in NIGHT.statistics.h5, and what they were made from in NIGHT.statistics.json."""
 
@@ -28,7 +28,10 @@ def can_reuse(settings: dict[str, str]) -> bool:
 
 def describe(record: dict[str, Any], tensors: dict[str, int], config: int) -> dict[str, Any]:
     """What sums made tonight are made from."""
-    settings = {name: record["settings"][name] for name in DECISIVE if name in record["settings"]}
+    given = record["settings"]
+    settings = {name: given[name] for name in DECISIVE if name in given}
+    if "guided" in given.get("method", ""):  # Hessians beside the sums
+        settings["guided-groups"] = given.get("guided-groups", "as it is")
     made_from = {"settings": settings, "tokens": record["tokens"].get("calibration"), "program": record["program"]}
     return {"made from": made_from, "config": config, "tensors": tensors}
 

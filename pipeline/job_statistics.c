@@ -47,8 +47,9 @@ static decant_status read_sums(decant_job *job, const decant_container *file,
     decant_layer_range layers = decant_job_layers(job);
     int linears = job->family->linear_count;
     decant_status status;
-    DECANT_TRY(decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form, layers.first,
-                                       layers.count, fisher, err));
+    DECANT_TRY(decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form,
+                                       decant_options_hessian_groups(job->options), layers.first, layers.count,
+                                       fisher, err));
     for (int i = 0; i < layers.count * linears; i++)
         if (wants_sums(job, i, chosen))
             DECANT_TRY(decant_fisher_sums_add(fisher, i / linears, i % linears, err));

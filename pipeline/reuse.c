@@ -166,7 +166,7 @@ static decant_status compare_matrix(const decant_job *job, const decant_recipe *
     decant_table_row row = {
         .source_checksum = job->weight_checksums[matrix],
         .weights = linear.rows * linear.columns,
-        .sparse_count = recipe->uses[DECANT_METHOD_KMEANS]
+        .sparse_count = decant_recipe_has_levels(recipe)
                             ? decant_recipe_sparse_count(recipe, linear.rows, linear.columns)
                             : 0,
     };
