@@ -29,6 +29,8 @@ static const option_row option_table[] = {
      "keep what the backward pass needs, or compute it again"},
     {"statistics", OPTION_PATH, "S.h5", NULL, FIELD(statistics), 0, 0, false,
      "Fisher sums of an earlier `calibrate`, in place of --calibration"},
+    {"old-statistics", OPTION_FLAG, NULL, NULL, FIELD(old_statistics), 0, 0, false,
+     "take --statistics of other weights than the model's all the same"},
     {"gradients", OPTION_PATH, "DIR", NULL, FIELD(gradients), 0, 0, false,
      "import-statistics: safetensors of squared gradients, named as the model's"},
     {"replicas", OPTION_NUMBER, "R", "0", FIELD(replicas), 0, 4096, false,
@@ -82,6 +84,8 @@ static const option_row option_table[] = {
      "tokens a validation window when the text is one long row"},
     {"validation-windows", OPTION_INTEGER, "N", "0", FIELD(validation_windows), 0, 1e9, false,
      "validation windows to use, 0 for all"},
+    {"reuse", OPTION_PATH, "M.h5", NULL, FIELD(reuse), 0, 0, false,
+     "an earlier container: matrices that would come out the same are taken over"},
     {"output", OPTION_PATH, "M.h5", NULL, FIELD(output), 0, 0, false, "container (or statistics) to write"},
     {"overwrite", OPTION_FLAG, NULL, NULL, FIELD(overwrite), 0, 0, false,
      "replace an output that exists, once the new one is complete"},
@@ -262,6 +266,8 @@ static decant_status require_options(const decant_options *options, decant_error
         missing = "--model";
     else if (runs && for_recipe)
         missing = for_recipe;
+    else if (runs && options->reuse[0] && !options->statistics[0] && !decant_options_are_data_free(options))
+        missing = "--statistics, for --reuse (or methods that need none)";
     else if (calibrates && !options->calibration[0])
         missing = "--calibration";
     else if (command == DECANT_COMMAND_MERGE && options->part_count < 2)
@@ -277,6 +283,10 @@ static decant_status require_options(const decant_options *options, decant_error
     else if (command == DECANT_COMMAND_ALLOCATE && options->bits == 0 && options->size_bytes == 0 &&
              options->sweep.step == 0)
         missing = "--bits, --size or --sweep";
+    if (runs && options->reuse[0] && options->sensitivity != DECANT_SENSITIVITY_FISHER)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                            "--reuse goes with --sensitivity fisher alone: what is measured depends on all "
+                            "matrices, and none would be the same");
     if (missing)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "this command needs %s; see decant --help", missing);
     return DECANT_OK;

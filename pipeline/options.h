@@ -84,6 +84,7 @@ typedef struct decant_options {
     int fisher;          /* decant_fisher_form */
     int retention;       /* decant_retention */
     decant_option_path statistics;
+    bool old_statistics;          /* statistics of other weights are taken all the same */
     decant_option_path gradients; /* import-statistics */
     int replicas; /* groups of ranks that share out the sequences; 0: as decant_schedule_grid says */
 
@@ -112,6 +113,8 @@ typedef struct decant_options {
     decant_option_path choices; /* questions */
     int64_t validation_window;
     int64_t validation_windows; /* 0: all */
+
+    decant_option_path reuse; /* a container to take unchanged matrices from */
 
     decant_option_path output;
     bool overwrite;
