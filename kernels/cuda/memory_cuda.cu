@@ -8,8 +8,10 @@ extern "C" {
 #include "base/memory.h"
 }
 
+#include <cstdlib>
 #include <cstring>
 #include <omp.h>
+#include <unistd.h>
 
 enum { COPY_THREADS = 8 };
 
@@ -251,25 +253,38 @@ static decant_status memory_download(decant_backend *backend, void *host, const 
     return decant_cuda_receive(decant_cuda_context_of(backend), host, device, size_bytes, err);
 }
 
+/* Ordinary memory that is pinned afterwards, and not the driver's own: MPI lets one process read another's
+ * memory through the kernel, which cannot read the pages that cudaHostAlloc maps. Whole pages, because two
+ * pinned blocks may not share one. */
 static decant_status memory_allocate_host(decant_backend *backend, size_t size_bytes, const char *what,
                                           void **host, decant_error *err)
 {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), whole = (size_bytes / page + 1) * page;
     (void)backend;
     *host = NULL;
-    cudaError_t code = cudaHostAlloc(host, size_bytes > 0 ? size_bytes : 1, cudaHostAllocDefault);
-    if (code != cudaErrorMemoryAllocation)
-        return decant_cuda_check(code, what, err);
+    if (posix_memalign(host, page, whole) != 0) {
+        *host = NULL;
+        return DECANT_ERROR(err, DECANT_ERROR_MEMORY, "no memory for %s (%.3f GB)", what,
+                            (double)size_bytes / 1e9);
+    }
+    cudaError_t code = cudaHostRegister(*host, whole, cudaHostRegisterDefault);
+    if (code == cudaSuccess)
+        return DECANT_OK;
     cudaGetLastError();
+    free(*host);
     *host = NULL;
-    return DECANT_ERROR(err, DECANT_ERROR_MEMORY, "no pinned memory for %s (%.3f GB)", what,
-                        (double)size_bytes / 1e9);
+    return code == cudaErrorMemoryAllocation
+               ? DECANT_ERROR(err, DECANT_ERROR_MEMORY, "no pinned memory for %s (%.3f GB)", what,
+                              (double)size_bytes / 1e9)
+               : decant_cuda_check(code, what, err);
 }
 
 static void memory_release_host(decant_backend *backend, void **host)
 {
     (void)backend;
     if (*host)
-        cudaFreeHost(*host);
+        cudaHostUnregister(*host);
+    free(*host);
     *host = NULL;
 }
 
