@@ -33,7 +33,7 @@ state() { scontrol show job "$1" | sed -n 's/.*JobState=\([A-Z]*\).*/\1/p'; }
 # ended JOB: waits for the end; a job that is requeued is let start at once (Slurm would wait two minutes).
 ended() {
   local now
-  for _ in {1..240}; do
+  for _ in {1..960}; do
     now=$(state "$1")
     case $now in
       COMPLETED | FAILED | CANCELLED) return ;;
