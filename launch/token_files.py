@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -82,7 +83,9 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
             yield dict(zip(columns, values, strict=True))
     elif suffix == ".csv":
         subject = path.stem.removesuffix("_test").removesuffix("_dev").removesuffix("_val")
-        for fields in csv.reader(read_text(path).splitlines(keepends=True)):
+        for number, fields in enumerate(csv.reader(io.StringIO(read_text(path), newline="")), 1):
+            if len(fields) < 4:
+                raise TokenFileError(f"{path}, question {number}: is no row of question, choices and answer")
             yield {"question": fields[0], "choices": fields[1:-1], "answer": fields[-1], "subject": subject}
     else:
         for number, line in enumerate(read_lines(path), 1):

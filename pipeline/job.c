@@ -7,6 +7,7 @@
 #include "pipeline/job.h"
 
 #include "base/memory.h"
+#include "pipeline/generate.h"
 #include "pipeline/job_budget.h"
 #include "pipeline/job_open.h"
 #include "pipeline/job_plan.h"
@@ -242,6 +243,8 @@ decant_status decant_job_run(decant_ranks *ranks, const decant_options *options,
         status = run_whole_job(&job, err);
     else if (status == DECANT_OK && options->command == DECANT_COMMAND_CALIBRATE)
         status = run_calibration(&job, err);
+    else if (status == DECANT_OK && options->command == DECANT_COMMAND_GENERATE)
+        status = decant_job_generate(&job, err);
     else if (status == DECANT_OK)
         status = run_validation(&job, err);
     if (status == DECANT_OK)

@@ -1,4 +1,4 @@
-/* The commands that compute: what `decant run`, `calibrate` and `validate` do, in order. */
+/* The commands that compute: what `decant run`, `calibrate`, `validate` and `generate` do, in order. */
 #ifndef DECANT_PIPELINE_JOB_H
 #define DECANT_PIPELINE_JOB_H
 
@@ -94,7 +94,7 @@ void decant_question_result_free(decant_question_result *result); /* takes an em
 /* Tokens at once of the decode products that validation measures, ascending; pipeline/model_costs.c. */
 extern const int DECANT_DECODE_BATCH[DECANT_DECODE_BATCHES];
 
-/* Collective. The three commands. */
+/* Collective. The four commands. */
 decant_status decant_job_run(decant_ranks *ranks, const decant_options *options, decant_log *log,
                              decant_error *err);
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """What it costs to keep the Fisher sums of a model that has changed since: perplexities and seconds of a row a change.
 
-usage: old_statistics.py --model DIR --calibration T.npy --text T.npy --work DIR [--bits B] [-- OPTIONS of decant]
+usage: old_statistics.py --model DIR --calibration T.npy --text T.npy --work DIR [--bits B] [--changes LIST]
+                         [-- OPTIONS of decant]
 
-A change adds normal noise to some matrices of linear layers, of a size relative to the matrix's root mean square. Each
+A change MATRICES:PERCENT adds normal noise to so many matrices of linear layers, of so many per cent of their standard
+deviation. Each
 changed model is quantized twice: with sums made from it (fresh) and with those of the model before (kept; together with
 --reuse of its container). DECANT_PROGRAM is the program. Needs NumPy; the model is one safetensors file.
 """
@@ -19,8 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-# matrices changed, and size of the change
-CHANGES = [(1, 0.02), (7, 0.02), (21, 0.02), (21, 0.1), (210, 0.02), (210, 0.1)]
+CHANGES = "1:2 7:2 21:2 21:10 210:2 210:10"
 
 
 def decant(*words: object) -> float:
@@ -71,6 +72,7 @@ def main() -> None:
     for name in ("model", "calibration", "text", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--bits", default="3.25")
+    parser.add_argument("--changes", default=CHANGES)
     parser.add_argument("options", nargs="*")
     given = parser.parse_args()
     work = given.work
@@ -90,7 +92,7 @@ def main() -> None:
           f"calibrate {seconds[0]:.1f} s, run {seconds[1]:.1f} s")  # fmt: skip
     print("| matrices changed | by | original | fresh | kept | calibrate s | run s, fresh | run s, kept | as before |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for matrices, size in CHANGES:
+    for matrices, size in ((int(one.split(":")[0]), float(one.split(":")[1]) / 100) for one in given.changes.split()):
         model = work / "changed"
         add_noise(given.model, model, matrices, size)
         calibrated_s = calibrate(model, "fresh.statistics.h5")

@@ -142,11 +142,11 @@ interrupt() { # until FILE is there, then SIGNAL to the night
     wait "$job" || got=$?
   else
     scancel --batch --signal="$2" "$job"
-    for _ in {1..240}; do scontrol show job "$job" | grep -qE 'JobState=(COMPLETED|FAILED)' && break; sleep 0.25; done
+    for _ in {1..960}; do scontrol show job "$job" | grep -qE 'JobState=(COMPLETED|FAILED)' && break; sleep 0.25; done
     got=$(scontrol show job "$job" | sed -n 's/.* ExitCode=\([0-9]*\):.*/\1/p')
   fi
 }
-"$python" -c 'import numpy as np; t = np.load("model/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(40)]))'
+"$python" -c 'import numpy as np; t = np.load("model/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(16)]))'
 sed -i "s,^calibration = .*,calibration = $work/long.npy," nightly.ini
 echo 'checkpoint-every = 0' >>nightly.ini
 interrupt 'night/*.statistics.h5.work/calibration.h5' USR1 ''
@@ -169,12 +169,19 @@ night 0 0 1 'is of no use after what has changed since'
 says 'quantized anew: model.layers.2.mlp.up_proj, its weights have changed'
 [[ ! $(find night -name '*.work' -o -name '*.partial') ]] || fail "left over: $(ls night)"
 
-# ---- without statistics, and with measured sensitivities, which leave nothing as it was
+# ---- everything anew; without statistics; the lock
 if [[ ! ${DECANT_TEST_SLURM-} ]]; then
+  echo 'reuse = no' >>nightly.ini
+  change model.layers.0.mlp.up_proj.weight 'w * np.float32(1.02)'
+  night 0 0 1 'up_proj.weight has changed'
+  ! grep -q 'as before\|statistics' said || fail "reuse = no takes something over"
+  whole anew --calibration long.npy --micro-batch 1
+  [[ ! $(find night -name '*.statistics.*') ]] || fail "left over: $(ls night)"
+  sed -i '/^reuse/d' nightly.ini
   sed -i '/^calibration/d; s/^bits = .*/method = nf4/' nightly.ini
-  night 0 0 1 'everything is quantized anew: options'
+  night 0 0 1 'everything is quantized anew: options' --accept # the gate would not have it
   change model.layers.0.mlp.up_proj.weight 'w * np.float32(1.05)'
-  night 0 0 1 'as before: 20 of 21 matrices'
+  night 0 0 1 'as before: 20 of 21 matrices' --accept
 
   flock night/lock sleep 3 &
   sleep 0.3
