@@ -264,6 +264,17 @@ done:
     return status;
 }
 
+decant_status decant_ranks_begin_maximum(decant_ranks *ranks, int64_t *value, decant_message *message,
+                                         decant_error *err)
+{
+    *message = (decant_message){MPI_REQUEST_NULL, false};
+    decant_status status = check(
+        MPI_Iallreduce(MPI_IN_PLACE, value, 1, MPI_INT64_T, MPI_MAX, ranks->communicator, &message->request),
+        "finding a maximum over the ranks failed", err);
+    message->active = status == DECANT_OK;
+    return status;
+}
+
 decant_status decant_message_complete(decant_message *message, decant_error *err)
 {
     if (!message->active)

@@ -68,6 +68,11 @@ bool decant_message_advance(decant_message *message);
 /* Gives up a message that is being received and that nobody will send; no-op when not active. */
 void decant_message_cancel(decant_message *message);
 
+/* Collective, but returns at once: *value becomes the maximum over the ranks when the message is complete, and
+ * belongs to it until then. All ranks begin such maxima, and call other collective functions, in one order. */
+decant_status decant_ranks_begin_maximum(decant_ranks *ranks, int64_t *value, decant_message *message,
+                                         decant_error *err);
+
 /* For what cannot be agreed on, a broken MPI above all: prints the record and ends every rank. Does not return.
  */
 void decant_ranks_abort(decant_ranks *ranks, const decant_error *err) __attribute__((noreturn));

@@ -32,6 +32,11 @@ static uint32_t checksum_of_stretches(uint32_t previous, const unsigned char *da
     return previous;
 }
 
+uint32_t decant_checksum_join(uint32_t first, uint32_t second, int64_t second_bytes)
+{
+    return (uint32_t)crc32_combine(first, second, (z_off_t)second_bytes);
+}
+
 uint32_t decant_checksum(uint32_t previous, const void *data, size_t size_bytes)
 {
     const size_t at_once = (size_t)STRETCH_BYTES * STRETCHES_AT_ONCE;

@@ -3,7 +3,7 @@
  * add up theirs. In which order a rank goes through layers and micro-batches is resident.h's or streamed.h's.
  */
 #include "base/memory.h"
-#include "pipeline/calibration_run.h"
+#include "pipeline/calibration_checkpoint.h"
 #include "pipeline/replicas.h"
 #include "pipeline/report.h"
 #include "pipeline/resident.h"
@@ -26,6 +26,7 @@ typedef struct calibration_order {
     decant_resident resident;
     decant_streamed streamed;
     decant_replica_exchange exchange;
+    decant_checkpoint_rounds rounds; /* resident */
 } calibration_order;
 
 /* Local. */
@@ -38,6 +39,8 @@ static decant_status prepare(decant_calibration_run *run, calibration_order *ord
     if (decant_job_layers(job).count > 0)
         status = job->plan.streamed ? decant_streamed_create(run, scratch, &order->streamed, err)
                                     : decant_resident_create(run, job->plan.retain, &order->resident, err);
+    if (status == DECANT_OK && !job->plan.streamed)
+        status = decant_checkpoint_rounds_open(run, &order->rounds, err);
     if (status == DECANT_OK)
         status = decant_replica_exchange_open(job, &order->exchange, err);
     return status;
@@ -48,13 +51,15 @@ static void dismantle(calibration_order *order)
     decant_resident_free(&order->resident);
     decant_streamed_free(&order->streamed);
     decant_replica_exchange_close(&order->exchange);
+    decant_checkpoint_rounds_close(&order->rounds);
 }
 
 static void run_resident(decant_calibration_run *run, calibration_order *order)
 {
     double start_s = decant_clock_s();
-    decant_resident_run(run, &order->resident);
-    run->times.elapsed_s = decant_clock_s() - start_s;
+    decant_resident_run(run, &order->resident, &order->rounds);
+    run->times.elapsed_s = decant_clock_s() - start_s - run->times.checkpoint_s;
+    decant_checkpoint_rounds_attend(&order->rounds, run->batches);
     decant_resident_free(&order->resident);
     for (int block = decant_job_layers(run->job).count - 1; block >= 0; block--)
         decant_replica_exchange_add(&order->exchange, run->fisher, block, &run->standing);
@@ -66,18 +71,29 @@ decant_status decant_job_calibrate(decant_job *job, const decant_token_array *to
 {
     decant_calibration_run run = {0};
     calibration_order order = {0};
+    decant_container *checkpoint = NULL;
     decant_status status;
     *fisher = (decant_fisher_sums){0};
     decant_log_stage(job->log, "calibrate");
     status = decant_calibration_run_create(job, tokens, fisher, &run, err);
+    if (status == DECANT_OK && !job->plan.streamed)
+        status = decant_calibration_checkpoint_open(&run, &checkpoint, err);
     if (status == DECANT_OK)
         status = prepare(&run, &order, err);
+    if (status == DECANT_OK)
+        status = decant_calibration_checkpoint_restore(&run, checkpoint, err);
+    decant_container_close(&checkpoint);
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
+    if (run.finished > 0)
+        decant_log_say(job->log, "going on after %lld of %lld micro-batches", (long long)run.finished,
+                       (long long)(run.finished + run.batches));
     DECANT_TRY(decant_ranks_agree(job->ranks, decant_calibration_run_connect(&run, err), err));
     if (decant_job_layers(job).count > 0 && job->plan.streamed)
         decant_streamed_run(&run, &order.streamed, &order.exchange, sink);
     else if (decant_job_layers(job).count > 0)
         run_resident(&run, &order);
+    else if (!job->plan.streamed)
+        decant_checkpoint_rounds_attend(&order.rounds, 0);
     *err = run.standing.error;
     DECANT_TRY(decant_ranks_agree(job->ranks, run.standing.failed, err));
     *origin = (decant_statistics_origin){
@@ -87,6 +103,7 @@ decant_status decant_job_calibrate(decant_job *job, const decant_token_array *to
         .micro_batch = run.micro_batch,
         .replicas = job->grid.replicas,
         .calibration_checksum = tokens->checksum,
+        .model_checksum = job->model_checksum,
     };
     DECANT_TRY(mean_loss(&run, &origin->loss, err));
     if (!job->plan.streamed)

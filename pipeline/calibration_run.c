@@ -5,14 +5,19 @@
 
 enum { TAG_FORWARD = 1, TAG_BACKWARD = 2 };
 
+int64_t decant_calibration_micro_batch(const decant_options *options, const decant_token_array *tokens)
+{
+    int64_t size =
+        options->micro_batch > 0 ? options->micro_batch : decant_schedule_micro_batch_size(tokens->length);
+    return size < tokens->sequences ? size : tokens->sequences;
+}
+
 decant_status decant_calibration_run_create(decant_job *job, const decant_token_array *tokens,
                                             decant_fisher_sums *fisher, decant_calibration_run *run,
                                             decant_error *err)
 {
-    int64_t size = job->options->micro_batch > 0 ? job->options->micro_batch
-                                                 : decant_schedule_micro_batch_size(tokens->length);
     *run = (decant_calibration_run){.job = job, .tokens = tokens, .fisher = fisher};
-    run->micro_batch = size < tokens->sequences ? size : tokens->sequences;
+    run->micro_batch = decant_calibration_micro_batch(job->options, tokens);
     decant_schedule_share(decant_schedule_micro_batches(tokens->sequences, run->micro_batch),
                           job->grid.replicas, job->replica, &run->first_batch, &run->batches);
     return decant_memory_allocate((size_t)tokens->sequences * sizeof *run->losses, "losses",

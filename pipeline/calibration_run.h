@@ -9,7 +9,8 @@
 /* Seconds of this rank, waiting for messages left out. */
 typedef struct decant_calibration_times {
     double forward_s, backward_s; /* at work on micro-batches */
-    double elapsed_s;             /* from the first step to the last, waiting included */
+    double checkpoint_s;          /* saving what was finished */
+    double elapsed_s;             /* from the first step to the last, waiting included, saving left out */
 } decant_calibration_times;
 
 typedef struct decant_calibration_run {
@@ -17,13 +18,18 @@ typedef struct decant_calibration_run {
     const decant_token_array *tokens; /* borrowed */
     decant_fisher_sums *fisher;       /* of this rank's layers; borrowed */
     int64_t micro_batch;              /* sequences taken together */
-    int64_t first_batch, batches;     /* this replica's share of the micro-batches */
+    int64_t first_batch, batches;     /* this replica's share of the micro-batches, what is finished left out */
+    int64_t finished;                 /* micro-batches of its share that an earlier job has done */
+    int64_t finished_at_most;         /* the same of the replica with the most, which is the first */
     double *losses;                   /* [tokens->sequences]; filled where the head is, for this rank's share */
     decant_channel *from_previous, *to_next; /* activations; NULL at the model's ends */
     decant_channel *from_next, *to_previous; /* gradients */
     decant_standing standing;
     decant_calibration_times times;
 } decant_calibration_run;
+
+/* How many sequences are taken together: --micro-batch, or as many as the schedule says, or all. */
+int64_t decant_calibration_micro_batch(const decant_options *options, const decant_token_array *tokens);
 
 /* Local. Which sequences this rank takes; opens no channel yet. */
 decant_status decant_calibration_run_create(decant_job *job, const decant_token_array *tokens,

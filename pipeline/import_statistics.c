@@ -1,9 +1,33 @@
 /* See import_statistics.h. */
 #include "pipeline/import_statistics.h"
 
+#include "io/checksum.h"
 #include "stages/statistics.h"
 
 #include <math.h>
+#include <stdio.h>
+
+/* What ties statistics to their model: the CRC-32 of the CRC-32s of its linear layers, in model order. */
+static decant_status sum_model(const char *path, const decant_model_config *config, const decant_family *family,
+                               uint32_t *checksum, decant_error *err)
+{
+    decant_safetensors *model = NULL;
+    decant_status status = decant_safetensors_open(path, &model, err);
+    for (int i = 0; status == DECANT_OK && i < config->layers * family->linear_count; i++) {
+        char tensor[DECANT_NAME_BYTES + 8];
+        decant_linear linear;
+        decant_matrix host;
+        family->linear(config, i / family->linear_count, i % family->linear_count, &linear);
+        snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
+        status = decant_safetensors_matrix(model, tensor, linear.rows, linear.columns, &host, err);
+        if (status == DECANT_OK) {
+            uint32_t own = decant_checksum(0, host.data, decant_matrix_bytes(host));
+            *checksum = decant_checksum(*checksum, &own, sizeof own);
+        }
+    }
+    decant_safetensors_close(&model);
+    return status;
+}
 
 decant_status decant_import_statistics(decant_ranks *ranks, const decant_options *options, decant_error *err)
 {
@@ -23,7 +47,10 @@ decant_status decant_import_statistics(decant_ranks *ranks, const decant_options
         status = decant_family_find(&config, &family, err);
     if (status == DECANT_OK)
         status = decant_safetensors_open(options->gradients, &gradients, err);
+    if (status == DECANT_OK && ranks->rank == 0)
+        status = sum_model(options->model, &config, family, &origin.model_checksum, err);
     DECANT_TRY(decant_ranks_agree(ranks, status, err));
+    DECANT_TRY(decant_ranks_broadcast(ranks, 0, &origin.model_checksum, sizeof origin.model_checksum, err));
     DECANT_TRY(decant_statistics_import(ranks, options->output, options->overwrite, &config, family, gradients,
                                         &origin, err));
 done:

@@ -12,6 +12,7 @@
 #include "pipeline/job_plan.h"
 #include "pipeline/job_statistics.h"
 #include "pipeline/job_tokens.h"
+#include "pipeline/job_work.h"
 #include "pipeline/report.h"
 #include "pipeline/sensitivity.h"
 #include "stages/write.h"
@@ -142,6 +143,7 @@ static decant_status validate_and_finish(decant_job *job, const decant_token_arr
     decant_status status = decant_container_finish(writer, err);
     if (status != DECANT_OK)
         return status;
+    job->work.complete = true;
     if (validated != DECANT_OK)
         *err = validation_error;
     else if (text->sequences > 0)
@@ -171,6 +173,7 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     DECANT_TRY(prepare_sensitivity(job, &tokens, err));
     DECANT_TRY(decant_job_find_fisher_sums(job, &fisher, &share, &origin, err));
     DECANT_TRY(decant_job_quantize(job, &fisher, &origin, &share, &table, err));
+    DECANT_TRY(decant_job_heed_signals(job, err));
     DECANT_TRY(measure_sensitivity(job, &tokens, &share, &table, &sensitivity, err));
     DECANT_TRY(allocate(job, &table, &chosen, &summary, err));
     DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &sensitivity, &writer, err));
@@ -197,8 +200,9 @@ static decant_status run_calibration(decant_job *job, decant_error *err)
     DECANT_TRY(check_output(job, err));
     DECANT_TRY(decant_job_calibrate_from_tokens(job, &fisher, NULL, &origin, err));
     decant_log_stage(job->log, "write");
-    DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &fisher,
-                                       &origin, err));
+    DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &job->config,
+                                       job->family, &fisher, &origin, err));
+    job->work.complete = true;
 done:
     decant_fisher_sums_free(&fisher);
     return status;
@@ -231,6 +235,7 @@ decant_status decant_job_run(decant_ranks *ranks, const decant_options *options,
         status = run_validation(&job, err);
     if (status == DECANT_OK)
         decant_job_report_memory(&job);
+    decant_job_close_work(&job);
     decant_job_close(&job);
     return status;
 }

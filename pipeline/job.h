@@ -8,6 +8,7 @@
 #include "pipeline/options.h"
 #include "pipeline/plan.h"
 #include "pipeline/schedule.h"
+#include "pipeline/work_directory.h"
 #include "stages/source.h"
 #include "stages/statistics.h"
 #include "stages/validate.h"
@@ -29,6 +30,8 @@ typedef struct decant_job {
     int stages;                 /* those with layers: the first ones */
     int *owners; /* [layers of this stage, linear_count]: the replica that quantizes and writes a matrix */
     const decant_token_array *text; /* what `run` will validate on, borrowed; NULL or empty: nothing */
+    uint32_t model_checksum;        /* pipeline/model_fingerprint.h; 0 where nothing is tied to the model */
+    decant_work_directory work;     /* pipeline/job_work.h */
     decant_plan plan;               /* once the tokens are known; pipeline/job_plan.h */
 } decant_job;
 

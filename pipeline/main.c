@@ -6,6 +6,7 @@
 #include "pipeline/export.h"
 #include "pipeline/import_statistics.h"
 #include "pipeline/job.h"
+#include "pipeline/merge.h"
 #include "pipeline/options.h"
 #include "pipeline/plan_report.h"
 
@@ -15,7 +16,8 @@
 static bool needs_ranks(decant_command command)
 {
     return command == DECANT_COMMAND_RUN || command == DECANT_COMMAND_CALIBRATE ||
-           command == DECANT_COMMAND_VALIDATE || command == DECANT_COMMAND_IMPORT_STATISTICS;
+           command == DECANT_COMMAND_VALIDATE || command == DECANT_COMMAND_IMPORT_STATISTICS ||
+           command == DECANT_COMMAND_MERGE;
 }
 
 /* Under mpirun and srun every process reads the same command line; one of them tells what is wrong with it. */
@@ -49,6 +51,8 @@ static int run_on_ranks(const decant_options *options)
     status = decant_ranks_agree(ranks, status, &err);
     if (status == DECANT_OK && options->command == DECANT_COMMAND_IMPORT_STATISTICS)
         status = decant_import_statistics(ranks, options, &err);
+    else if (status == DECANT_OK && options->command == DECANT_COMMAND_MERGE)
+        status = decant_merge_command(ranks, options, &log, &err);
     else if (status == DECANT_OK)
         status = decant_job_run(ranks, options, &log, &err);
     decant_log_close(&log);

@@ -114,6 +114,10 @@ static const option_row option_table[] = {
      "plan: bytes that a rank writes a second"},
     {"message-rate", OPTION_SIZE, "SIZE", NULL, FIELD(message_rate), 1, 9e18, false,
      "plan: bytes a second from rank to rank; not counted without"},
+    {"checkpoint-every", OPTION_REAL, "SECONDS", "300", FIELD(checkpoint_every), 0, 1e9, false,
+     "of work that a kill may cost; what is saved lies in OUTPUT.work"},
+    {"overwrite-work", OPTION_FLAG, NULL, NULL, FIELD(overwrite_work), 0, 0, false,
+     "begin anew in place of going on from OUTPUT.work"},
     {"log", OPTION_PATH, "FILE", NULL, FIELD(log), 0, 0, false, "JSON lines with the figures of every stage"},
     {"quiet", OPTION_FLAG, NULL, NULL, FIELD(quiet), 0, 0, false, "no progress on stderr"},
     {"json", OPTION_FLAG, NULL, NULL, FIELD(json), 0, 0, false, "results as JSON on stdout"},
@@ -121,10 +125,12 @@ static const option_row option_table[] = {
 
 enum { OPTION_COUNT = sizeof option_table / sizeof *option_table };
 
+enum { ANY_ARGUMENTS = -1 };
+
 static const struct {
     const char *name;
     decant_command command;
-    int arguments; /* containers it takes */
+    int arguments; /* containers it takes; ANY_ARGUMENTS: two or more */
     const char *synopsis, *help;
 } command_table[] = {
     {"run", DECANT_COMMAND_RUN, 0, "run --model DIR --calibration T.npy --bits 3.25 --output M.h5",
@@ -134,6 +140,8 @@ static const struct {
     {"import-statistics", DECANT_COMMAND_IMPORT_STATISTICS, 0,
      "import-statistics --model DIR --gradients DIR --sequences N --output S.h5",
      "squared gradients of another program, as SqueezeLLM's, for --statistics"},
+    {"merge", DECANT_COMMAND_MERGE, ANY_ARGUMENTS, "merge S1.h5 S2.h5 ... --output S.h5",
+     "add the Fisher sums of disjoint calibration parts"},
     {"allocate", DECANT_COMMAND_ALLOCATE, 1, "allocate M.h5 --bits 3.5 | --size 3.5GB | --sweep 2.5:5:0.25",
      "solve the bit allocation again for other budgets; prints the plan or the curve"},
     {"validate", DECANT_COMMAND_VALIDATE, 1, "validate M.h5 --model DIR --text T.npy",
@@ -247,7 +255,9 @@ static decant_status require_options(const decant_options *options, decant_error
         missing = for_recipe;
     else if (calibrates && !options->calibration[0])
         missing = "--calibration";
-    else if (writes && !options->output[0])
+    else if (command == DECANT_COMMAND_MERGE && options->part_count < 2)
+        missing = "two statistics files or more";
+    else if ((writes || command == DECANT_COMMAND_MERGE) && !options->output[0])
         missing = "--output";
     else if (imports && !options->gradients[0])
         missing = "--gradients";
@@ -318,6 +328,11 @@ decant_status decant_options_read(int argument_count, char **arguments, decant_o
         status = decant_job_file_read(config, option_table, OPTION_COUNT, given, options, err);
     if (status != DECANT_OK)
         return status;
+    if (containers == ANY_ARGUMENTS) {
+        options->parts = arguments + optind + 1;
+        options->part_count = argument_count - optind - 1;
+        return require_options(options, err);
+    }
     if (argument_count - optind - 1 != containers)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "%s takes %d container%s, %d given", arguments[optind],
                             containers, containers == 1 ? "" : "s", argument_count - optind - 1);
@@ -344,7 +359,8 @@ void decant_options_print_help(FILE *stream)
     }
     fprintf(stream, "  --%-34s %s\n  --%-34s %s\n", "help", "this text", "version", "the program's version");
     fprintf(stream, "\nExit status: 0 done, 2 wrong usage, 3 bad input, 4 not enough memory or disk,\n"
-                    "5 device or MPI failure, 70 internal error.\n");
+                    "5 device or MPI failure, 70 internal error, 75 interrupted by SIGTERM or\n"
+                    "SIGUSR1: the same command goes on.\n");
 }
 
 void decant_options_describe(const decant_options *options, char *text, size_t size)

@@ -19,6 +19,7 @@ typedef enum decant_command {
     DECANT_COMMAND_INSPECT,
     DECANT_COMMAND_VERIFY,
     DECANT_COMMAND_COMPARE,
+    DECANT_COMMAND_MERGE,
     DECANT_COMMAND_PLAN,
     DECANT_COMMAND_EXPORT,
     DECANT_COMMAND_IMPORT_STATISTICS,
@@ -72,6 +73,8 @@ typedef struct decant_options {
     decant_command command;
     decant_option_path container; /* first argument of allocate, validate, export, inspect, verify, compare */
     decant_option_path second_container; /* second argument of compare */
+    char *const *parts;                  /* the arguments of merge [part_count]; borrowed from argv */
+    int part_count;
 
     decant_option_path model;
     decant_option_path calibration;
@@ -125,6 +128,8 @@ typedef struct decant_options {
     double teraflops;                            /* plan: 10^12 operations a second of a rank; 0: as measured */
     double quantize_rate;                        /* plan: 10^6 weights a second of a rank; 0: as measured */
     int64_t read_rate, write_rate, message_rate; /* plan: bytes a second of a rank; 0: as measured */
+    double checkpoint_every;                     /* seconds */
+    bool overwrite_work;
     decant_option_path log;
     bool quiet;
     bool json;

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/worker.h"
 #include "io/checksum.h"
+#include "pipeline/interruption.h"
 #include "pipeline/report.h"
 
 #include <stdio.h>
@@ -117,6 +118,10 @@ static decant_status quantize_matrices(decant_job *job, const decant_recipe *rec
     if (count > 0)
         DECANT_TRY(begin_matrix(job, worker, &tasks[0].linear, &arriving[0], err));
     for (int64_t i = 0; i < count; i++) {
+        if (decant_interruption_came())
+            DECANT_FAIL(err, DECANT_INTERRUPTED,
+                        "while matrices were quantized; the same command goes on from the "
+                        "last checkpoint");
         if (i + 1 < count)
             DECANT_TRY(begin_matrix(job, worker, &tasks[i + 1].linear, &arriving[(i + 1) % 2], err));
         DECANT_TRY(quantize_matrix(job->backend, recipe, &tasks[i], &arriving[i % 2], err));

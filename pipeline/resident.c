@@ -59,7 +59,8 @@ static void step_backward(decant_calibration_run *run, decant_resident *resident
     decant_calibration_run_send(run, run->to_previous, gradient);
 }
 
-void decant_resident_run(decant_calibration_run *run, decant_resident *resident)
+void decant_resident_run(decant_calibration_run *run, decant_resident *resident,
+                         decant_checkpoint_rounds *rounds)
 {
     decant_job *job = run->job;
     decant_backend *backend = job->backend;
@@ -74,10 +75,14 @@ void decant_resident_run(decant_calibration_run *run, decant_resident *resident)
         double now_s = decant_clock_s(), waited_now_s = decant_calibration_run_waited(run);
         *(is_forward ? &run->times.forward_s : &run->times.backward_s) +=
             now_s - before_s - (waited_now_s - waited_s);
-        before_s = now_s;
+        if (!is_forward) {
+            if (decant_standing_computes(&run->standing))
+                decant_log_progress(job->log, run->finished + step.batch + 1, run->finished + run->batches,
+                                    "micro-batches");
+            decant_checkpoint_rounds_pass(rounds, step.batch);
+        }
+        before_s = decant_clock_s();
         waited_s = waited_now_s;
-        if (!is_forward)
-            decant_log_progress(job->log, step.batch + 1, run->batches, "micro-batches");
     }
     decant_error error;
     if (decant_standing_computes(&run->standing))

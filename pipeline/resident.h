@@ -3,7 +3,7 @@
 #ifndef DECANT_PIPELINE_RESIDENT_H
 #define DECANT_PIPELINE_RESIDENT_H
 
-#include "pipeline/calibration_run.h"
+#include "pipeline/checkpoint_rounds.h"
 #include "stages/calibrate.h"
 
 typedef struct decant_resident {
@@ -19,7 +19,9 @@ decant_status decant_resident_create(decant_calibration_run *run, bool retain, d
                                      decant_error *err);
 void decant_resident_free(decant_resident *resident); /* takes zeros */
 
-/* All micro-batches of this rank, in the schedule's order. Failures are in run->standing. */
-void decant_resident_run(decant_calibration_run *run, decant_resident *resident);
+/* All micro-batches of this rank, in the schedule's order, with checkpoints between them. Failures, and
+ * interruption, are in run->standing. */
+void decant_resident_run(decant_calibration_run *run, decant_resident *resident,
+                         decant_checkpoint_rounds *rounds);
 
 #endif

@@ -2,6 +2,7 @@
 """Makes containers that lie, and containers of schema version 1: changes a container with h5py and seals it again.
 
 usage: change_container.py IN.h5 OUT.h5 GROUP ATTRIBUTE VALUE    another value of an attribute, of the same type
+       change_container.py IN.h5 OUT.h5 GROUP ATTRIBUTE none     without the attribute
        change_container.py IN.h5 OUT.h5 version-1                 as schema version 1 had it; k-means layers alone
 The seal is that of io/container_seal.h.
 """
@@ -17,7 +18,9 @@ import numpy as np
 
 def change_attribute(file: h5py.File, group: str, name: str, value: str) -> None:
     attributes = file[group].attrs
-    if isinstance(attributes[name], bytes):
+    if value == "none":
+        del attributes[name]
+    elif isinstance(attributes[name], bytes):
         text = np.bytes_(value.encode() + b"\0")
         attributes.create(name, text, dtype=h5py.string_dtype("utf-8", len(text) + 1))
     else:

@@ -2,29 +2,7 @@
 # Guided quantization end to end on a small model: the same bytes on any number of ranks, streamed or resident, from a
 # statistics file or at once; it lowers its own objective; the container is read like k-means'; and what is refused.
 set -euo pipefail
-decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-
-fail() { echo "FAILED: $*" >&2; exit 1; }
-
-# on RANKS ARGUMENTS…: decant under mpirun, quiet.
-on() {
-  local ranks=$1
-  shift
-  mpirun -n "$ranks" "$decant" "$@" --quiet --device cpu
-}
-
-# expect STATUS PATTERN COMMAND…: the exit status, and one line on stderr that says why.
-expect() {
-  local status=$1 pattern=$2 got=0
-  shift 2
-  "$@" >"$work/out" 2>"$work/err" || got=$?
-  [[ $got == "$status" ]] || fail "'$*' gave $got, not $status: $(cat "$work/err")"
-  [[ $(grep -c '^decant: ' "$work/err") == 1 ]] || fail "'$*' did not print one line: $(cat "$work/err")"
-  grep -q -- "$pattern" "$work/err" || fail "'$*' does not say '$pattern': $(cat "$work/err")"
-}
+. "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 
 model=$source/tests/reference/llama_mha
 tokens=$model/tokens.npy

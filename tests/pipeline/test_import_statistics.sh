@@ -79,7 +79,7 @@ counts=(--sequences "${shape% *}" --window "${shape#* }")
 "$decant" import-statistics --model "$model" --gradients "$work/gradients" "${counts[@]}" --output "$work/imported.h5"
 "$decant" compare "$work/own.h5" "$work/imported.h5" >/dev/null || fail "other sums"
 "$decant" verify "$work/imported.h5" >/dev/null
-mpirun -n 2 "$decant" import-statistics --model "$model/config.json" --gradients "$work/gradients" "${counts[@]}" --output "$work/two.h5" --quiet
+mpirun -n 2 "$decant" import-statistics --model "$model" --gradients "$work/gradients" "${counts[@]}" --output "$work/two.h5" --quiet
 cmp "$work/imported.h5" "$work/two.h5" || fail "two ranks give other bytes"
 for name in own imported; do
   "$decant" run --model "$model" --statistics "$work/$name.h5" --bits 6 --output "$work/$name.model.h5" --quiet --device cpu

@@ -33,6 +33,11 @@ done
 on 2 calibrate --model "$model" --calibration "$tokens" --micro-batch 2 --output "$work/statistics.h5"
 on 3 run --model "$model" --statistics "$work/statistics.h5" --text "$tokens" --bits 5 --output "$work/again.h5" >/dev/null
 cmp "$work/1.h5" "$work/again.h5" || fail "statistics from a file give other bytes"
+python3 - "$work" <<'PY' || fail "statistics and container name different models"
+import h5py, sys
+statistics, container = (h5py.File(f"{sys.argv[1]}/{name}.h5").attrs["model_crc32"] for name in ("statistics", "1"))
+assert statistics == container != 0, (statistics, container)
+PY
 
 # ---- a job file says the same as the command line, which wins
 printf 'micro-batch = 2\nmodel = %s\ncalibration = %s\nbits = 4\ntext = %s\n' "$model" "$tokens" "$tokens" >"$work/job.ini"
@@ -121,8 +126,12 @@ if ! nvidia-smi >/dev/null 2>&1; then
   expect 5 'CUDA' mpirun -n 2 "$decant" "${run[@]}" --device cuda --output "$work/no.h5"
 fi
 copy_with_nan "$model" "$work/nan"
-expect 3 'model.layers.1.mlp.up_proj' on 3 run --model "$work/nan" --statistics "$work/statistics.h5" --bits 5 \
+expect 3 'model.layers.1.mlp.up_proj' on 3 run --model "$work/nan" --method rtn --bit-widths 4 --output "$work/no.h5"
+expect 3 'another model than .*nan' on 3 run --model "$work/nan" --statistics "$work/statistics.h5" --bits 5 \
   --output "$work/no.h5"
+python3 "$source/tests/pipeline/change_container.py" "$work/statistics.h5" "$work/old_statistics.h5" / model_crc32 none
+expect 3 'old_statistics.h5 does not say which model' on 2 run --model "$model" --statistics "$work/old_statistics.h5" \
+  --bits 5 --output "$work/no.h5"
 [[ ! -e $work/no.h5 && ! -e $work/no.h5.partial ]] || fail "a failed job left a file"
 
 # ---- a killed job leaves no final name, and the next one is not disturbed by what it left

@@ -66,6 +66,11 @@ for form in sequence token; do
 done
 cmp -s "$work/streamed_sequence.h5" "$work/streamed_token.h5" && fail "--fisher changes nothing"
 
+# ---- several methods: what is kept of each matrix until the choice waits in host memory and comes back
+made methods 1 --method kmeans,rtn,nf4
+made methods_streamed 2 --method kmeans,rtn,nf4 --memory streamed
+same methods methods_streamed
+
 # ---- statistics made by replicas are those that a run makes itself
 mpirun -n 4 "$decant" calibrate --model "$model" --calibration "$tokens" --micro-batch 2 --replicas 2 --quiet --device cpu \
   --output "$work/statistics.h5"

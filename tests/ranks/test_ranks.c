@@ -126,6 +126,22 @@ static void maximum_is_of_all_ranks(void **state)
     assert_true(values[2] == INT64_MAX);
 }
 
+static void maxima_under_way_are_of_all_ranks_when_others_are_asked_between(void **state)
+{
+    decant_ranks *ranks = *state;
+    decant_error err;
+    int64_t values[2] = {ranks->rank, -ranks->rank - 5}, between = 7 - ranks->rank;
+    decant_message messages[2];
+    assert_ok(decant_ranks_begin_maximum(ranks, &values[0], &messages[0], &err));
+    assert_ok(decant_ranks_begin_maximum(ranks, &values[1], &messages[1], &err));
+    assert_ok(decant_ranks_maximum(ranks, &between, 1, &err));
+    assert_int_equal(between, 7);
+    assert_ok(decant_message_complete(&messages[1], &err));
+    assert_ok(decant_message_complete(&messages[0], &err));
+    assert_int_equal(values[0], ranks->size - 1);
+    assert_int_equal(values[1], -5);
+}
+
 static void equality_is_refused_when_any_rank_differs(void **state)
 {
     decant_ranks *ranks = *state;
@@ -233,6 +249,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(gather_of_nothing_is_empty),
         cmocka_unit_test(sum_is_in_rank_order_on_every_rank),
         cmocka_unit_test(maximum_is_of_all_ranks),
+        cmocka_unit_test(maxima_under_way_are_of_all_ranks_when_others_are_asked_between),
         cmocka_unit_test(equality_is_refused_when_any_rank_differs),
         cmocka_unit_test(node_has_all_ranks_of_one_machine),
         cmocka_unit_test(messages_arrive_in_order_when_all_send_at_once),

@@ -1,0 +1,17 @@
+/* Which model a job, a statistics file or a work directory belongs to: one checksum of the weights of all
+ * linear layers. Embeddings, norms and the head are not in it. */
+#ifndef DECANT_PIPELINE_MODEL_FINGERPRINT_H
+#define DECANT_PIPELINE_MODEL_FINGERPRINT_H
+
+#include "pipeline/job.h"
+
+/* Collective. Sets job->model_checksum, on every rank: the CRC-32 of the CRC-32s of the weights of all linear
+ * layers in model order, which is the container's attribute model_crc32. Every rank reads the matrices it owns,
+ * all of their bytes, once; they are read again for the work, so what fits the page cache comes from there. */
+decant_status decant_job_fingerprint_model(decant_job *job, decant_error *err);
+
+/* Local. DECANT_ERROR_INPUT when the statistics at `path` were made from another model than the job's. */
+decant_status decant_job_check_statistics(const decant_job *job, const char *path,
+                                          const decant_statistics_origin *origin, decant_error *err);
+
+#endif

@@ -1,0 +1,203 @@
+/* See work_directory.h. */
+#include "pipeline/work_directory.h"
+
+#include "io/checksum.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { NAME_BYTES = DECANT_WORK_PATH_BYTES + 32 };
+
+static void name_file(const decant_work_directory *work, const char *file, char name[NAME_BYTES])
+{
+    snprintf(name, NAME_BYTES, "%s/%s", work->path, file);
+}
+
+void decant_work_directory_name(const char *output, decant_work_directory *work)
+{
+    *work = (decant_work_directory){.lock = -1};
+    snprintf(work->path, sizeof work->path, "%s.work", output);
+    snprintf(work->calibration, sizeof work->calibration, "%s.work/calibration.h5", output);
+    snprintf(work->statistics, sizeof work->statistics, "%s.work/statistics.h5", output);
+}
+
+/* ---- the lock ---- */
+
+/* Whose lock it is, as that process wrote it down. */
+static decant_status refuse_locked(const decant_work_directory *work, int descriptor, decant_error *err)
+{
+    char holder[128] = "";
+    ssize_t length = pread(descriptor, holder, sizeof holder - 1, 0);
+    holder[length > 0 ? length : 0] = '\0';
+    return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                        "%s is in use by another job%s%s; two jobs cannot make one output", work->path,
+                        holder[0] ? ", " : "", holder);
+}
+
+static decant_status sign_lock(int descriptor, const char *path, decant_error *err)
+{
+    char host[64] = "", holder[128];
+    gethostname(host, sizeof host - 1);
+    int length = snprintf(holder, sizeof holder, "process %ld on %s", (long)getpid(), host);
+    if (ftruncate(descriptor, 0) != 0 || pwrite(descriptor, holder, (size_t)length, 0) != length)
+        return DECANT_ERROR(err, DECANT_ERROR_DISK, "cannot write %s: %s", path, strerror(errno));
+    return DECANT_OK;
+}
+
+/* A lock ends with its process, however that ends, so one that is left behind is free. The job that held it may
+ * have removed the file between open and flock: then there is another one, or none. */
+static decant_status take_lock(decant_work_directory *work, decant_error *err)
+{
+    char path[NAME_BYTES];
+    name_file(work, "lock", path);
+    for (;;) {
+        struct stat about;
+        if (mkdir(work->path, 0777) != 0 && errno != EEXIST)
+            return DECANT_ERROR(err, DECANT_ERROR_DISK, "cannot write %s: %s", work->path, strerror(errno));
+        int descriptor = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+        if (descriptor < 0 && errno == ENOENT)
+            continue;
+        if (descriptor < 0)
+            return DECANT_ERROR(err, DECANT_ERROR_DISK, "cannot write %s: %s", path, strerror(errno));
+        if (flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+            decant_status status = refuse_locked(work, descriptor, err);
+            close(descriptor);
+            return status;
+        } /* some filesystems have no locks */
+        if (fstat(descriptor, &about) == 0 && about.st_nlink > 0) {
+            work->lock = descriptor;
+            return sign_lock(descriptor, path, err);
+        }
+        close(descriptor);
+    }
+}
+
+/* ---- the head ---- */
+
+static uint32_t checksum_of(const char *text)
+{
+    return decant_checksum(0, text, strlen(text));
+}
+
+/* The head as it is on disk; false when it is missing or not whole. */
+static bool read_head(const decant_work_directory *work, char head[DECANT_WORK_HEAD_BYTES])
+{
+    char path[NAME_BYTES];
+    unsigned checksum = 0;
+    name_file(work, "head", path);
+    FILE *file = fopen(path, "r");
+    size_t length = file ? fread(head, 1, DECANT_WORK_HEAD_BYTES - 1, file) : 0;
+    if (file)
+        fclose(file);
+    head[length] = '\0';
+    char *last = strstr(head, "\nchecksum = ");
+    if (!last || sscanf(last, "\nchecksum = %8x", &checksum) != 1)
+        return false;
+    last[1] = '\0';
+    return checksum == checksum_of(head);
+}
+
+static decant_status write_head(const decant_work_directory *work, const char *head, decant_error *err)
+{
+    char path[NAME_BYTES], partial[NAME_BYTES];
+    name_file(work, "head", path);
+    name_file(work, "head.partial", partial);
+    FILE *file = fopen(partial, "w");
+    bool good = file && fprintf(file, "%schecksum = %08x\n", head, checksum_of(head)) > 0 &&
+                fflush(file) == 0 && fsync(fileno(file)) == 0;
+    if (file)
+        good = fclose(file) == 0 && good;
+    if (good && rename(partial, path) == 0)
+        return DECANT_OK;
+    return DECANT_ERROR(err, DECANT_ERROR_DISK, "cannot write %s: %s", path, strerror(errno));
+}
+
+/* The first line in which two heads differ. */
+static decant_status compare_heads(const decant_work_directory *work, const char *there, const char *mine,
+                                   decant_error *err)
+{
+    while (*there && *mine) {
+        int length = (int)strcspn(there, "\n"), own_length = (int)strcspn(mine, "\n");
+        if (length != own_length || memcmp(there, mine, (size_t)length) != 0)
+            return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                                "%s is of another job: there, %.*s; here, %.*s; --overwrite-work begins anew",
+                                work->path, length, there, own_length, mine);
+        there += length + (there[length] == '\n');
+        mine += own_length + (mine[own_length] == '\n');
+    }
+    if (*there || *mine)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                            "%s is of another job, with other options; --overwrite-work begins anew",
+                            work->path);
+    return DECANT_OK;
+}
+
+/* ---- all of it ---- */
+
+static bool is_there(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
+
+static void remove_data(decant_work_directory *work)
+{
+    char partial[NAME_BYTES];
+    decant_work_directory_drop_calibration(work);
+    unlink(work->statistics);
+    snprintf(partial, sizeof partial, "%s.partial", work->statistics);
+    unlink(partial);
+    work->has_statistics = false;
+}
+
+decant_status decant_work_directory_open(decant_work_directory *work, const char *head, bool overwrite,
+                                         decant_error *err)
+{
+    char there[DECANT_WORK_HEAD_BYTES];
+    decant_status status;
+    DECANT_TRY(take_lock(work, err));
+    if (overwrite)
+        remove_data(work);
+    work->has_calibration = is_there(work->calibration);
+    work->has_statistics = is_there(work->statistics);
+    if (!work->has_calibration && !work->has_statistics)
+        return write_head(work, head, err);
+    if (!read_head(work, there))
+        DECANT_FAIL(err, DECANT_ERROR_USAGE,
+                    "%s/head is damaged, so what is beside it cannot be used; --overwrite-work begins anew",
+                    work->path);
+    DECANT_TRY(compare_heads(work, there, head, err));
+done:
+    return status;
+}
+
+void decant_work_directory_drop_calibration(decant_work_directory *work)
+{
+    char partial[NAME_BYTES];
+    unlink(work->calibration);
+    snprintf(partial, sizeof partial, "%s.partial", work->calibration);
+    unlink(partial);
+    work->has_calibration = false;
+}
+
+void decant_work_directory_close(decant_work_directory *work)
+{
+    if (!work->path[0] || work->lock < 0)
+        return;
+    if (work->complete || (!is_there(work->calibration) && !is_there(work->statistics))) {
+        const char *const files[] = {"head.partial", "head", "lock"};
+        remove_data(work);
+        for (int i = 0; i < 3; i++) {
+            char path[NAME_BYTES];
+            name_file(work, files[i], path);
+            unlink(path);
+        }
+        rmdir(work->path); /* unless someone else keeps something in it */
+    }
+    close(work->lock);
+    work->lock = -1;
+}

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# launch/decant.sbatch on a real Slurm of one node: a job that runs through, one whose plan does not fit, bad input, a job
+# that is signalled, leaves with 75, is requeued and ends with the undisturbed job's bytes, and a device that fails for good.
+# Skipped (77) where Slurm cannot start.
+set -euo pipefail
+decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
+work=$(mktemp -d)
+"$source/tests/slurm/one_node" start "$work/slurm" || { status=$?; rm -rf "$work"; exit $status; }
+trap '"$source/tests/slurm/one_node" stop "$work/slurm"; rm -rf "$work"' EXIT
+export SLURM_CONF=$work/slurm/slurm.conf
+cd "$work"
+
+fail() {
+  echo "FAILED: $*" >&2
+  tail -n 30 ./*.log >&2
+  exit 1
+}
+
+# The two lines that a user changes; the program is given through the environment.
+sed 's/^#SBATCH --nodes.*/#SBATCH --nodes=1 --ntasks-per-node=2/' "$source/launch/decant.sbatch" >decant.sbatch
+! cmp -s decant.sbatch "$source/launch/decant.sbatch" || fail "the marked line is not there"
+
+model=$source/tests/reference/llama_mha
+ini() { # NAME OUTPUT EXTRA…: a job file
+  printf '%s\n' "model = $model" "calibration = $model/tokens.npy" "bits = 5" "micro-batch = 2" "device = cpu" "quiet = yes" \
+    "output = $work/$2" "${@:3}" >"$1.ini"
+}
+submit() { # PROGRAM JOB: the job's number
+  DECANT=$1 sbatch --parsable decant.sbatch "$2.ini"
+}
+state() { scontrol show job "$1" | sed -n 's/.*JobState=\([A-Z]*\).*/\1/p'; }
+# ended JOB: waits for the end; a job that is requeued is let start at once (Slurm would wait two minutes).
+ended() {
+  local now
+  for _ in {1..240}; do
+    now=$(state "$1")
+    case $now in
+      COMPLETED | FAILED | CANCELLED) return ;;
+      PENDING) if scontrol show job "$1" | grep -q Reason=BeginTime; then scontrol update JobId="$1" StartTime=now; fi ;;
+    esac
+    sleep 0.25
+  done
+  scontrol show job "$1" >&2
+  fail "job $1 is still $now"
+}
+# expect JOB STATUS PATTERN
+expect() {
+  ended "$1"
+  local exit_code
+  exit_code=$(scontrol show job "$1" | sed -n 's/.* ExitCode=\([0-9]*\):.*/\1/p')
+  [[ $exit_code == "$2" ]] || fail "job $1 ended with $exit_code, not $2"
+  grep -q -- "$3" "decant-$1.log" || fail "job $1 does not say '$3'"
+  [[ ! -e decant-$1.failures ]] || fail "job $1 left its count of failures"
+}
+restarts() { scontrol show job "$1" | sed -n 's/.*Restarts=\([0-9]*\).*/\1/p'; }
+
+# ---- runs through: the bytes of mpirun
+ini plain plain.h5
+job=$(submit "$decant" plain)
+expect "$job" 0 'decant.sbatch: done'
+grep -q '2 ranks: 2 stages' "decant-$job.log" || fail "no plan in the log"
+mpirun -n 1 "$decant" run --config plain.ini --output "$work/mpirun.h5"
+cmp plain.h5 mpirun.h5 || fail "Slurm gives other bytes than mpirun"
+
+# ---- the plan refuses; bad input stops; neither is requeued
+ini hopeless no.h5 'host-memory = 1M'
+job=$(submit "$decant" hopeless)
+expect "$job" 4 'nothing was started'
+[[ $(restarts "$job") == 0 ]] || fail "a hopeless job was requeued"
+ini bad no.h5 'text = absent.npy'
+job=$(submit "$decant" bad)
+expect "$job" 3 'absent.npy'
+[[ $(restarts "$job") == 0 ]] || fail "a job with bad input was requeued"
+
+# ---- signalled: what decant promises of 75 is stood in for by a program that keeps it, around the real one
+cat >saves <<STANDIN
+#!/bin/bash
+[[ \$1 == run && ! -e $work/saved.\$SLURM_PROCID ]] || exec "$decant" "\$@"
+trap 'touch $work/saved.\$SLURM_PROCID; exit 75' USR1
+touch $work/computing.\$SLURM_PROCID
+for _ in {1..600}; do sleep 0.1; done
+exit 70
+STANDIN
+chmod +x saves
+ini signalled signalled.h5
+job=$(submit "$work/saves" signalled)
+for _ in {1..200}; do [[ -e computing.0 && -e computing.1 ]] && break; sleep 0.1; done
+scancel --batch --signal=USR1 "$job" # what --signal=B:USR1@120 sends ahead of the limit
+expect "$job" 0 'back into the queue'
+[[ $(restarts "$job") == 1 ]] || fail "the signalled job was restarted $(restarts "$job") times"
+[[ -e saved.0 && -e saved.1 ]] || fail "not every rank was signalled"
+cmp plain.h5 signalled.h5 || fail "the requeued job gives other bytes"
+
+# ---- a device that fails for good: three more times, then no more
+cat >fails <<STANDIN
+#!/bin/bash
+[[ \$1 == run ]] || exec "$decant" "\$@"
+[[ \$SLURM_PROCID != 0 ]] || echo run >>"$work/runs"
+exit 5
+STANDIN
+chmod +x fails
+ini failing no.h5
+job=$(submit "$work/fails" failing)
+expect "$job" 5 'for the last time'
+[[ $(wc -l <runs) == 4 ]] || fail "the failing job ran $(wc -l <runs) times, not 4"
+[[ ! -e no.h5 ]] || fail "a job that failed left an output"
+echo "decant.sbatch: passed"

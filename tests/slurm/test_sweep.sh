@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# tests/launch/test_sweep.sh on a real Slurm of one node: the same sweep as job arrays. Skipped (77) where Slurm cannot start.
+set -euo pipefail
+source=${DECANT_TEST_SOURCE:?}
+slurm=$(mktemp -d)
+"$source/tests/slurm/one_node" start "$slurm" || { status=$?; rm -rf "$slurm"; exit $status; }
+trap '"$source/tests/slurm/one_node" stop "$slurm"; rm -rf "$slurm"' EXIT
+export SLURM_CONF=$slurm/slurm.conf DECANT_TEST_SLURM=yes
+bash "$source/tests/launch/test_sweep.sh"
