@@ -125,6 +125,21 @@ void decant_channels_advance(decant_channels *channels)
         continue;
 }
 
+static bool is_being_copied(const decant_channel *channel)
+{
+    bool copies = false;
+    for (int i = 0; i < BUFFERS; i++)
+        copies |= channel->buffers[i].state == BUFFER_COPYING;
+    return copies && !channel->receives;
+}
+
+void decant_channels_flush(decant_channels *channels)
+{
+    for (int i = 0; i < channels->count; i++)
+        while (is_being_copied(channels->member[i]))
+            pass_all(channels);
+}
+
 /* Lets all messages move on until this buffer has got so far. Only the time in which the device had nothing to
  * do counts as waiting. */
 static decant_status await(decant_channel *channel, const channel_buffer *buffer, buffer_state state,

@@ -60,6 +60,10 @@ void decant_channels_close(decant_channels *channels);
 /* Lets messages move on while the rank computes otherwise: for a moment, unless there are none. */
 void decant_channels_advance(decant_channels *channels);
 
+/* Puts every message sent so far on its way, so that the peers get it while this rank waits for something else,
+ * such as all ranks. Waits for the device, not for the peers. */
+void decant_channels_flush(decant_channels *channels);
+
 /* Sends the matrices (those with data NULL are skipped), or only the mark when withdrawn. They may be written
  * again by work that is issued from now on. */
 decant_status decant_channel_send(decant_channel *channel, const decant_matrix *matrices, int count,

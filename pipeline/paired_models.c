@@ -320,6 +320,7 @@ decant_status decant_paired_models_pass(decant_paired_models *models, const deca
     DECANT_TRY(decant_ranks_agree(job->ranks, is_active ? open_channels(&run, err) : DECANT_OK, err));
     if (is_active)
         (models->streamed ? stream_layers : stream_passages)(&run);
+    decant_channels_flush(&run.channels);
     *err = run.standing.error;
     DECANT_TRY(decant_ranks_agree(job->ranks, run.standing.failed, err));
 done:

@@ -88,4 +88,5 @@ void decant_resident_run(decant_calibration_run *run, decant_resident *resident,
     if (decant_standing_computes(&run->standing))
         decant_standing_note(&run->standing, backend->memory->synchronize(backend, &error), &error);
     run->times.backward_s += decant_clock_s() - before_s;
+    decant_channels_flush(&run->channels);
 }

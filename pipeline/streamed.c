@@ -86,6 +86,7 @@ static void pass_block(decant_calibration_run *run, decant_streamed_calibration 
                              decant_streamed_calibration_leave(calibration, pass, block, &error), &error);
     *(is_forward ? &run->times.forward_s : &run->times.backward_s) +=
         decant_clock_s() - start_s - (run->channels.waited_s - waited_s);
+    decant_channels_flush(&run->channels);
 }
 
 void decant_streamed_run(decant_calibration_run *run, decant_streamed *streamed,

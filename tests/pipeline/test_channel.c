@@ -164,6 +164,9 @@ static void run_pipeline(decant_ranks *ranks, int slack, int64_t withdraws_at)
         if (!is_forward && stage == 0)
             issue(device, (task){.target = finished + step.batch * COLUMNS, .source = slot});
     }
+    decant_channels_flush(&channels);
+    assert_ok(
+        decant_ranks_agree(ranks, DECANT_OK, &err)); /* nobody waits for a message of a rank that is here */
     decant_channels_close(&channels);
     assert_ok(synchronize(backend, &err));
     assert_int_equal(withdrawn, withdraws_at < 2 * BATCHES);
