@@ -1,6 +1,6 @@
 /* The one interface between the job and the arithmetic. A backend ("cpu", "cuda") is a value of decant_backend:
- * tables of functions, one a concern (memory, weights, model, quantize, grid, validate), and a state that only
- * the backend knows.
+ * tables of functions, one a concern (memory, weights, model, quantize, grid, validate, recordings), and a
+ * state that only the backend knows.
  *
  * Rules that every implementation keeps:
  *   - Arrays named "device" live where the backend computes (host memory for the CPU backend) and come from
@@ -367,6 +367,28 @@ typedef struct decant_validate_kernels {
                              const int32_t *tokens, decant_comparison *comparison, decant_error *err);
 } decant_validate_kernels;
 
+/* ---- recordings ---- */
+
+/* A sequence of this table's operations that is issued again and again, with the same arguments each time. */
+typedef struct decant_work {
+    decant_status (*issue)(void *context, decant_error *err);
+    void *context; /* lives as long as the recording */
+} decant_work;
+
+typedef struct decant_recording decant_recording;
+
+typedef struct decant_recording_kernels {
+    /* Issues the work once, and keeps it so that replay costs the host as little as the backend can. The work
+     * neither allocates nor waits, and its operations have no host results. Where a backend cannot keep it,
+     * replay issues it anew. */
+    decant_status (*record)(decant_backend *backend, decant_work work, decant_recording **recording,
+                            decant_error *err);
+    /* Issues the recorded work. Other work may lie between record and replay only if it needs no more scratch
+     * than what came before. */
+    decant_status (*replay)(decant_backend *backend, const decant_recording *recording, decant_error *err);
+    void (*drop)(decant_backend *backend, decant_recording **recording); /* takes NULL, sets NULL */
+} decant_recording_kernels;
+
 /* ---- a backend ---- */
 
 struct decant_backend {
@@ -380,6 +402,7 @@ struct decant_backend {
     const decant_quantize_kernels *quantize;
     const decant_grid_kernels *grid;
     const decant_validate_kernels *validate;
+    const decant_recording_kernels *recordings;
     void (*destroy)(decant_backend *backend); /* behind decant_backend_destroy */
     void *state;                              /* the implementation's own */
 };

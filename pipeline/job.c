@@ -14,12 +14,13 @@
 #include "pipeline/job_statistics.h"
 #include "pipeline/job_tokens.h"
 #include "pipeline/job_work.h"
+#include "pipeline/provenance.h"
 #include "pipeline/report.h"
+#include "pipeline/reuse.h"
 #include "pipeline/sensitivity.h"
 #include "stages/write.h"
 #include "stages/write_validation.h"
 
-#include <stdio.h>
 #include <unistd.h>
 
 /* ---- check ---- */
@@ -93,10 +94,10 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
                                   const decant_sensitivity *sensitivity, decant_container_writer **writer,
                                   decant_error *err)
 {
-    char options[1024], device[64];
+    char options[DECANT_PROVENANCE_BYTES], device[64];
     double start_s = decant_clock_s();
-    decant_options_describe(job->options, options, sizeof options);
-    snprintf(device, sizeof device, "%s %s", job->backend->name, decant_element_name(job->backend->activation));
+    decant_job_describe_options(job, origin, options);
+    decant_job_describe_device(job, device, sizeof device);
     decant_container_contents contents = {
         .config = &job->config,
         .family = job->family,
@@ -114,6 +115,8 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
         .matrices = share->matrices,
         .quantized = share->layers,
         .weights = share->weights,
+        .earlier = job->reuse ? job->reuse->container : NULL,
+        .is_taken = share->is_taken,
     };
     decant_log_stage(job->log, "write");
     decant_status status = decant_write_container(job->ranks, job->options->output, job->options->overwrite,
@@ -181,6 +184,8 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     DECANT_TRY(decant_job_heed_signals(job, err));
     DECANT_TRY(measure_sensitivity(job, &tokens, &share, &table, &sensitivity, err));
     DECANT_TRY(allocate(job, &table, &chosen, &summary, err));
+    DECANT_TRY(decant_job_quantize_other_choices(job, &origin, chosen, &share, err));
+    decant_report_reuse(job, chosen);
     DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &sensitivity, &writer, err));
     decant_quantized_share_free(job->backend, &share);
     DECANT_TRY(validate_and_finish(job, &inputs, &summary, &writer, err));

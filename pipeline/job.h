@@ -34,6 +34,7 @@ typedef struct decant_job {
     const decant_token_array *text; /* what `run` will validate on, borrowed; NULL or empty: nothing */
     uint32_t model_checksum;        /* pipeline/model_fingerprint.h; 0 where nothing is tied to the model */
     uint32_t *weight_checksums;     /* [linear layers of the model]: what it was made of; NULL: nothing */
+    struct decant_reuse *reuse;     /* pipeline/reuse.h; NULL: nothing is taken over */
     decant_work_directory work;     /* pipeline/job_work.h */
     decant_plan plan;               /* once the tokens are known; pipeline/job_plan.h */
 } decant_job;

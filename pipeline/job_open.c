@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "pipeline/placement.h"
+#include "pipeline/reuse.h"
 #include "stages/sensitivity.h"
 
 #include <stdio.h>
@@ -159,6 +160,7 @@ void decant_job_close(decant_job *job)
     decant_memory_free(job->ranges);
     decant_memory_free(job->owners);
     decant_memory_free(job->weight_checksums);
+    decant_reuse_close(&job->reuse);
     decant_plan_free(&job->plan);
     decant_safetensors_close(&job->model);
     decant_model_config_free(&job->config);

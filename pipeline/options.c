@@ -29,6 +29,8 @@ static const option_row option_table[] = {
      "keep what the backward pass needs, or compute it again"},
     {"statistics", OPTION_PATH, "S.h5", NULL, FIELD(statistics), 0, 0, false,
      "Fisher sums of an earlier `calibrate`, in place of --calibration"},
+    {"old-statistics", OPTION_FLAG, NULL, NULL, FIELD(old_statistics), 0, 0, false,
+     "take --statistics of other weights than the model's all the same"},
     {"gradients", OPTION_PATH, "DIR", NULL, FIELD(gradients), 0, 0, false,
      "import-statistics: safetensors of squared gradients, named as the model's"},
     {"replicas", OPTION_NUMBER, "R", "0", FIELD(replicas), 0, 4096, false,
@@ -86,6 +88,8 @@ static const option_row option_table[] = {
      "generate: tokens to go on from, one long row or [prompts, length]"},
     {"new-tokens", OPTION_INTEGER, "N", "64", FIELD(new_tokens), 1, 1e6, false,
      "generate: tokens after each prompt"},
+    {"reuse", OPTION_PATH, "M.h5", NULL, FIELD(reuse), 0, 0, false,
+     "an earlier container: matrices that would come out the same are taken over"},
     {"output", OPTION_PATH, "M.h5", NULL, FIELD(output), 0, 0, false, "container (or statistics) to write"},
     {"overwrite", OPTION_FLAG, NULL, NULL, FIELD(overwrite), 0, 0, false,
      "replace an output that exists, once the new one is complete"},
@@ -268,6 +272,8 @@ static decant_status require_options(const decant_options *options, decant_error
         missing = "--model";
     else if (runs && for_recipe)
         missing = for_recipe;
+    else if (runs && options->reuse[0] && !options->statistics[0] && !decant_options_are_data_free(options))
+        missing = "--statistics, for --reuse (or methods that need none)";
     else if (calibrates && !options->calibration[0])
         missing = "--calibration";
     else if (command == DECANT_COMMAND_MERGE && options->part_count < 2)
@@ -285,6 +291,10 @@ static decant_status require_options(const decant_options *options, decant_error
     else if (command == DECANT_COMMAND_ALLOCATE && options->bits == 0 && options->size_bytes == 0 &&
              options->sweep.step == 0)
         missing = "--bits, --size or --sweep";
+    if (runs && options->reuse[0] && options->sensitivity != DECANT_SENSITIVITY_FISHER)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                            "--reuse goes with --sensitivity fisher alone: what is measured depends on all "
+                            "matrices, and none would be the same");
     if (missing)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "this command needs %s; see decant --help", missing);
     return DECANT_OK;

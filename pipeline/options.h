@@ -86,6 +86,7 @@ typedef struct decant_options {
     int fisher;          /* decant_fisher_form */
     int retention;       /* decant_retention */
     decant_option_path statistics;
+    bool old_statistics;          /* statistics of other weights are taken all the same */
     decant_option_path gradients; /* import-statistics */
     int replicas; /* groups of ranks that share out the sequences; 0: as decant_schedule_grid says */
 
@@ -116,6 +117,8 @@ typedef struct decant_options {
     int64_t validation_windows; /* 0: all */
     decant_option_path prompt;
     int64_t new_tokens;
+
+    decant_option_path reuse; /* a container to take unchanged matrices from */
 
     decant_option_path output;
     bool overwrite;

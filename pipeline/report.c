@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "pipeline/report_questions.h"
+#include "pipeline/reuse.h"
 #include "stages/budget.h"
 
 #include <math.h>
@@ -131,13 +132,16 @@ void decant_report_idleness(const decant_calibration_run *run)
 
 void decant_report_quantization(decant_job *job, const decant_error_table *table, double seconds)
 {
-    int64_t weights = 0;
-    for (int64_t i = 0; i < table->layers; i++)
-        weights += table->rows[i].weights;
-    decant_log_say(job->log, "quantized %lld matrices (%.1f million weights) in %.1f s",
-                   (long long)table->layers, (double)weights / 1e6, seconds);
+    int64_t matrices = 0, weights = 0;
+    for (int64_t i = 0; i < table->layers; i++) {
+        bool is_kept = decant_reuse_keeps(job->reuse, i, NULL);
+        matrices += !is_kept;
+        weights += is_kept ? 0 : table->rows[i].weights;
+    }
+    decant_log_say(job->log, "quantized %lld matrices (%.1f million weights) in %.1f s", (long long)matrices,
+                   (double)weights / 1e6, seconds);
     decant_log_event(job->log, "quantize", "\"seconds\":%.3f,\"matrices\":%lld,\"weights\":%lld", seconds,
-                     (long long)table->layers, (long long)weights);
+                     (long long)matrices, (long long)weights);
     log_ranks(job, "quantize", seconds);
 }
 

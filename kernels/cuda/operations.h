@@ -134,6 +134,12 @@ decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
                                        const decant_packed_matrix *packed, bool sparse, bool accumulate,
                                        decant_matrix y, decant_error *err);
 
+/* The same with levels in registers, for codes of up to four bits, where has_tiles accepts x. */
+bool decant_cuda_packed_has_tiles(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed);
+decant_status decant_cuda_packed_tiles(decant_backend *backend, decant_matrix x,
+                                       const decant_packed_matrix *packed, bool sparse, bool accumulate,
+                                       decant_matrix y, decant_error *err);
+
 /* The same by parities on binary tensor cores, for the x and the packed matrices that has_parities accepts. */
 bool decant_cuda_packed_has_parities(decant_backend *backend, decant_matrix x,
                                      const decant_packed_matrix *packed);
