@@ -147,6 +147,7 @@ interrupt() { # until FILE is there, then SIGNAL to the night
   fi
 }
 "$python" -c 'import numpy as np; t = np.load("model/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(16)]))'
+change model.norm.weight 'w / 10'
 sed -i "s,^calibration = .*,calibration = $work/long.npy," nightly.ini
 echo 'checkpoint-every = 0' >>nightly.ini
 interrupt 'night/*.statistics.h5.work/calibration.h5' USR1 ''
