@@ -53,7 +53,7 @@ static decant_status create_backend(decant_job *job, decant_error *err)
 /* Does the job need to know what the model computes, or only its matrices? */
 static bool needs_architecture(const decant_options *options)
 {
-    return options->command != DECANT_COMMAND_RUN || options->text[0] ||
+    return options->command != DECANT_COMMAND_RUN || options->text[0] || options->choices[0] ||
            options->sensitivity != DECANT_SENSITIVITY_FISHER || !decant_options_are_data_free(options);
 }
 

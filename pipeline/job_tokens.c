@@ -37,10 +37,33 @@ static decant_status read_tokens(decant_job *job, const char *path, int64_t wind
     return decant_ranks_require_equal(job->ranks, &tokens->checksum, sizeof tokens->checksum, path, err);
 }
 
-decant_status decant_job_read_text(decant_job *job, decant_token_array *text, decant_error *err)
+static decant_status read_questions(decant_job *job, decant_question_set *questions, decant_error *err)
+{
+    const char *path = job->options->choices;
+    decant_status status = decant_question_set_read(path, job->config.vocabulary_size, questions, err);
+    status = decant_ranks_agree(job->ranks, status, err);
+    if (status != DECANT_OK)
+        return status;
+    return decant_ranks_require_equal(job->ranks, &questions->checksum, sizeof questions->checksum, path, err);
+}
+
+decant_status decant_job_read_inputs(decant_job *job, decant_validation_inputs *inputs, decant_error *err)
 {
     const decant_options *options = job->options;
-    return read_tokens(job, options->text, options->validation_window, options->validation_windows, text, err);
+    decant_status status = DECANT_OK;
+    *inputs = (decant_validation_inputs){0};
+    if (options->text[0])
+        status = read_tokens(job, options->text, options->validation_window, options->validation_windows,
+                             &inputs->text, err);
+    if (status == DECANT_OK && options->choices[0])
+        status = read_questions(job, &inputs->questions, err);
+    return status;
+}
+
+void decant_validation_inputs_free(decant_validation_inputs *inputs)
+{
+    decant_token_array_free(&inputs->text);
+    decant_question_set_free(&inputs->questions);
 }
 
 decant_status decant_job_read_calibration(decant_job *job, decant_token_array *tokens, decant_error *err)
