@@ -18,7 +18,7 @@ batch() {
 }
 
 model=$source/tests/reference/llama_mha
-python3 -c 'import numpy as np; t = np.load("'"$model"'/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(20)]))'
+python3 -c 'import numpy as np; t = np.load("'"$model"'/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(10)]))'
 printf '%s\n' "model = $model" "calibration = $work/long.npy" "bits = 5" "micro-batch = 1" "checkpoint-every = 0" \
   "device = cpu" "output = $work/job.h5" >job.ini
 mpirun -n 1 "$DECANT" run --config job.ini --quiet --output "$work/undisturbed.h5"
