@@ -91,7 +91,7 @@ static decant_status resident_seconds(decant_plan *plan, const decant_rates *rat
                       (double)each->share.sequences / rates->flop_s;
         double whole = (double)batches * (forward_s[stage] + backward_s[stage]) / (1 - idle[stage]);
         each->seconds[DECANT_STAGE_CALIBRATE] = busy;
-        each->idle = larger(0, 1 - busy / whole);
+        each->idle = whole > 0 ? larger(0, 1 - busy / whole) : 0; /* 0 where the sums are there already */
         plan->seconds[DECANT_STAGE_CALIBRATE] = larger(plan->seconds[DECANT_STAGE_CALIBRATE], whole);
     }
 done:

@@ -116,9 +116,11 @@ for _ in $(seq 20); do
   [[ -e $work/late.h5.work/statistics.h5 ]] && break
 done
 [[ ! -e $work/late.h5.work/calibration.h5.partial ]] || fail "sums of unfinished calibration are kept beside the finished ones"
-through 3 "${run[@]}" --output "$work/late.h5"
+through 3 "${run[@]}" --log "$work/late.log" --output "$work/late.h5"
 grep -q 'calibration is finished already' "$work/err" || fail "calibration was done again: $(cat "$work/err")"
 cmp "$work/whole.h5" "$work/late.h5" || fail "a job that went on after calibration gives other bytes"
+python3 -c 'import json, sys; [json.loads(line, parse_constant=int) for line in open(sys.argv[1])]' "$work/late.log" ||
+  fail "the log is not JSON: $(cat "$work/late.log")"
 
 # ---- replicas go on as replicas, on other numbers of stages; `decant calibrate` too
 through 2 calibrate "${common[@]}" --replicas 2 --output "$work/statistics.h5"
