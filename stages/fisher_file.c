@@ -12,22 +12,31 @@ static void name_dataset(const char *prefix, const decant_linear *linear,
     snprintf(path, DECANT_CONTAINER_PATH_BYTES, "%s/%s/fisher", prefix, linear->name);
 }
 
+decant_status decant_fisher_file_define_block(decant_container_writer *writer,
+                                              const decant_model_config *config, const decant_family *family,
+                                              int layer, const char *prefix, int *ids, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    for (int i = 0; i < family->linear_count && status == DECANT_OK; i++) {
+        decant_linear linear;
+        char path[DECANT_CONTAINER_PATH_BYTES];
+        family->linear(config, layer, i, &linear);
+        name_dataset(prefix, &linear, path);
+        decant_shape shape = {2, {linear.rows, linear.columns}};
+        status = decant_container_define(writer, path, DECANT_STORED_F32, &shape, &ids[i], err);
+    }
+    return status;
+}
+
 decant_status decant_fisher_file_define(decant_container_writer *writer, const decant_model_config *config,
                                         const decant_family *family, const char *prefix, int *ids,
                                         decant_error *err)
 {
-    int linears = family->linear_count;
-    for (int i = 0; i < config->layers * linears; i++) {
-        decant_linear linear;
-        char path[DECANT_CONTAINER_PATH_BYTES];
-        family->linear(config, i / linears, i % linears, &linear);
-        name_dataset(prefix, &linear, path);
-        decant_shape shape = {2, {linear.rows, linear.columns}};
-        decant_status status = decant_container_define(writer, path, DECANT_STORED_F32, &shape, &ids[i], err);
-        if (status != DECANT_OK)
-            return status;
-    }
-    return DECANT_OK;
+    decant_status status = DECANT_OK;
+    for (int layer = 0; layer < config->layers && status == DECANT_OK; layer++)
+        status = decant_fisher_file_define_block(writer, config, family, layer, prefix,
+                                                 ids + layer * family->linear_count, err);
+    return status;
 }
 
 /* Linear layer `index` of the list. */
@@ -44,13 +53,14 @@ static int count_of(const decant_fisher_sums *fisher)
     return fisher->sums ? fisher->layer_count * fisher->family->linear_count : 0;
 }
 
-decant_status decant_fisher_file_write(decant_container_writer *writer, const decant_fisher_sums *fisher,
-                                       const int *ids, decant_error *err)
+decant_status decant_fisher_file_write_block(decant_container_writer *writer, const decant_fisher_sums *fisher,
+                                             int block, const int *ids, decant_error *err)
 {
     decant_backend *backend = fisher->backend;
+    int linears = fisher->family->linear_count, first = block * linears;
     float *host = NULL;
     decant_status status = DECANT_OK;
-    for (int i = 0; i < count_of(fisher); i++) {
+    for (int i = first; i < first + linears; i++) {
         const float *sum = fisher->host_sums[i];
         if (!sum && !fisher->sums[i])
             continue;
@@ -63,11 +73,20 @@ decant_status decant_fisher_file_write(decant_container_writer *writer, const de
             DECANT_TRY(backend->memory->download(backend, host, fisher->sums[i], size_bytes, err));
             sum = host;
         }
-        DECANT_TRY(decant_container_write(writer, ids[fisher->first_layer * fisher->family->linear_count + i],
-                                          0, count, sum, err));
+        DECANT_TRY(decant_container_write(writer, ids[i - first], 0, count, sum, err));
     }
 done:
     decant_memory_free(host);
+    return status;
+}
+
+decant_status decant_fisher_file_write(decant_container_writer *writer, const decant_fisher_sums *fisher,
+                                       const int *ids, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    for (int block = 0; fisher->sums && block < fisher->layer_count && status == DECANT_OK; block++)
+        status = decant_fisher_file_write_block(
+            writer, fisher, block, ids + (fisher->first_layer + block) * fisher->family->linear_count, err);
     return status;
 }
 
@@ -110,4 +129,18 @@ decant_status decant_fisher_file_read(const decant_container *file, const char *
 done:
     decant_memory_free(host);
     return status;
+}
+
+decant_status decant_fisher_file_read_parked(const decant_container *file, const char *prefix,
+                                             decant_fisher_sums *fisher, int block, int linear,
+                                             decant_error *err)
+{
+    int index = block * fisher->family->linear_count + linear;
+    decant_linear shape = linear_of(fisher, index);
+    char path[DECANT_CONTAINER_PATH_BYTES];
+    float **host = &fisher->host_sums[index];
+    name_dataset(prefix, &shape, path);
+    decant_status status =
+        decant_memory_allocate((size_t)(shape.rows * shape.columns) * sizeof **host, path, (void **)host, err);
+    return status == DECANT_OK ? read_sum(file, path, &shape, *host, err) : status;
 }
