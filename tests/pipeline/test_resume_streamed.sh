@@ -70,13 +70,17 @@ killed_at() {
 }
 
 # ---- killed while layers go forward, while they go backward, and when all have: goes on, on any number of ranks
+planned=$("$decant" plan --model "$model" --calibration "$tokens" --sequences 14 --window 37 --bits 5 --memory streamed --device cpu --json |
+  python3 -c 'import json, sys; print(json.load(sys.stdin)["checkpoint_bytes"])')
 cases=0
 for file in boundary.2.h5 boundary.6.h5 gradient.5.h5 gradient.3.h5 gradient.1.h5 gradient.0.h5; do
   ranks=$((cases++ % 3 + 1))
   killed_at $file $ranks "$work/$file" "${run[@]}" "${streamed[@]}"
-  echo "killed at $file on $ranks: boundaries $(numbers "$work/$file.work" boundary); gradients $(numbers "$work/$file.work" gradient);" \
+  held=$(cat "$work/$file.work"/*.h5* | wc -c)
+  ((held <= planned)) || fail "$held bytes are in the work directory, $planned were planned"
+  echo "killed at $file on $ranks: $held bytes; boundaries $(numbers "$work/$file.work" boundary); gradients $(numbers "$work/$file.work" gradient);" \
     "layers $(numbers "$work/$file.work" layer)"
-  for others in 1 2 3 5; do
+  for others in $((cases % 3 + 1)) $((cases % 2 ? 5 : 2)); do
     cp -r "$work/$file.work" "$work/on.h5.work"
     through $others "${run[@]}" "${streamed[@]}" --output "$work/on.h5"
     grep -q 'going on after' "$work/err" || fail "not resumed: $(cat "$work/err")"
@@ -86,9 +90,7 @@ for file in boundary.2.h5 boundary.6.h5 gradient.5.h5 gradient.3.h5 gradient.1.h
   done
 done
 
-# ---- where a stage ends does not matter: every state in which a job can be found, and that what is there is used
-through 1 "${run[@]}" "${streamed[@]}" --output "$work/again.h5"
-cmp "$work/whole.h5" "$work/again.h5" || fail "streamed gives other bytes"
+# ---- what is there is used: other costs and activations, with their checksums right, give other bytes
 cp -r "$work/gradient.3.h5.work" "$work/forged.h5.work"
 python3 - "$source/tests/pipeline" "$work/forged.h5.work" <<'PY'
 import glob, sys, zlib
