@@ -25,8 +25,7 @@ begin() {
   local ranks=$1
   running=$2
   shift 2
-  # mpirun may outlive ranks that were killed while they started
-  timeout 60 mpirun -n "$ranks" "$decant" "$@" --output "$running" >/dev/null 2>"$work/err" &
+  timeout -k 5 60 mpirun -n "$ranks" "$decant" "$@" --output "$running" >/dev/null 2>"$work/err" &
   job=$!
 }
 

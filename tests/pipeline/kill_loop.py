@@ -25,6 +25,8 @@ DOING = {
     None: "starting",
     "plan": "calibrating",
     "checkpoint": "calibrating",
+    "forward": "going forward",
+    "backward": "going backward",
     "calibrate": "keeping sums",
     "kept": "quantizing",
     "quantize": "allocating",
@@ -44,6 +46,8 @@ def last_event(log):
                     break
                 said = json.loads(line)  # each line that is whole, or the log is broken
                 event = "kept" if said.get("statistics") else said["event"]
+                if "backward" in said:  # layers are streamed
+                    event = "backward" if said["backward"] else "forward"
                 if event in DOING:
                     last = event
     except FileNotFoundError:
@@ -104,7 +108,7 @@ class Loop:
     def finish(self):
         """Waits for mpirun and its ranks; mpirun's exit status."""
         if not wait_until(lambda: self.job.poll() is not None, MPIRUN_GONE_S):
-            # Open MPI's: see docs/reliability.md. Nothing of decant is left by then, or this fails below.
+            # Open MPI's: see docs/reliability.md. Of decant nothing may be left by then.
             left = ranks_of(self.program, self.output)
             if left:
                 self.fail(f"the ranks {left} outlive a killed one")
@@ -165,6 +169,8 @@ class Loop:
             if status != 0 and sum(self.counts.values()) == before:
                 self.fail(f"a job that was not killed ends with {status}")
             self.compare()
+            if turn % 50 == 0:
+                print(f"{sum(self.counts.values())} kills so far", file=sys.stderr, flush=True)
         self.begin(ranks[turn % len(ranks)])
         self.job.wait(JOB_S)
         if self.finish() != 0 or not os.path.exists(self.output):
@@ -174,7 +180,7 @@ class Loop:
     def tell(self):
         whos = ["one rank", "all ranks", "all and mpirun"]
         print(f"{'killed while':<14}", *(f"{who:>15}" for who in whos))
-        for stage in dict.fromkeys(DOING.values()):
+        for stage in dict.fromkeys(stage for stage in DOING.values() if any(self.counts[stage, who] for who in whos)):
             print(f"{stage:<14}", *(f"{self.counts[stage, who]:>15}" for who in whos))
         print(f"{sum(self.counts.values())} kills; {self.resumed} jobs went on from what was saved, {self.jobs} came to an "
               f"end, all with the same bytes; {self.stayed} times mpirun outlived all of its ranks")
