@@ -5,9 +5,6 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-# Without this, mpirun waits for ever for a lock in memory shared with ranks that were killed in MPI_Init (docs/reliability.md).
-export PMIX_MCA_gds=hash
-
 fail() { echo "FAILED: $*" >&2; exit 1; }
 
 # on RANKS ARGUMENTS…: decant under mpirun, quiet.

@@ -25,7 +25,8 @@ begin() {
   local ranks=$1
   running=$2
   shift 2
-  timeout -k 5 60 mpirun -n "$ranks" "$decant" "$@" --output "$running" >/dev/null 2>"$work/err" &
+  # mpirun may outlive ranks that were killed as they started, deaf to SIGTERM (docs/reliability.md)
+  timeout -s KILL 60 mpirun -n "$ranks" "$decant" "$@" --output "$running" >/dev/null 2>"$work/err" &
   job=$!
 }
 

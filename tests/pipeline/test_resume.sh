@@ -123,6 +123,14 @@ expect 2 'there, bits = 5; here, bits = 5.5' on 2 "${run[@]}" --bits 5.5 --outpu
 expect 2 'fisher = ' on 2 "${run[@]}" --fisher sequence --output "$out"
 expect 2 'calibration_crc32 = ' on 2 "${run[@]}" --calibration "$work/other.npy" --output "$out"
 expect 2 'model_crc32 = ' on 2 "${run[@]}" --model "$work/other" --output "$out"
+cp -r "$out.work" "$work/older.h5.work"
+python3 - "$work/older.h5.work/head" <<'PY'
+import re, sys, zlib
+text = re.sub("(?m)^program_version = .*$", "program_version = 0.0.1", open(sys.argv[1]).read())
+text = text[: text.index("checksum = ")]
+open(sys.argv[1], "w").write(text + "checksum = %08x\n" % zlib.crc32(text.encode()))
+PY
+expect 2 'there, program_version = 0.0.1; here, program_version = ' on 2 "${run[@]}" --output "$work/older.h5"
 expect 2 'command = calibrate' on 1 calibrate "${common[@]}" --output "$out"
 [[ $(cd "$out.work" && sha256sum calibration.h5 head) == "$before" ]] || fail "refused work was changed"
 cp -r "$out.work" "$work/torn.h5.work"
@@ -155,6 +163,18 @@ expect 2 'in use by another job, process 4711 on there' on 2 "${run[@]}" --outpu
 kill $holder 2>/dev/null || true
 wait $holder 2>/dev/null || true
 until flock -n "$out.work/lock" true; do sleep 0.1; done
+
+begin 2 "$work/two.h5" "${run[@]}" "${always[@]}"
+wait_for "$work/two.h5.work/calibration.h5" || fail "the job was over before another could begin: make it longer"
+holders=$(processes "$work/two.h5")
+kill -STOP $holders
+cp "$work/two.h5.work/lock" "$work/holder"
+expect 2 "in use by another job, $(<"$work/holder")" on 2 "${run[@]}" --output "$work/two.h5"
+grep -qw "$(awk '{ print $2 }' "$work/holder")" <<<"$holders" || fail "the lock names $(<"$work/holder"), the job is $holders"
+kill -CONT $holders
+finish
+[[ $got == 0 ]] || fail "the job beside which another was refused ends with $got"
+cmp "$work/whole.h5" "$work/two.h5" || fail "the job beside which another was refused gives other bytes"
 
 # ---- kills at random moments, of one rank, of all, and of mpirun too, until the job is through
 python3 "$source/tests/pipeline/kill_loop.py" "${DECANT_TEST_KILLS:-4}" "${DECANT_TEST_SEED:-$RANDOM}" "$work/whole.h5" "$work/random.h5" 3,3,1,3,2 \
