@@ -31,6 +31,7 @@ typedef struct decant_job {
     int *owners; /* [layers of this stage, linear_count]: the replica that quantizes and writes a matrix */
     const decant_token_array *text; /* what `run` will validate on, borrowed; NULL or empty: nothing */
     uint32_t model_checksum;        /* pipeline/model_fingerprint.h; 0 where nothing is tied to the model */
+    uint32_t *weight_checksums;     /* [linear layers of the model]: what it was made of; NULL: nothing */
     decant_work_directory work;     /* pipeline/job_work.h */
     decant_plan plan;               /* once the tokens are known; pipeline/job_plan.h */
 } decant_job;

@@ -20,7 +20,8 @@ static decant_status read_statistics(decant_job *job, const char *path, decant_f
     if (status == DECANT_OK)
         status = decant_job_check_statistics(job, path, origin, err);
     if (status == DECANT_OK)
-        status = decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form, layers.first,
+        status = decant_fisher_sums_list(job->backend, &job->config, job->family, origin->form,
+                                         decant_options_hessian_groups(job->options), layers.first,
                                          layers.count, fisher, err);
     for (int i = 0; status == DECANT_OK && i < layers.count * linears; i++)
         if (job->owners[i] == job->replica)

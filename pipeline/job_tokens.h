@@ -1,7 +1,7 @@
 /* The token ids that a job reads: to calibrate with, to measure sensitivities on, to validate on. All functions
  * here are collective: every rank reads for itself, and all must have read the same. DECANT_ERROR_INPUT with
- * the file's name when it cannot be read, is too short or has ids outside the vocabulary. Freed with
- * decant_token_array_free, after a failure too. */
+ * the file's name when it cannot be read, is too short or has ids outside the vocabulary; a warning when
+ * sequences are longer than the model was made for. Freed with decant_token_array_free, after a failure too. */
 #ifndef DECANT_PIPELINE_JOB_TOKENS_H
 #define DECANT_PIPELINE_JOB_TOKENS_H
 

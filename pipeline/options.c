@@ -39,7 +39,7 @@ static const option_row option_table[] = {
      "size of the whole container; GB are 10^9 bytes, GiB 2^30"},
     {"sweep", OPTION_SWEEP, "FROM:TO:STEP", NULL, FIELD(sweep), 1, 16, false,
      "allocate: the whole curve, e.g. 2.5:5:0.25 bits"},
-    {"method", OPTION_SET, "kmeans|higgs|rtn|nf4", "kmeans", FIELD(methods), 0, 0, true,
+    {"method", OPTION_SET, "kmeans|higgs|rtn|nf4|guided", "kmeans", FIELD(methods), 0, 0, true,
      "how weights are coded; several, as in kmeans,higgs: the best for each layer"},
     {"bit-widths", OPTION_WIDTHS, "LIST", "2,3,4,5,6", FIELD(bit_widths), DECANT_BITS_MINIMUM,
      DECANT_BITS_MAXIMUM, true, "code bits a weight to choose from, e.g. 3 or 2-4,6 or 2.5"},
@@ -53,6 +53,12 @@ static const option_row option_table[] = {
      "weights kept apart for the largest magnitude"},
     {"levels", OPTION_CHOICE, "exact|lloyd", "exact", FIELD(levels), 0, 0, true,
      "how levels are found: the optimum, or k-means++ and Lloyd"},
+    {"guided-groups", OPTION_NUMBER, "G", "4", FIELD(guided_groups), 1, 64, true,
+     "groups of output channels that have a Hessian of their own, for guided"},
+    {"guided-rounds", OPTION_NUMBER, "N", "3", FIELD(guided_rounds), 0, 100, true,
+     "times that guided solves for levels and goes through codes; 0: k-means, to compare"},
+    {"guided-damping", OPTION_FRACTION, "PERCENT", "1%", FIELD(guided_damping), 0, 1, true,
+     "added to a Hessian's diagonal for guided, of its mean"},
     {"seed", OPTION_SEED, "N", "0", FIELD(seed), 0, 0, true,
      "seed of higgs's signs, of --levels lloyd, of noise and of random tokens"},
     {"sensitivity", OPTION_CHOICE, "fisher|noise|measured", "fisher", FIELD(sensitivity), 0, 0, true,
@@ -185,6 +191,9 @@ decant_recipe decant_options_recipe(const decant_options *options)
         .outliers = options->outliers,
         .search = options->levels,
         .seed = options->seed,
+        .hessian_groups = decant_options_hessian_groups(options),
+        .guided_rounds = options->guided_rounds,
+        .guided_damping = options->guided_damping,
     };
     for (int i = 0; i < DECANT_METHODS; i++)
         recipe.uses[i] = options->methods >> i & 1;
@@ -192,6 +201,11 @@ decant_recipe decant_options_recipe(const decant_options *options)
     memcpy(recipe.dimension, options->grid_dimensions.value, sizeof recipe.dimension);
     memcpy(recipe.group, options->groups.value, sizeof recipe.group);
     return recipe;
+}
+
+int decant_options_hessian_groups(const decant_options *options)
+{
+    return options->methods >> DECANT_METHOD_GUIDED & 1 ? options->guided_groups : 0;
 }
 
 bool decant_options_are_data_free(const decant_options *options)
@@ -203,6 +217,13 @@ bool decant_options_are_data_free(const decant_options *options)
 bool decant_options_predict_loss(const decant_options *options)
 {
     return !decant_options_are_data_free(options) || options->sensitivity != DECANT_SENSITIVITY_FISHER;
+}
+
+const char *decant_options_predicted_measure(const decant_options *options)
+{
+    bool is_divergence = options->sensitivity != DECANT_SENSITIVITY_FISHER &&
+                         options->sensitivity_measure == DECANT_MEASURE_DIVERGENCE;
+    return is_divergence ? "KL divergence" : "loss increase";
 }
 
 /* What a run needs beyond a model and an output. */

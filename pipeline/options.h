@@ -96,6 +96,8 @@ typedef struct decant_options {
     double sensitive; /* fraction of a matrix, 0 … 0.5 */
     double outliers;  /* fraction of a matrix, 0 … 0.5 */
     int levels;       /* decant_level_search */
+    int guided_groups, guided_rounds;
+    double guided_damping;
     uint64_t seed;
 
     int sensitivity;               /* decant_sensitivity_kind */
@@ -142,11 +144,18 @@ decant_status decant_options_read(int argument_count, char **arguments, decant_o
 /* What the options ask to be tried on every matrix; `curvature`, which the statistics decide, is 0. */
 decant_recipe decant_options_recipe(const decant_options *options);
 
+/* Groups of output channels that Hessians are made for; 0: none of the methods needs them. */
+int decant_options_hessian_groups(const decant_options *options);
+
 /* Neither calibration nor statistics are given, and the methods do without. */
 bool decant_options_are_data_free(const decant_options *options);
 
 /* Is the sum that the allocation makes least a loss increase, or only a squared error? */
 bool decant_options_predict_loss(const decant_options *options);
+
+/* In words, what that prediction is to be compared with: "loss increase", or "KL divergence" where
+ * sensitivities were measured by it. */
+const char *decant_options_predicted_measure(const decant_options *options);
 
 /* The text of --help. */
 void decant_options_print_help(FILE *stream);

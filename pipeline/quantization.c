@@ -1,15 +1,15 @@
 /* The quantization stage: one matrix after the other is brought to where the backend computes, gets its sparse
  * pattern and levels, and has every candidate measured. While the backend works on a matrix, the next one is on
- * its way there, and a thread takes its checksum. What is computed for a matrix is stages/quantize.c. */
+ * its way there, and, where the model has no fingerprint, a thread takes its checksum. What is computed for a
+ * matrix is stages/quantize.c. */
 #include "pipeline/quantization.h"
 
 #include "base/memory.h"
 #include "base/worker.h"
-#include "io/checksum.h"
 #include "pipeline/interruption.h"
 #include "pipeline/report.h"
+#include "stages/linear_weight.h"
 
-#include <stdio.h>
 #include <string.h>
 
 decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_origin *origin)
@@ -25,6 +25,7 @@ decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_o
 /* One matrix to quantize. */
 typedef struct quantization_task {
     decant_linear linear; /* its name and shape */
+    int64_t matrix;       /* its place among the model's linear layers */
     float *
         *fisher; /* device F32 [rows, columns]; released, and set to NULL, once measured. NULL: no statistics */
     decant_quantized_layer *layer; /* filled; empty when it failed */
@@ -35,8 +36,8 @@ typedef struct quantization_task {
 
 /* A matrix between the file and the backend. Stays where it is in memory: a thread reads and writes it. */
 typedef struct arriving_matrix {
-    char tensor[DECANT_NAME_BYTES + 8];
-    decant_matrix host, weight;
+    decant_linear_weight source;
+    decant_matrix weight;
     uint32_t checksum;
     decant_task checksum_task;
 } arriving_matrix;
@@ -45,24 +46,25 @@ static decant_status take_checksum(void *argument, decant_error *err)
 {
     arriving_matrix *arriving = argument;
     (void)err;
-    arriving->checksum = decant_checksum(0, arriving->host.data, decant_matrix_bytes(arriving->host));
+    arriving->checksum = decant_linear_weight_checksum(&arriving->source);
     return DECANT_OK;
 }
 
-/* worker: NULL to take the checksum at once. */
-static decant_status begin_matrix(decant_job *job, decant_worker *worker, const decant_linear *linear,
+/* The checksum is the fingerprint's, where the model has one; else `worker` takes it, or, where that is NULL,
+ * this function. */
+static decant_status begin_matrix(decant_job *job, decant_worker *worker, const quantization_task *task,
                                   arriving_matrix *arriving, decant_error *err)
 {
     decant_backend *backend = job->backend;
     decant_status status;
     *arriving = (arriving_matrix){0};
-    snprintf(arriving->tensor, sizeof arriving->tensor, "%s.weight", linear->name);
-    DECANT_TRY(decant_safetensors_matrix(job->model, arriving->tensor, linear->rows, linear->columns,
-                                         &arriving->host, err));
-    DECANT_TRY(backend->weights->begin_place(backend, arriving->host, DECANT_PLACE_EXACT, arriving->tensor,
-                                             &arriving->weight, err));
+    DECANT_TRY(decant_linear_weight_find(job->model, &task->linear, &arriving->source, err));
+    DECANT_TRY(backend->weights->begin_place(backend, arriving->source.host, DECANT_PLACE_EXACT,
+                                             arriving->source.tensor, &arriving->weight, err));
     arriving->checksum_task = (decant_task){.run = take_checksum, .argument = arriving};
-    if (worker)
+    if (job->weight_checksums)
+        arriving->checksum = job->weight_checksums[task->matrix];
+    else if (worker)
         decant_worker_submit(worker, &arriving->checksum_task);
     else
         DECANT_TRY(take_checksum(arriving, err));
@@ -84,7 +86,7 @@ static decant_status quantize_matrix(decant_backend *backend, const decant_recip
 {
     decant_status status;
     DECANT_TRY(backend->weights->finish_place(backend, &arriving->weight, err));
-    DECANT_TRY(decant_quantize_layer(backend, recipe, arriving->tensor, arriving->weight,
+    DECANT_TRY(decant_quantize_layer(backend, recipe, arriving->source.tensor, arriving->weight,
                                      task->fisher ? *task->fisher : NULL, task->layer, err));
     DECANT_TRY(decant_task_wait(&arriving->checksum_task, err));
     *task->row = (decant_table_row){
@@ -113,17 +115,17 @@ static decant_status quantize_matrices(decant_job *job, const decant_recipe *rec
     arriving_matrix arriving[2] = {0};
     decant_worker *worker = NULL;
     decant_status status;
-    if (job->backend->leaves_host_free) /* else a thread would take cores from the backend */
+    if (job->backend->leaves_host_free && !job->weight_checksums) /* else a thread has no cores, or no work */
         DECANT_TRY(decant_worker_create(&worker, err));
     if (count > 0)
-        DECANT_TRY(begin_matrix(job, worker, &tasks[0].linear, &arriving[0], err));
+        DECANT_TRY(begin_matrix(job, worker, &tasks[0], &arriving[0], err));
     for (int64_t i = 0; i < count; i++) {
         if (decant_interruption_came())
             DECANT_FAIL(err, DECANT_INTERRUPTED,
                         "while matrices were quantized; the same command goes on from the "
                         "last checkpoint");
         if (i + 1 < count)
-            DECANT_TRY(begin_matrix(job, worker, &tasks[i + 1].linear, &arriving[(i + 1) % 2], err));
+            DECANT_TRY(begin_matrix(job, worker, &tasks[i + 1], &arriving[(i + 1) % 2], err));
         DECANT_TRY(quantize_matrix(job->backend, recipe, &tasks[i], &arriving[i % 2], err));
         end_matrix(job->backend, &arriving[i % 2]);
         if (shows_progress)
@@ -196,6 +198,7 @@ static int64_t list_tasks(const decant_job *job, decant_fisher_sums *fisher, int
             continue;
         quantization_task *task = &tasks[count++];
         *task = (quantization_task){
+            .matrix = share->matrices[i],
             .fisher = fisher->sums ? &fisher->sums[own] : NULL,
             .layer = &share->layers[i],
             .row = &share->rows[i],

@@ -200,7 +200,8 @@ void decant_report_allocation(decant_job *job, const decant_error_table *table, 
     describe_choice(table, chosen, counts, sizeof counts);
     bool predicts = decant_options_predict_loss(job->options);
     if (predicts)
-        snprintf(predicted, sizeof predicted, ", predicted loss increase %.4f", summary->predicted);
+        snprintf(predicted, sizeof predicted, ", predicted %s %.4f",
+                 decant_options_predicted_measure(job->options), summary->predicted);
     decant_log_say(job->log, "allocated %.3f bits a weight (%s)%s", summary->bits, counts, predicted);
     decant_log_event(
         job->log, "allocate", "\"seconds\":%.3f,\"bits\":%.6f,\"bytes\":%lld,\"%s\":%.9g,\"lower_bound\":%.9g",
@@ -328,7 +329,7 @@ static void print_table(const decant_job *job, const decant_validation_result *r
                (result->sums.loss_quantized - result->sums.loss_original) / targets);
     }
     if (summary && predicts)
-        printf("%-28s %.4f\n", "predicted loss increase", summary->predicted);
+        printf("predicted %-18s %.4f\n", decant_options_predicted_measure(job->options), summary->predicted);
     print_costs(job, result);
 }
 

@@ -1,8 +1,6 @@
 /* See streamed_blocks.h. */
 #include "pipeline/streamed_blocks.h"
 
-#include "stages/fisher_file.h"
-
 /* ---- as blocks pass ---- */
 
 static decant_status take(void *context, decant_fisher_sums *fisher, int block, decant_error *err)
@@ -33,7 +31,8 @@ static decant_status define(void *context, decant_container_writer *writer, int 
     const decant_job *job = blocks->job;
     decant_status status = DECANT_OK;
     if (!blocks->share)
-        return decant_fisher_file_define_block(writer, &job->config, job->family, layer, "",
+        return decant_fisher_file_define_block(writer, &job->config, job->family, layer,
+                                               decant_options_hessian_groups(job->options), "",
                                                blocks->datasets.sums, err);
     for (int i = 0; i < job->family->linear_count && status == DECANT_OK; i++) {
         decant_linear linear = linear_of(job, layer, i);
@@ -56,14 +55,17 @@ static decant_status write(void *context, decant_container_writer *writer, const
 {
     decant_streamed_blocks *blocks = context;
     const decant_quantized_share *share = blocks->share;
+    int layer = decant_job_layers(blocks->job).first + block;
     decant_status status = DECANT_OK;
     if (!share)
         return decant_fisher_file_write_block(writer, fisher, block, blocks->datasets.sums, err);
     for (int64_t i = 0; i < share->count && status == DECANT_OK; i++) {
         int place = place_in_block(blocks->job, share->matrices[i], block);
-        if (place >= 0)
-            status = decant_quantized_file_write(writer, &blocks->datasets.quantized[place], &share->layers[i],
-                                                 &share->rows[i], err);
+        if (place < 0)
+            continue;
+        decant_linear linear = linear_of(blocks->job, layer, place);
+        status = decant_quantized_file_write(writer, &linear, &blocks->datasets.quantized[place],
+                                             &share->layers[i], &share->rows[i], err);
     }
     return status;
 }

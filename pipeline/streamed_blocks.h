@@ -7,6 +7,7 @@
 #define DECANT_PIPELINE_STREAMED_BLOCKS_H
 
 #include "pipeline/quantization.h"
+#include "stages/fisher_file.h"
 #include "stages/quantized_file.h"
 
 typedef struct decant_streamed_blocks {
@@ -15,7 +16,7 @@ typedef struct decant_streamed_blocks {
     decant_quantized_share *share; /* borrowed, created; NULL: the sums are wanted */
     union {                        /* of the file that is being written */
         decant_quantized_datasets quantized[DECANT_BLOCK_LINEARS];
-        int sums[DECANT_BLOCK_LINEARS];
+        int sums[DECANT_BLOCK_LINEARS * DECANT_FISHER_DATASETS];
     } datasets;
 } decant_streamed_blocks;
 

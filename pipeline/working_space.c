@@ -47,6 +47,17 @@ static int64_t widest_pair(const decant_job_shape *shape, int layer)
 
 /* ---- the CPU ---- */
 
+static int64_t widest_input(const decant_job_shape *shape, int layer)
+{
+    int64_t widest = 0;
+    for (int i = 0; i < shape->family->linear_count; i++) {
+        decant_linear linear;
+        shape->family->linear(shape->config, layer, i, &linear);
+        widest = larger(widest, linear.columns);
+    }
+    return widest;
+}
+
 /* kernels/cpu/linear.c: a block of the weight as F32 a thread, where the file has another type. */
 static int64_t cpu_linear(const decant_job_shape *shape)
 {
@@ -72,7 +83,9 @@ static int64_t cpu_calibration(const decant_job_shape *shape, int layer, bool ha
     bytes = larger(bytes, shape->form == DECANT_FISHER_TOKEN ? 4 * rows * widest_pair(shape, layer)
                                                              : shape->threads * MIB);
     bytes = larger(bytes, 4 * config->hidden_size * (shape->threads + 1)); /* kernels/cpu/norm.c */
-    if (has_head)                                                          /* kernels/cpu/cross_entropy.c */
+    if (shape->recipe.hessian_groups > 0) /* kernels/cpu/gram.c: an input, scaled */
+        bytes = larger(bytes, 4 * rows * widest_input(shape, layer));
+    if (has_head) /* kernels/cpu/cross_entropy.c */
         bytes = larger(bytes, 8 * rows + 4 * shape->threads * config->vocabulary_size);
     return bytes;
 }
@@ -89,7 +102,7 @@ static int64_t cpu_kmeans(const decant_job_shape *shape, int64_t rows, int64_t c
 static bool uses_grids(const decant_job_shape *shape)
 {
     for (int i = 0; i < DECANT_METHODS; i++)
-        if (shape->recipe.uses[i] && i != DECANT_METHOD_KMEANS)
+        if (shape->recipe.uses[i] && decant_method_is_on_grid((decant_method)i))
             return true;
     return false;
 }
@@ -100,10 +113,24 @@ static int64_t cpu_grids(const decant_job_shape *shape, int64_t rows, int64_t co
     return 32 * rows + 4 * columns + shape->threads * (12 * (columns + 4) + 4 * columns);
 }
 
+/* kernels/cpu/guided.c: two objectives and three errors of a row; a thread, 32 rows with what is missing, their
+ * codes, books, a block of 64 columns and the normal equations of their levels */
+static int64_t cpu_guided(const decant_job_shape *shape, int64_t rows, int64_t columns)
+{
+    const int64_t tile = 32, block = 64, alignment = 64, book = 2308;
+    const int64_t levels = (int64_t)1 << (int)shape->recipe.width[shape->recipe.widths - 1];
+    int64_t codes = round_up(tile * columns, alignment), floats = round_up(4 * tile * columns, alignment);
+    int64_t equations = 8 * tile * levels * (levels + 1) + 4 * tile * block * (levels + 1);
+    return round_up(40 * rows, alignment) +
+           shape->threads * (2 * floats + 2 * codes + equations + round_up(tile * book, alignment));
+}
+
 static int64_t cpu_quantization(const decant_job_shape *shape, int64_t rows, int64_t columns)
 {
-    int64_t kmeans = shape->recipe.uses[DECANT_METHOD_KMEANS] ? cpu_kmeans(shape, rows, columns) : 0;
-    return larger(kmeans, uses_grids(shape) ? cpu_grids(shape, rows, columns) : 0);
+    int64_t levels = decant_recipe_has_levels(&shape->recipe) ? cpu_kmeans(shape, rows, columns) : 0;
+    if (shape->recipe.uses[DECANT_METHOD_GUIDED])
+        levels = larger(levels, cpu_guided(shape, rows, columns));
+    return larger(levels, uses_grids(shape) ? cpu_grids(shape, rows, columns) : 0);
 }
 
 /* The widest input of a linear layer, whose rows a rotated layer turns into working space of their own:
@@ -175,7 +202,7 @@ static int64_t cuda_row_bytes(const decant_job_shape *shape, int64_t columns)
 
 static int64_t cuda_quantization(const decant_job_shape *shape, int64_t rows, int64_t columns)
 {
-    if (!shape->recipe.uses[DECANT_METHOD_KMEANS])
+    if (!decant_recipe_has_levels(&shape->recipe))
         return 24 * (rows + 1) + MIB; /* kernels/cuda/grid_encode.cu: figures of a row */
     const int64_t workspace = (int64_t)2 << 30;
     int64_t row = cuda_row_bytes(shape, columns), fitting = larger(1, workspace / row);

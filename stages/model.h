@@ -83,10 +83,11 @@ typedef struct decant_model_part {
  * once. Only the family looks inside. */
 typedef struct decant_activations decant_activations;
 
-/* Fisher sums of a block's linear layers, in the family's order; device F32 [rows, columns] each, or NULL to
- * skip. */
+/* Fisher sums of a block's linear layers, in the family's order; device F32 [rows, columns] each, with
+ * [hessian_groups, columns, columns] behind it, or NULL to skip. */
 typedef struct decant_block_fisher {
     decant_fisher_form form;
+    int hessian_groups;
     float *sums[DECANT_BLOCK_LINEARS];
 } decant_block_fisher;
 

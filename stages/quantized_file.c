@@ -13,28 +13,59 @@ static void name_dataset(const decant_linear *linear, const char *name, char pat
     snprintf(path, DECANT_CONTAINER_PATH_BYTES, "/%s/%s", linear->name, name);
 }
 
-static void name_levels(const decant_linear *linear, int candidate, char path[DECANT_CONTAINER_PATH_BYTES])
+static int64_t sparse_count(const decant_recipe *recipe, const decant_linear *linear)
+{
+    return decant_recipe_has_levels(recipe) ? decant_recipe_sparse_count(recipe, linear->rows, linear->columns)
+                                            : 0;
+}
+
+/* ---- the arrays that a candidate may have ---- */
+
+enum { LEVELS, PLANES, SPARSE_VALUES, ARRAYS };
+
+static const char *const ARRAY_NAMES[ARRAYS] = {"levels", "planes", "sparse_values"};
+static const decant_stored ARRAY_TYPES[ARRAYS] = {DECANT_STORED_F16, DECANT_STORED_U32, DECANT_STORED_F16};
+
+static void name_array(const decant_linear *linear, int array, int candidate,
+                       char path[DECANT_CONTAINER_PATH_BYTES])
 {
     char name[32];
-    snprintf(name, sizeof name, "levels.%d", candidate);
+    snprintf(name, sizeof name, "%s.%d", ARRAY_NAMES[array], candidate);
     name_dataset(linear, name, path);
 }
 
-static bool has_levels(const decant_candidate *candidate)
+/* No elements: the candidate has none. */
+static decant_shape array_shape(const decant_linear *linear, const decant_candidate *candidate, int64_t sparse,
+                                int array)
 {
-    return !decant_candidate_is_on_grid(candidate);
+    int64_t bits = candidate->code_bits;
+    bool is_guided = candidate->method == DECANT_METHOD_GUIDED;
+    if (array == LEVELS && !decant_candidate_is_on_grid(candidate))
+        return (decant_shape){2, {linear->rows, (int64_t)1 << bits}};
+    if (array == PLANES && is_guided)
+        return (decant_shape){3, {linear->rows, bits, (linear->columns + 31) / 32}};
+    return (decant_shape){1, {array == SPARSE_VALUES && is_guided ? sparse : 0}};
 }
 
-static decant_shape levels_shape(const decant_linear *linear, const decant_candidate *candidate)
+static int64_t elements_of(const decant_shape *shape)
 {
-    return (decant_shape){2, {linear->rows, (int64_t)1 << candidate->code_bits}};
+    int64_t count = 1;
+    for (int d = 0; d < shape->dimensions; d++)
+        count *= shape->extent[d];
+    return count;
 }
 
-static int64_t sparse_count(const decant_recipe *recipe, const decant_linear *linear)
+static int *dataset_of(decant_quantized_datasets *datasets, int array, int candidate)
 {
-    return recipe->uses[DECANT_METHOD_KMEANS]
-               ? decant_recipe_sparse_count(recipe, linear->rows, linear->columns)
-               : 0;
+    int *const ids[ARRAYS] = {datasets->levels, datasets->planes, datasets->sparse_values};
+    return &ids[array][candidate];
+}
+
+static void **place_of(decant_quantized_layer *layer, int array, int candidate)
+{
+    void **const places[ARRAYS] = {(void **)&layer->levels[candidate], (void **)&layer->planes[candidate],
+                                   (void **)&layer->sparse_values[candidate]};
+    return places[array];
 }
 
 /* ---- writing ---- */
@@ -60,13 +91,15 @@ decant_status decant_quantized_file_define(decant_container_writer *writer, cons
                       &datasets->source, err));
     DECANT_TRY(define(writer, linear, "costs", DECANT_STORED_F64, (decant_shape){2, {list.count, COSTS}},
                       &datasets->costs, err));
-    for (int i = 0; i < list.count; i++) {
+    for (int i = 0; i < list.count * ARRAYS; i++) {
         char path[DECANT_CONTAINER_PATH_BYTES];
-        if (!has_levels(&list.candidate[i]))
+        int array = i % ARRAYS, candidate = i / ARRAYS;
+        decant_shape shape = array_shape(linear, &list.candidate[candidate], sparse, array);
+        if (elements_of(&shape) == 0)
             continue;
-        decant_shape shape = levels_shape(linear, &list.candidate[i]);
-        name_levels(linear, i, path);
-        DECANT_TRY(decant_container_define(writer, path, DECANT_STORED_F16, &shape, &datasets->levels[i], err));
+        name_array(linear, array, candidate, path);
+        DECANT_TRY(decant_container_define(writer, path, ARRAY_TYPES[array], &shape,
+                                           dataset_of(datasets, array, candidate), err));
     }
     if (sparse > 0) {
         DECANT_TRY(define(writer, linear, "sparse_rows", DECANT_STORED_U32,
@@ -78,10 +111,9 @@ done:
     return status;
 }
 
-decant_status decant_quantized_file_write(decant_container_writer *writer,
-                                          const decant_quantized_datasets *datasets,
-                                          const decant_quantized_layer *layer, const decant_table_row *row,
-                                          decant_error *err)
+decant_status decant_quantized_file_write(decant_container_writer *writer, const decant_linear *linear,
+                                          decant_quantized_datasets *datasets, decant_quantized_layer *layer,
+                                          const decant_table_row *row, decant_error *err)
 {
     double costs[DECANT_CANDIDATES][COSTS];
     decant_status status;
@@ -92,11 +124,13 @@ decant_status decant_quantized_file_write(decant_container_writer *writer,
     DECANT_TRY(decant_container_write(writer, datasets->source, 0, 1, &row->source_checksum, err));
     DECANT_TRY(
         decant_container_write(writer, datasets->costs, 0, (int64_t)layer->candidates * COSTS, costs, err));
-    for (int i = 0; i < layer->candidates; i++)
-        if (datasets->levels[i] >= 0)
-            DECANT_TRY(decant_container_write(writer, datasets->levels[i], 0,
-                                              layer->rows << layer->candidate[i].code_bits, layer->levels[i],
-                                              err));
+    for (int i = 0; i < layer->candidates * ARRAYS; i++) {
+        int array = i % ARRAYS, candidate = i / ARRAYS;
+        decant_shape shape = array_shape(linear, &layer->candidate[candidate], layer->sparse.count, array);
+        if (elements_of(&shape) > 0)
+            DECANT_TRY(decant_container_write(writer, *dataset_of(datasets, array, candidate), 0,
+                                              elements_of(&shape), *place_of(layer, array, candidate), err));
+    }
     if (datasets->sparse_rows >= 0) {
         DECANT_TRY(decant_container_write(writer, datasets->sparse_rows, 0, layer->rows + 1,
                                           layer->sparse.row_offsets, err));
@@ -112,10 +146,8 @@ done:
 static decant_status read_array(const decant_container *file, const char *path, decant_stored type,
                                 decant_shape shape, void **array, decant_error *err)
 {
-    size_t count = 1;
-    for (int d = 0; d < shape.dimensions; d++)
-        count *= (size_t)shape.extent[d];
-    decant_status status = decant_memory_allocate(count * decant_stored_bytes(type), path, array, err);
+    size_t size_bytes = (size_t)elements_of(&shape) * decant_stored_bytes(type);
+    decant_status status = decant_memory_allocate(size_bytes, path, array, err);
     return status == DECANT_OK ? decant_container_read(file, path, type, &shape, *array, err) : status;
 }
 
@@ -135,8 +167,8 @@ done:
     return status;
 }
 
-/* The candidates' costs, and the levels of those that have some. */
-static decant_status read_candidates(const decant_container *file, const decant_linear *linear,
+/* The candidates' costs, and the arrays that they have. */
+static decant_status read_candidates(const decant_container *file, const decant_linear *linear, int64_t sparse,
                                      decant_quantized_layer *layer, decant_error *err)
 {
     double costs[DECANT_CANDIDATES][COSTS];
@@ -149,11 +181,12 @@ static decant_status read_candidates(const decant_container *file, const decant_
         decant_candidate *candidate = &layer->candidate[i];
         candidate->predicted = costs[i][0];
         candidate->relative = costs[i][1];
-        if (!has_levels(candidate))
-            continue;
-        name_levels(linear, i, path);
-        DECANT_TRY(read_array(file, path, DECANT_STORED_F16, levels_shape(linear, candidate),
-                              (void **)&layer->levels[i], err));
+        for (int array = 0; array < ARRAYS; array++) {
+            decant_shape shape = array_shape(linear, candidate, sparse, array);
+            name_array(linear, array, i, path);
+            if (elements_of(&shape) > 0)
+                DECANT_TRY(read_array(file, path, ARRAY_TYPES[array], shape, place_of(layer, array, i), err));
+        }
     }
 done:
     return status;
@@ -173,7 +206,7 @@ decant_status decant_quantized_file_read(const decant_container *file, const dec
     DECANT_TRY(decant_recipe_offer(recipe, linear->rows, linear->columns, &list, err));
     layer->candidates = list.count;
     memcpy(layer->candidate, list.candidate, sizeof layer->candidate);
-    DECANT_TRY(read_candidates(file, linear, layer, err));
+    DECANT_TRY(read_candidates(file, linear, sparse, layer, err));
     if (sparse > 0)
         DECANT_TRY(read_pattern(file, linear, sparse, &layer->sparse, err));
     name_dataset(linear, "source_crc32", path);

@@ -5,10 +5,10 @@
 #include "stages/write.h"
 
 #include "base/memory.h"
-#include "io/checksum.h"
 #include "stages/departure.h"
 #include "stages/error_table_file.h"
 #include "stages/layer_file.h"
+#include "stages/linear_weight.h"
 #include "stages/write_sensitivity.h"
 
 #include <stdio.h>
@@ -72,15 +72,13 @@ static decant_status begin_weight(const decant_container_contents *contents, int
     contents->weights[i].data = NULL;
     if (weight->data)
         return DECANT_OK;
-    char tensor[DECANT_NAME_BYTES + 8];
     decant_linear linear;
-    decant_matrix host;
+    decant_linear_weight found;
     decant_status status;
     linear_at(contents, contents->matrices[i], &linear);
-    snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
-    DECANT_TRY(decant_safetensors_matrix(contents->model, tensor, linear.rows, linear.columns, &host, err));
-    DECANT_TRY(contents->backend->weights->begin_place(contents->backend, host, DECANT_PLACE_EXACT, tensor,
-                                                       weight, err));
+    DECANT_TRY(decant_linear_weight_find(contents->model, &linear, &found, err));
+    DECANT_TRY(contents->backend->weights->begin_place(contents->backend, found.host, DECANT_PLACE_EXACT,
+                                                       found.tensor, weight, err));
 done:
     return status;
 }
@@ -242,13 +240,11 @@ done:
 
 /* ---- provenance ---- */
 
-/* One number for all weights that were quantized: the checksum of their checksums, in model order. */
 static uint32_t model_checksum(const decant_error_table *table)
 {
     uint32_t checksum = 0;
     for (int64_t i = 0; i < table->layers; i++)
-        checksum =
-            decant_checksum(checksum, &table->rows[i].source_checksum, sizeof table->rows[i].source_checksum);
+        checksum = decant_model_checksum_extend(checksum, table->rows[i].source_checksum);
     return checksum;
 }
 

@@ -9,6 +9,7 @@ const decant_model_kernels decant_cpu_model_kernels = {
     .linear_backward = decant_cpu_linear_backward,
     .add_bias = decant_cpu_add_bias,
     .fisher_add = decant_cpu_fisher_add,
+    .gram_add = decant_cpu_gram_add,
     .rotary = decant_cpu_rotary,
     .attention = decant_cpu_attention,
     .attention_backward = decant_cpu_attention_backward,

@@ -17,6 +17,8 @@ decant_status decant_cpu_linear_backward(decant_backend *backend, decant_matrix 
                                          bool accumulate, decant_matrix dx, decant_error *err);
 decant_status decant_cpu_fisher_add(decant_backend *backend, decant_fisher_form form, decant_matrix dy,
                                     decant_matrix x, float *fisher, decant_error *err);
+decant_status decant_cpu_gram_add(decant_backend *backend, decant_matrix dy, decant_matrix x, int groups,
+                                  float *hessian, decant_error *err);
 decant_status decant_cpu_add_bias(decant_backend *backend, decant_matrix y, decant_matrix bias,
                                   decant_error *err);
 decant_status decant_cpu_rotary(decant_backend *backend, decant_matrix x, int heads, const float *cosines,

@@ -9,6 +9,7 @@ extern const decant_model_kernels decant_cuda_model_kernels = {
     .linear_backward = decant_cuda_linear_backward,
     .add_bias = decant_cuda_add_bias,
     .fisher_add = decant_cuda_fisher_add,
+    .gram_add = nullptr,
     .rotary = decant_cuda_rotary,
     .attention = decant_cuda_attention,
     .attention_backward = decant_cuda_attention_backward,

@@ -191,7 +191,7 @@ static decant_status matrix_of_folder(void *context, const char *name, int64_t r
 }
 
 static void check_model(const char *name, decant_element element, int64_t micro_batch, decant_fisher_form form,
-                        bool retain)
+                        int groups, bool retain)
 {
     char folder[1024];
     const char *root = getenv("DECANT_TEST_SOURCE");
@@ -206,6 +206,8 @@ static void check_model(const char *name, decant_element element, int64_t micro_
     REQUIRE(decant_model_config_read(folder, &config, err));
     REQUIRE(decant_safetensors_open(folder, &model, err));
     decant_job_shape shape = reference_shape(&config, element, micro_batch, form);
+    shape.recipe.hessian_groups = groups;
+    shape.recipe.uses[DECANT_METHOD_GUIDED] = groups > 0;
     decant_rank_share share = whole_model(retain, false);
     share.layers.count = config.layers;
     decant_rank_memory memory = plan_one_rank(&shape, share);
@@ -213,7 +215,8 @@ static void check_model(const char *name, decant_element element, int64_t micro_
     int64_t before, held, unused;
     backend->memory->usage(backend, &before, &unused, &unused);
     decant_weight_source source = {.context = model, .matrix = matrix_of_folder};
-    REQUIRE(decant_fisher_sums_create(backend, &config, shape.family, form, 0, config.layers, &fisher, err));
+    REQUIRE(decant_fisher_sums_create(backend, &config, shape.family, form, groups, 0, config.layers, &fisher,
+                                      err));
     REQUIRE(decant_model_part_load(backend, &config, &source, 0, config.layers, shape.window, micro_batch,
                                    &part, err));
     REQUIRE(decant_calibration_create(&part, &fisher, 1, retain, (decant_interlude){0}, &calibration, err));
@@ -242,14 +245,15 @@ static void check_model(const char *name, decant_element element, int64_t micro_
 static void planned_bytes_are_those_taken_on_the_cpu(void **state)
 {
     (void)state;
-    check_model("llama_mha", DECANT_F32, 1, DECANT_FISHER_TOKEN, true);
-    check_model("llama_mha", DECANT_F32, 3, DECANT_FISHER_TOKEN, false);
-    check_model("llama_gqa_tied", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, true);
-    check_model("llama_bf16_headdim", DECANT_BF16, 2, DECANT_FISHER_TOKEN, true);
-    check_model("mistral_window", DECANT_BF16, 1, DECANT_FISHER_TOKEN, true);
-    check_model("qwen2_biases", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, true);
-    check_model("qwen3_norms", DECANT_BF16, 2, DECANT_FISHER_TOKEN, false);
-    check_model("qwen3_norms", DECANT_BF16, 1, DECANT_FISHER_TOKEN, true);
+    check_model("llama_mha", DECANT_F32, 1, DECANT_FISHER_TOKEN, 0, true);
+    check_model("llama_mha", DECANT_F32, 3, DECANT_FISHER_TOKEN, 0, false);
+    check_model("llama_gqa_tied", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, 0, true);
+    check_model("llama_bf16_headdim", DECANT_BF16, 2, DECANT_FISHER_TOKEN, 0, true);
+    check_model("mistral_window", DECANT_BF16, 1, DECANT_FISHER_TOKEN, 0, true);
+    check_model("qwen2_biases", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, 0, true);
+    check_model("qwen3_norms", DECANT_BF16, 2, DECANT_FISHER_TOKEN, 0, false);
+    check_model("qwen3_norms", DECANT_BF16, 1, DECANT_FISHER_TOKEN, 0, true);
+    check_model("llama_mha", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, 3, true);
 }
 
 int main(void)

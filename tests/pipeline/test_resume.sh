@@ -74,7 +74,8 @@ cmp "$work/whole.h5" "$work/late.h5" || fail "a job that went on after calibrati
 python3 -c 'import json, sys; [json.loads(line, parse_constant=int) for line in open(sys.argv[1])]' "$work/late.log" ||
   fail "the log is not JSON: $(cat "$work/late.log")"
 
-# ---- replicas go on as replicas, on other numbers of stages; `decant calibrate` too
+# ---- replicas go on as replicas, on other numbers of stages; `decant calibrate` too, and with Hessians
+common+=(--method guided --guided-groups 2)
 through 2 calibrate "${common[@]}" --replicas 2 --output "$work/statistics.h5"
 until [[ -e $work/replicas.h5.work/calibration.h5 && ! -e $work/replicas.h5 ]]; do
   rm -rf "$work"/replicas.h5*

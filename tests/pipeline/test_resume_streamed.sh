@@ -119,6 +119,14 @@ for ranks in 2 4 6; do
   cmp "$work/statistics.h5" "$work/replicas.h5" || fail "statistics that went on with $ranks ranks are others"
 done
 
+# ---- every method: what is kept of each until the choice is saved, codes and rotations included
+methods=(--method kmeans,guided,higgs,rtn,nf4 --bit-widths 2,3,4)
+through 1 "${run[@]}" "${methods[@]}" --memory resident --output "$work/methods.h5"
+killed_at gradient.3.h5 2 "$work/killed.h5" "${run[@]}" "${methods[@]}" "${streamed[@]}"
+through 3 "${run[@]}" "${methods[@]}" "${streamed[@]}" --output "$work/killed.h5"
+grep -q 'going on after' "$work/err" || fail "not resumed: $(cat "$work/err")"
+cmp "$work/methods.h5" "$work/killed.h5" || fail "several methods, gone on with: other bytes"
+
 # ---- signals: exit status 75, and the same command goes on; the last rank alone is told
 for case in USR1:3:1 TERM:1:2 USR1:2:3; do
   IFS=: read -r signal ranks others <<<"$case"
