@@ -308,6 +308,8 @@ static void plan_calibration(rank_view *view, decant_rank_memory *memory)
     at->host = token_bytes(view) +
                channel_bytes(view, boundary_bytes(view, shape->micro_batch * shape->window)) +
                boundaries_in_memory(view);
+    if (streamed) /* a micro-batch on its way to a checkpoint; pipeline/streamed_checkpoint.h */
+        at->host += boundary_bytes(view, shape->micro_batch * shape->window);
     if (streamed) /* what was quantized waits there, or the sums do that are wanted themselves */
         at->host += shape->quantizes ? results_bytes(view, view->count) : owned_sums_bytes(view);
     if (view->share->replicas > 1) /* F on its way to its owner, in and out */

@@ -74,6 +74,7 @@ typedef struct decant_plan {
     int64_t container_bytes, smallest_bytes,
         largest_bytes;        /* the container, as asked, and at the ends of --bit-widths */
     int64_t statistics_bytes; /* of a file of Fisher sums */
+    int64_t work_bytes; /* OUTPUT.work at its largest, while a checkpoint is written; 0: nothing is saved */
 } decant_plan;
 
 /* Chooses the mode: of those that fit, resident rather than streamed, activations kept rather than computed
