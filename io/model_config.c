@@ -297,6 +297,10 @@ decant_status decant_model_config_read(const char *path, decant_model_config *co
     DECANT_TRY(decant_mapped_file_open(name, &file, err));
     DECANT_TRY(decant_model_config_parse((const char *)file.data, file.size_bytes, name, config, err));
 done:
+    if (decant_mapped_file_check(&file, name, DECANT_OK, err) != DECANT_OK) {
+        decant_model_config_free(config);
+        status = DECANT_ERROR_INPUT;
+    }
     decant_mapped_file_close(&file);
     return status;
 }
@@ -318,6 +322,9 @@ decant_status decant_model_config_read_text(const char *path, decant_model_confi
         config->json = copy;
         config->json_bytes = file.size_bytes;
     }
+    status = decant_mapped_file_check(&file, name, status, err);
+    if (status != DECANT_OK)
+        decant_model_config_free(config);
     decant_mapped_file_close(&file);
     return status;
 }

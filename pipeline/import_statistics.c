@@ -25,6 +25,8 @@ static decant_status sum_model(const char *path, const decant_model_config *conf
             *checksum = decant_checksum(*checksum, &own, sizeof own);
         }
     }
+    if (status == DECANT_OK)
+        status = decant_safetensors_check(model, err);
     decant_safetensors_close(&model);
     return status;
 }

@@ -321,6 +321,8 @@ decant_status decant_job_validate(decant_job *job, const char *path, const decan
     DECANT_TRY(decant_ranks_agree(job->ranks, is_active ? open_channels(&run, err) : DECANT_OK, err));
     if (is_active)
         (run.streamed ? stream_layers : stream_windows)(&run);
+    decant_error unread;
+    decant_standing_note(&run.standing, decant_safetensors_check(job->model, &unread), &unread);
     *err = run.standing.error;
     DECANT_TRY(decant_ranks_agree(job->ranks, run.standing.failed, err));
     double seconds[2] = {run.result.original_s, run.result.quantized_s};

@@ -37,6 +37,7 @@ decant_status decant_gradients_read(const decant_safetensors *gradients, const d
     snprintf(name, sizeof name, "%s.weight", linear->name);
     DECANT_TRY(decant_safetensors_matrix(gradients, name, linear->rows, linear->columns, &matrix, err));
     decant_elements_to_f32(matrix.element, matrix.data, linear->rows * linear->columns, sums);
+    DECANT_TRY(decant_safetensors_check(gradients, err));
     DECANT_TRY(check_sums(decant_safetensors_find(gradients, name)->file, name, linear, sums, err));
     *checksum = decant_checksum(*checksum, matrix.data, decant_matrix_bytes(matrix));
 done:
