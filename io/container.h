@@ -145,4 +145,8 @@ decant_status decant_container_each(const decant_container *container, decant_co
 decant_status decant_container_verify(const decant_container *container, int64_t *datasets, int64_t *bytes,
                                       decant_error *err);
 
+/* The same for every `shares`-th dataset from number `share` on, so that ranks do it together. */
+decant_status decant_container_verify_share(const decant_container *container, int share, int shares,
+                                            decant_error *err);
+
 #endif

@@ -78,6 +78,10 @@ static decant_status check_sizes(const decant_model_config *config, const char *
         return DECANT_ERROR(err, DECANT_ERROR_INPUT,
                             "%s: \"num_attention_heads\" %d is no multiple of \"num_key_value_heads\" %d",
                             origin, config->heads, config->key_value_heads);
+    enum { LAYERS_LARGEST = 1 << 16 }; /* so that the matrices of all layers are countable in an int */
+    if (config->layers > LAYERS_LARGEST)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"num_hidden_layers\" %d is beyond %d", origin,
+                            config->layers, LAYERS_LARGEST);
     if (config->head_dimension % 2 != 0)
         return DECANT_ERROR(err, DECANT_ERROR_INPUT,
                             "%s: the head dimension %d (\"head_dim\", or \"hidden_size\" over "
