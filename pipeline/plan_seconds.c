@@ -54,10 +54,24 @@ static double forward_flops(const decant_plan *plan, const decant_rank_share *sh
     return share->layers.count * block_flops(plan) + (share->has_head ? 2 * head_flops(plan) : 0);
 }
 
+/* Of the Hessians of a block's linear layers for one sequence: half of a symmetric product for each group. */
+static double hessian_flops(const decant_plan *plan)
+{
+    const decant_job_shape *shape = &plan->shape;
+    double flops = 0;
+    for (int i = 0; i < shape->family->linear_count; i++) {
+        decant_linear linear;
+        shape->family->linear(shape->config, 0, i, &linear);
+        flops += shape->recipe.hessian_groups * (double)shape->window * (double)linear.columns *
+                 (double)linear.columns;
+    }
+    return flops;
+}
+
 /* Gradients of inputs and of weights; once more forward where nothing was kept. */
 static double backward_flops(const decant_plan *plan, const decant_rank_share *share)
 {
-    return share->layers.count * block_flops(plan) * (share->retain ? 2 : 3);
+    return share->layers.count * (block_flops(plan) * (share->retain ? 2 : 3) + hessian_flops(plan));
 }
 
 /* ---- calibration ---- */
@@ -138,6 +152,18 @@ static void streamed_seconds(decant_plan *plan, const decant_linear_sizes *sizes
     plan->seconds[DECANT_STAGE_CALIBRATE] = whole;
 }
 
+/* Fisher sums and Hessians that a rank gives away. */
+static int64_t given_sums_bytes(const decant_plan *plan, const decant_linear_sizes *sizes, int rank)
+{
+    const decant_rank_share *share = &plan->rank[rank].share;
+    int64_t linears = plan->shape.family->linear_count, bytes = 0;
+    int64_t first = share->layers.first * linears;
+    for (int64_t i = first; i < first + share->layers.count * linears; i++)
+        if (plan->owners[i] != share->replica)
+            bytes += sizes->each[i].sums_bytes;
+    return bytes;
+}
+
 static int64_t rank_weights(const decant_plan *plan, const decant_linear_sizes *sizes, int rank, bool owned)
 {
     const decant_rank_share *share = &plan->rank[rank].share;
@@ -157,7 +183,7 @@ static void count_messages(decant_plan *plan, const decant_linear_sizes *sizes, 
     for (int rank = 0; rank < plan->ranks; rank++) {
         decant_rank_plan *each = &plan->rank[rank];
         int64_t token_bytes = decant_activation_bytes(shape) * shape->config->hidden_size;
-        int64_t sums = 4 * rank_weights(plan, sizes, rank, false);
+        int64_t sums = given_sums_bytes(plan, sizes, rank);
         each->sent_bytes = token_bytes * each->share.sequences * shape->window *
                                (each->share.has_next + each->share.has_previous) +
                            sums;
@@ -287,5 +313,5 @@ void decant_plan_file_sizes(decant_plan *plan, const decant_linear_sizes *sizes)
     plan->container_bytes = sizes->all.stored_bytes + rest;
     plan->smallest_bytes = sizes->all.smallest_bytes + rest;
     plan->largest_bytes = sizes->all.largest_bytes + rest;
-    plan->statistics_bytes = 4 * sizes->all.weights + sizes->count * FISHER_RECORD_BYTES;
+    plan->statistics_bytes = sizes->all.sums_bytes + sizes->count * FISHER_RECORD_BYTES;
 }

@@ -10,7 +10,8 @@ decant_status decant_resident_create(decant_calibration_run *run, bool retain, d
     decant_interlude interlude = {.call = decant_calibration_run_advance, .context = run};
     decant_status status;
     DECANT_TRY(decant_fisher_sums_create(job->backend, &job->config, job->family, job->options->fisher,
-                                         layers.first, layers.count, run->fisher, err));
+                                         decant_options_hessian_groups(job->options), layers.first,
+                                         layers.count, run->fisher, err));
     DECANT_TRY(decant_model_part_load(job->backend, &job->config, &source, layers.first, layers.count,
                                       run->tokens->length, run->micro_batch, &resident->part, err));
     resident->slots = decant_schedule_in_flight(job->stages, job->stage, run->batches);

@@ -9,7 +9,8 @@ decant_status decant_streamed_create(decant_calibration_run *run, const char *sc
     decant_weight_source source = decant_source_of_model(job->model);
     decant_status status;
     DECANT_TRY(decant_fisher_sums_list(job->backend, &job->config, job->family, job->options->fisher,
-                                       layers.first, layers.count, run->fisher, err));
+                                       decant_options_hessian_groups(job->options), layers.first, layers.count,
+                                       run->fisher, err));
     DECANT_TRY(decant_model_part_outline(job->backend, &job->config, layers.first, layers.count,
                                          run->tokens->length, run->micro_batch, &streamed->part, err));
     DECANT_TRY(decant_streamed_calibration_create(&streamed->part, &source, run->fisher, run->batches, scratch,

@@ -59,17 +59,23 @@ decant_status decant_statistics_combine(const decant_statistics_origin *origins,
     return DECANT_OK;
 }
 
-/* Visits datasets: takes those that are Fisher sums. */
+static bool ends_with(const char *text, const char *end)
+{
+    size_t length = strlen(text), end_length = strlen(end);
+    return length >= end_length && strcmp(text + length - end_length, end) == 0;
+}
+
+/* Visits datasets: takes those that are Fisher sums or Hessians. */
 static decant_status list_matrix(void *context, const char *path, decant_stored type, const decant_shape *shape,
                                  decant_error *err)
 {
     (void)type;
     merge *all = context;
-    size_t length = strlen(path), suffix = strlen("/fisher");
-    if (length < suffix || strcmp(path + length - suffix, "/fisher") != 0)
+    bool is_hessian = ends_with(path, "/hessian");
+    if (!is_hessian && !ends_with(path, "/fisher"))
         return DECANT_OK;
-    if (shape->dimensions != 2)
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s is no matrix", path);
+    if (shape->dimensions != (is_hessian ? 3 : 2))
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s has %d dimensions", path, shape->dimensions);
     decant_status status = decant_memory_resize((size_t)(all->matrix_count + 1) * sizeof *all->matrices,
                                                 "matrices", (void **)&all->matrices, err);
     if (status != DECANT_OK)
@@ -192,8 +198,10 @@ static decant_status add_stretch(const merge *all, const merge_matrix *matrix, i
 static decant_status add_matrix(const merge *all, const merge_matrix *matrix, decant_container_writer *writer,
                                 float *part, double *sum, uint32_t *checksums, decant_error *err)
 {
-    int64_t elements = matrix->shape.extent[0] * matrix->shape.extent[1];
+    int64_t elements = 1;
     decant_status status = DECANT_OK;
+    for (int j = 0; j < matrix->shape.dimensions; j++)
+        elements *= matrix->shape.extent[j];
     memset(checksums, 0, (size_t)all->count * sizeof *checksums);
     for (int64_t first = 0; first < elements; first += STRETCH_ELEMENTS) {
         int64_t count = elements - first < STRETCH_ELEMENTS ? elements - first : STRETCH_ELEMENTS;

@@ -254,8 +254,9 @@ class Sweep:
             return [] if right else [f"status 0, but ranks {result.ranks}, left over {job.left_over()}, or other bytes"]
         wrong = []
         aborted = any("MPI_ABORT" in line or PATIENCE in line for line in result.errors)
-        if not set(result.ranks) <= {result.status} | ({None} if aborted else set()) or result.status not in STATUSES[fault.kind]:
-            wrong.append(f"exit status {result.status}, of the ranks {result.ranks}, not {STATUSES[fault.kind]}")
+        allowed = STATUSES[fault.kind] | ({2} if fault.file.endswith(".work/head") else set())  # refused, as work of another job
+        if not set(result.ranks) <= {result.status} | ({None} if aborted else set()) or result.status not in allowed:
+            wrong.append(f"exit status {result.status}, of the ranks {result.ranks}, not {allowed}")
         if len(lines) != 1 or not (lines[0].startswith(f"decant: rank {fault.rank}: ") or PATIENCE in lines[0]):
             wrong.append(f"not one line that names rank {fault.rank}")
         elif len(lines[0].split(": ", 3)[3]) < 10:

@@ -41,7 +41,8 @@ PY
 calibrate() { # NAME TOKENS OPTIONS…
   local name=$1 tokens=$2
   shift 2
-  on 1 calibrate --model "$model" --calibration "$work/$tokens.npy" --micro-batch 1 --output "$work/$name.h5" "$@"
+  on 1 calibrate --model "$model" --calibration "$work/$tokens.npy" --method guided --guided-groups 2 --micro-batch 1 \
+    --output "$work/$name.h5" "$@"
 }
 
 for form in token sequence; do
@@ -61,14 +62,15 @@ import numpy as np
 
 def sums(file):
     found = {}
-    file.visititems(lambda path, item: found.update({path: item[:].astype(np.float64)}) if path.endswith("/fisher") else None)
+    file.visititems(
+        lambda path, item: found.update({path: item[:].astype(np.float64)}) if path.endswith(("/fisher", "/hessian")) else None)
     return found
 
 whole = h5py.File(sys.argv[1] + ".whole.h5")
 expected = sums(whole)
 tokens = int(whole.attrs["sequences"] * whole.attrs["length"])
 bound = 2 * tokens * 2.0**-24
-assert len(expected) == 21
+assert len(expected) == 42
 parts = [h5py.File(f"{sys.argv[1]}.{part}.h5") for part in "abc"]
 for name in "merged1", "steps":
     merged = h5py.File(f"{sys.argv[1]}.{name}.h5")
@@ -80,6 +82,9 @@ for name in "merged1", "steps":
     assert found.keys() == expected.keys()
     for path, sum in expected.items():
         difference = np.abs(found[path] - sum)
+        if path.endswith("/hessian"):  # terms of both signs: a bound by the diagonal's, |H_ij| <= sqrt(H_ii H_jj)
+            diagonal = np.sqrt(np.einsum("gii->gi", sum))
+            sum = diagonal[:, :, None] * diagonal[:, None, :]
         assert (difference <= bound * sum).all(), (path, (difference / sum).max(), bound)
         worst = max(worst, float((difference[sum > 0] / sum[sum > 0]).max()))
         if name == "merged1":  # and nothing else than the parts' sum, rounded once

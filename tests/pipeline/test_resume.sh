@@ -120,7 +120,8 @@ through 3 "${run[@]}" --output "$work/late.h5"
 grep -q 'calibration is finished already' "$work/err" || fail "calibration was done again: $(cat "$work/err")"
 cmp "$work/whole.h5" "$work/late.h5" || fail "a job that went on after calibration gives other bytes"
 
-# ---- replicas go on as replicas, on other numbers of stages; `decant calibrate` too
+# ---- replicas go on as replicas, on other numbers of stages; `decant calibrate` too, and with Hessians
+common+=(--method guided --guided-groups 2)
 through 2 calibrate "${common[@]}" --replicas 2 --output "$work/statistics.h5"
 until [[ -e $work/replicas.h5.work/calibration.h5 && ! -e $work/replicas.h5 ]]; do
   rm -rf "$work"/replicas.h5*
