@@ -23,6 +23,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 RANKS = 3
 SECONDS = 180  # for a job that takes two: machines that tests run on are busy, and MPI is given 60 to open a file
@@ -47,6 +48,7 @@ ALLOCATION = re.compile(r"(aligned_alloc )?decant_memory_allocate (allocate|run_
 STATUSES = {"memory": {4}, "library": {3, 4}, "missing": {3, 4}, "read": {3, 4}, "short": {3, 4}, "end": {3, 4}, "map": {3, 4}}
 STATUSES.update({"page": {3}, "create": {4}, "write": {4}, "part": {4}, "space": {4}, "sync": {4}, "rename": {4}})
 PATIENCE = "did not end within"  # the message of io/patience.c, by a rank that waited for the one that failed
+ENDED_BY_MPIRUN = {"create"}
 WORK_FILES = {"lock", "head", "calibration.h5", "statistics.h5"}
 OLDER = b"an older output\n"
 
@@ -103,8 +105,10 @@ class Job:
         variables = {"LD_PRELOAD": self.sweep.inject, "DECANT_FAULT_FOLDER": self.folder, "DECANT_FAULT_REPORT": report}
         if fault:
             variables.update(DECANT_FAULT_RANK=fault.rank, DECANT_FAULT_KIND=fault.kind, DECANT_FAULT_NUMBER=fault.number)
-        # A rank's own status is wanted, so mpirun shall not end the others when one of them ends with a failure.
-        command = ["mpirun", "--mca", "orte_abort_on_non_zero_status", "0", "-n", str(RANKS)]
+        # A rank's own status is wanted, so mpirun shall not end the others when one of them ends with a failure; but where
+        # the fault is one that MPI does not survive, that is what ends them.
+        command = ["mpirun", "-n", str(RANKS)]
+        command += ["--mca", "orte_abort_on_non_zero_status", "0"] * (not fault or fault.kind not in ENDED_BY_MPIRUN)
         for name, value in variables.items():
             command += ["-x", f"{name}={value}"]
         command += [self.sweep.program] + [argument.format(here=self.folder) for argument in self.arguments]
@@ -200,7 +204,9 @@ class Sweep:
         else:  # one for each rank and stage, and one for each kind
             keys = self.a_few(job, sorted(groups))
         chosen = {self.chance.choice(groups[key]) for key in keys}
-        return sorted(chosen, key=lambda fault: fault[1:5])
+        chosen = sorted(chosen, key=lambda fault: fault[1:5])
+        self.chance.shuffle(chosen)
+        return chosen
 
     def absent(self, job):
         """Stages that a job has not."""
@@ -253,7 +259,7 @@ class Sweep:
             right = set(result.ranks) == {0} and not job.left_over() and job.bytes() == job.expected
             return [] if right else [f"status 0, but ranks {result.ranks}, left over {job.left_over()}, or other bytes"]
         wrong = []
-        aborted = any("MPI_ABORT" in line or PATIENCE in line for line in result.errors)
+        aborted = fault.kind in ENDED_BY_MPIRUN or any("MPI_ABORT" in line for line in result.errors)
         allowed = STATUSES[fault.kind] | ({2} if fault.file.endswith(".work/head") else set())  # refused, as work of another job
         if not set(result.ranks) <= {result.status} | ({None} if aborted else set()) or result.status not in allowed:
             wrong.append(f"exit status {result.status}, of the ranks {result.ranks}, not {allowed}")
@@ -287,13 +293,16 @@ def main():
     parser.add_argument("--kinds", default="", help="only these")
     parser.add_argument("--jobs", default="", help="only these")
     parser.add_argument("--stages", default="", help="only these")
+    parser.add_argument("--minutes", type=float, default=1e9, help="no new faults after that")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     sweep = Sweep(arguments)
+    end = time.monotonic() + arguments.minutes * 60
     for job in sweep.jobs():
         if job.name in (arguments.jobs or job.name).split(","):
             for fault in sweep.choose(job, arguments):
-                sweep.inject_fault(fault)
+                if time.monotonic() < end:
+                    sweep.inject_fault(fault)
     sweep.report()
     sys.exit(bool(sweep.findings))
 
