@@ -57,10 +57,21 @@ class Container:
         return len({(layer.method, layer.code_bits) for layer in self.layers}) == 1
 
     @property
+    def predicts_divergence(self) -> bool:
+        """The prediction follows from sensitivities measured by the KL divergence, so it speaks of that."""
+        measured = self.options.get("sensitivity", "fisher") != "fisher"
+        return measured and self.options.get("sensitivity-measure", "kl") == "kl"
+
+    @property
+    def came_true(self) -> float | None:
+        """What the prediction is to be compared with: the measured KL divergence or loss increase."""
+        return self.divergence if self.predicts_divergence else self.measured
+
+    @property
     def family(self) -> str:
         """Containers that differ in size alone share this; it names a line of the plot."""
         parts = [" + ".join(self.methods)]
-        if "kmeans" in self.methods:
+        if "kmeans" in self.methods or "guided" in self.methods:
             share = sum(percent(self.options.get(name, "0")) for name in ("sensitive", "outliers"))
             parts.append(f"{share:g} % sparse" if share > 0 else "dense")
             parts.append(f"{self.options.get('fisher', 'token')} Fisher")
