@@ -119,7 +119,7 @@ static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
 static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
-    const int64_t most = packed->bits <= 3 ? 8 : 4;
+    const int64_t most = packed->bits <= 3 ? 8 : packed->bits == 4 ? 4 : 0;
     return way != DECANT_PACKED_LOOKUPS && way != DECANT_PACKED_TILES &&
            x.rows <= (way == DECANT_PACKED_PARITIES ? 16 : most) &&
            decant_cuda_packed_has_parities(backend, x, packed);

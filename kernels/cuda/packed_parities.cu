@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
 
 enum {
     TILES_MAXIMUM = 32,      /* of a block */
-    PLANES_MAXIMUM = 4,      /* of codes */
+    PLANES_MAXIMUM = 5,      /* of codes */
     BLOCKS_EACH = 1,         /* of one group of tokens, to a multiprocessor */
     COLUMNS_MAXIMUM = 65536, /* the sum of a token's fixed-point values must fit an int */
     CAPABILITY_END = 100,    /* later devices have no binary tensor cores */
@@ -234,7 +234,8 @@ static bool fits_width(const decant_cuda *cuda, const decant_packed_view &packed
 {
     return packed.bits == 2   ? fits<2, 1>(cuda, packed, sparse)
            : packed.bits == 3 ? fits<3, 1>(cuda, packed, sparse)
-                              : fits<4, 1>(cuda, packed, sparse);
+           : packed.bits == 4 ? fits<4, 1>(cuda, packed, sparse)
+                              : fits<5, 1>(cuda, packed, sparse);
 }
 
 bool decant_cuda_packed_has_parities(decant_backend *backend, decant_matrix x,
@@ -269,7 +270,8 @@ decant_status decant_cuda_packed_parities(decant_backend *backend, decant_matrix
     }
     const cudaError_t code = packed->bits == 2   ? launch_width<2>(context, call)
                              : packed->bits == 3 ? launch_width<3>(context, call)
-                                                 : launch_width<4>(context, call);
+                             : packed->bits == 4 ? launch_width<4>(context, call)
+                                                 : launch_width<5>(context, call);
     DECANT_RETURN_ON_FAILURE(decant_cuda_check(code, "packed_parities", err));
     return decant_cuda_launched(backend, "packed_parities", err);
 }

@@ -16,7 +16,7 @@ enum {
 };
 
 /* Tokens that one block takes: their counts, 4 (2^bits − 1) registers a token, must fit. */
-template <int BITS> constexpr int TOKENS_OF_WIDTH = BITS == 2 ? 8 : BITS == 3 ? 4 : 2;
+template <int BITS> constexpr int TOKENS_OF_WIDTH = BITS == 2 ? 8 : BITS == 3 ? 4 : BITS == 4 ? 2 : 1;
 
 /* Units in a warp's ring: 24 units of one plane in all; fewer where the operands of several tokens need the
  * room. */
