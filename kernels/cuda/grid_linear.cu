@@ -83,7 +83,7 @@ decant_status decant_cuda_grid_linear(decant_backend *backend, decant_matrix x,
     decant_grid_cells cells;
     DECANT_RETURN_ON_FAILURE(decant_cuda_grid_cells(backend, &matrix->form, &cells, err));
     const bool rotated = matrix->form.rotation > 1;
-    const bool tiles = decant_cuda_context_of(backend)->packed_way == DECANT_PACKED_TILES &&
+    const bool tiles = decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
                        decant_cuda_grid_has_tiles(backend, x, matrix);
     const bool few = tiles || x.rows <= DECANT_GRID_VECTORS_MAXIMUM;
     const int64_t at_once = tile_rows(x.element, matrix);

@@ -15,7 +15,13 @@
  * rounds level + value once, cuSPARSE rounds y twice. */
 #include "kernels/cuda/packed.cuh"
 
-enum { THREADS = 256, TILE_BYTES = 32 << 20, TILE_ROWS_MULTIPLE = 256, PAIRS_TOKENS = 32 };
+enum {
+    THREADS = 256,
+    TILE_BYTES = 32 << 20,
+    TILE_ROWS_MULTIPLE = 256,
+    PAIRS_TOKENS = 32,
+    PARITIES_TOKENS = 16
+};
 
 /* Dense columns of an octet leave together when the row's addresses allow. */
 template <typename T>
@@ -118,11 +124,11 @@ static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
 /* Parities cost by the token, lookups by the code: where the one overtakes the other (tests/gpu/RESULTS.md). */
 static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
+    static const int most[] = {0, 0, 8, 4, 2, 1}; /* tokens, of codes of 2, 3, 4 and 5 bits */
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
-    const int64_t most = packed->bits <= 3 ? 8 : packed->bits == 4 ? 4 : 0;
-    return way != DECANT_PACKED_LOOKUPS && way != DECANT_PACKED_TILES &&
-           x.rows <= (way == DECANT_PACKED_PARITIES ? 16 : most) &&
-           decant_cuda_packed_has_parities(backend, x, packed);
+    const bool wanted = way == DECANT_PACKED_PARITIES ||
+                        (way == DECANT_PACKED_FASTEST && packed->bits <= 5 && x.rows <= most[packed->bits]);
+    return wanted && x.rows <= PARITIES_TOKENS && decant_cuda_packed_has_parities(backend, x, packed);
 }
 
 decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x,
@@ -136,7 +142,7 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
     const bool folded = has_sparse && !by_library;
     if (takes_parities(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_parities(backend, x, packed, folded, accumulate, y, err));
-    else if (decant_cuda_context_of(backend)->packed_way == DECANT_PACKED_TILES &&
+    else if (decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
              decant_cuda_packed_has_tiles(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_tiles(backend, x, packed, folded, accumulate, y, err));
     else if (x.rows <= PAIRS_TOKENS && decant_cuda_packed_has_pairs(backend, x, packed))
