@@ -9,7 +9,7 @@
 static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)470 << 20,
                      PINNED_BYTES = 2 * (4 << 24) + (32 << 16);
 
-enum { CHANNEL_BUFFERS = 4 }; /* pipeline/channel.c: one to receive, three to send */
+enum { CHANNEL_BUFFERS = 6 }; /* pipeline/channel.c: three to receive, three to send */
 
 const char *decant_job_stage_name(decant_job_stage stage)
 {

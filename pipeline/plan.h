@@ -61,6 +61,7 @@ typedef struct decant_plan {
     int stages;        /* of a replica */
     int active_stages; /* those with layers */
     bool streamed, retain;
+    int slack;                 /* of the schedule; see decant_schedule_in_flight */
     bool fits;                 /* up to the written file */
     bool validation_fits;      /* all of a rank's layers of both models at once; else one after the other */
     decant_plan_advice advice; /* when it does not fit */

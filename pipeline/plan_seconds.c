@@ -76,6 +76,14 @@ static double backward_flops(const decant_plan *plan, const decant_rank_share *s
 
 /* ---- calibration ---- */
 
+/* Of a micro-batch's activations between two stages; 0 when no rate is known. */
+static double message_seconds(const decant_plan *plan, const decant_rates *rates)
+{
+    double bytes = (double)decant_element_bytes(plan->shape.full_floats ? DECANT_F32 : DECANT_BF16) *
+                   (double)(plan->shape.micro_batch * plan->shape.window * plan->shape.config->hidden_size);
+    return rates->message_bytes_s > 0 ? bytes / rates->message_bytes_s : 0;
+}
+
 /* Seconds of a resident rank are those of its products; ranks wait for each other as the schedule says. */
 static decant_status resident_seconds(decant_plan *plan, const decant_rates *rates, decant_error *err)
 {
@@ -93,7 +101,8 @@ static decant_status resident_seconds(decant_plan *plan, const decant_rates *rat
     }
     /* The first replica has the most sequences. */
     int64_t batches = decant_schedule_micro_batches(plan->rank[0].share.sequences, batch);
-    DECANT_TRY(decant_schedule_idle_share(stages, batches, forward_s, backward_s, idle, err));
+    DECANT_TRY(decant_schedule_idle_share(stages, plan->slack, batches, forward_s, backward_s,
+                                          message_seconds(plan, rates), idle, err));
     for (int rank = 0; rank < plan->ranks; rank++) {
         decant_rank_plan *each = &plan->rank[rank];
         int stage = rank / plan->replicas;

@@ -102,7 +102,7 @@ static void heed_signal(decant_calibration_run *run)
 static void pass_block(decant_calibration_run *run, decant_streamed *streamed, decant_pass pass, int block)
 {
     bool is_forward = pass == DECANT_PASS_FORWARD;
-    double start_s = decant_clock_s(), waited_s = decant_calibration_run_waited(run);
+    double start_s = decant_clock_s(), waited_s = run->channels.waited_s;
     decant_error error;
     if (decant_standing_computes(&run->standing))
         decant_standing_note(&run->standing,
@@ -118,7 +118,8 @@ static void pass_block(decant_calibration_run *run, decant_streamed *streamed, d
                              decant_streamed_calibration_leave(streamed->calibration, pass, block, &error),
                              &error);
     *(is_forward ? &run->times.forward_s : &run->times.backward_s) +=
-        decant_clock_s() - start_s - (decant_calibration_run_waited(run) - waited_s);
+        decant_clock_s() - start_s - (run->channels.waited_s - waited_s);
+    decant_channels_flush(&run->channels);
 }
 
 /* What enters this rank's first block, where it need not go forward again. */

@@ -187,7 +187,8 @@ decant_status decant_model_part_outline(decant_backend *backend, const decant_mo
                                 .first_layer = first_layer,
                                 .layer_count = layer_count,
                                 .tokens = tokens,
-                                .sequences = sequences};
+                                .sequences = sequences,
+                                .rows = tokens * sequences};
     DECANT_TRY(decant_family_find(config, &part->family, err));
     DECANT_TRY(
         decant_memory_allocate((size_t)layer_count * sizeof *part->blocks, "the list of layers", &blocks, err));
@@ -205,6 +206,20 @@ done:
     if (status != DECANT_OK)
         decant_model_part_unload(part);
     return status;
+}
+
+decant_status decant_model_part_reshape(decant_model_part *part, int64_t tokens, int64_t sequences,
+                                        decant_error *err)
+{
+    assert(tokens * sequences <= part->rows);
+    if (part->tokens == tokens && part->sequences == sequences)
+        return DECANT_OK;
+    part->tokens = tokens;
+    part->sequences = sequences;
+    if (!part->cosines) /* a family without */
+        return DECANT_OK;
+    return decant_rotary_angles_fill(part->backend, part->config, tokens, sequences, part->cosines, part->sines,
+                                     err);
 }
 
 decant_status decant_model_part_begin(decant_backend *backend, const decant_model_config *config,
