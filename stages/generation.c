@@ -276,7 +276,7 @@ decant_status decant_generation_step(decant_generation *generation, int32_t toke
         return DECANT_ERROR(err, DECANT_ERROR_BUG, "there is room for %lld tokens and no more",
                             (long long)g->whole->tokens);
     DECANT_TRY(set_position(g, err));
-    DECANT_TRY(decant_model_embed(g->whole, &token, decant_matrix_rows(g->x, 0, 1), err));
+    DECANT_TRY(decant_model_embed(&g->step_part, &token, decant_matrix_rows(g->x, 0, 1), err));
     if (g->recording)
         DECANT_TRY(backend->recordings->replay(backend, g->recording, err));
     else
