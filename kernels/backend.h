@@ -1,6 +1,6 @@
 /* The one interface between the job and the arithmetic. A backend ("cpu", "cuda") is a value of decant_backend:
- * tables of functions, one a concern (memory, weights, model, quantize, grid, validate), and a state that only
- * the backend knows.
+ * tables of functions, one a concern (memory, weights, model, quantize, grid, validate, recordings), and a
+ * state that only the backend knows.
  *
  * Rules that every implementation keeps:
  *   - Arrays named "device" live where the backend computes (host memory for the CPU backend) and come from
@@ -56,6 +56,19 @@ typedef struct decant_memory_kernels {
     /* Waits for the downloads begun so far; reports any failure of them. */
     decant_status (*finish_downloads)(decant_backend *backend, decant_error *err);
 
+    /* An upload, behind all work issued before, that may still be under way when this returns.
+     *   host  in memory from allocate_host; stays as it is until the upload is done */
+    decant_status (*begin_upload)(decant_backend *backend, void *device, const void *host, size_t size_bytes,
+                                  decant_error *err);
+
+    /* A moment in the order of all work: mark puts it behind everything issued so far, and is_reached says,
+     * without waiting, whether all that is done, or failed, which synchronize tells. A new one is reached.
+     * Freed by release_moment, which takes NULL too and sets the pointer to NULL. */
+    decant_status (*create_moment)(decant_backend *backend, void **moment, decant_error *err);
+    void (*release_moment)(decant_backend *backend, void **moment);
+    decant_status (*mark)(decant_backend *backend, void *moment, decant_error *err);
+    bool (*is_reached)(decant_backend *backend, const void *moment);
+
     /* Waits for all issued work; reports any failure of it. */
     decant_status (*synchronize)(decant_backend *backend, decant_error *err);
 
@@ -96,6 +109,13 @@ typedef enum decant_fisher_form {
     DECANT_FISHER_TOKEN,    /* F += (dY∘dY)ᵀ (X∘X): each token's contribution squared by itself */
 } decant_fisher_form;
 
+/* The first output channel of group `group` of `groups`; that of group `groups` is the number of channels.
+ * Groups are consecutive and differ by one channel at most. */
+static inline int64_t decant_hessian_group_first(int64_t rows, int groups, int group)
+{
+    return rows * group / groups;
+}
+
 /* Causal grouped-query attention, of one sequence or of several equally long ones at once. */
 typedef struct decant_attention_shape {
     int64_t tokens; /* T, of one sequence */
@@ -127,7 +147,7 @@ typedef struct decant_model_kernels {
                                        decant_error *err);
 
     /* y = x weightᵀ, or y += x weightᵀ when accumulate.  x [T, in], weight [out, in] placed for compute, y [T,
-     * out]. */
+     * out], of the activations' type or F32. */
     decant_status (*linear)(decant_backend *backend, decant_matrix x, decant_matrix weight, bool accumulate,
                             decant_matrix y, decant_error *err);
     /* dx = dy weight, or dx += dy weight when accumulate.  dy [T, out], dx [T, in]. */
@@ -139,6 +159,12 @@ typedef struct decant_model_kernels {
      * in]. */
     decant_status (*fisher_add)(decant_backend *backend, decant_fisher_form form, decant_matrix dy,
                                 decant_matrix x, float *fisher, decant_error *err);
+    /* Adds rows to the Hessians that guided quantization takes: H_k += xᵀ diag(s_k) x with s_k[t] the mean of
+     * dy[t]² over the output channels of group k (decant_hessian_group_first). H stays symmetric to the last
+     * bit. Source: GuidedQuant (arXiv 2505.07004). NULL: this backend has none yet.
+     *   dy [T, out], x [T, in], hessian device F32 [groups, in, in] */
+    decant_status (*gram_add)(decant_backend *backend, decant_matrix dy, decant_matrix x, int groups,
+                              float *hessian, decant_error *err);
 
     /* Rotates, in place, each head of x [T, heads · 2·half] by the angles whose cosines and sines are given:
      * component i of the first half pairs with component i of the second half.
@@ -160,6 +186,15 @@ typedef struct decant_model_kernels {
                                         const float *log_sum_exp, decant_matrix dy, decant_matrix dq,
                                         decant_matrix dk, decant_matrix dv, decant_error *err);
 
+    /* One more token of a sequence whose keys and values are kept: puts k and v into row *position of keys and
+     * values, then attends, forward, over the rows up to it, the last shape->window of them.
+     *   q, y [1, heads · head_dimension]; k, v [1, key_value_heads · head_dimension]
+     *   keys, values [room, key_value_heads · head_dimension]; position device [1], below room */
+    decant_status (*attention_step)(decant_backend *backend, const decant_attention_shape *shape,
+                                    decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix keys,
+                                    decant_matrix values, const int32_t *position, decant_matrix y,
+                                    decant_error *err);
+
     /* y = silu(gate) ∘ up, all [T, intermediate]. */
     decant_status (*silu_multiply)(decant_backend *backend, decant_matrix gate, decant_matrix up,
                                    decant_matrix y, decant_error *err);
@@ -169,9 +204,10 @@ typedef struct decant_model_kernels {
                                             decant_error *err);
 
     /* Mean cross-entropy of next-token prediction, and its gradient.
-     *   logits [T, vocabulary]: row t predicts tokens[t + 1]; replaced by the gradient of the mean over the T −
-     * 1 targets (last row zero) when `gradient`, left alone otherwise tokens host [T];  loss host: the mean,
-     * natural logarithm */
+     *   logits [T, vocabulary], of the activations' type or F32: row t predicts tokens[t + 1]; replaced by the
+     *          gradient of the mean over the T − 1 targets (last row zero) when `gradient`, left alone
+     *          otherwise, and the last row is not read then
+     *   tokens host [T];  loss host: the mean, natural logarithm */
     decant_status (*cross_entropy)(decant_backend *backend, decant_matrix logits, const int32_t *tokens,
                                    bool gradient, double *loss, decant_error *err);
 } decant_model_kernels;
@@ -212,6 +248,15 @@ typedef struct decant_matrix_error {
 
 enum { DECANT_BITS_MINIMUM = 2, DECANT_BITS_MAXIMUM = 8 };
 
+/* How far guided quantization goes, and on which statistics. */
+typedef struct decant_guided_search {
+    int groups;           /* of output channels; see gram_add */
+    const float *hessian; /* device F32 [groups, columns, columns] */
+    double damping; /* λ = damping · mean of the diagonal of H_k is added to the diagonal for the search */
+    int rounds;     /* of a closed-form codebook followed by sweeps; 0: levels and nearest codes stay */
+    int sweeps;     /* of coordinate descent over a row's codes, a round */
+} decant_guided_search;
+
 typedef struct decant_quantize_kernels {
     /* Chooses n_sensitive weights with the largest Fisher value, then n_outliers of the rest with the largest
      * magnitude; among equals the lowest row-major index wins. Source: SqueezeLLM, section 4.2, with exact
@@ -240,6 +285,17 @@ typedef struct decant_quantize_kernels {
      * code is the nearest level (the lower on a tie), each sparse value F16(w − level). */
     decant_status (*encode)(decant_backend *backend, decant_matrix weight, decant_packed_matrix *packed,
                             decant_error *err);
+
+    /* Levels and codes that lower (w − ŵ)ᵀ (H_k + λ) (w − ŵ) in every row, k the row's group. In turn, a row's
+     * levels become the least-squares solution under its codes, rounded to F16 (kept where rounding would raise
+     * the objective), and its codes go through cyclic coordinate descent. The objective never rises. Weights in
+     * the sparse part are exact and take no part. Source: LNQ, algorithm 1 of arXiv 2505.07004. NULL: this
+     * backend has none yet. packed  levels are those to start from, the sparse pattern is filled; levels,
+     * planes and sparse_values are filled: codes need not be the nearest levels error   of what was filled;
+     * `weighted` is Σ (w − ŵ)ᵀ H (w − ŵ), without λ DECANT_ERROR_BUG should the objective of a row have risen
+     * after all. */
+    decant_status (*guide)(decant_backend *backend, decant_matrix weight, const decant_guided_search *search,
+                           decant_packed_matrix *packed, decant_matrix_error *error, decant_error *err);
 } decant_quantize_kernels;
 
 /* ---- grids ---- */
@@ -326,6 +382,28 @@ typedef struct decant_validate_kernels {
                              const int32_t *tokens, decant_comparison *comparison, decant_error *err);
 } decant_validate_kernels;
 
+/* ---- recordings ---- */
+
+/* A sequence of this table's operations that is issued again and again, with the same arguments each time. */
+typedef struct decant_work {
+    decant_status (*issue)(void *context, decant_error *err);
+    void *context; /* lives as long as the recording */
+} decant_work;
+
+typedef struct decant_recording decant_recording;
+
+typedef struct decant_recording_kernels {
+    /* Issues the work once, and keeps it so that replay costs the host as little as the backend can. The work
+     * neither allocates nor waits, and its operations have no host results. Where a backend cannot keep it,
+     * replay issues it anew. */
+    decant_status (*record)(decant_backend *backend, decant_work work, decant_recording **recording,
+                            decant_error *err);
+    /* Issues the recorded work. Other work may lie between record and replay only if it needs no more scratch
+     * than what came before. */
+    decant_status (*replay)(decant_backend *backend, const decant_recording *recording, decant_error *err);
+    void (*drop)(decant_backend *backend, decant_recording **recording); /* takes NULL, sets NULL */
+} decant_recording_kernels;
+
 /* ---- a backend ---- */
 
 struct decant_backend {
@@ -339,6 +417,7 @@ struct decant_backend {
     const decant_quantize_kernels *quantize;
     const decant_grid_kernels *grid;
     const decant_validate_kernels *validate;
+    const decant_recording_kernels *recordings;
     void (*destroy)(decant_backend *backend); /* behind decant_backend_destroy */
     void *state;                              /* the implementation's own */
 };

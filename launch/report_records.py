@@ -71,7 +71,7 @@ class Container:
     def family(self) -> str:
         """Containers that differ in size alone share this; it names a line of the plot."""
         parts = [" + ".join(self.methods)]
-        if "kmeans" in self.methods:
+        if "kmeans" in self.methods or "guided" in self.methods:
             share = sum(percent(self.options.get(name, "0")) for name in ("sensitive", "outliers"))
             parts.append(f"{share:g} % sparse" if share > 0 else "dense")
             parts.append(f"{self.options.get('fisher', 'token')} Fisher")

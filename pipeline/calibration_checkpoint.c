@@ -16,7 +16,12 @@ static void name_group(int replica, char group[32])
 
 /* ---- writing ---- */
 
-/* Collective. The datasets of all replicas; own_ids [layers · linears] are those of this rank's replica. */
+static size_t count_datasets(const decant_job *job)
+{
+    return (size_t)job->config.layers * (size_t)job->family->linear_count * DECANT_FISHER_DATASETS;
+}
+
+/* Collective. The datasets of all replicas; own_ids [count_datasets] are those of this rank's replica. */
 static decant_status define_sums(decant_container_writer *writer, const decant_job *job, int *other_ids,
                                  int *own_ids, decant_error *err)
 {
@@ -24,7 +29,8 @@ static decant_status define_sums(decant_container_writer *writer, const decant_j
     for (int replica = 0; replica < job->grid.replicas && status == DECANT_OK; replica++) {
         char group[32];
         name_group(replica, group);
-        status = decant_fisher_file_define(writer, &job->config, job->family, group,
+        status = decant_fisher_file_define(writer, &job->config, job->family,
+                                           decant_options_hessian_groups(job->options), group,
                                            replica == job->replica ? own_ids : other_ids, err);
     }
     return status;
@@ -48,13 +54,13 @@ static decant_status write_share(decant_container_writer *writer, const decant_c
 }
 
 /* Collective.
- *   ids      [2, layers · linears], losses [sequences]: room */
+ *   ids      [2, count_datasets], losses [sequences]: room */
 static decant_status write_file(decant_calibration_run *run, int64_t micro_batches, int *ids, double *losses,
                                 decant_error *err)
 {
     decant_job *job = run->job;
     decant_container_writer *writer = NULL;
-    int *other_ids = ids + job->config.layers * job->family->linear_count, losses_id;
+    int *other_ids = ids + count_datasets(job), losses_id;
     decant_shape sequences = {1, {run->tokens->sequences}};
     decant_status status;
     DECANT_TRY(collect_losses(run, losses, err));
@@ -77,11 +83,11 @@ decant_status decant_calibration_checkpoint_write(decant_calibration_run *run, i
                                                   decant_error *err)
 {
     decant_job *job = run->job;
-    size_t layers = (size_t)job->config.layers * (size_t)job->family->linear_count;
     int *ids = NULL;
     double *losses = NULL;
     decant_status status;
-    status = decant_memory_allocate(2 * layers * sizeof *ids, "dataset numbers", (void **)&ids, err);
+    status =
+        decant_memory_allocate(2 * count_datasets(job) * sizeof *ids, "dataset numbers", (void **)&ids, err);
     if (status == DECANT_OK)
         status = decant_memory_allocate((size_t)run->tokens->sequences * sizeof *losses, "losses",
                                         (void **)&losses, err);

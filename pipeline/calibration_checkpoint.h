@@ -2,11 +2,13 @@
  * replica, the losses, and how many micro-batches are in them. A container (io/container.h) with
  *
  *   /replicaR/LAYER/fisher   F32 [rows, columns]: the sums of replica R
+ *   /replicaR/LAYER/hessian  F32 [groups, columns, columns]: its Hessians, for guided
  *   /losses                  F64 [sequences]: of those in the sums; of the others 0
  *   attribute `kind` "checkpoint", `micro_batches`: how many of its own each replica has in its sums
  *
- * so 4 bytes a quantized weight and replica. Sums are stored a matrix, so any number of stages can go on from
- * them; the replicas must be as many. Which job it belongs to is the work directory's head's to say. */
+ * so 4 bytes a quantized weight and replica, and those of Hessians. Sums are stored a matrix, so any number of
+ * stages can go on from them; the replicas must be as many. Which job it belongs to is the work directory's
+ * head's to say. */
 #ifndef DECANT_PIPELINE_CALIBRATION_CHECKPOINT_H
 #define DECANT_PIPELINE_CALIBRATION_CHECKPOINT_H
 

@@ -2,6 +2,7 @@
 #include "pipeline/linear_sizes.h"
 
 #include "base/memory.h"
+#include "stages/fisher_sums.h"
 #include "stages/quantize.h"
 
 static int64_t larger(int64_t a, int64_t b)
@@ -13,12 +14,14 @@ static void size_linear(const decant_job_shape *shape, const decant_linear *line
 {
     const decant_recipe *recipe = &shape->recipe;
     int64_t rows = linear->rows, columns = linear->columns;
-    int64_t count = recipe->uses[DECANT_METHOD_KMEANS] ? decant_recipe_sparse_count(recipe, rows, columns) : 0;
+    int64_t count = decant_recipe_has_levels(recipe) ? decant_recipe_sparse_count(recipe, rows, columns) : 0;
     decant_candidate_list list;
     decant_error unread; /* the options were checked: something is offered */
     decant_recipe_offer(recipe, rows, columns, &list, &unread);
     *size = (decant_linear_size){
         .rows = rows, .columns = columns, .weights = rows * columns, .sparse_count = count};
+    size->sums_bytes =
+        (int64_t)sizeof(float) * decant_fisher_sums_floats(rows, columns, recipe->hessian_groups);
     size->pattern_bytes = count > 0 ? 4 * (rows + 1) + 4 * count : 0;
     size->smallest_bytes = list.count > 0 ? decant_candidate_list_smallest(&list) : 0;
     for (int i = 0; i < list.count; i++) {
@@ -28,6 +31,8 @@ static void size_linear(const decant_job_shape *shape, const decant_linear *line
             size->trial_bytes = larger(size->trial_bytes, candidate->bytes);
         else
             size->levels_bytes += rows << (candidate->code_bits + 1);
+        if (candidate->method == DECANT_METHOD_GUIDED)
+            size->levels_bytes += (int64_t)decant_planes_bytes(rows, columns, candidate->code_bits) + 2 * count;
     }
     size->stored_bytes = size->largest_bytes;
     if (shape->bits > 0) {
@@ -43,6 +48,7 @@ void decant_linear_size_add(decant_linear_size *sum, const decant_linear_size *s
 {
     sum->weights += size->weights;
     sum->sparse_count += size->sparse_count;
+    sum->sums_bytes += size->sums_bytes;
     sum->pattern_bytes += size->pattern_bytes;
     sum->levels_bytes += size->levels_bytes;
     sum->smallest_bytes += size->smallest_bytes;

@@ -11,8 +11,9 @@ typedef struct decant_linear_size {
     int64_t rows, columns;
     int64_t weights; /* rows · columns */
     int64_t sparse_count;
+    int64_t sums_bytes;     /* its Fisher sums, and its Hessians where there are any */
     int64_t pattern_bytes;  /* sparse pattern where it is computed */
-    int64_t levels_bytes;   /* levels of every width */
+    int64_t levels_bytes;   /* levels of every width; with them the codes and sparse values of guided ones */
     int64_t trial_bytes;    /* of the largest grid form, which is there while it is measured; in no sum */
     int64_t smallest_bytes; /* stored, as the smallest candidate */
     int64_t largest_bytes;  /* stored, as the largest */

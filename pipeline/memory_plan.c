@@ -9,7 +9,7 @@
 static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)470 << 20,
                      PINNED_BYTES = 2 * (4 << 24) + (32 << 16);
 
-enum { CHANNEL_BUFFERS = 4 }; /* pipeline/channel.c: one to receive, three to send */
+enum { CHANNEL_BUFFERS = 6 }; /* pipeline/channel.c: three to receive, three to send */
 
 const char *decant_job_stage_name(decant_job_stage stage)
 {
@@ -61,11 +61,25 @@ static int64_t largest_block_weights(const rank_view *view)
     return largest;
 }
 
-static int64_t largest_matrix_weights(const rank_view *view)
+/* Fisher sums and Hessians of one block at most … */
+static int64_t largest_block_sums(const rank_view *view)
+{
+    int64_t linears = view->shape->family->linear_count, largest = 0;
+    for (int64_t first = 0; first < view->count; first += linears) {
+        int64_t bytes = 0;
+        for (int64_t i = first; i < first + linears; i++)
+            bytes += view->linears[i].sums_bytes;
+        largest = larger(largest, bytes);
+    }
+    return largest;
+}
+
+/* … and of one matrix. */
+static int64_t largest_matrix_sums(const rank_view *view)
 {
     int64_t largest = 0;
     for (int64_t i = 0; i < view->count; i++)
-        largest = larger(largest, view->linears[i].weights);
+        largest = larger(largest, view->linears[i].sums_bytes);
     return largest;
 }
 
@@ -165,7 +179,7 @@ static decant_calibration_bytes resident_bytes(const rank_view *view)
     int64_t held = share->slots * share->layers.count; /* block inputs, and what is kept of each */
     return (decant_calibration_bytes){
         .weights = placed_bytes(view, all, share->layers.count) + angle_bytes(view, rows),
-        .fisher = 4 * all,
+        .fisher = sum_of(view).sums_bytes,
         .boundaries = (held + 2) * boundary_bytes(view, rows), /* output and gradient besides */
         .kept = (share->retain ? held : 1) * kept_bytes(view, rows),
         .head = head_bytes(view, shape->window),
@@ -192,13 +206,13 @@ static decant_calibration_bytes streamed_bytes(const rank_view *view, int64_t qu
     const decant_job_shape *shape = view->shape;
     int64_t rows = shape->micro_batch * shape->window, block = largest_block_weights(view);
     int64_t blocks = view->share->layers.count < 2 ? view->share->layers.count : 2;
-    int64_t backward = 4 * block + quantizing, end = largest_end_bytes(view);
+    int64_t backward = largest_block_sums(view) + quantizing, end = largest_end_bytes(view);
     int64_t placed = view->shape->cuda
                          ? blocks * (decant_compute_bytes(shape) * block + 4 * block_sizes(view).vector_weights)
                          : 0;
     return (decant_calibration_bytes){
         .weights = placed + angle_bytes(view, rows) + quantizing,
-        .fisher = 4 * block,
+        .fisher = largest_block_sums(view),
         .boundaries = 5 * boundary_bytes(view, rows),
         .kept = kept_bytes(view, rows),
         .head = head_bytes(view, shape->window) + larger(0, end - backward),
@@ -249,10 +263,10 @@ static int64_t results_bytes(const rank_view *view, int64_t end)
 
 static int64_t owned_sums_bytes(const rank_view *view)
 {
-    int64_t weights = 0;
+    int64_t bytes = 0;
     for (int64_t i = 0; i < view->count; i++)
-        weights += owns(view, i) ? view->linears[i].weights : 0;
-    return view->shape->has_fisher ? 4 * weights : 0;
+        bytes += owns(view, i) ? view->linears[i].sums_bytes : 0;
+    return view->shape->has_fisher ? bytes : 0;
 }
 
 static int64_t exact_bytes(const rank_view *view, int64_t weights)
@@ -294,10 +308,12 @@ static void plan_calibration(rank_view *view, decant_rank_memory *memory)
     at->host = token_bytes(view) +
                channel_bytes(view, boundary_bytes(view, shape->micro_batch * shape->window)) +
                boundaries_in_memory(view);
+    if (streamed) /* a micro-batch on its way to a checkpoint; pipeline/streamed_checkpoint.h */
+        at->host += boundary_bytes(view, shape->micro_batch * shape->window);
     if (streamed) /* what was quantized waits there, or the sums do that are wanted themselves */
         at->host += shape->quantizes ? results_bytes(view, view->count) : owned_sums_bytes(view);
     if (view->share->replicas > 1) /* F on its way to its owner, in and out */
-        at->host += 2 * 4 * largest_matrix_weights(view);
+        at->host += 2 * largest_matrix_sums(view);
     at->mapped = read_bytes(view);
     at->scratch = view->share->boundaries_on_disk ? waiting_boundaries(view) : 0;
 }
@@ -341,7 +357,7 @@ static void plan_quantization(rank_view *view, decant_rank_memory *memory)
             larger(view->working, decant_quantization_working_bytes(shape, linear->rows, linear->columns));
         at->device = larger(at->device, fisher + results + linear->trial_bytes +
                                             exact_bytes(view, arrived_weights(view, i + 1)) + view->working);
-        fisher -= shape->has_fisher ? 4 * linear->weights : 0;
+        fisher -= shape->has_fisher ? linear->sums_bytes : 0;
     }
     at->host += view->count * (int64_t)(sizeof(decant_quantized_layer) + sizeof(decant_table_row));
 }
@@ -357,7 +373,7 @@ static void plan_writing(rank_view *view, decant_rank_memory *memory)
     if (!view->shape->quantizes) { /* the Fisher sums are written, through a copy of one */
         bool parked = view->share->streamed;
         at->device = view->working + (parked ? 0 : owned_sums_bytes(view));
-        at->host = 4 * largest_matrix_weights(view) + (parked ? owned_sums_bytes(view) : 0);
+        at->host = largest_matrix_sums(view) + (parked ? owned_sums_bytes(view) : 0);
         return;
     }
     for (int64_t i = 0; i < view->count; i++) {

@@ -11,7 +11,8 @@ static size_t matrix_bytes(const decant_job *job, int linear)
 {
     decant_linear shape;
     job->family->linear(&job->config, 0, linear, &shape);
-    return (size_t)(shape.rows * shape.columns) * sizeof(float);
+    int groups = decant_options_hessian_groups(job->options);
+    return (size_t)decant_fisher_sums_floats(shape.rows, shape.columns, groups) * sizeof(float);
 }
 
 decant_status decant_replica_exchange_open(decant_job *job, decant_replica_exchange *exchange,

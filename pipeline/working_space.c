@@ -33,6 +33,17 @@ static int64_t query_width(const decant_model_config *config)
     return (int64_t)config->heads * config->head_dimension;
 }
 
+static int64_t widest_input(const decant_job_shape *shape, int layer)
+{
+    int64_t widest = 0;
+    for (int i = 0; i < shape->family->linear_count; i++) {
+        decant_linear linear;
+        shape->family->linear(shape->config, layer, i, &linear);
+        widest = larger(widest, linear.columns);
+    }
+    return widest;
+}
+
 /* The widest pair of input and output channels of a block's linear layers: what the token form squares. */
 static int64_t widest_pair(const decant_job_shape *shape, int layer)
 {
@@ -72,7 +83,9 @@ static int64_t cpu_calibration(const decant_job_shape *shape, int layer, bool ha
     bytes = larger(bytes, shape->form == DECANT_FISHER_TOKEN ? 4 * rows * widest_pair(shape, layer)
                                                              : shape->threads * MIB);
     bytes = larger(bytes, 4 * config->hidden_size * (shape->threads + 1)); /* kernels/cpu/norm.c */
-    if (has_head)                                                          /* kernels/cpu/cross_entropy.c */
+    if (shape->recipe.hessian_groups > 0) /* kernels/cpu/gram.c: an input, scaled */
+        bytes = larger(bytes, 4 * rows * widest_input(shape, layer));
+    if (has_head) /* kernels/cpu/cross_entropy.c */
         bytes = larger(bytes, 8 * rows + 4 * shape->threads * config->vocabulary_size);
     return bytes;
 }
@@ -89,7 +102,7 @@ static int64_t cpu_kmeans(const decant_job_shape *shape, int64_t rows, int64_t c
 static bool uses_grids(const decant_job_shape *shape)
 {
     for (int i = 0; i < DECANT_METHODS; i++)
-        if (shape->recipe.uses[i] && i != DECANT_METHOD_KMEANS)
+        if (shape->recipe.uses[i] && decant_method_is_on_grid((decant_method)i))
             return true;
     return false;
 }
@@ -100,10 +113,24 @@ static int64_t cpu_grids(const decant_job_shape *shape, int64_t rows, int64_t co
     return 32 * rows + 4 * columns + shape->threads * (12 * (columns + 4) + 4 * columns);
 }
 
+/* kernels/cpu/guided.c: two objectives and three errors of a row; a thread, 32 rows with what is missing, their
+ * codes, books, a block of 64 columns and the normal equations of their levels */
+static int64_t cpu_guided(const decant_job_shape *shape, int64_t rows, int64_t columns)
+{
+    const int64_t tile = 32, block = 64, alignment = 64, book = 2308;
+    const int64_t levels = (int64_t)1 << (int)shape->recipe.width[shape->recipe.widths - 1];
+    int64_t codes = round_up(tile * columns, alignment), floats = round_up(4 * tile * columns, alignment);
+    int64_t equations = 8 * tile * levels * (levels + 1) + 4 * tile * block * (levels + 1);
+    return round_up(40 * rows, alignment) +
+           shape->threads * (2 * floats + 2 * codes + equations + round_up(tile * book, alignment));
+}
+
 static int64_t cpu_quantization(const decant_job_shape *shape, int64_t rows, int64_t columns)
 {
-    int64_t kmeans = shape->recipe.uses[DECANT_METHOD_KMEANS] ? cpu_kmeans(shape, rows, columns) : 0;
-    return larger(kmeans, uses_grids(shape) ? cpu_grids(shape, rows, columns) : 0);
+    int64_t levels = decant_recipe_has_levels(&shape->recipe) ? cpu_kmeans(shape, rows, columns) : 0;
+    if (shape->recipe.uses[DECANT_METHOD_GUIDED])
+        levels = larger(levels, cpu_guided(shape, rows, columns));
+    return larger(levels, uses_grids(shape) ? cpu_grids(shape, rows, columns) : 0);
 }
 
 /* The widest input of a linear layer, whose rows a rotated layer turns into working space of their own:
@@ -148,6 +175,10 @@ static int64_t cuda_calibration(const decant_job_shape *shape, int layer)
 {
     int64_t rows = shape->micro_batch * shape->window;
     int64_t bytes = cuda_attention(shape, shape->window, shape->micro_batch, true);
+    if (shape->recipe.hessian_groups > 0) /* kernels/cuda/gram.cu: an input, scaled, and the scales */
+        bytes =
+            larger(bytes, round_up(decant_activation_bytes(shape) * rows * widest_input(shape, layer), 256) +
+                              round_up(4 * rows, 256));
     /* kernels/cuda/fisher.cu: both squares, or a tile of G */
     return larger(bytes, shape->form == DECANT_FISHER_TOKEN
                              ? decant_activation_bytes(shape) * rows * widest_pair(shape, layer)
@@ -173,14 +204,53 @@ static int64_t cuda_row_bytes(const decant_job_shape *shape, int64_t columns)
     return 28 * stride + 16 + boundaries + larger(sort, larger(exact, penalty));
 }
 
-static int64_t cuda_quantization(const decant_job_shape *shape, int64_t rows, int64_t columns)
+/* kernels/cuda/quantize_cuda.cu: batches of rows */
+static int64_t cuda_kmeans(const decant_job_shape *shape, int64_t rows, int64_t columns)
 {
-    if (!shape->recipe.uses[DECANT_METHOD_KMEANS])
-        return 24 * (rows + 1) + MIB; /* kernels/cuda/grid_encode.cu: figures of a row */
     const int64_t workspace = (int64_t)2 << 30;
     int64_t row = cuda_row_bytes(shape, columns), fitting = larger(1, workspace / row);
     int64_t batches = (rows + fitting - 1) / fitting;
     return (rows + batches - 1) / batches * row;
+}
+
+/* kernels/cuda/guided.cu: δ, codes, marks, the gradient of a panel, steps of a block and results of all rows;
+ * then codes as a matrix, parts of H, sums by level and the equations of the rows that are solved at once */
+static int64_t cuda_guided(const decant_job_shape *shape, int64_t rows, int64_t columns, int bits)
+{
+    const int64_t panel = 1024, block = 128, level_rows = 8192, result = 40, levels = (int64_t)1 << bits;
+    const int64_t groups = shape->recipe.hessian_groups;
+    int64_t most = larger(1, level_rows / levels), of_group = (rows + groups - 1) / groups;
+    int64_t batches = (of_group + most - 1) / most, at_once = (of_group + batches - 1) / batches;
+    const int64_t arrays[] = {4 * groups,
+                              4 * rows * columns,
+                              rows * columns,
+                              4 * rows * ((columns + 31) / 32),
+                              4 * rows * panel,
+                              4 * rows * block,
+                              result * rows,
+                              2 * at_once * levels * columns,
+                              2 * 3 * panel * columns,
+                              4 * at_once * levels * panel,
+                              8 * at_once * levels * levels,
+                              8 * at_once * levels,
+                              at_once * levels};
+    int64_t bytes = 0;
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        bytes += round_up(arrays[i], 256);
+    return bytes;
+}
+
+static int64_t cuda_quantization(const decant_job_shape *shape, int64_t rows, int64_t columns)
+{
+    if (!decant_recipe_has_levels(&shape->recipe))
+        return 24 * (rows + 1) + MIB; /* kernels/cuda/grid_encode.cu: figures of a row */
+    int64_t bytes = cuda_kmeans(shape, rows, columns);
+    for (int i = 0; i < shape->recipe.widths && shape->recipe.uses[DECANT_METHOD_GUIDED]; i++) {
+        const int bits = (int)shape->recipe.width[i];
+        if (bits >= DECANT_BITS_MINIMUM && bits <= DECANT_BITS_MAXIMUM)
+            bytes = larger(bytes, cuda_guided(shape, rows, columns, bits));
+    }
+    return bytes;
 }
 
 /* ---- both ---- */

@@ -23,6 +23,19 @@ bool decant_method_find(const char *name, decant_method *method)
     return false;
 }
 
+bool decant_method_is_on_grid(decant_method method)
+{
+    return decant_method_operations_of(method)->points != NULL;
+}
+
+bool decant_recipe_has_levels(const decant_recipe *recipe)
+{
+    for (int i = 0; i < DECANT_METHODS; i++)
+        if (recipe->uses[i] && !decant_method_is_on_grid((decant_method)i))
+            return true;
+    return false;
+}
+
 bool decant_recipe_needs_statistics(const decant_recipe *recipe)
 {
     for (int i = 0; i < DECANT_METHODS; i++)
@@ -51,12 +64,12 @@ void decant_candidate_describe(const decant_candidate *candidate, char *text, si
 
 bool decant_candidate_is_on_grid(const decant_candidate *candidate)
 {
-    return candidate->method != DECANT_METHOD_KMEANS;
+    return decant_method_is_on_grid((decant_method)candidate->method);
 }
 
 bool decant_candidate_has_sparse(const decant_candidate *candidate)
 {
-    return candidate->method == DECANT_METHOD_KMEANS;
+    return !decant_candidate_is_on_grid(candidate);
 }
 
 bool decant_candidates_share_grid(const decant_candidate *a, const decant_candidate *b)

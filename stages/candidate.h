@@ -11,6 +11,7 @@ typedef enum decant_method {
     DECANT_METHOD_HIGGS,  /* rotated rows on a grid for the Gaussian; needs no data */
     DECANT_METHOD_RTN,    /* round to nearest: a uniform grid between a group's ends; needs no data */
     DECANT_METHOD_NF4,    /* 16 quantiles of the Gaussian in blocks of 64; needs no data */
+    DECANT_METHOD_GUIDED, /* levels of each row and codes that make up for each other's errors, by Hessians */
     DECANT_METHODS
 } decant_method;
 
@@ -32,10 +33,13 @@ typedef struct decant_recipe {
     int64_t dimension[DECANT_SETTINGS_MAXIMUM]; /* of HIGGS's grids: 1 … 4 */
     int groups;
     int64_t group[DECANT_SETTINGS_MAXIMUM]; /* columns that share a scale in HIGGS and RTN; 0: the whole row */
-    double sensitive, outliers;             /* fractions of a matrix; for k-means */
-    decant_level_search search;             /* for k-means */
-    uint64_t seed;                          /* of Lloyd's k-means and of HIGGS's signs */
-    double curvature;                       /* T' / N, see quantize.h; unused without Fisher sums */
+    double sensitive, outliers;             /* fractions of a matrix; for k-means and guided */
+    decant_level_search search;             /* for k-means, and what guided starts from */
+    int hessian_groups;                     /* behind the Fisher sums of a layer; 0 without guided */
+    int guided_rounds;                      /* see decant_guided_search */
+    double guided_damping;
+    uint64_t seed;    /* of Lloyd's k-means and of HIGGS's signs */
+    double curvature; /* T' / N, see quantize.h; unused without Fisher sums */
 } decant_recipe;
 
 /* One possibility, and once it was tried what it costs. The same on every rank, and sent as it is: no padding.
@@ -59,6 +63,10 @@ typedef struct decant_candidate_list {
 /* As the option and the container name it: "kmeans". */
 const char *decant_method_name(decant_method method);
 bool decant_method_find(const char *name, decant_method *method); /* false when there is none of this name */
+bool decant_method_is_on_grid(decant_method method);              /* false: each row has its own levels */
+
+/* Has the recipe a method whose rows have levels, and thus a sparse part: k-means or guided? */
+bool decant_recipe_has_levels(const decant_recipe *recipe);
 
 /* Does any method of the recipe need Fisher sums? */
 bool decant_recipe_needs_statistics(const decant_recipe *recipe);
@@ -104,7 +112,7 @@ int64_t decant_grid_bytes(int64_t rows, int64_t columns, int code_bits, int dime
 /* How many weights a fraction of a matrix is: rounded to nearest. */
 int64_t decant_fraction_count(double fraction, int64_t rows, int64_t columns);
 
-/* Weights that the recipe's k-means candidates keep apart. */
+/* Weights that the recipe's k-means and guided candidates keep apart. */
 int64_t decant_recipe_sparse_count(const decant_recipe *recipe, int64_t rows, int64_t columns);
 
 #endif

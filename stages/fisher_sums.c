@@ -9,10 +9,12 @@ static int index_of(const decant_fisher_sums *fisher, int block, int linear)
 }
 
 decant_status decant_fisher_sums_list(decant_backend *backend, const decant_model_config *config,
-                                      const decant_family *family, decant_fisher_form form, int first_layer,
-                                      int layer_count, decant_fisher_sums *fisher, decant_error *err)
+                                      const decant_family *family, decant_fisher_form form, int hessian_groups,
+                                      int first_layer, int layer_count, decant_fisher_sums *fisher,
+                                      decant_error *err)
 {
-    *fisher = (decant_fisher_sums){backend, config, family, form, first_layer, layer_count, NULL, NULL};
+    *fisher = (decant_fisher_sums){backend,     config,      family, form, hessian_groups,
+                                   first_layer, layer_count, NULL,   NULL};
     size_t count = (size_t)layer_count * (size_t)family->linear_count;
     decant_status status =
         decant_memory_allocate(count * sizeof *fisher->sums, "Fisher sums", (void **)&fisher->sums, err);
@@ -25,11 +27,16 @@ decant_status decant_fisher_sums_list(decant_backend *backend, const decant_mode
     return status;
 }
 
+int64_t decant_fisher_sums_floats(int64_t rows, int64_t columns, int hessian_groups)
+{
+    return rows * columns + hessian_groups * columns * columns;
+}
+
 static size_t bytes_of(const decant_fisher_sums *fisher, int block, int linear)
 {
     decant_linear shape;
     fisher->family->linear(fisher->config, fisher->first_layer + block, linear, &shape);
-    return (size_t)(shape.rows * shape.columns) * sizeof(float);
+    return (size_t)decant_fisher_sums_floats(shape.rows, shape.columns, fisher->hessian_groups) * sizeof(float);
 }
 
 decant_status decant_fisher_sums_add(decant_fisher_sums *fisher, int block, int linear, decant_error *err)
@@ -39,11 +46,12 @@ decant_status decant_fisher_sums_add(decant_fisher_sums *fisher, int block, int 
 }
 
 decant_status decant_fisher_sums_create(decant_backend *backend, const decant_model_config *config,
-                                        const decant_family *family, decant_fisher_form form, int first_layer,
-                                        int layer_count, decant_fisher_sums *fisher, decant_error *err)
+                                        const decant_family *family, decant_fisher_form form,
+                                        int hessian_groups, int first_layer, int layer_count,
+                                        decant_fisher_sums *fisher, decant_error *err)
 {
-    decant_status status =
-        decant_fisher_sums_list(backend, config, family, form, first_layer, layer_count, fisher, err);
+    decant_status status = decant_fisher_sums_list(backend, config, family, form, hessian_groups, first_layer,
+                                                   layer_count, fisher, err);
     for (int i = 0; status == DECANT_OK && i < layer_count * family->linear_count; i++)
         status = decant_fisher_sums_add(fisher, i / family->linear_count, i % family->linear_count, err);
     if (status != DECANT_OK)
@@ -72,7 +80,7 @@ float *decant_fisher_sums_at(const decant_fisher_sums *fisher, int block, int li
 
 decant_block_fisher decant_fisher_sums_of_block(const decant_fisher_sums *fisher, int block)
 {
-    decant_block_fisher sums = {.form = fisher->form};
+    decant_block_fisher sums = {.form = fisher->form, .hessian_groups = fisher->hessian_groups};
     for (int linear = 0; linear < fisher->family->linear_count; linear++)
         sums.sums[linear] = decant_fisher_sums_at(fisher, block, linear);
     return sums;

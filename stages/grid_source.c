@@ -81,7 +81,7 @@ decant_status decant_grid_source_has(const decant_container *container, const ch
                     "%s in the container was quantized by '%s', which is no method that "
                     "this decant knows",
                     name, text);
-    *is_on_grid = method != DECANT_METHOD_KMEANS;
+    *is_on_grid = decant_method_is_on_grid(method);
 done:
     return status;
 }

@@ -1,8 +1,8 @@
-/* Adding statistics: the files of disjoint calibration parts become the file of all of them. Fisher sums are
- * sums over sequences, so those of the whole are the sums of the parts'.
+/* Adding statistics: the files of disjoint calibration parts become the file of all of them. Fisher sums
+ * and Hessians are sums over sequences, so those of the whole are the sums of the parts'.
  *
- * Parts are added in F64 in the order in which they are given and rounded to F32 once. All terms are squares,
- * so a sum of n terms in F32 is off by at most n·2^-24 of itself, to first order (Higham, Accuracy and
+ * Parts are added in F64 in the order in which they are given and rounded to F32 once. All terms of F are
+ * squares, so a sum of n terms in F32 is off by at most n·2^-24 of itself, to first order (Higham, Accuracy and
  * Stability of Numerical Algorithms, 4.2), and so is the merged file from one run over all tokens: a merged
  * value and that of one run with the same micro-batches differ by at most 2·n·2^-24 of it, n the number of
  * calibration tokens. */

@@ -24,6 +24,11 @@ decant_status decant_sparse_pattern_create(decant_backend *backend, int64_t rows
                                      (void **)&pattern->columns, err);
 }
 
+size_t decant_planes_bytes(int64_t rows, int64_t columns, int bits)
+{
+    return (size_t)(rows * bits * ((columns + 31) / 32)) * sizeof(uint32_t);
+}
+
 static void free_pattern(decant_backend *backend, decant_sparse_pattern *pattern)
 {
     backend->memory->release(backend, (void **)&pattern->row_offsets);
@@ -35,9 +40,8 @@ decant_status decant_packed_matrix_create(decant_backend *backend, int64_t rows,
                                           int64_t sparse_count, decant_packed_matrix *packed, decant_error *err)
 {
     decant_status status;
-    int64_t words = (columns + 31) / 32;
     *packed = (decant_packed_matrix){.rows = rows, .columns = columns, .bits = bits};
-    DECANT_TRY(backend->memory->allocate(backend, (size_t)(rows * bits * words) * 4, "code planes",
+    DECANT_TRY(backend->memory->allocate(backend, decant_planes_bytes(rows, columns, bits), "code planes",
                                          (void **)&packed->planes, err));
     DECANT_TRY(backend->memory->allocate(backend, (size_t)rows << (bits + 1), "levels",
                                          (void **)&packed->levels, err));
@@ -128,16 +132,22 @@ typedef struct layer_array {
     size_t size_bytes;
 } layer_array;
 
-enum { LAYER_ARRAYS = DECANT_CANDIDATES + 2 };
+enum { LAYER_ARRAYS = 3 * DECANT_CANDIDATES + 2 };
 
 /* Lists the arrays that the layer has; returns how many. */
 static int list_arrays(decant_quantized_layer *layer, layer_array arrays[LAYER_ARRAYS])
 {
     int count = 0;
-    for (int i = 0; i < layer->candidates; i++)
+    for (int i = 0; i < layer->candidates; i++) {
+        int bits = layer->candidate[i].code_bits;
         if (layer->levels[i])
-            arrays[count++] = (layer_array){(void **)&layer->levels[i],
-                                            (size_t)layer->rows << (layer->candidate[i].code_bits + 1)};
+            arrays[count++] = (layer_array){(void **)&layer->levels[i], (size_t)layer->rows << (bits + 1)};
+        if (layer->planes[i])
+            arrays[count++] = (layer_array){(void **)&layer->planes[i],
+                                            decant_planes_bytes(layer->rows, layer->columns, bits)};
+        if (layer->sparse_values[i])
+            arrays[count++] = (layer_array){(void **)&layer->sparse_values[i], (size_t)layer->sparse.count * 2};
+    }
     if (layer->sparse.row_offsets)
         arrays[count++] = (layer_array){(void **)&layer->sparse.row_offsets, (size_t)(layer->rows + 1) * 4};
     if (layer->sparse.columns)
@@ -205,13 +215,20 @@ static void free_parked(decant_quantized_layer *layer)
     layer->is_parked = false;
 }
 
+static void release_candidate(decant_backend *backend, decant_quantized_layer *layer, int candidate)
+{
+    backend->memory->release(backend, (void **)&layer->levels[candidate]);
+    backend->memory->release(backend, (void **)&layer->planes[candidate]);
+    backend->memory->release(backend, (void **)&layer->sparse_values[candidate]);
+}
+
 void decant_quantized_layer_free(decant_backend *backend, decant_quantized_layer *layer)
 {
     if (layer->is_parked)
         free_parked(layer);
     free_pattern(backend, &layer->sparse);
     for (int i = 0; i < DECANT_CANDIDATES; i++)
-        backend->memory->release(backend, (void **)&layer->levels[i]);
+        release_candidate(backend, layer, i);
     layer->candidates = 0;
 }
 

@@ -1,7 +1,7 @@
 /* Quantizing one linear layer: every candidate that the recipe offers is tried and measured, method by method
  * (stages/methods/). What is kept between this and the choice is small: levels and the sparse pattern for
- * k-means, nothing for grids; the codes are made again once the candidate is chosen. Local to a rank; knows no
- * other layer.
+ * k-means, nothing for grids; the codes are made again once the candidate is chosen, but for guided ones, which
+ * are kept packed. Local to a rank; knows no other layer.
  *
  * Predicted loss increase of a candidate: ½ H Σ F (w − ŵ)², with the Fisher information for the Hessian. F is a
  * sum over N sequences of squared gradients of a mean over T' targets, so H ≈ T'/N · F: the factor is
@@ -15,11 +15,15 @@
 typedef struct decant_quantized_layer {
     int64_t rows, columns;
     uint64_t seed;
-    decant_sparse_pattern sparse; /* of the k-means candidates */
+    decant_sparse_pattern sparse; /* of the k-means and guided candidates */
     int candidates;
     decant_candidate candidate[DECANT_CANDIDATES];
-    uint16_t *levels[DECANT_CANDIDATES]; /* F16 [rows, 2^code_bits] of k-means candidates, else NULL */
-    bool is_parked;                      /* the arrays are in host memory */
+    uint16_t
+        *levels[DECANT_CANDIDATES]; /* F16 [rows, 2^code_bits] of k-means and guided candidates, else NULL */
+    uint32_t
+        *planes[DECANT_CANDIDATES]; /* of guided candidates, whose codes cannot be found again, else NULL */
+    uint16_t *sparse_values[DECANT_CANDIDATES]; /* F16 [sparse.count], of these too */
+    bool is_parked;                             /* the arrays are in host memory */
 } decant_quantized_layer;
 
 /* A layer in the packed form that is stored: one of the two; the other is empty. */
@@ -30,7 +34,8 @@ typedef struct decant_encoded_layer {
 
 /* Measures every candidate that the recipe offers, keeping what encoding one of them will need.
  *   weight  placed exact
- *   fisher  device F32 of its shape; NULL when the recipe does without: predictions are then squared errors
+ *   fisher  device F32 of its shape, with the recipe's Hessians behind it (stages/fisher_sums.h); NULL when the
+ *           recipe does without: predictions are then squared errors
  *   name    for messages
  *   layer   on success freed with decant_quantized_layer_free, on failure empty */
 decant_status decant_quantize_layer(decant_backend *backend, const decant_recipe *recipe, const char *name,
@@ -50,6 +55,9 @@ decant_status decant_quantized_layer_encode(decant_backend *backend, const decan
                                             int candidate, decant_matrix weight, decant_encoded_layer *encoded,
                                             decant_error *err);
 void decant_encoded_layer_free(decant_backend *backend, decant_encoded_layer *encoded);
+
+/* Bytes of the bit planes of a packed matrix. */
+size_t decant_planes_bytes(int64_t rows, int64_t columns, int bits);
 
 /* Device memory for a packed matrix of this shape, all zero. */
 decant_status decant_packed_matrix_create(decant_backend *backend, int64_t rows, int64_t columns, int bits,

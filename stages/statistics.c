@@ -33,14 +33,15 @@ done:
  * failure. */
 static decant_status begin_file(decant_ranks *ranks, const char *path, bool overwrite,
                                 const decant_model_config *config, const decant_family *family,
-                                decant_container_writer **writer, int **ids, decant_error *err)
+                                int hessian_groups, decant_container_writer **writer, int **ids,
+                                decant_error *err)
 {
-    size_t count = (size_t)config->layers * (size_t)family->linear_count;
+    size_t count = (size_t)config->layers * (size_t)family->linear_count * DECANT_FISHER_DATASETS;
     decant_status status;
     DECANT_TRY(decant_ranks_agree(
         ranks, decant_memory_allocate(count * sizeof **ids, "dataset numbers", (void **)ids, err), err));
     DECANT_TRY(decant_container_create(ranks, path, overwrite, writer, err));
-    DECANT_TRY(decant_fisher_file_define(*writer, config, family, "", *ids, err));
+    DECANT_TRY(decant_fisher_file_define(*writer, config, family, hessian_groups, "", *ids, err));
     DECANT_TRY(decant_container_begin(*writer, err));
 done:
     return status;
@@ -54,7 +55,7 @@ decant_status decant_statistics_write(decant_ranks *ranks, const char *path, boo
     decant_container_writer *writer = NULL;
     int *ids = NULL;
     decant_status status;
-    DECANT_TRY(begin_file(ranks, path, overwrite, config, family, &writer, &ids, err));
+    DECANT_TRY(begin_file(ranks, path, overwrite, config, family, fisher->hessian_groups, &writer, &ids, err));
     DECANT_TRY(decant_statistics_set_origin(writer, origin, err));
     DECANT_TRY(decant_ranks_agree(ranks, decant_fisher_file_write(writer, fisher, ids, err), err));
     DECANT_TRY(decant_container_finish(&writer, err));
@@ -78,7 +79,7 @@ static decant_status write_gradients(decant_container_writer *writer, const deca
         decant_memory_free(sums);
         DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *sums, linear.name, (void **)&sums, err));
         DECANT_TRY(decant_gradients_read(gradients, &linear, sums, checksum, err));
-        DECANT_TRY(decant_container_write(writer, ids[i], 0, count, sums, err));
+        DECANT_TRY(decant_container_write(writer, ids[i * DECANT_FISHER_DATASETS], 0, count, sums, err));
     }
 done:
     decant_memory_free(sums);
@@ -95,7 +96,7 @@ decant_status decant_statistics_import(decant_ranks *ranks, const char *path, bo
     int *ids = NULL;
     uint32_t checksum = 0;
     decant_status status;
-    DECANT_TRY(begin_file(ranks, path, overwrite, config, family, &writer, &ids, err));
+    DECANT_TRY(begin_file(ranks, path, overwrite, config, family, 0, &writer, &ids, err));
     if (ranks->rank == 0)
         status = write_gradients(writer, config, family, gradients, ids, &checksum, err);
     DECANT_TRY(decant_ranks_agree(ranks, status, err));

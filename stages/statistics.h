@@ -1,5 +1,6 @@
 /* The statistics file: Fisher sums kept for later runs. An HDF5 file like the container, with one dataset
- * /NAME/fisher F32 [rows, columns] a linear layer, and at the root what they were made from. Files of disjoint
+ * /NAME/fisher F32 [rows, columns] a linear layer, with /NAME/hessian F32 [groups, columns, columns] beside it
+ * where guided quantization was asked for, and at the root what they were made from. Files of disjoint
  * calibration parts are added by stages/merge.h. */
 #ifndef DECANT_STAGES_STATISTICS_H
 #define DECANT_STAGES_STATISTICS_H

@@ -17,6 +17,8 @@ decant_status decant_cpu_linear_backward(decant_backend *backend, decant_matrix 
                                          bool accumulate, decant_matrix dx, decant_error *err);
 decant_status decant_cpu_fisher_add(decant_backend *backend, decant_fisher_form form, decant_matrix dy,
                                     decant_matrix x, float *fisher, decant_error *err);
+decant_status decant_cpu_gram_add(decant_backend *backend, decant_matrix dy, decant_matrix x, int groups,
+                                  float *hessian, decant_error *err);
 decant_status decant_cpu_add_bias(decant_backend *backend, decant_matrix y, decant_matrix bias,
                                   decant_error *err);
 decant_status decant_cpu_rotary(decant_backend *backend, decant_matrix x, int heads, const float *cosines,
@@ -24,6 +26,10 @@ decant_status decant_cpu_rotary(decant_backend *backend, decant_matrix x, int he
 decant_status decant_cpu_attention(decant_backend *backend, const decant_attention_shape *shape,
                                    decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
                                    float *log_sum_exp, decant_error *err);
+decant_status decant_cpu_attention_step(decant_backend *backend, const decant_attention_shape *shape,
+                                        decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix keys,
+                                        decant_matrix values, const int32_t *position, decant_matrix y,
+                                        decant_error *err);
 decant_status decant_cpu_attention_backward(decant_backend *backend, const decant_attention_shape *shape,
                                             decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
                                             const float *log_sum_exp, decant_matrix dy, decant_matrix dq,

@@ -16,6 +16,9 @@ decant_status decant_cpu_measure(decant_backend *backend, decant_matrix weight, 
                                  decant_matrix_error *error, decant_error *err);
 decant_status decant_cpu_encode(decant_backend *backend, decant_matrix weight, decant_packed_matrix *packed,
                                 decant_error *err);
+decant_status decant_cpu_guide(decant_backend *backend, decant_matrix weight,
+                               const decant_guided_search *search, decant_packed_matrix *packed,
+                               decant_matrix_error *error, decant_error *err);
 
 /* Elements [first, first + count) of a row as F32. */
 static inline void decant_cpu_read_row(decant_matrix matrix, int64_t row, int64_t first, int64_t count,

@@ -6,4 +6,5 @@ const decant_quantize_kernels decant_cpu_quantize_kernels = {
     .fit_levels = decant_cpu_fit_levels,
     .measure = decant_cpu_measure,
     .encode = decant_cpu_encode,
+    .guide = decant_cpu_guide,
 };

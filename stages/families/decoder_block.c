@@ -209,8 +209,8 @@ decant_status decant_decoder_forward(const decant_model_part *part, const decant
     return status == DECANT_OK ? forward_mlp(part, block, kept, y, err) : status;
 }
 
-/* One linear layer's share of the backward pass: its Fisher sum. The token form takes all rows at once; the
- * gradient of a sequence is squared by itself. */
+/* One linear layer's share of the backward pass: its Fisher sum and Hessians. The token form and Hessians take
+ * all rows at once; the gradient of a sequence is squared by itself. */
 static decant_status add_fisher(const decant_model_part *part, const decant_block_fisher *fisher, int index,
                                 decant_matrix dy, decant_matrix x, decant_error *err)
 {
@@ -223,6 +223,9 @@ static decant_status add_fisher(const decant_model_part *part, const decant_bloc
         status =
             part->backend->model->fisher_add(part->backend, fisher->form, decant_matrix_rows(dy, first, rows),
                                              decant_matrix_rows(x, first, rows), fisher->sums[index], err);
+    if (status == DECANT_OK && fisher->hessian_groups > 0)
+        status = part->backend->model->gram_add(part->backend, dy, x, fisher->hessian_groups,
+                                                fisher->sums[index] + dy.columns * x.columns, err);
     return status;
 }
 

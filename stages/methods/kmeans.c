@@ -33,36 +33,55 @@ static decant_status measure_candidate(decant_backend *backend, const decant_rec
     return status;
 }
 
-static decant_status evaluate(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
-                              const float *fisher, int first, int count, decant_quantized_layer *layer,
-                              decant_error *err)
+static decant_status choose_sparse(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
+                                   const float *fisher, decant_quantized_layer *layer, decant_error *err)
 {
     int64_t rows = layer->rows, columns = layer->columns;
     int64_t sensitive = decant_fraction_count(recipe->sensitive, rows, columns);
     int64_t outliers = decant_fraction_count(recipe->outliers, rows, columns);
-    int bits[DECANT_CANDIDATES];
+    if (sensitive + outliers == 0 || layer->sparse.count > 0)
+        return DECANT_OK;
     decant_status status;
     DECANT_TRY(decant_sparse_pattern_create(backend, rows, sensitive + outliers, &layer->sparse, err));
+    DECANT_TRY(
+        backend->quantize->select_sparse(backend, weight, fisher, sensitive, outliers, &layer->sparse, err));
+done:
+    return status;
+}
+
+decant_status decant_levels_fit(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
+                                const float *fisher, int first, int count, decant_quantized_layer *layer,
+                                decant_error *err)
+{
+    int bits[DECANT_CANDIDATES];
+    decant_status status;
+    DECANT_TRY(choose_sparse(backend, recipe, weight, fisher, layer, err));
     for (int i = 0; i < count; i++) {
         bits[i] = layer->candidate[first + i].code_bits;
-        DECANT_TRY(backend->memory->allocate(backend, (size_t)rows << (bits[i] + 1), "levels",
+        DECANT_TRY(backend->memory->allocate(backend, (size_t)layer->rows << (bits[i] + 1), "levels",
                                              (void **)&layer->levels[first + i], err));
     }
-    if (layer->sparse.count > 0)
-        DECANT_TRY(backend->quantize->select_sparse(backend, weight, fisher, sensitive, outliers,
-                                                    &layer->sparse, err));
     DECANT_TRY(backend->quantize->fit_levels(backend, weight, fisher, &layer->sparse, recipe->search,
                                              recipe->seed, bits, count, layer->levels + first, err));
+done:
+    return status;
+}
+
+static decant_status evaluate(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
+                              const float *fisher, int first, int count, decant_quantized_layer *layer,
+                              decant_error *err)
+{
+    decant_status status;
+    DECANT_TRY(decant_levels_fit(backend, recipe, weight, fisher, first, count, layer, err));
     for (int i = 0; i < count; i++)
         DECANT_TRY(measure_candidate(backend, recipe, weight, fisher, first + i, layer, err));
 done:
     return status;
 }
 
-static decant_status encode(decant_backend *backend, const decant_quantized_layer *layer, int candidate,
-                            decant_matrix weight, decant_encoded_layer *encoded, decant_error *err)
+decant_status decant_levels_pack(decant_backend *backend, const decant_quantized_layer *layer, int candidate,
+                                 decant_packed_matrix *packed, decant_error *err)
 {
-    decant_packed_matrix *packed = &encoded->packed;
     int bits = layer->candidate[candidate].code_bits;
     int64_t count = layer->sparse.count;
     decant_status status;
@@ -75,7 +94,16 @@ static decant_status encode(decant_backend *backend, const decant_quantized_laye
         DECANT_TRY(backend->memory->copy(backend, packed->sparse.columns, layer->sparse.columns,
                                          (size_t)count * 4, err));
     }
-    DECANT_TRY(backend->quantize->encode(backend, weight, packed, err));
+done:
+    return status;
+}
+
+static decant_status encode(decant_backend *backend, const decant_quantized_layer *layer, int candidate,
+                            decant_matrix weight, decant_encoded_layer *encoded, decant_error *err)
+{
+    decant_status status;
+    DECANT_TRY(decant_levels_pack(backend, layer, candidate, &encoded->packed, err));
+    DECANT_TRY(backend->quantize->encode(backend, weight, &encoded->packed, err));
 done:
     return status;
 }

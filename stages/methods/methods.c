@@ -6,10 +6,9 @@
 const decant_method_operations *decant_method_operations_of(decant_method method)
 {
     static const decant_method_operations *const methods[DECANT_METHODS] = {
-        [DECANT_METHOD_KMEANS] = &decant_kmeans_operations,
-        [DECANT_METHOD_HIGGS] = &decant_higgs_operations,
-        [DECANT_METHOD_RTN] = &decant_rtn_operations,
-        [DECANT_METHOD_NF4] = &decant_nf4_operations,
+        [DECANT_METHOD_KMEANS] = &decant_kmeans_operations, [DECANT_METHOD_HIGGS] = &decant_higgs_operations,
+        [DECANT_METHOD_RTN] = &decant_rtn_operations,       [DECANT_METHOD_NF4] = &decant_nf4_operations,
+        [DECANT_METHOD_GUIDED] = &decant_guided_operations,
     };
     return methods[method];
 }

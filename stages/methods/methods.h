@@ -26,7 +26,8 @@ typedef struct decant_method_operations {
 
     /* Measures the candidates [first, first + count) of the layer, which are this method's, and keeps in the
      * layer what encode will need.
-     *   weight  placed exact; fisher device F32 of its shape, or NULL: all ones */
+     *   weight  placed exact; fisher device F32 of its shape, or NULL: all ones; behind it the Hessians where
+     *           the recipe has groups of them (stages/fisher_sums.h) */
     decant_status (*evaluate)(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
                               const float *fisher, int first, int count, decant_quantized_layer *layer,
                               decant_error *err);
@@ -46,8 +47,19 @@ extern const decant_method_operations decant_kmeans_operations;
 extern const decant_method_operations decant_higgs_operations;
 extern const decant_method_operations decant_rtn_operations;
 extern const decant_method_operations decant_nf4_operations;
+extern const decant_method_operations decant_guided_operations;
 
 /* ---- for the methods' own files ---- */
+
+/* The sparse part of a layer, chosen once for all its methods that have one, and k-means levels of the
+ * candidates [first, first + count). */
+decant_status decant_levels_fit(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
+                                const float *fisher, int first, int count, decant_quantized_layer *layer,
+                                decant_error *err);
+
+/* A packed matrix with the layer's sparse pattern and the candidate's levels, but no codes. */
+decant_status decant_levels_pack(decant_backend *backend, const decant_quantized_layer *layer, int candidate,
+                                 decant_packed_matrix *packed, decant_error *err);
 
 /* Is the candidate's width the one that the user wrote, with two digits where it has more ("2.33")? */
 bool decant_width_is(const decant_candidate *candidate, double width);

@@ -112,6 +112,31 @@ static void check_forward(decant_backend *backend, attention_case *attention)
     expect_close(backend, attention->log_sum_exp.matrix, attention->log_sum_exp.values, "log-sum-exp");
 }
 
+/* The same tokens one at a time, their keys and values kept on the way, into the same y. */
+static void check_steps(decant_backend *backend, attention_case *attention)
+{
+    const decant_attention_shape *shape = &attention->shape;
+    decant_matrix q = attention->q.matrix, k = attention->k.matrix, v = attention->v.matrix,
+                  y = attention->y.matrix;
+    device_array keys = activation_array(backend, k.rows + 1, k.columns, 1, 11),
+                 values = activation_array(backend, v.rows + 1, v.columns, 1, 12);
+    void *position;
+    assert_int_equal(shape->sequences, 1);
+    REQUIRE(backend->memory->allocate(backend, sizeof(int32_t), "a position", &position, err));
+    REQUIRE(backend->memory->zero(backend, y.data, decant_matrix_bytes(y), err));
+    for (int32_t t = 0; t < shape->tokens; t++) {
+        REQUIRE(backend->memory->upload(backend, position, &t, sizeof t, err));
+        REQUIRE(backend->model->attention_step(backend, shape, decant_matrix_rows(q, t, 1),
+                                               decant_matrix_rows(k, t, 1), decant_matrix_rows(v, t, 1),
+                                               keys.matrix, values.matrix, position,
+                                               decant_matrix_rows(y, t, 1), err));
+    }
+    expect_close(backend, y, attention->y.values, "attention step by step");
+    backend->memory->release(backend, &position);
+    drop(backend, &keys);
+    drop(backend, &values);
+}
+
 static void run_backward(decant_backend *backend, attention_case *attention)
 {
     REQUIRE(backend->model->attention_backward(
@@ -132,6 +157,8 @@ static void check_gradient(decant_backend *backend, attention_case *attention, d
 static void check_small(decant_backend *backend, decant_attention_shape shape)
 {
     attention_case attention = make_case(backend, shape);
+    check_forward(backend, &attention);
+    check_steps(backend, &attention);
     check_forward(backend, &attention);
     run_backward(backend, &attention);
     check_gradient(backend, &attention, &attention.q, &attention.dq, "gradient of q");
@@ -183,6 +210,8 @@ static void check_directions(decant_backend *backend, attention_case *attention,
 static void check_long(decant_backend *backend, decant_attention_shape shape)
 {
     attention_case attention = make_case(backend, shape);
+    check_forward(backend, &attention);
+    check_steps(backend, &attention);
     check_forward(backend, &attention);
     run_backward(backend, &attention);
     check_directions(backend, &attention, &attention.q, attention.dq.matrix, "gradient of q");

@@ -133,12 +133,13 @@ static void streamed_bytes_are_those_summed_by_hand(void **state)
     assert_int_equal(memory.calibration.head, 2 * 2 * 6 * 8 + 2 * 6 * 32 + 4 * 6);
     assert_int_equal(memory.calibration.boundaries, 5 * 2 * 12 * 8);
     assert_int_equal(memory.calibration.kept, 12 * (2 * 132 + 4 * 6));
-    /* four boundaries of 4 · 6 rows wait; 88 rows of levels a block; tokens */
+    /* four boundaries of 4 · 6 rows wait, and half of one on its way to a checkpoint; 88 rows of levels a
+     * block; tokens */
     decant_rank_share idle = whole_model(false, true);
     idle.layers.count = 0;
     int64_t program = plan_one_rank(&shape, idle).at[DECANT_STAGE_CALIBRATE].host;
     assert_int_equal(memory.at[DECANT_STAGE_CALIBRATE].host - program,
-                     4 * 2 * 24 * 8 + 3 * 88 * 4 * 2 + 4 * 4 * 6);
+                     4 * 2 * 24 * 8 + 2 * 12 * 8 + 3 * 88 * 4 * 2 + 4 * 4 * 6);
     assert_int_equal(memory.at[DECANT_STAGE_CALIBRATE].scratch, 0);
     config.vocabulary_size = 3200; /* now the ends take more: the head with its norm */
     assert_int_equal(plan_one_rank(&shape, whole_model(false, true)).calibration.head,
@@ -190,7 +191,7 @@ static decant_status matrix_of_folder(void *context, const char *name, int64_t r
 }
 
 static void check_model(const char *name, decant_element element, int64_t micro_batch, decant_fisher_form form,
-                        bool retain)
+                        int groups, bool retain)
 {
     char folder[1024];
     const char *root = getenv("DECANT_TEST_SOURCE");
@@ -205,6 +206,8 @@ static void check_model(const char *name, decant_element element, int64_t micro_
     REQUIRE(decant_model_config_read(folder, &config, err));
     REQUIRE(decant_safetensors_open(folder, &model, err));
     decant_job_shape shape = reference_shape(&config, element, micro_batch, form);
+    shape.recipe.hessian_groups = groups;
+    shape.recipe.uses[DECANT_METHOD_GUIDED] = groups > 0;
     decant_rank_share share = whole_model(retain, false);
     share.layers.count = config.layers;
     decant_rank_memory memory = plan_one_rank(&shape, share);
@@ -212,7 +215,8 @@ static void check_model(const char *name, decant_element element, int64_t micro_
     int64_t before, held, unused;
     backend->memory->usage(backend, &before, &unused, &unused);
     decant_weight_source source = {.context = model, .matrix = matrix_of_folder};
-    REQUIRE(decant_fisher_sums_create(backend, &config, shape.family, form, 0, config.layers, &fisher, err));
+    REQUIRE(decant_fisher_sums_create(backend, &config, shape.family, form, groups, 0, config.layers, &fisher,
+                                      err));
     REQUIRE(decant_model_part_load(backend, &config, &source, 0, config.layers, shape.window, micro_batch,
                                    &part, err));
     REQUIRE(decant_calibration_create(&part, &fisher, 1, retain, (decant_interlude){0}, &calibration, err));
@@ -241,14 +245,62 @@ static void check_model(const char *name, decant_element element, int64_t micro_
 static void planned_bytes_are_those_taken_on_the_cpu(void **state)
 {
     (void)state;
-    check_model("llama_mha", DECANT_F32, 1, DECANT_FISHER_TOKEN, true);
-    check_model("llama_mha", DECANT_F32, 3, DECANT_FISHER_TOKEN, false);
-    check_model("llama_gqa_tied", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, true);
-    check_model("llama_bf16_headdim", DECANT_BF16, 2, DECANT_FISHER_TOKEN, true);
-    check_model("mistral_window", DECANT_BF16, 1, DECANT_FISHER_TOKEN, true);
-    check_model("qwen2_biases", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, true);
-    check_model("qwen3_norms", DECANT_BF16, 2, DECANT_FISHER_TOKEN, false);
-    check_model("qwen3_norms", DECANT_BF16, 1, DECANT_FISHER_TOKEN, true);
+    check_model("llama_mha", DECANT_F32, 1, DECANT_FISHER_TOKEN, 0, true);
+    check_model("llama_mha", DECANT_F32, 3, DECANT_FISHER_TOKEN, 0, false);
+    check_model("llama_gqa_tied", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, 0, true);
+    check_model("llama_bf16_headdim", DECANT_BF16, 2, DECANT_FISHER_TOKEN, 0, true);
+    check_model("mistral_window", DECANT_BF16, 1, DECANT_FISHER_TOKEN, 0, true);
+    check_model("qwen2_biases", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, 0, true);
+    check_model("qwen3_norms", DECANT_BF16, 2, DECANT_FISHER_TOKEN, 0, false);
+    check_model("qwen3_norms", DECANT_BF16, 1, DECANT_FISHER_TOKEN, 0, true);
+    check_model("llama_mha", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, 3, true);
+}
+
+/* On the CPU, or the device of DECANT_TEST_DEVICE. */
+static void guided_takes_the_planned_working_space(void **state)
+{
+    enum {
+        MATRIX_ROWS = 300,
+        MATRIX_COLUMNS = 1100,
+        HESSIANS = 3,
+        CODE_BITS = 5,
+        PLANES = MATRIX_ROWS * CODE_BITS * 35
+    };
+    (void)state;
+    const bool on_cpu = strcmp(test_device(), "cpu") == 0;
+    decant_model_config config = small_config();
+    decant_job_shape shape = small_shape(&config);
+    shape.cuda = !on_cpu;
+    shape.threads = 2;
+    shape.recipe.uses[DECANT_METHOD_GUIDED] = true;
+    shape.recipe.hessian_groups = HESSIANS;
+    shape.recipe.width[0] = CODE_BITS;
+    decant_backend *backend;
+    decant_matrix_error error;
+    int64_t before, after, peak, unused;
+    REQUIRE(open_backend_named(test_device(), shape.threads, &backend, err));
+    device_array weight =
+        weight_array(backend, DECANT_PLACE_EXACT, DECANT_F32, MATRIX_ROWS, MATRIX_COLUMNS, 1, 5);
+    device_array hessian = float_array(backend, HESSIANS * MATRIX_COLUMNS, MATRIX_COLUMNS, 0, 6);
+    device_array levels = float_array(backend, MATRIX_ROWS, 1 << (CODE_BITS - 1), 0, 7); /* two F16 each */
+    device_array planes = float_array(backend, 1, PLANES, 0, 8);
+    const decant_guided_search search = {HESSIANS, hessian.matrix.data, 0.01, 1, 1};
+    decant_packed_matrix packed = {.rows = MATRIX_ROWS,
+                                   .columns = MATRIX_COLUMNS,
+                                   .bits = CODE_BITS,
+                                   .planes = planes.matrix.data,
+                                   .levels = levels.matrix.data};
+    backend->memory->usage(backend, &before, &peak, &unused);
+    const int64_t host_before = decant_memory_usage_now().bytes;
+    REQUIRE(backend->quantize->guide(backend, weight.matrix, &search, &packed, &error, err));
+    backend->memory->usage(backend, &after, &peak, &unused);
+    const int64_t taken = on_cpu ? decant_memory_usage_now().bytes - host_before : after - before;
+    assert_int_equal(taken, decant_quantization_working_bytes(&shape, MATRIX_ROWS, MATRIX_COLUMNS));
+    drop(backend, &weight);
+    drop(backend, &hessian);
+    drop(backend, &levels);
+    drop(backend, &planes);
+    decant_backend_destroy(&backend);
 }
 
 int main(void)
@@ -259,6 +311,7 @@ int main(void)
         cmocka_unit_test(streamed_bytes_are_those_summed_by_hand),
         cmocka_unit_test(replicas_quantize_what_they_own),
         cmocka_unit_test(planned_bytes_are_those_taken_on_the_cpu),
+        cmocka_unit_test(guided_takes_the_planned_working_space),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

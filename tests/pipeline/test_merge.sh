@@ -41,7 +41,8 @@ PY
 calibrate() { # NAME TOKENS OPTIONS…
   local name=$1 tokens=$2
   shift 2
-  on 1 calibrate --model "$model" --calibration "$work/$tokens.npy" --micro-batch 1 --output "$work/$name.h5" "$@"
+  on 1 calibrate --model "$model" --calibration "$work/$tokens.npy" --method guided --guided-groups 2 --micro-batch 1 \
+    --output "$work/$name.h5" "$@"
 }
 
 for form in token sequence; do
@@ -61,14 +62,15 @@ import numpy as np
 
 def sums(file):
     found = {}
-    file.visititems(lambda path, item: found.update({path: item[:].astype(np.float64)}) if path.endswith("/fisher") else None)
+    file.visititems(
+        lambda path, item: found.update({path: item[:].astype(np.float64)}) if path.endswith(("/fisher", "/hessian")) else None)
     return found
 
 whole = h5py.File(sys.argv[1] + ".whole.h5")
 expected = sums(whole)
 tokens = int(whole.attrs["sequences"] * whole.attrs["length"])
 bound = 2 * tokens * 2.0**-24
-assert len(expected) == 21
+assert len(expected) == 42
 parts = [h5py.File(f"{sys.argv[1]}.{part}.h5") for part in "abc"]
 for name in "merged1", "steps":
     merged = h5py.File(f"{sys.argv[1]}.{name}.h5")
@@ -80,6 +82,9 @@ for name in "merged1", "steps":
     assert found.keys() == expected.keys()
     for path, sum in expected.items():
         difference = np.abs(found[path] - sum)
+        if path.endswith("/hessian"):  # terms of both signs: a bound by the diagonal's, |H_ij| <= sqrt(H_ii H_jj)
+            diagonal = np.sqrt(np.einsum("gii->gi", sum))
+            sum = diagonal[:, :, None] * diagonal[:, None, :]
         assert (difference <= bound * sum).all(), (path, (difference / sum).max(), bound)
         worst = max(worst, float((difference[sum > 0] / sum[sum > 0]).max()))
         if name == "merged1":  # and nothing else than the parts' sum, rounded once
@@ -121,6 +126,18 @@ PY
 on 2 calibrate --model "$work/changed" --calibration "$work/b.npy" --micro-batch 1 --output "$work/changed.h5"
 refused 3 'two models' "$work/token.a.h5" "$work/changed.h5"
 refused 3 'not statistics' "$work/token.a.h5" "$work/m.h5"
+cp "$work/token.b.h5" "$work/damaged.h5" && "$python" - "$work/damaged.h5" <<'PY'
+import sys
+import h5py
+with h5py.File(sys.argv[1]) as file:
+    place = file["model.layers.1.mlp.up_proj/fisher"].id.get_offset() + 101
+with open(sys.argv[1], "r+b") as file:
+    file.seek(place)
+    byte = file.read(1)[0]
+    file.seek(place)
+    file.write(bytes([byte ^ 1]))
+PY
+refused 3 'damaged.h5: dataset /model.layers.1.mlp.up_proj/fisher is damaged' "$work/token.a.h5" "$work/damaged.h5"
 refused 2 'two statistics files' "$work/token.a.h5"
 before=$(sha256sum "$work/token.ab.h5") got=0
 on 2 merge "$work"/token.{a,c}.h5 --output "$work/token.ab.h5" 2>/dev/null || got=$?

@@ -25,13 +25,15 @@ static void candidates_are_those_a_method_has(void **state)
         int64_t dimension;
         double width;
         int code_bits; /* 0: it has none */
-    } cases[] = {
-        {DECANT_METHOD_KMEANS, 1, 3, 3},  {DECANT_METHOD_KMEANS, 1, 2.5, 0}, {DECANT_METHOD_RTN, 1, 8, 8},
-        {DECANT_METHOD_RTN, 1, 3.5, 0},   {DECANT_METHOD_NF4, 1, 4, 4},      {DECANT_METHOD_NF4, 1, 3, 0},
-        {DECANT_METHOD_HIGGS, 1, 8, 8},   {DECANT_METHOD_HIGGS, 1, 2.5, 0},  {DECANT_METHOD_HIGGS, 2, 2.5, 5},
-        {DECANT_METHOD_HIGGS, 2, 6, 12},  {DECANT_METHOD_HIGGS, 2, 6.5, 0},  {DECANT_METHOD_HIGGS, 3, 2.67, 8},
-        {DECANT_METHOD_HIGGS, 3, 4, 12},  {DECANT_METHOD_HIGGS, 3, 2.5, 0},  {DECANT_METHOD_HIGGS, 4, 2.75, 11},
-        {DECANT_METHOD_HIGGS, 4, 3.25, 0}};
+    } cases[] = {{DECANT_METHOD_KMEANS, 1, 3, 3},    {DECANT_METHOD_KMEANS, 1, 2.5, 0},
+                 {DECANT_METHOD_RTN, 1, 8, 8},       {DECANT_METHOD_RTN, 1, 3.5, 0},
+                 {DECANT_METHOD_NF4, 1, 4, 4},       {DECANT_METHOD_NF4, 1, 3, 0},
+                 {DECANT_METHOD_HIGGS, 1, 8, 8},     {DECANT_METHOD_HIGGS, 1, 2.5, 0},
+                 {DECANT_METHOD_HIGGS, 2, 2.5, 5},   {DECANT_METHOD_HIGGS, 2, 6, 12},
+                 {DECANT_METHOD_HIGGS, 2, 6.5, 0},   {DECANT_METHOD_HIGGS, 3, 2.67, 8},
+                 {DECANT_METHOD_HIGGS, 3, 4, 12},    {DECANT_METHOD_HIGGS, 3, 2.5, 0},
+                 {DECANT_METHOD_HIGGS, 4, 2.75, 11}, {DECANT_METHOD_HIGGS, 4, 3.25, 0},
+                 {DECANT_METHOD_GUIDED, 1, 2, 2},    {DECANT_METHOD_GUIDED, 1, 2.5, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         decant_recipe recipe = recipe_of(cases[i].method, 1, &cases[i].width);
         recipe.dimension[0] = cases[i].dimension;
@@ -83,7 +85,7 @@ static void mixtures_keep_one_order_for_all_shapes(void **state)
     decant_error err;
     assert_int_equal(decant_recipe_offer(&recipe, 3, 7, &narrow, &err), DECANT_OK);
     assert_int_equal(decant_recipe_offer(&recipe, 4096, 11008, &wide, &err), DECANT_OK);
-    assert_int_equal(narrow.count, 2 + 2 * 3 + 2 * 2 + 1);
+    assert_int_equal(narrow.count, 2 + 2 * 3 + 2 * 2 + 1 + 2);
     assert_int_equal(wide.count, narrow.count);
     for (int i = 0; i < wide.count; i++) {
         assert_int_equal(narrow.candidate[i].method, wide.candidate[i].method);
@@ -134,13 +136,15 @@ static void more_candidates_than_a_layer_may_have_are_refused(void **state)
     assert_non_null(strstr(err.message, "64 candidates"));
 }
 
-static void data_is_needed_when_and_only_when_kmeans_is_used(void **state)
+static void data_is_needed_by_methods_with_levels_and_by_no_other(void **state)
 {
     (void)state;
     const double four = 4;
     for (int i = 0; i < DECANT_METHODS; i++) {
         decant_recipe recipe = recipe_of((decant_method)i, 1, &four);
-        assert_int_equal(decant_recipe_needs_statistics(&recipe), i == DECANT_METHOD_KMEANS);
+        assert_int_equal(decant_recipe_needs_statistics(&recipe),
+                         i == DECANT_METHOD_KMEANS || i == DECANT_METHOD_GUIDED);
+        assert_true(decant_recipe_has_levels(&recipe) == decant_recipe_needs_statistics(&recipe));
         decant_method method;
         assert_true(decant_method_find(decant_method_name((decant_method)i), &method));
         assert_int_equal(method, i);
@@ -158,7 +162,7 @@ int main(void)
         cmocka_unit_test(mixtures_keep_one_order_for_all_shapes),
         cmocka_unit_test(widths_that_nobody_has_are_refused_by_name),
         cmocka_unit_test(more_candidates_than_a_layer_may_have_are_refused),
-        cmocka_unit_test(data_is_needed_when_and_only_when_kmeans_is_used),
+        cmocka_unit_test(data_is_needed_by_methods_with_levels_and_by_no_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

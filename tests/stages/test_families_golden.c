@@ -307,8 +307,8 @@ static void check_micro_batches(decant_backend *backend, const char *name, decan
     double losses[SEQUENCES];
     REQUIRE(decant_model_part_load(backend, &model.config, &source, 0, model.config.layers, model.tokens.length,
                                    size, &part, err));
-    REQUIRE(
-        decant_fisher_sums_create(backend, &model.config, part.family, form, 0, part.layer_count, &sums, err));
+    REQUIRE(decant_fisher_sums_create(backend, &model.config, part.family, form, 0, 0, part.layer_count, &sums,
+                                      err));
     REQUIRE(decant_calibration_create(&part, &sums, 1, retain, (decant_interlude){0}, &calibration, err));
     for (int64_t first = 0; first < SEQUENCES; first += size) {
         int64_t count = first + size <= SEQUENCES ? size : SEQUENCES - first;

@@ -5,7 +5,7 @@
 #include "stages/quantize.h"
 #include "tests/kernels/device_arrays.h"
 
-enum { ROWS = 48, COLUMNS = 448 /* 7 pieces of 64 */ };
+enum { ROWS = 48, COLUMNS = 448 /* 7 pieces of 64 */, GROUPS = 2 };
 
 /* Sums of about 20 000 terms in an order of the backend's own, of values rounded to F32 once or twice. */
 static const double MEASURE_TOLERANCE = 1e-4;
@@ -13,8 +13,30 @@ static const double MEASURE_TOLERANCE = 1e-4;
 static const double CURVATURE = 36.0 / 5;
 
 typedef struct test_matrix {
-    device_array weight, fisher;
+    device_array weight, fisher; /* on the device, Hessians lie behind F */
+    float *hessian;              /* [GROUPS, COLUMNS, COLUMNS] */
 } test_matrix;
+
+/* Of few directions and a diagonal: H as few tokens make it. */
+static float *make_hessian(uint64_t seed)
+{
+    enum { DIRECTIONS = 5 };
+    float *hessian = calloc((size_t)GROUPS * COLUMNS * COLUMNS, sizeof *hessian);
+    assert_non_null(hessian);
+    for (int group = 0; group < GROUPS; group++) {
+        float direction[DIRECTIONS][COLUMNS];
+        for (int i = 0; i < DIRECTIONS * COLUMNS; i++)
+            direction[i / COLUMNS][i % COLUMNS] = (float)random_value(&seed);
+        for (int i = 0; i < COLUMNS; i++)
+            for (int j = 0; j < COLUMNS; j++) {
+                float *h = &hessian[((int64_t)group * COLUMNS + i) * COLUMNS + j];
+                *h = i == j ? 0.5f : 0;
+                for (int k = 0; k < DIRECTIONS; k++)
+                    *h += direction[k][i] * direction[k][j];
+            }
+    }
+    return hessian;
+}
 
 static test_matrix make_matrix(decant_backend *backend, uint64_t seed)
 {
@@ -29,8 +51,13 @@ static test_matrix make_matrix(decant_backend *backend, uint64_t seed)
         fisher->values[i] = value;
     }
     size_t size_bytes = decant_matrix_bytes(fisher->matrix);
-    REQUIRE(backend->memory->allocate(backend, size_bytes, "Fisher sums", &fisher->matrix.data, err));
+    size_t hessian_bytes = (size_t)GROUPS * COLUMNS * COLUMNS * sizeof(float);
+    matrix.hessian = make_hessian(seed + 2);
+    REQUIRE(backend->memory->allocate(backend, size_bytes + hessian_bytes, "Fisher sums", &fisher->matrix.data,
+                                      err));
     REQUIRE(backend->memory->upload(backend, fisher->matrix.data, fisher->host, size_bytes, err));
+    REQUIRE(backend->memory->upload(backend, (char *)fisher->matrix.data + size_bytes, matrix.hessian,
+                                    hessian_bytes, err));
     REQUIRE(backend->memory->synchronize(backend, err));
     return matrix;
 }
@@ -39,6 +66,7 @@ static void drop_matrix(decant_backend *backend, test_matrix *matrix)
 {
     drop(backend, &matrix->weight);
     drop(backend, &matrix->fisher);
+    free(matrix->hessian);
 }
 
 static void *downloaded(decant_backend *backend, const void *device, size_t size_bytes)
@@ -90,7 +118,21 @@ static void decode_grid(decant_backend *backend, const decant_grid_matrix *grid,
     backend->memory->release(backend, &decoded.data);
 }
 
-static decant_matrix_error error_of(decant_backend *backend, const test_matrix *matrix,
+/* Σ δᵀ H δ over all rows; missing [ROWS, COLUMNS] */
+static double guided_error_of(const test_matrix *matrix, const double *missing)
+{
+    double sum = 0;
+    for (int64_t row = 0; row < ROWS; row++) {
+        const float *hessian = matrix->hessian + row * GROUPS / ROWS * COLUMNS * COLUMNS;
+        const double *of_row = missing + row * COLUMNS;
+        for (int64_t i = 0; i < COLUMNS; i++)
+            for (int64_t j = 0; j < COLUMNS; j++)
+                sum += of_row[i] * (double)hessian[i * COLUMNS + j] * of_row[j];
+    }
+    return sum;
+}
+
+static decant_matrix_error error_of(decant_backend *backend, const test_matrix *matrix, decant_method method,
                                     decant_encoded_layer *encoded)
 {
     double *values = calloc(ROWS * COLUMNS, sizeof *values);
@@ -104,7 +146,10 @@ static decant_matrix_error error_of(decant_backend *backend, const test_matrix *
         error.squared += miss * miss;
         error.weighted += matrix->fisher.values[i] * miss * miss;
         error.norm += w * w;
+        values[i] = miss;
     }
+    if (method == DECANT_METHOD_GUIDED)
+        error.weighted = guided_error_of(matrix, values);
     free(values);
     return error;
 }
@@ -120,9 +165,10 @@ static int64_t bytes_of(const decant_encoded_layer *encoded)
     return grid->rows * grid->form.code_bits * words * 4 + scales * (grid->offsets ? 4 : 2);
 }
 
-static decant_recipe recipe_of_all(void)
+/* Of all methods that the backend has. */
+static decant_recipe recipe_of_all(const decant_backend *backend)
 {
-    decant_recipe recipe = {.uses = {true, true, true, true},
+    decant_recipe recipe = {.uses = {true, true, true, true, backend->quantize->guide != NULL},
                             .widths = 4,
                             .width = {2, 2.5, 3, 4},
                             .dimensions = 3,
@@ -131,6 +177,9 @@ static decant_recipe recipe_of_all(void)
                             .group = {0, 40},
                             .sensitive = 0.005,
                             .outliers = 0.01,
+                            .hessian_groups = GROUPS,
+                            .guided_rounds = 2,
+                            .guided_damping = 0.01,
                             .seed = 11,
                             .curvature = CURVATURE};
     return recipe;
@@ -140,17 +189,17 @@ static void errors_are_those_of_the_packed_form_when_candidates_are_mixed(void *
 {
     decant_backend *backend = *state;
     test_matrix matrix = make_matrix(backend, 1);
-    decant_recipe recipe = recipe_of_all();
+    decant_recipe recipe = recipe_of_all(backend);
     decant_quantized_layer layer;
     REQUIRE(decant_quantize_layer(backend, &recipe, "a.weight", matrix.weight.matrix, matrix.fisher.matrix.data,
                                   &layer, err));
-    assert_int_equal(layer.candidates, 3 + 2 * (3 + 4 + 3) + 2 * 3 + 1);
+    assert_int_equal(layer.candidates, 3 + 2 * (3 + 4 + 3) + 2 * 3 + 1 + (backend->quantize->guide ? 3 : 0));
     for (int i = 0; i < layer.candidates; i++) {
         const decant_candidate *candidate = &layer.candidate[i];
         decant_encoded_layer encoded;
         REQUIRE(decant_quantized_layer_encode(backend, &layer, i, matrix.weight.matrix, &encoded, err));
-        assert_int_equal(encoded.grid.form.points != NULL, candidate->method != DECANT_METHOD_KMEANS);
-        decant_matrix_error error = error_of(backend, &matrix, &encoded);
+        assert_int_equal(encoded.grid.form.points != NULL, !decant_candidate_has_sparse(candidate));
+        decant_matrix_error error = error_of(backend, &matrix, (decant_method)candidate->method, &encoded);
         double relative = error.squared / error.norm, predicted = 0.5 * CURVATURE * error.weighted;
         if (fabs(candidate->relative - relative) > MEASURE_TOLERANCE * relative ||
             fabs(candidate->predicted - predicted) > MEASURE_TOLERANCE * predicted ||
@@ -171,8 +220,8 @@ static void predictions_are_relative_errors_times_weights_when_there_is_no_data(
 {
     decant_backend *backend = *state;
     test_matrix matrix = make_matrix(backend, 2);
-    decant_recipe recipe = recipe_of_all();
-    recipe.uses[DECANT_METHOD_KMEANS] = false;
+    decant_recipe recipe = recipe_of_all(backend);
+    recipe.uses[DECANT_METHOD_KMEANS] = recipe.uses[DECANT_METHOD_GUIDED] = false;
     recipe.curvature = 0;
     decant_quantized_layer layer;
     REQUIRE(decant_quantize_layer(backend, &recipe, "a.weight", matrix.weight.matrix, NULL, &layer, err));
@@ -222,7 +271,9 @@ static void the_tensor_is_named_when_a_weight_is_not_finite(void **state)
     host.data = weight->host;
     REQUIRE(backend->weights->place(backend, host, DECANT_PLACE_EXACT, "a.weight", &weight->matrix, err));
     for (int method = 0; method < DECANT_METHODS; method++) {
-        decant_recipe recipe = recipe_of_all();
+        decant_recipe recipe = recipe_of_all(backend);
+        if (!recipe.uses[method])
+            continue;
         for (int i = 0; i < DECANT_METHODS; i++)
             recipe.uses[i] = i == method;
         decant_quantized_layer layer;

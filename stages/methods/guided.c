@@ -1,0 +1,99 @@
+/* Guided layer-wise quantization: rows have levels as in k-means, but levels and codes are chosen together to
+ * make Σ (w − ŵ)ᵀ H (w − ŵ) small, so that the errors of a row make up for each other. H is the Hessian of the
+ * row's group of output channels. It starts from k-means and its sparse part; the stored form is k-means', with
+ * codes that need not be the nearest levels. Source: LNQ with GuidedQuant (arXiv 2505.07004).
+ *
+ * Predicted loss increase: ½ T'/N Σ (w − ŵ)ᵀ H (w − ŵ). The diagonal of H, with a group for every channel, is
+ * the token form of F, so the factor is that of quantize.h; H keeps in addition what the errors of two columns
+ * do to one token. */
+#include "stages/methods/methods.h"
+
+enum { SWEEPS = 4 }; /* a round; as in the paper */
+
+static bool offer(const decant_recipe *recipe, int64_t columns, decant_candidate_list *list)
+{
+    (void)columns;
+    for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++) {
+        const decant_candidate candidate = {
+            .method = DECANT_METHOD_GUIDED, .code_bits = bits, .dimension = 1, .rotation = 1};
+        if (decant_recipe_asks_for(recipe, &candidate) && !decant_candidate_append(list, &candidate))
+            return false;
+    }
+    return true;
+}
+
+static int64_t bytes(const decant_candidate *candidate, int64_t rows, int64_t columns, int64_t sparse_count)
+{
+    return decant_packed_bytes(rows, columns, candidate->code_bits, sparse_count);
+}
+
+/* From the k-means levels to guided ones, which the layer keeps with their codes. */
+static decant_status guide_candidate(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
+                                     const decant_guided_search *search, int index,
+                                     decant_quantized_layer *layer, decant_error *err)
+{
+    decant_candidate *candidate = &layer->candidate[index];
+    int64_t count = layer->sparse.count;
+    decant_packed_matrix packed = {.rows = layer->rows,
+                                   .columns = layer->columns,
+                                   .bits = candidate->code_bits,
+                                   .levels = layer->levels[index],
+                                   .sparse = layer->sparse};
+    decant_matrix_error error;
+    decant_status status;
+    DECANT_TRY(backend->memory->allocate(backend, decant_planes_bytes(layer->rows, layer->columns, packed.bits),
+                                         "code planes", (void **)&layer->planes[index], err));
+    if (count > 0)
+        DECANT_TRY(backend->memory->allocate(backend, (size_t)count * sizeof *packed.sparse_values,
+                                             "sparse values", (void **)&layer->sparse_values[index], err));
+    packed.planes = layer->planes[index];
+    packed.sparse_values = layer->sparse_values[index];
+    DECANT_TRY(backend->quantize->guide(backend, weight, search, &packed, &error, err));
+    decant_candidate_measured(recipe, &error, true, layer->rows * layer->columns, candidate);
+done:
+    return status;
+}
+
+static decant_status evaluate(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
+                              const float *fisher, int first, int count, decant_quantized_layer *layer,
+                              decant_error *err)
+{
+    decant_status status;
+    if (!fisher || recipe->hessian_groups < 1)
+        DECANT_FAIL(err, DECANT_ERROR_BUG, "guided quantization without Hessians");
+    const decant_guided_search search = {
+        .groups = recipe->hessian_groups,
+        .hessian = fisher + layer->rows * layer->columns,
+        .damping = recipe->guided_damping,
+        .rounds = recipe->guided_rounds,
+        .sweeps = SWEEPS,
+    };
+    DECANT_TRY(decant_levels_fit(backend, recipe, weight, fisher, first, count, layer, err));
+    for (int i = 0; i < count; i++)
+        DECANT_TRY(guide_candidate(backend, recipe, weight, &search, first + i, layer, err));
+done:
+    return status;
+}
+
+static decant_status encode(decant_backend *backend, const decant_quantized_layer *layer, int candidate,
+                            decant_matrix weight, decant_encoded_layer *encoded, decant_error *err)
+{
+    decant_packed_matrix *packed = &encoded->packed;
+    decant_status status;
+    (void)weight;
+    DECANT_TRY(decant_levels_pack(backend, layer, candidate, packed, err));
+    DECANT_TRY(backend->memory->copy(backend, packed->planes, layer->planes[candidate],
+                                     decant_planes_bytes(layer->rows, layer->columns, packed->bits), err));
+    if (layer->sparse.count > 0)
+        DECANT_TRY(backend->memory->copy(backend, packed->sparse_values, layer->sparse_values[candidate],
+                                         (size_t)layer->sparse.count * sizeof *packed->sparse_values, err));
+done:
+    return status;
+}
+
+const decant_method_operations decant_guided_operations = {.name = "guided",
+                                                           .needs_statistics = true,
+                                                           .offer = offer,
+                                                           .bytes = bytes,
+                                                           .evaluate = evaluate,
+                                                           .encode = encode};

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Guided quantization end to end on a small model: the same bytes on any number of ranks, streamed or resident, from a
+# statistics file or at once; it lowers its own objective; the container is read like k-means'; and what is refused.
+set -euo pipefail
+. "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
+
+model=$source/tests/reference/llama_mha
+tokens=$model/tokens.npy
+guided=(run --model "$model" --method guided --bit-widths 2,3 --bits 5.2 --guided-groups 3)
+
+# ---- the same bytes, however they were made
+for ranks in 1 2 3; do
+  on $ranks "${guided[@]}" --calibration "$tokens" --output "$work/$ranks.h5"
+  cmp "$work/1.h5" "$work/$ranks.h5" || fail "$ranks ranks give other bytes than 1"
+done
+on 2 "${guided[@]}" --calibration "$tokens" --memory streamed --output "$work/streamed.h5"
+cmp "$work/1.h5" "$work/streamed.h5" || fail "streamed layers give other bytes"
+on 2 calibrate --model "$model" --calibration "$tokens" --method guided --guided-groups 3 --output "$work/statistics.h5"
+on 2 "${guided[@]}" --statistics "$work/statistics.h5" --output "$work/statistics-run.h5"
+"$decant" compare "$work/1.h5" "$work/statistics-run.h5" >/dev/null || fail "a statistics file gives another container"
+
+# ---- two replicas hold half of the sequences each: sums in another order, the same quantization but for rounding
+on 2 "${guided[@]}" --calibration "$tokens" --micro-batch 2 --replicas 2 --output "$work/replicas.h5"
+on 4 "${guided[@]}" --calibration "$tokens" --micro-batch 2 --replicas 2 --output "$work/replicas4.h5"
+cmp "$work/replicas.h5" "$work/replicas4.h5" || fail "4 ranks give other bytes than 2 with 2 replicas"
+
+# ---- it is read like k-means: verified, validated the same on 1 and 2 ranks, and predicts what it stores
+"$decant" verify "$work/1.h5" >/dev/null || fail "verify"
+for ranks in 1 2; do
+  on $ranks validate "$work/1.h5" --model "$model" --text "$tokens" --json | python3 -c '
+import json, sys
+found = json.load(sys.stdin)
+print(found["kl_divergence"], found["perplexity_quantized"])' >"$work/validated.$ranks"
+done
+cmp "$work/validated.1" "$work/validated.2" || fail "validation depends on the ranks"
+"$decant" inspect --json "$work/1.h5" >"$work/one.json"
+"$decant" inspect --json "$work/replicas.h5" >"$work/replicas.json"
+for rounds in 1 6; do
+  on 1 run --model "$model" --method guided --bit-widths 2 --statistics "$work/statistics.h5" --guided-groups 3 \
+    --guided-rounds $rounds --output "$work/rounds.$rounds.h5"
+  "$decant" inspect --json "$work/rounds.$rounds.h5" >"$work/rounds.$rounds.json"
+done
+python3 - "$work" <<'PY'
+import json, math, sys
+read = lambda name: json.load(open(f"{sys.argv[1]}/{name}.json"))
+one, replicas, few, many = map(read, ("one", "replicas", "rounds.1", "rounds.6"))
+assert all(layer["method"] == "guided" for layer in one["layers"]), one
+assert sum(layer["stored_bytes"] for layer in one["layers"]) == one["quantized_bytes"]
+assert any(layer["sparse_count"] > 0 for layer in one["layers"])
+assert math.isclose(one["predicted_loss_increase"], replicas["predicted_loss_increase"], rel_tol=1e-2), (one, replicas)
+assert 0 < many["predicted_loss_increase"] < few["predicted_loss_increase"], (few, many)
+PY
+
+# ---- refused
+on 1 calibrate --model "$model" --calibration "$tokens" --output "$work/plain.h5"
+no=(run --model "$model" --method guided --bit-widths 3 --output "$work/no.h5" --device cpu --quiet)
+expect 2 'calibration' "$decant" "${no[@]}"
+expect 3 'calibrate --method guided' "$decant" "${no[@]}" --statistics "$work/plain.h5"
+expect 3 'guided-groups 3' "$decant" "${no[@]}" --statistics "$work/statistics.h5" --guided-groups 2
+expect 2 'guided-groups' "$decant" "${no[@]}" --calibration "$tokens" --guided-groups 0
+[[ ! -e $work/no.h5 && ! -e $work/no.h5.partial ]] || fail "a refused job left a file"
+echo "guided: passed"
