@@ -6,8 +6,8 @@
 
 #include <stdlib.h>
 
-_Static_assert(sizeof(decant_candidate) == 48, "travels between ranks as it is: no padding");
-_Static_assert(sizeof(decant_table_row) == 32 + DECANT_CANDIDATES * sizeof(decant_candidate), "the same");
+_Static_assert(sizeof(decant_candidate) == 64, "travels between ranks as it is: no padding");
+_Static_assert(sizeof(decant_table_row) == 24 + DECANT_CANDIDATES * sizeof(decant_candidate), "the same");
 
 static int by_matrix(const void *left, const void *right)
 {

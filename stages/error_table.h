@@ -11,7 +11,6 @@ typedef struct decant_table_row {
     uint32_t source_checksum; /* CRC-32 of the original tensor's bytes */
     int32_t candidates;
     int64_t weights; /* rows · columns */
-    int64_t sparse_count;
     decant_candidate candidate[DECANT_CANDIDATES];
 } decant_table_row;
 
