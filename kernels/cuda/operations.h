@@ -20,6 +20,8 @@ decant_status decant_cuda_linear_backward(decant_backend *backend, decant_matrix
                                           bool accumulate, decant_matrix dx, decant_error *err);
 decant_status decant_cuda_fisher_add(decant_backend *backend, decant_fisher_form form, decant_matrix dy,
                                      decant_matrix x, float *fisher, decant_error *err);
+decant_status decant_cuda_gram_add(decant_backend *backend, decant_matrix dy, decant_matrix x, int groups,
+                                   float *hessian, decant_error *err);
 decant_status decant_cuda_add_bias(decant_backend *backend, decant_matrix y, decant_matrix bias,
                                    decant_error *err);
 decant_status decant_cuda_rotary(decant_backend *backend, decant_matrix x, int heads, const float *cosines,

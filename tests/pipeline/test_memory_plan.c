@@ -255,6 +255,53 @@ static void planned_bytes_are_those_taken_on_the_cpu(void **state)
     check_model("llama_mha", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, 3, true);
 }
 
+/* On the CPU, or the device of DECANT_TEST_DEVICE. */
+static void guided_takes_the_planned_working_space(void **state)
+{
+    enum {
+        MATRIX_ROWS = 300,
+        MATRIX_COLUMNS = 1100,
+        HESSIANS = 3,
+        CODE_BITS = 5,
+        PLANES = MATRIX_ROWS * CODE_BITS * 35
+    };
+    (void)state;
+    const bool on_cpu = strcmp(test_device(), "cpu") == 0;
+    decant_model_config config = small_config();
+    decant_job_shape shape = small_shape(&config);
+    shape.cuda = !on_cpu;
+    shape.threads = 2;
+    shape.recipe.uses[DECANT_METHOD_GUIDED] = true;
+    shape.recipe.hessian_groups = HESSIANS;
+    shape.recipe.width[0] = CODE_BITS;
+    decant_backend *backend;
+    decant_matrix_error error;
+    int64_t before, after, peak, unused;
+    REQUIRE(open_backend_named(test_device(), shape.threads, &backend, err));
+    device_array weight =
+        weight_array(backend, DECANT_PLACE_EXACT, DECANT_F32, MATRIX_ROWS, MATRIX_COLUMNS, 1, 5);
+    device_array hessian = float_array(backend, HESSIANS * MATRIX_COLUMNS, MATRIX_COLUMNS, 0, 6);
+    device_array levels = float_array(backend, MATRIX_ROWS, 1 << (CODE_BITS - 1), 0, 7); /* two F16 each */
+    device_array planes = float_array(backend, 1, PLANES, 0, 8);
+    const decant_guided_search search = {HESSIANS, hessian.matrix.data, 0.01, 1, 1};
+    decant_packed_matrix packed = {.rows = MATRIX_ROWS,
+                                   .columns = MATRIX_COLUMNS,
+                                   .bits = CODE_BITS,
+                                   .planes = planes.matrix.data,
+                                   .levels = levels.matrix.data};
+    backend->memory->usage(backend, &before, &peak, &unused);
+    const int64_t host_before = decant_memory_usage_now().bytes;
+    REQUIRE(backend->quantize->guide(backend, weight.matrix, &search, &packed, &error, err));
+    backend->memory->usage(backend, &after, &peak, &unused);
+    const int64_t taken = on_cpu ? decant_memory_usage_now().bytes - host_before : after - before;
+    assert_int_equal(taken, decant_quantization_working_bytes(&shape, MATRIX_ROWS, MATRIX_COLUMNS));
+    drop(backend, &weight);
+    drop(backend, &hessian);
+    drop(backend, &levels);
+    drop(backend, &planes);
+    decant_backend_destroy(&backend);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -263,6 +310,7 @@ int main(void)
         cmocka_unit_test(streamed_bytes_are_those_summed_by_hand),
         cmocka_unit_test(replicas_quantize_what_they_own),
         cmocka_unit_test(planned_bytes_are_those_taken_on_the_cpu),
+        cmocka_unit_test(guided_takes_the_planned_working_space),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
