@@ -93,7 +93,7 @@ def changes_of_record(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for name in sorted(then[kind].keys() | now[kind].keys()):
             before, after = then[kind].get(name), now[kind].get(name)
             if before != after and kind == "tokens":
-                changed.append(f"{name} holds other tokens")
+                changed += [f"{name} holds other tokens"] * (before is not None and after is not None)
             elif before != after:
                 changed.append(f"{name}: {before} became {after}")
     return changed

@@ -4,8 +4,8 @@
 #include "base/memory.h"
 #include "pipeline/plan_advice.h"
 #include "pipeline/plan_request.h"
+#include "stages/linear_weight.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -29,17 +29,15 @@ static int64_t device_share(const decant_job *job)
 /* The type of the first quantized tensor; they may differ, but then are of one size as a rule. */
 static decant_element element_of_model(const decant_job *job)
 {
-    char name[DECANT_NAME_BYTES + sizeof ".weight"];
     decant_linear linear;
-    decant_matrix host;
+    decant_linear_weight weight;
     decant_error unused;
-    job->family->linear(&job->config, 0, 0, &linear);
-    snprintf(name, sizeof name, "%s.weight", linear.name);
     if (!job->model) /* only a container is at hand */
         return job->config.element;
-    if (decant_safetensors_matrix(job->model, name, linear.rows, linear.columns, &host, &unused) != DECANT_OK)
+    job->family->linear(&job->config, 0, 0, &linear);
+    if (decant_linear_weight_find(job->model, &linear, &weight, &unused) != DECANT_OK)
         return job->config.element;
-    return host.element;
+    return weight.host.element;
 }
 
 static decant_plan_request request_of(decant_job *job, const decant_token_array *calibration,

@@ -3,9 +3,9 @@
  *
  * Both factors of the product are x scaled by sqrt(s_k) and rounded to the activations' type, so what is added
  * is an exact Gram matrix, positive semidefinite whatever the rounding; with F32 sums. In BF16 that rounding
- * moves an element by at most 2⁻⁸ sqrt(H_ii H_jj), and as it is independent from token to token by far less in
- * a sum of many: bench_guided prints how far. Scaling one factor alone would be rounded half as much and give
- * that property up.
+ * moves an element by at most 2⁻⁷ sqrt(H_ii H_jj); as it is independent from token to token, by far less in a
+ * sum of many: bench_guided prints how far, 6 · 10⁻⁴ of it over 2048 tokens. Scaling one factor alone would be
+ * rounded half as much and give that property up.
  *
  * cuBLAS multiplies strips from the diagonal to the right, a kernel transposes them to below the diagonal: H is
  * symmetric to the last bit. Strips are as high as fills a GPU, so nearly half the work is saved on wide
