@@ -147,7 +147,7 @@ static bool take_figures(const decant_candidate_list *list, const decant_table_r
             here->sparse != there->sparse || here->bytes != there->bytes)
             return false;
         row->candidate[i] = *here;
-        row->candidate[i].predicted = there->predicted;
+        row->candidate[i].predicted = row->candidate[i].from_sums = there->predicted;
         row->candidate[i].relative = there->relative;
     }
     return true;

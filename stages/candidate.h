@@ -56,7 +56,8 @@ typedef struct decant_candidate {
     int64_t sparse_count; /* the same as a number of weights */
     int64_t bytes;        /* everything that is stored */
     double predicted;     /* loss increase; relative · weights where there are no Fisher sums */
-    double relative;      /* Σ (w − ŵ)² / Σ w² */
+    double from_sums; /* the same by Fisher sums or Hessians, whatever sensitivities are measured afterwards */
+    double relative;  /* Σ (w − ŵ)² / Σ w² */
 } decant_candidate;
 
 typedef struct decant_candidate_list {

@@ -30,6 +30,7 @@ typedef struct decant_plan_summary {
     int64_t bytes;
     double bits;        /* 8 · bytes / weights */
     double predicted;   /* loss increase */
+    double from_sums;   /* the same by Fisher sums or Hessians; 0 for a plan read from a container */
     double lower_bound; /* no choice within the budget predicts less */
 } decant_plan_summary;
 

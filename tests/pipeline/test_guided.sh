@@ -70,6 +70,7 @@ import json, sys
 read = lambda name: json.load(open(f"{sys.argv[1]}/{name}.json"))
 for name in "own", "measured.1":
     made, again = read(name), read(name + ".again")
+    assert ("predicted_from_sums" in made) == (name != "own") and made.get("predicted_from_sums", 1) > 0
     assert made["bits"] <= 5.1 and 0 < made["predicted_loss_increase"], made
     for layer, planned in zip(made["layers"], again["layers"]):
         fractions = [round(share * layer["weights"]) for share in (0, 0.005, 0.02)]
