@@ -215,6 +215,19 @@ done:
     return status;
 }
 
+int64_t decant_question_set_longest(const decant_question_set *set)
+{
+    int64_t longest = 0;
+    for (int64_t i = 0; i < set->question_count; i++)
+        for (int choice = 0; choice < set->questions[i].choices; choice++) {
+            const decant_question *question = &set->questions[i];
+            int64_t length =
+                question->context.count + set->choices[question->first_choice + choice].tokens.count;
+            longest = length > longest ? length : longest;
+        }
+    return longest;
+}
+
 void decant_question_set_free(decant_question_set *set)
 {
     decant_memory_free(set->questions);

@@ -57,6 +57,9 @@ decant_status decant_question_set_read(const char *path, int64_t vocabulary_size
                                        decant_error *err);
 void decant_question_set_free(decant_question_set *set);
 
+/* Tokens of the longest question with its longest choice; 0 of an empty set. */
+int64_t decant_question_set_longest(const decant_question_set *set);
+
 static inline const int32_t *decant_question_tokens(const decant_question_set *set, decant_token_span span)
 {
     return set->tokens + span.first;

@@ -56,6 +56,19 @@ typedef struct decant_memory_kernels {
     /* Waits for the downloads begun so far; reports any failure of them. */
     decant_status (*finish_downloads)(decant_backend *backend, decant_error *err);
 
+    /* An upload, behind all work issued before, that may still be under way when this returns.
+     *   host  in memory from allocate_host; stays as it is until the upload is done */
+    decant_status (*begin_upload)(decant_backend *backend, void *device, const void *host, size_t size_bytes,
+                                  decant_error *err);
+
+    /* A moment in the order of all work: mark puts it behind everything issued so far, and is_reached says,
+     * without waiting, whether all that is done, or failed, which synchronize tells. A new one is reached.
+     * Freed by release_moment, which takes NULL too and sets the pointer to NULL. */
+    decant_status (*create_moment)(decant_backend *backend, void **moment, decant_error *err);
+    void (*release_moment)(decant_backend *backend, void **moment);
+    decant_status (*mark)(decant_backend *backend, void *moment, decant_error *err);
+    bool (*is_reached)(decant_backend *backend, const void *moment);
+
     /* Waits for all issued work; reports any failure of it. */
     decant_status (*synchronize)(decant_backend *backend, decant_error *err);
 

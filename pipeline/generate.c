@@ -2,6 +2,7 @@
 #include "pipeline/generate.h"
 
 #include "base/memory.h"
+#include "pipeline/job_tokens.h"
 #include "stages/generation.h"
 
 #include <stdio.h>
@@ -207,8 +208,6 @@ static decant_status run_local(generate_run *run, decant_error *err)
 {
     decant_job *job = run->job;
     decant_status status;
-    DECANT_TRY(decant_token_array_read(job->options->prompt, DECANT_TOKENS_UNCUT, 0,
-                                       job->config.vocabulary_size, &run->prompts, err));
     DECANT_TRY(run_quantized(run, err));
     if (job->model) {
         decant_weight_source weights = decant_source_of_model(job->model);
@@ -226,7 +225,9 @@ decant_status decant_job_generate(decant_job *job, decant_error *err)
     decant_log_stage(job->log, "generate");
     if (job->ranks->size > 1)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "generate takes one rank, not %d", job->ranks->size);
-    status = decant_ranks_agree(job->ranks, run_local(&run, err), err);
+    status = decant_job_read_prompts(job, &run.prompts, err);
+    if (status == DECANT_OK)
+        status = decant_ranks_agree(job->ranks, run_local(&run, err), err);
     for (int model = 0; model < MODELS; model++)
         decant_memory_free(run.models[model].tokens);
     decant_token_array_free(&run.prompts);

@@ -49,11 +49,19 @@ int decant_job_rank(const decant_job *job, int stage, int replica);
  */
 int decant_job_owner(const decant_job *job, int block, int linear);
 
-/* Local. What becomes of a block's Fisher sums when layers are streamed: called once a block, from the last of
- * this rank's layers to the first, with the sums of the matrices that this rank owns; it takes them off the
- * device. */
+/* What becomes of a block's Fisher sums when layers are streamed; pipeline/streamed_blocks.h. */
 typedef struct decant_block_sink {
+    /* Local. Called once a block, counted from this rank's first, from the last to the first, with the sums of
+     * the matrices that this rank owns; takes them off the device. */
     decant_status (*take)(void *context, decant_fisher_sums *fisher, int block, decant_error *err);
+    /* Collective. Defines the datasets for what was made of a layer of the model. */
+    decant_status (*define)(void *context, decant_container_writer *writer, int layer, decant_error *err);
+    /* Local. Writes what this rank has of a block that was taken, into the datasets that were defined last … */
+    decant_status (*write)(void *context, decant_container_writer *writer, const decant_fisher_sums *fisher,
+                           int block, decant_error *err);
+    /* … or reads it, in place of taking it. */
+    decant_status (*read)(void *context, const decant_container *file, decant_fisher_sums *fisher, int block,
+                          decant_error *err);
     void *context;
 } decant_block_sink;
 

@@ -79,12 +79,12 @@ static void log_plan(decant_job *job)
             job->log, "plan",
             "\"rank\":%d,\"layers\":%d,\"sequences\":%lld,\"memory\":\"%s\",\"retain\":%s,\"on_disk\":%s,"
             "\"micro_batch\":%lld,\"device_bytes\":%lld,\"host_bytes\":%lld,\"process_bytes\":%lld,"
-            "\"idle_share\":%.4f",
+            "\"slack\":%d,\"idle_share\":%.4f",
             rank, plan->rank[rank].share.layers.count, (long long)plan->rank[rank].share.sequences,
             plan->streamed ? "streamed" : "resident", plan->retain ? "true" : "false",
             plan->rank[rank].share.boundaries_on_disk ? "true" : "false", (long long)plan->shape.micro_batch,
             (long long)memory->peak.device, (long long)memory->peak.host, (long long)memory->process_bytes,
-            plan->rank[rank].idle);
+            plan->slack, plan->rank[rank].idle);
     }
 }
 
@@ -105,6 +105,7 @@ decant_status decant_job_plan(decant_job *job, const decant_token_array *calibra
 {
     decant_plan_request request = request_of(job, calibration, job->text);
     decant_status status;
+    request.shape.calibrates = calibration != NULL; /* else there are statistics already, or none are needed */
     DECANT_TRY(agree_on_memory(job, &request, err));
     DECANT_TRY(decant_ranks_agree(job->ranks, choose(job, &request, err), err));
     log_plan(job);

@@ -7,27 +7,8 @@
 #include "pipeline/model_fingerprint.h"
 #include "pipeline/report.h"
 #include "pipeline/reuse.h"
+#include "pipeline/streamed_blocks.h"
 #include "stages/fisher_file.h"
-
-/* Where a block's Fisher sums go when layers are streamed. */
-typedef struct streamed_blocks {
-    decant_job *job;
-    decant_recipe recipe;
-    decant_quantized_share *share; /* NULL: only the sums are wanted */
-} streamed_blocks;
-
-static decant_status take_block(void *context, decant_fisher_sums *fisher, int block, decant_error *err)
-{
-    streamed_blocks *streamed = context;
-    decant_job *job = streamed->job;
-    decant_status status = DECANT_OK;
-    if (streamed->share)
-        return decant_job_quantize_block(job, &streamed->recipe, fisher, block, streamed->share, err);
-    for (int i = 0; i < job->family->linear_count && status == DECANT_OK; i++)
-        if (decant_fisher_sums_at(fisher, block, i))
-            status = decant_fisher_sums_park(fisher, block, i, err);
-    return status;
-}
 
 /* Need this rank read the sums of its own matrix `i`?  chosen  NULL: before the allocation, after which those
  * are wanted that were not read before. */
@@ -116,7 +97,8 @@ decant_status decant_job_calibrate_from_tokens(decant_job *job, decant_fisher_su
                                                decant_error *err)
 {
     decant_token_array tokens = {0};
-    streamed_blocks streamed = {.job = job, .share = share};
+    decant_streamed_blocks streamed = {.job = job, .share = share};
+    decant_block_sink sink = decant_streamed_blocks_sink(&streamed);
     decant_status status;
     DECANT_TRY(decant_job_read_calibration(job, &tokens, err));
     DECANT_TRY(decant_job_plan(job, &tokens, err));
@@ -131,8 +113,7 @@ decant_status decant_job_calibrate_from_tokens(decant_job *job, decant_fisher_su
     if (share)
         DECANT_TRY(decant_ranks_agree(job->ranks, decant_quantized_share_create(job, share, err), err));
     double start_s = decant_clock_s();
-    DECANT_TRY(
-        decant_job_calibrate(job, &tokens, &(decant_block_sink){take_block, &streamed}, fisher, origin, err));
+    DECANT_TRY(decant_job_calibrate(job, &tokens, &sink, fisher, origin, err));
     decant_report_calibration(job, origin, decant_clock_s() - start_s);
     if (share && !job->plan.streamed)
         DECANT_TRY(decant_job_keep_statistics(job, fisher, origin, err));

@@ -17,9 +17,9 @@ decant_status decant_job_find_fisher_sums(decant_job *job, decant_fisher_sums *f
                                           decant_error *err);
 
 /* Collective. The sums, from --statistics, of the matrices of this rank that were to be taken over from an
- * earlier container (pipeline/reuse.h) but were given another candidate; nothing without --statistics. chosen
- * [linear layers of the model] fisher   all zeros, filled; freed with decant_fisher_sums_free, after a failure
- * too */
+ * earlier container (pipeline/reuse.h) but were given another candidate; nothing without --statistics.
+ *   chosen   [linear layers of the model]
+ *   fisher   all zeros, filled; freed with decant_fisher_sums_free, after a failure too */
 decant_status decant_job_find_other_sums(decant_job *job, const int *chosen, decant_fisher_sums *fisher,
                                          decant_error *err);
 

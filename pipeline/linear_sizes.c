@@ -15,18 +15,11 @@ static int64_t pattern_bytes(int64_t rows, int64_t count)
     return 4 * (rows + 1) + 4 * count;
 }
 
-/* Has a layer a sparse pattern that candidates share? */
-static bool has_shared_sparse(const decant_recipe *recipe)
-{
-    return recipe->uses[DECANT_METHOD_KMEANS] ||
-           (recipe->uses[DECANT_METHOD_GUIDED] && recipe->guided_sparse_count == 0);
-}
-
 static void size_linear(const decant_job_shape *shape, const decant_linear *linear, decant_linear_size *size)
 {
     const decant_recipe *recipe = &shape->recipe;
     int64_t rows = linear->rows, columns = linear->columns;
-    int64_t count = has_shared_sparse(recipe) ? decant_recipe_sparse_count(recipe, rows, columns) : 0;
+    int64_t count = decant_recipe_sparse_count(recipe, rows, columns);
     decant_candidate_list list;
     decant_error unread; /* the options were checked: something is offered */
     decant_recipe_offer(recipe, rows, columns, &list, &unread);

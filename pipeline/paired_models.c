@@ -83,15 +83,15 @@ typedef struct paired_run {
     int64_t first, count; /* this replica's share of the passages */
     decant_validation *validation;
     decant_boundaries *boundaries; /* streamed: [MODELS, count], what enters the next layer */
-    decant_channel *from_previous, *to_next;
+    decant_channels channels;
+    decant_channel *from_previous, *to_next; /* borrowed from them */
     decant_standing standing;
 } paired_run;
 
 /* For a decant_interlude. */
 static void advance_messages(void *run)
 {
-    decant_channel_advance(((paired_run *)run)->from_previous);
-    decant_channel_advance(((paired_run *)run)->to_next);
+    decant_channels_advance(&((paired_run *)run)->channels);
 }
 
 /* Bytes of one model's activations of the largest passage. */
@@ -137,11 +137,11 @@ static decant_status open_channels(paired_run *run, decant_error *err)
     size_t bytes = largest_bytes(run) * (job->model ? MODELS : 1);
     decant_status status = DECANT_OK;
     if (stage > 0)
-        DECANT_TRY(decant_channel_open(job->ranks, decant_job_rank(job, stage - 1, job->replica), TAG_VALIDATE,
-                                       bytes, run->count, true, &run->from_previous, err));
+        DECANT_TRY(decant_channel_open(&run->channels, decant_job_rank(job, stage - 1, job->replica),
+                                       TAG_VALIDATE, bytes, run->count, true, &run->from_previous, err));
     if (stage < job->stages - 1)
-        DECANT_TRY(decant_channel_open(job->ranks, decant_job_rank(job, stage + 1, job->replica), TAG_VALIDATE,
-                                       bytes, run->count, false, &run->to_next, err));
+        DECANT_TRY(decant_channel_open(&run->channels, decant_job_rank(job, stage + 1, job->replica),
+                                       TAG_VALIDATE, bytes, run->count, false, &run->to_next, err));
 done:
     return status;
 }
@@ -166,10 +166,10 @@ static void receive_passage(paired_run *run, int64_t index)
     if (!run->from_previous)
         return;
     both_activations(run, index, activations);
-    decant_standing_note(&run->standing,
-                         decant_channel_receive(run->from_previous, run->models->job->backend, activations,
-                                                MODELS, &run->standing.withdrawn, &error),
-                         &error);
+    decant_standing_note(
+        &run->standing,
+        decant_channel_receive(run->from_previous, activations, MODELS, &run->standing.withdrawn, &error),
+        &error);
 }
 
 static void send_passage(paired_run *run, int64_t index)
@@ -180,7 +180,7 @@ static void send_passage(paired_run *run, int64_t index)
         return;
     both_activations(run, index, activations);
     decant_standing_note(&run->standing,
-                         decant_channel_send(run->to_next, run->models->job->backend, activations, MODELS,
+                         decant_channel_send(run->to_next, activations, MODELS,
                                              !decant_standing_computes(&run->standing), &error),
                          &error);
 }
@@ -298,8 +298,7 @@ static void stream_layers(paired_run *run)
 
 static void dismantle(paired_run *run)
 {
-    decant_channel_close(&run->from_previous);
-    decant_channel_close(&run->to_next);
+    decant_channels_close(&run->channels);
     decant_validation_destroy(&run->validation);
     decant_boundaries_destroy(&run->boundaries);
 }
@@ -308,7 +307,12 @@ decant_status decant_paired_models_pass(decant_paired_models *models, const deca
                                         double *seconds, decant_error *err)
 {
     decant_job *job = models->job;
-    paired_run run = {.models = models, .passages = passages, .seconds = seconds};
+    paired_run run = {
+        .models = models,
+        .passages = passages,
+        .seconds = seconds,
+        .channels = {.ranks = job->ranks, .backend = job->backend},
+    };
     bool is_active = decant_job_layers(job).count > 0;
     decant_status status;
     decant_schedule_share(passages->count, job->grid.replicas, job->replica, &run.first, &run.count);
@@ -316,6 +320,9 @@ decant_status decant_paired_models_pass(decant_paired_models *models, const deca
     DECANT_TRY(decant_ranks_agree(job->ranks, is_active ? open_channels(&run, err) : DECANT_OK, err));
     if (is_active)
         (models->streamed ? stream_layers : stream_passages)(&run);
+    decant_channels_flush(&run.channels);
+    decant_error unread;
+    decant_standing_note(&run.standing, decant_safetensors_check(job->model, &unread), &unread);
     *err = run.standing.error;
     DECANT_TRY(decant_ranks_agree(job->ranks, run.standing.failed, err));
 done:

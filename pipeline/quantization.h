@@ -43,8 +43,9 @@ decant_status decant_job_quantize(decant_job *job, decant_fisher_sums *fisher,
                                   decant_error_table *table, decant_error *err);
 
 /* Collective, once bits are allocated. Quantizes the matrices whose rows were taken over from an earlier
- * container but for which that has not the candidate that they were given. chosen   [linear layers of the
- * model] DECANT_ERROR_INPUT when one does not come out as the container's table says. */
+ * container but for which that has not the candidate that they were given.
+ *   chosen   [linear layers of the model]
+ * DECANT_ERROR_INPUT when one does not come out as the container's table says. */
 decant_status decant_job_quantize_other_choices(decant_job *job, const decant_statistics_origin *origin,
                                                 const int *chosen, decant_quantized_share *share,
                                                 decant_error *err);

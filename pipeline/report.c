@@ -81,7 +81,8 @@ static decant_status predict_idleness(const decant_job *job, const stage_times *
         forward_s[stage] = own->forward_s / (double)batches;
         backward_s[stage] = own->backward_s / (double)batches;
     }
-    DECANT_TRY(decant_schedule_idle_share(job->stages, batches, forward_s, backward_s, idle, err));
+    DECANT_TRY(
+        decant_schedule_idle_share(job->stages, job->plan.slack, batches, forward_s, backward_s, 0, idle, err));
 done:
     decant_memory_free(forward_s);
     decant_memory_free(backward_s);

@@ -171,8 +171,11 @@ int64_t decant_fraction_count(double fraction, int64_t rows, int64_t columns)
 
 int64_t decant_recipe_sparse_count(const decant_recipe *recipe, int64_t rows, int64_t columns)
 {
-    return decant_fraction_count(recipe->sensitive, rows, columns) +
-           decant_fraction_count(recipe->outliers, rows, columns);
+    bool is_shared = recipe->uses[DECANT_METHOD_KMEANS] ||
+                     (recipe->uses[DECANT_METHOD_GUIDED] && recipe->guided_sparse_count == 0);
+    return is_shared ? decant_fraction_count(recipe->sensitive, rows, columns) +
+                           decant_fraction_count(recipe->outliers, rows, columns)
+                     : 0;
 }
 
 bool decant_candidate_has_own_sparse(const decant_recipe *recipe, const decant_candidate *candidate)

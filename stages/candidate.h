@@ -114,7 +114,8 @@ int64_t decant_grid_bytes(int64_t rows, int64_t columns, int code_bits, int dime
 /* How many weights a fraction of a matrix is: rounded to nearest. */
 int64_t decant_fraction_count(double fraction, int64_t rows, int64_t columns);
 
-/* Weights that the recipe's k-means candidates keep apart, and its guided ones without fractions of their own.
+/* Weights that the recipe's k-means candidates keep apart, and its guided ones without fractions of their own;
+ * 0 when it has neither.
  */
 int64_t decant_recipe_sparse_count(const decant_recipe *recipe, int64_t rows, int64_t columns);
 

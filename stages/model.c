@@ -216,6 +216,8 @@ decant_status decant_model_part_reshape(decant_model_part *part, int64_t tokens,
         return DECANT_OK;
     part->tokens = tokens;
     part->sequences = sequences;
+    if (!part->cosines) /* a family without */
+        return DECANT_OK;
     return decant_rotary_angles_fill(part->backend, part->config, tokens, sequences, part->cosines, part->sines,
                                      err);
 }

@@ -29,6 +29,7 @@ static void a_file_is_read(void **state)
     assert_int_equal(set.choice_count, 7);
     assert_int_equal(set.token_count, 6 + 4 + 3);
     assert_int_equal(set.subject_count, 2);
+    assert_int_equal(decant_question_set_longest(&set), 5);
     assert_string_equal(set.subjects[0], "logic");
     assert_string_equal(set.subjects[1], "all");
     const decant_question *first = &set.questions[0], *second = &set.questions[1], *third = &set.questions[2];

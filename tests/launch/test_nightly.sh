@@ -146,7 +146,8 @@ interrupt() { # until FILE is there, then SIGNAL to the night
     got=$(scontrol show job "$job" | sed -n 's/.* ExitCode=\([0-9]*\):.*/\1/p')
   fi
 }
-"$python" -c 'import numpy as np; t = np.load("model/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(16)]))'
+"$python" -c 'import numpy as np; t = np.load("model/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(10)]))'
+change model.norm.weight 'w / 10'
 sed -i "s,^calibration = .*,calibration = $work/long.npy," nightly.ini
 echo 'checkpoint-every = 0' >>nightly.ini
 interrupt 'night/*.statistics.h5.work/calibration.h5' USR1 ''
