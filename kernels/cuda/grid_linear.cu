@@ -1,6 +1,7 @@
 /* y = x ŵᵀ from the packed form. The rows of x are rotated, into scratch and in their own type; few of them
- * then go to the lookup kernel, for more, rows of ŵ are decoded, still rotated, into a tile of scratch, and
- * cuBLAS multiplies. The tile is small enough to be still in the L2 cache when the product reads it. */
+ * then go to tensor cores (grid_tiles.cu) or, with several scales a row, to the lookup kernel; for more, rows
+ * of ŵ are decoded, still rotated, into a tile of scratch, and cuBLAS multiplies. The tile is small enough to
+ * be still in the L2 cache when the product reads it. */
 #include "kernels/cuda/grid_tiles.h"
 
 enum { THREADS = 256, TILE_BYTES = 32 << 20, TILE_ROWS_MULTIPLE = 256 };

@@ -1,7 +1,8 @@
 /* y = x ŵᵀ from the packed form; the way depends on the shapes alone:
  *
- *     very few tokens, up to 4 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
- *     up to 32 tokens, up to 4 bits, BF16   packed_pairs.cu      tensor cores, two columns a lookup
+ *     very few tokens, up to 5 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
+ *     up to 32 tokens, up to 4 bits, BF16   packed_tiles.cu      tensor cores, levels in registers
+ *     the same, when asked for              packed_pairs.cu      tensor cores, two columns a lookup
  *     up to 16 tokens, wider codes, BF16    packed_mma.cu        tensor cores, a lookup each
  *     up to 16 tokens otherwise             packed_vectors.cu    F32, or rows of x of odd lengths
  *     more tokens                           here                 decoded, then cuBLAS
@@ -9,7 +10,7 @@
  * In the last, rows are decoded into a tile of scratch, in the activations' type, small enough to be still in
  * the L2 cache when the product reads it.
  *
- * The sparse part is folded into the decoded tile, or into the lookup kernel, unless
+ * The sparse part is folded into the decoded tile, or multiplied beside or before the kernel, unless
  * DECANT_CUDA_SPARSE=cusparse: then the dense part goes these ways without it and cuSPARSE adds x Sᵀ to y.
  * Folded costs one more pass over the few sparse entries; cuSPARSE reads and writes y again. In BF16, folding
  * rounds level + value once, cuSPARSE rounds y twice. */
