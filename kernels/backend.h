@@ -186,11 +186,13 @@ typedef struct decant_model_kernels {
                                         const float *log_sum_exp, decant_matrix dy, decant_matrix dq,
                                         decant_matrix dk, decant_matrix dv, decant_error *err);
 
-    /* Attention, forward, of one query, a sequence's last token, over keys and values that were kept: all that
-     * it sees. shape->tokens, window and sequences mean nothing here. q, y [1, heads · head_dimension]; keys,
-     * values [n, key_value_heads · head_dimension], n at least 1 */
+    /* One more token of a sequence whose keys and values are kept: puts k and v into row *position of keys and
+     * values, then attends, forward, over the rows up to it, the last shape->window of them.
+     *   q, y [1, heads · head_dimension]; k, v [1, key_value_heads · head_dimension]
+     *   keys, values [room, key_value_heads · head_dimension]; position device [1], below room */
     decant_status (*attention_step)(decant_backend *backend, const decant_attention_shape *shape,
-                                    decant_matrix q, decant_matrix keys, decant_matrix values, decant_matrix y,
+                                    decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix keys,
+                                    decant_matrix values, const int32_t *position, decant_matrix y,
                                     decant_error *err);
 
     /* y = silu(gate) ∘ up, all [T, intermediate]. */
@@ -263,6 +265,12 @@ typedef struct decant_quantize_kernels {
     decant_status (*select_sparse)(decant_backend *backend, decant_matrix weight, const float *fisher,
                                    int64_t n_sensitive, int64_t n_outliers, decant_sparse_pattern *pattern,
                                    decant_error *err);
+
+    /* What each weight adds to Σ F (w − ŵ)² of a packed matrix without a sparse part: cost = F (w − ŵ)², which
+     * is what it would save to keep the weight apart. fisher, cost  device F32 [rows, columns]; fisher NULL:
+     * all ones */
+    decant_status (*weigh_errors)(decant_backend *backend, decant_matrix weight, const float *fisher,
+                                  const decant_packed_matrix *packed, float *cost, decant_error *err);
 
     /* Levels of every row that minimise Σ F (w − level)² over the weights not in the pattern, for several
      * widths at once. A row whose F is all zero counts every weight once. Rounded to F16, ascending; a row with
