@@ -253,6 +253,9 @@ static void planned_bytes_are_those_taken_on_the_cpu(void **state)
     check_model("qwen3_norms", DECANT_BF16, 2, DECANT_FISHER_TOKEN, 0, false);
     check_model("qwen3_norms", DECANT_BF16, 1, DECANT_FISHER_TOKEN, 0, true);
     check_model("llama_mha", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, 3, true);
+    check_model("opt_before", DECANT_F16, 1, DECANT_FISHER_TOKEN, 0, true);
+    check_model("opt_before", DECANT_F16, 3, DECANT_FISHER_SEQUENCE, 0, false);
+    check_model("opt_behind", DECANT_F32, 2, DECANT_FISHER_TOKEN, 0, true);
 }
 
 int main(void)

@@ -114,9 +114,10 @@ static void models_of_all_families_have_the_parameters_of_their_cards(void **sta
         decant_block_sizes sizes;
         const decant_family *family = plan.shape.family;
         family->sizes(family, &config, &sizes);
-        int64_t ends = (config.tied_head ? 1 : 2) * config.vocabulary_size * config.hidden_size;
-        int64_t vectors = config.layers * sizes.vector_weights + config.hidden_size;
-        assert_int_equal(plan.weights + ends + vectors, models[i].parameters);
+        decant_end_sizes ends;
+        decant_family_end_sizes(family, &config, true, true, &ends);
+        int64_t vectors = config.layers * sizes.vector_weights + ends.vectors;
+        assert_int_equal(plan.weights + ends.matrices + vectors, models[i].parameters);
         decant_plan_free(&plan);
         decant_model_config_free(&config);
     }
