@@ -236,11 +236,16 @@ static decant_status read_element(decant_config_reader reader, decant_element *e
 static decant_status read_epsilon(decant_config_reader reader, decant_model_config *config, decant_error *err)
 {
     double epsilon = 0;
-    decant_status status = require_real(reader, "rms_norm_eps", &epsilon, err);
+    bool found;
+    decant_status status;
+    DECANT_TRY(decant_config_read_real(reader, "rms_norm_eps", 1, &found, &epsilon, err));
     config->norm_epsilon = (float)epsilon;
-    if (status == DECANT_OK && !(config->norm_epsilon > 0))
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"rms_norm_eps\" %g is 0 in single precision",
-                            reader.origin, epsilon);
+    if (!found)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: has no \"rms_norm_eps\"", reader.origin);
+    if (!(config->norm_epsilon > 0))
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: \"rms_norm_eps\" %g is 0 in single precision", reader.origin,
+                    epsilon);
+done:
     return status;
 }
 

@@ -222,6 +222,10 @@ decant_status decant_model_part_outline(decant_backend *backend, const decant_mo
                                 .tokens = tokens,
                                 .sequences = sequences};
     DECANT_TRY(decant_family_find(config, &part->family, err));
+    if (config->position_rows > 0 && tokens > config->maximum_positions)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT,
+                    "sequences of %lld tokens, but the model has learned %lld positions", (long long)tokens,
+                    (long long)config->maximum_positions);
     DECANT_TRY(
         decant_memory_allocate((size_t)layer_count * sizeof *part->blocks, "the list of layers", &blocks, err));
     part->blocks = blocks;
