@@ -57,6 +57,10 @@ decant_status decant_container_create(decant_ranks *ranks, const char *path, boo
 decant_status decant_container_define(decant_container_writer *writer, const char *path, decant_stored type,
                                       const decant_shape *shape, int *id, decant_error *err);
 
+/* Type and shape of the dataset of this number. */
+void decant_container_defined(const decant_container_writer *writer, int id, decant_stored *type,
+                              decant_shape *shape);
+
 /* Collective, between the last define and the first write: all ranks open the file to put data into it. After
  * another define, begin comes again before the next write. Attributes can be set before and after. */
 decant_status decant_container_begin(decant_container_writer *writer, decant_error *err);

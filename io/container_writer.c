@@ -225,6 +225,13 @@ static void keep_disk_busy(decant_container_writer *writer, size_t written_bytes
     writer->lazy_bytes = 0;
 }
 
+void decant_container_defined(const decant_container_writer *writer, int id, decant_stored *type,
+                              decant_shape *shape)
+{
+    *type = writer->datasets[id].type;
+    *shape = writer->datasets[id].shape;
+}
+
 static decant_status write_part(decant_container_writer *writer, int id, int64_t first, int64_t count,
                                 const void *data, decant_error *err)
 {

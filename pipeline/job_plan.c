@@ -79,12 +79,12 @@ static void log_plan(decant_job *job)
             job->log, "plan",
             "\"rank\":%d,\"layers\":%d,\"sequences\":%lld,\"memory\":\"%s\",\"retain\":%s,\"on_disk\":%s,"
             "\"micro_batch\":%lld,\"device_bytes\":%lld,\"host_bytes\":%lld,\"process_bytes\":%lld,"
-            "\"idle_share\":%.4f",
+            "\"slack\":%d,\"idle_share\":%.4f",
             rank, plan->rank[rank].share.layers.count, (long long)plan->rank[rank].share.sequences,
             plan->streamed ? "streamed" : "resident", plan->retain ? "true" : "false",
             plan->rank[rank].share.boundaries_on_disk ? "true" : "false", (long long)plan->shape.micro_batch,
             (long long)memory->peak.device, (long long)memory->peak.host, (long long)memory->process_bytes,
-            plan->rank[rank].idle);
+            plan->slack, plan->rank[rank].idle);
     }
 }
 

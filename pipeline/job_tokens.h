@@ -15,7 +15,12 @@ decant_status decant_job_read_calibration(decant_job *job, decant_token_array *t
 decant_status decant_job_read_sensitivity_tokens(decant_job *job, decant_token_array *tokens,
                                                  decant_error *err);
 
-/* [windows, window] of --text. */
-decant_status decant_job_read_text(decant_job *job, decant_token_array *text, decant_error *err);
+/* [prompts, length] of --prompt, one prompt when the array is one long row. */
+decant_status decant_job_read_prompts(decant_job *job, decant_token_array *prompts, decant_error *err);
+
+/* What a container will be measured on: [windows, window] of --text and the questions of --choices, as far as
+ * these are given. */
+decant_status decant_job_read_inputs(decant_job *job, decant_validation_inputs *inputs, decant_error *err);
+void decant_validation_inputs_free(decant_validation_inputs *inputs); /* takes empty ones */
 
 #endif

@@ -16,8 +16,8 @@
 static bool needs_ranks(decant_command command)
 {
     return command == DECANT_COMMAND_RUN || command == DECANT_COMMAND_CALIBRATE ||
-           command == DECANT_COMMAND_VALIDATE || command == DECANT_COMMAND_IMPORT_STATISTICS ||
-           command == DECANT_COMMAND_MERGE;
+           command == DECANT_COMMAND_VALIDATE || command == DECANT_COMMAND_GENERATE ||
+           command == DECANT_COMMAND_IMPORT_STATISTICS || command == DECANT_COMMAND_MERGE;
 }
 
 /* Under mpirun and srun every process reads the same command line; one of them tells what is wrong with it. */

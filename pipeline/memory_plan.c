@@ -9,7 +9,7 @@
 static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)470 << 20,
                      PINNED_BYTES = 2 * (4 << 24) + (32 << 16);
 
-enum { CHANNEL_BUFFERS = 4 }; /* pipeline/channel.c: one to receive, three to send */
+enum { CHANNEL_BUFFERS = 6 }; /* pipeline/channel.c: three to receive, three to send */
 
 const char *decant_job_stage_name(decant_job_stage stage)
 {
@@ -133,13 +133,13 @@ static int64_t placed_bytes(const rank_view *view, int64_t linear_weights, int64
            vector_bytes(view, blocks);
 }
 
-/* What a part has of its own, for `rows` rows in sequences of `tokens` tokens: the angles of
- * stages/rotary_angles.c, and the room beside projections of stages/model.c. */
-static int64_t part_bytes(const rank_view *view, int64_t rows, int64_t tokens)
+/* What a part has of its own for so many rows: the angles of stages/rotary_angles.c, and the room beside
+ * projections of stages/model.c. */
+static int64_t part_bytes(const rank_view *view, int64_t rows)
 {
     const decant_model_config *config = view->shape->config;
     int64_t angles = config->position_rows > 0 ? 0 : 2 * 4 * rows * (config->head_dimension / 2);
-    int64_t projected_rows = view->share->has_embedding ? rows : view->share->has_head ? tokens : 0;
+    int64_t projected_rows = view->share->has_embedding || view->share->has_head ? rows : 0;
     decant_end_tensor projection;
     view->shape->family->end(config, DECANT_END_PROJECTION_IN, &projection);
     return angles + decant_activation_bytes(view->shape) * projected_rows * projection.columns;
@@ -201,7 +201,7 @@ static decant_calibration_bytes resident_bytes(const rank_view *view)
     int64_t rows = shape->micro_batch * shape->window, all = sum_of(view).weights;
     int64_t held = share->slots * share->layers.count; /* block inputs, and what is kept of each */
     return (decant_calibration_bytes){
-        .weights = placed_bytes(view, all, share->layers.count) + part_bytes(view, rows, shape->window),
+        .weights = placed_bytes(view, all, share->layers.count) + part_bytes(view, rows),
         .fisher = sum_of(view).sums_bytes,
         .boundaries = (held + 2) * boundary_bytes(view, rows), /* output and gradient besides */
         .kept = (share->retain ? held : 1) * kept_bytes(view, rows),
@@ -237,7 +237,7 @@ static decant_calibration_bytes streamed_bytes(const rank_view *view, int64_t qu
                          ? blocks * (decant_compute_bytes(shape) * block + 4 * block_sizes(view).vector_weights)
                          : 0;
     return (decant_calibration_bytes){
-        .weights = placed + part_bytes(view, rows, shape->window) + quantizing,
+        .weights = placed + part_bytes(view, rows) + quantizing,
         .fisher = largest_block_sums(view),
         .boundaries = 5 * boundary_bytes(view, rows),
         .kept = kept_bytes(view, rows),
@@ -334,6 +334,8 @@ static void plan_calibration(rank_view *view, decant_rank_memory *memory)
     at->host = token_bytes(view) +
                channel_bytes(view, boundary_bytes(view, shape->micro_batch * shape->window)) +
                boundaries_in_memory(view);
+    if (streamed) /* a micro-batch on its way to a checkpoint; pipeline/streamed_checkpoint.h */
+        at->host += boundary_bytes(view, shape->micro_batch * shape->window);
     if (streamed) /* what was quantized waits there, or the sums do that are wanted themselves */
         at->host += shape->quantizes ? results_bytes(view, view->count) : owned_sums_bytes(view);
     if (view->share->replicas > 1) /* F on its way to its owner, in and out */
@@ -429,8 +431,8 @@ static void plan_validation(rank_view *view, decant_rank_memory *memory)
     int64_t whole = end_elements(view) + layers * block_sizes(view).vector_weights;
     view->working = larger(view->working, decant_validation_working_bytes(shape, view->share->has_head));
     at->device = placed_bytes(view, all.weights, layers) + placed_bytes(view, 0, layers) + all.packed_bytes +
-                 2 * part_bytes(view, rows, shape->validation_window) + kept_bytes(view, rows) +
-                 3 * boundary_bytes(view, rows) + view->working;
+                 2 * part_bytes(view, rows) + kept_bytes(view, rows) + 3 * boundary_bytes(view, rows) +
+                 view->working;
     if (view->share->has_head) { /* window by window, both models' logits */
         int64_t window = shape->validation_window;
         at->device += boundary_bytes(view, window) +

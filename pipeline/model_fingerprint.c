@@ -51,11 +51,11 @@ done:
 decant_status decant_job_check_statistics(const decant_job *job, const char *path,
                                           const decant_statistics_origin *origin, decant_error *err)
 {
-    if (origin->model_checksum == job->model_checksum)
+    if (origin->model_checksum == job->model_checksum || job->options->old_statistics)
         return DECANT_OK;
     return DECANT_ERROR(
         err, DECANT_ERROR_INPUT,
         "%s was made from another model than %s: its model_crc32 is %08x, not %08x; make it again "
-        "with `decant calibrate`",
+        "with `decant calibrate`, or take it all the same with --old-statistics",
         path, job->options->model, origin->model_checksum, job->model_checksum);
 }

@@ -11,7 +11,8 @@
  * page cache comes from there. */
 decant_status decant_job_fingerprint_model(decant_job *job, decant_error *err);
 
-/* Local. DECANT_ERROR_INPUT when the statistics at `path` were made from another model than the job's. */
+/* Local. DECANT_ERROR_INPUT when the statistics at `path` were made from another model than the job's, and
+ * --old-statistics does not take them all the same. */
 decant_status decant_job_check_statistics(const decant_job *job, const char *path,
                                           const decant_statistics_origin *origin, decant_error *err);
 

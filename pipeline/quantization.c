@@ -7,7 +7,9 @@
 #include "base/memory.h"
 #include "base/worker.h"
 #include "pipeline/interruption.h"
+#include "pipeline/job_statistics.h"
 #include "pipeline/report.h"
+#include "pipeline/reuse.h"
 #include "stages/linear_weight.h"
 
 #include <string.h>
@@ -162,10 +164,20 @@ decant_status decant_quantized_share_create(const decant_job *job, decant_quanti
                                       (void **)&share->rows, err));
     DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->weights, "the list of weights",
                                       (void **)&share->weights, err));
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->is_due, "the list of matrices",
+                                      (void **)&share->is_due, err));
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->is_taken, "the list of matrices",
+                                      (void **)&share->is_taken, err));
     int64_t next = 0;
     for (int i = 0; i < layers.count * linears; i++)
         if (is_owned(job, i))
             share->matrices[next++] = (int64_t)layers.first * linears + i;
+    for (int64_t i = 0; i < share->count; i++) {
+        share->is_taken[i] = decant_reuse_keeps(job->reuse, share->matrices[i], NULL);
+        share->is_due[i] = !share->is_taken[i];
+        if (share->is_taken[i])
+            share->rows[i] = job->reuse->rows[share->matrices[i]];
+    }
 done:
     return status;
 }
@@ -180,12 +192,14 @@ void decant_quantized_share_free(decant_backend *backend, decant_quantized_share
     decant_memory_free(share->layers);
     decant_memory_free(share->rows);
     decant_memory_free(share->matrices);
+    decant_memory_free(share->is_due);
+    decant_memory_free(share->is_taken);
     *share = (decant_quantized_share){0};
 }
 
-/* The matrices of some blocks, counted from this rank's first, that it owns, in model order; returns how many.
- * Unless what they keep is parked, weights stay on the device to be written where they are no larger than the F
- * that goes as they come, and always to be measured. */
+/* The matrices of some blocks, counted from this rank's first, that it owns and that are due, in model order;
+ * returns how many. Unless what they keep is parked, weights stay on the device to be written where they are no
+ * larger than the F that goes as they come, and always to be measured. */
 static int64_t list_tasks(const decant_job *job, decant_fisher_sums *fisher, int first_block, int blocks,
                           bool parks, decant_quantized_share *share, quantization_task *tasks)
 {
@@ -194,8 +208,9 @@ static int64_t list_tasks(const decant_job *job, decant_fisher_sums *fisher, int
     int64_t count = 0;
     for (int64_t i = 0; i < share->count; i++) {
         int64_t own = share->matrices[i] - (int64_t)first_layer * linears; /* among this rank's layers */
-        if (own < first_block * linears || own >= (first_block + blocks) * linears)
+        if (!share->is_due[i] || own < first_block * linears || own >= (first_block + blocks) * linears)
             continue;
+        share->is_due[i] = false;
         quantization_task *task = &tasks[count++];
         *task = (quantization_task){
             .matrix = share->matrices[i],
@@ -250,6 +265,61 @@ static decant_status quantize_share(decant_job *job, decant_fisher_sums *fisher,
         status = quantize_blocks(job, recipe, fisher, 0, blocks, false, share, err);
     for (int64_t i = 0; i < share->count && status == DECANT_OK; i++)
         share->rows[i].matrix = share->matrices[i];
+    return status;
+}
+
+/* Does the matrix come out as the earlier container's table says? */
+static bool is_as_before(const decant_table_row *row, const decant_table_row *before)
+{
+    for (int i = 0; i < row->candidates; i++)
+        if (row->candidate[i].predicted != before->candidate[i].predicted ||
+            row->candidate[i].relative != before->candidate[i].relative ||
+            row->candidate[i].bytes != before->candidate[i].bytes)
+            return false;
+    return row->candidates == before->candidates;
+}
+
+/* Local. */
+static decant_status quantize_other_choices(decant_job *job, const decant_recipe *recipe,
+                                            decant_fisher_sums *fisher, const int *chosen,
+                                            decant_quantized_share *share, decant_error *err)
+{
+    int blocks = decant_job_layers(job).count;
+    for (int64_t i = 0; i < share->count; i++) {
+        share->is_due[i] = share->is_taken[i] && !decant_reuse_keeps(job->reuse, share->matrices[i], chosen);
+        share->is_taken[i] = share->is_taken[i] && !share->is_due[i];
+    }
+    decant_status status = quantize_blocks(job, recipe, fisher, 0, blocks, false, share, err);
+    for (int64_t i = 0; i < share->count && status == DECANT_OK; i++) {
+        const decant_table_row *before = &job->reuse->rows[share->matrices[i]];
+        bool is_compared = !share->is_taken[i] && decant_reuse_keeps(job->reuse, share->matrices[i], NULL);
+        if (is_compared && !is_as_before(&share->rows[i], before))
+            status =
+                DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                             "%s is not what this decant makes of the same weights and statistics (matrix %lld "
+                             "comes out otherwise); run again without --reuse",
+                             job->options->reuse, (long long)share->matrices[i]);
+    }
+    return status;
+}
+
+decant_status decant_job_quantize_other_choices(decant_job *job, const decant_statistics_origin *origin,
+                                                const int *chosen, decant_quantized_share *share,
+                                                decant_error *err)
+{
+    decant_recipe recipe = decant_job_recipe(job, origin);
+    decant_fisher_sums fisher = {0};
+    bool any = false;
+    for (int64_t i = 0; job->reuse && i < job->reuse->layers; i++)
+        any |= decant_reuse_keeps(job->reuse, i, NULL) && !decant_reuse_keeps(job->reuse, i, chosen);
+    if (!any) /* the same on every rank */
+        return DECANT_OK;
+    decant_log_stage(job->log, "quantize");
+    decant_status status = decant_job_find_other_sums(job, chosen, &fisher, err);
+    if (status == DECANT_OK)
+        status = decant_ranks_agree(job->ranks,
+                                    quantize_other_choices(job, &recipe, &fisher, chosen, share, err), err);
+    decant_fisher_sums_free(&fisher);
     return status;
 }
 

@@ -33,6 +33,17 @@ static int64_t query_width(const decant_model_config *config)
     return (int64_t)config->heads * config->head_dimension;
 }
 
+static int64_t widest_input(const decant_job_shape *shape, int layer)
+{
+    int64_t widest = 0;
+    for (int i = 0; i < shape->family->linear_count; i++) {
+        decant_linear linear;
+        shape->family->linear(shape->config, layer, i, &linear);
+        widest = larger(widest, linear.columns);
+    }
+    return widest;
+}
+
 /* The widest pair of input and output channels of a block's linear layers: what the token form squares. */
 static int64_t widest_pair(const decant_job_shape *shape, int layer)
 {
@@ -46,17 +57,6 @@ static int64_t widest_pair(const decant_job_shape *shape, int layer)
 }
 
 /* ---- the CPU ---- */
-
-static int64_t widest_input(const decant_job_shape *shape, int layer)
-{
-    int64_t widest = 0;
-    for (int i = 0; i < shape->family->linear_count; i++) {
-        decant_linear linear;
-        shape->family->linear(shape->config, layer, i, &linear);
-        widest = larger(widest, linear.columns);
-    }
-    return widest;
-}
 
 /* kernels/cpu/linear.c: a block of the weight as F32 a thread, where the file has another type. */
 static int64_t cpu_linear(const decant_job_shape *shape)
@@ -175,6 +175,10 @@ static int64_t cuda_calibration(const decant_job_shape *shape, int layer)
 {
     int64_t rows = shape->micro_batch * shape->window;
     int64_t bytes = cuda_attention(shape, shape->window, shape->micro_batch, true);
+    if (shape->recipe.hessian_groups > 0) /* kernels/cuda/gram.cu: an input, scaled, and the scales */
+        bytes =
+            larger(bytes, round_up(decant_activation_bytes(shape) * rows * widest_input(shape, layer), 256) +
+                              round_up(4 * rows, 256));
     /* kernels/cuda/fisher.cu: both squares, or a tile of G */
     return larger(bytes, shape->form == DECANT_FISHER_TOKEN
                              ? decant_activation_bytes(shape) * rows * widest_pair(shape, layer)
@@ -200,14 +204,53 @@ static int64_t cuda_row_bytes(const decant_job_shape *shape, int64_t columns)
     return 28 * stride + 16 + boundaries + larger(sort, larger(exact, penalty));
 }
 
-static int64_t cuda_quantization(const decant_job_shape *shape, int64_t rows, int64_t columns)
+/* kernels/cuda/quantize_cuda.cu: batches of rows */
+static int64_t cuda_kmeans(const decant_job_shape *shape, int64_t rows, int64_t columns)
 {
-    if (!decant_recipe_has_levels(&shape->recipe))
-        return 24 * (rows + 1) + MIB; /* kernels/cuda/grid_encode.cu: figures of a row */
     const int64_t workspace = (int64_t)2 << 30;
     int64_t row = cuda_row_bytes(shape, columns), fitting = larger(1, workspace / row);
     int64_t batches = (rows + fitting - 1) / fitting;
     return (rows + batches - 1) / batches * row;
+}
+
+/* kernels/cuda/guided.cu: δ, codes, marks, the gradient of a panel, steps of a block and results of all rows;
+ * then codes as a matrix, parts of H, sums by level and the equations of the rows that are solved at once */
+static int64_t cuda_guided(const decant_job_shape *shape, int64_t rows, int64_t columns, int bits)
+{
+    const int64_t panel = 1024, block = 128, level_rows = 8192, result = 40, levels = (int64_t)1 << bits;
+    const int64_t groups = shape->recipe.hessian_groups;
+    int64_t most = larger(1, level_rows / levels), of_group = (rows + groups - 1) / groups;
+    int64_t batches = (of_group + most - 1) / most, at_once = (of_group + batches - 1) / batches;
+    const int64_t arrays[] = {4 * groups,
+                              4 * rows * columns,
+                              rows * columns,
+                              4 * rows * ((columns + 31) / 32),
+                              4 * rows * panel,
+                              4 * rows * block,
+                              result * rows,
+                              2 * at_once * levels * columns,
+                              2 * 3 * panel * columns,
+                              4 * at_once * levels * panel,
+                              8 * at_once * levels * levels,
+                              8 * at_once * levels,
+                              at_once * levels};
+    int64_t bytes = 0;
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        bytes += round_up(arrays[i], 256);
+    return bytes;
+}
+
+static int64_t cuda_quantization(const decant_job_shape *shape, int64_t rows, int64_t columns)
+{
+    if (!decant_recipe_has_levels(&shape->recipe))
+        return 24 * (rows + 1) + MIB; /* kernels/cuda/grid_encode.cu: figures of a row */
+    int64_t bytes = cuda_kmeans(shape, rows, columns);
+    for (int i = 0; i < shape->recipe.widths && shape->recipe.uses[DECANT_METHOD_GUIDED]; i++) {
+        const int bits = (int)shape->recipe.width[i];
+        if (bits >= DECANT_BITS_MINIMUM && bits <= DECANT_BITS_MAXIMUM)
+            bytes = larger(bytes, cuda_guided(shape, rows, columns, bits));
+    }
+    return bytes;
 }
 
 /* ---- both ---- */

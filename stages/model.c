@@ -196,16 +196,15 @@ done:
     return status;
 }
 
-/* Room between a projection and the embedding, for all rows, or the head, for one sequence. */
+/* Room between a projection and the embedding or the head. */
 static decant_status create_projected(decant_model_part *part, decant_error *err)
 {
     decant_end_tensor projection;
-    int64_t rows = decant_model_part_begins(part) ? part->sequences * part->tokens : part->tokens;
     part->family->end(part->config, DECANT_END_PROJECTION_IN, &projection);
     if (projection.rows == 0 || !(decant_model_part_begins(part) || decant_model_part_ends(part)))
         return DECANT_OK;
-    return decant_activation_create(part->backend, rows, projection.columns, "a projection", &part->projected,
-                                    err);
+    return decant_activation_create(part->backend, part->rows, projection.columns, "a projection",
+                                    &part->projected, err);
 }
 
 decant_status decant_model_part_outline(decant_backend *backend, const decant_model_config *config,
@@ -220,7 +219,8 @@ decant_status decant_model_part_outline(decant_backend *backend, const decant_mo
                                 .first_layer = first_layer,
                                 .layer_count = layer_count,
                                 .tokens = tokens,
-                                .sequences = sequences};
+                                .sequences = sequences,
+                                .rows = tokens * sequences};
     DECANT_TRY(decant_family_find(config, &part->family, err));
     if (config->position_rows > 0 && tokens > config->maximum_positions)
         DECANT_FAIL(err, DECANT_ERROR_INPUT,
@@ -244,6 +244,20 @@ done:
     if (status != DECANT_OK)
         decant_model_part_unload(part);
     return status;
+}
+
+decant_status decant_model_part_reshape(decant_model_part *part, int64_t tokens, int64_t sequences,
+                                        decant_error *err)
+{
+    assert(tokens * sequences <= part->rows);
+    if (part->tokens == tokens && part->sequences == sequences)
+        return DECANT_OK;
+    part->tokens = tokens;
+    part->sequences = sequences;
+    if (!part->cosines) /* a family without */
+        return DECANT_OK;
+    return decant_rotary_angles_fill(part->backend, part->config, tokens, sequences, part->cosines, part->sines,
+                                     err);
 }
 
 decant_status decant_model_part_begin(decant_backend *backend, const decant_model_config *config,

@@ -9,25 +9,17 @@
 #include "kernels/cpu/guided_levels.h"
 #include "kernels/cpu/product.h"
 #include "kernels/cpu/quantize.h"
+#include "kernels/guided_rows.h"
 
-#include <inttypes.h>
 #include <string.h>
 
 enum { ROW_TILE = 32, COLUMN_BLOCK = 64 };
-
-/* Sums in F32 may make an objective that stands still appear to rise by so much of itself. */
-static const double ROUNDING = 1e-4;
 
 typedef struct guided_job {
     decant_matrix weight;
     const decant_guided_search *search;
     decant_packed_matrix *packed;
 } guided_job;
-
-typedef struct row_result {
-    decant_matrix_error error;
-    double before, after; /* the objective, with λ */
-} row_result;
 
 /* Consecutive rows of one group, and what a thread works in. */
 typedef struct row_tile {
@@ -285,7 +277,7 @@ static bool sweep_codes(row_tile *tile, int bits)
 
 /* ---- end: what is stored, and its error ---- */
 
-static void store_row(const guided_job *job, row_tile *tile, int64_t r, row_result *result)
+static void store_row(const guided_job *job, row_tile *tile, int64_t r, decant_guided_row *result)
 {
     const int64_t n = tile->columns, words = (n + 31) / 32, row = tile->first + r;
     const decant_sparse_pattern *pattern = &job->packed->sparse;
@@ -311,7 +303,7 @@ static void store_row(const guided_job *job, row_tile *tile, int64_t r, row_resu
     }
 }
 
-static void guide_tile(const guided_job *job, row_tile *tile, row_result *results)
+static void guide_tile(const guided_job *job, row_tile *tile, decant_guided_row *results)
 {
     const decant_guided_search *search = job->search;
     double objective[ROW_TILE];
@@ -348,7 +340,7 @@ static float damping_of(const decant_guided_search *search, const float *hessian
 }
 
 static void guide_group(const guided_job *job, int threads, int group, char *memory, size_t slice_bytes,
-                        row_result *results)
+                        decant_guided_row *results)
 {
     const int64_t rows = job->weight.rows, n = job->weight.columns;
     const int64_t begin = decant_hessian_group_first(rows, job->search->groups, group);
@@ -368,24 +360,6 @@ static void guide_group(const guided_job *job, int threads, int group, char *mem
     }
 }
 
-/* Rows are added in their order. */
-static decant_status add_results(const row_result *results, int64_t rows, decant_matrix_error *error,
-                                 decant_error *err)
-{
-    *error = (decant_matrix_error){0, 0, 0};
-    for (int64_t row = 0; row < rows; row++) {
-        const row_result *result = &results[row];
-        if (!(result->after <= result->before * (1 + ROUNDING)))
-            return DECANT_ERROR(err, DECANT_ERROR_BUG,
-                                "guided quantization raised the objective of row %" PRId64 " from %g to %g",
-                                row, result->before, result->after);
-        error->weighted += result->error.weighted;
-        error->squared += result->error.squared;
-        error->norm += result->error.norm;
-    }
-    return DECANT_OK;
-}
-
 decant_status decant_cpu_guide(decant_backend *backend, decant_matrix weight,
                                const decant_guided_search *search, decant_packed_matrix *packed,
                                decant_matrix_error *error, decant_error *err)
@@ -398,11 +372,11 @@ decant_status decant_cpu_guide(decant_backend *backend, decant_matrix weight,
     if (weight.rows != packed->rows || weight.columns != packed->columns)
         DECANT_FAIL(err, DECANT_ERROR_BUG, "the packed matrix has another shape than the weight");
     const size_t slice_bytes = place_tile(&job, NULL, &unplaced);
-    const size_t result_bytes = round_up((size_t)weight.rows * sizeof(row_result));
+    const size_t result_bytes = round_up((size_t)weight.rows * sizeof(decant_guided_row));
     DECANT_TRY(decant_cpu_scratch(backend, result_bytes + (size_t)threads * slice_bytes, &memory, err));
     for (int group = 0; group < search->groups; group++)
         guide_group(&job, threads, group, (char *)memory + result_bytes, slice_bytes, memory);
-    DECANT_TRY(add_results(memory, weight.rows, error, err));
+    DECANT_TRY(decant_guided_add_rows(memory, weight.rows, error, err));
 done:
     return status;
 }

@@ -15,6 +15,7 @@ const decant_model_kernels decant_cpu_model_kernels = {
     .rotary = decant_cpu_rotary,
     .attention = decant_cpu_attention,
     .attention_backward = decant_cpu_attention_backward,
+    .attention_step = decant_cpu_attention_step,
     .silu_multiply = decant_cpu_silu_multiply,
     .silu_multiply_backward = decant_cpu_silu_multiply_backward,
     .relu = decant_cpu_relu,

@@ -10,6 +10,7 @@
  *   kmeans_lloyd.cu       clusters by k-means++ and Lloyd's iterations
  *   levels.cu             clusters to levels
  *   codes.cu              nearest levels: measuring and packing
+ *   guided*.cu            levels and codes under a Hessian; guided.cuh
  *
  * Each step issues its work on the backend's stream and does not wait for it. */
 #ifndef DECANT_KERNELS_CUDA_QUANTIZE_CUH
@@ -140,5 +141,8 @@ decant_status decant_cuda_measure(decant_backend *backend, decant_matrix weight,
                                   decant_matrix_error *error, decant_error *err);
 decant_status decant_cuda_encode(decant_backend *backend, decant_matrix weight, decant_packed_matrix *packed,
                                  decant_error *err);
+decant_status decant_cuda_guide(decant_backend *backend, decant_matrix weight,
+                                const decant_guided_search *search, decant_packed_matrix *packed,
+                                decant_matrix_error *error, decant_error *err);
 
 #endif

@@ -186,5 +186,5 @@ extern const decant_quantize_kernels decant_cuda_quantize_kernels = {
     .fit_levels = fit_levels,
     .measure = decant_cuda_measure,
     .encode = decant_cuda_encode,
-    .guide = nullptr,
+    .guide = decant_cuda_guide,
 };

@@ -165,12 +165,13 @@ static void streamed_bytes_are_those_summed_by_hand(void **state)
     assert_int_equal(memory.calibration.head, 2 * 2 * 6 * 8 + 2 * 6 * 32 + 4 * 6);
     assert_int_equal(memory.calibration.boundaries, 5 * 2 * 12 * 8);
     assert_int_equal(memory.calibration.kept, 12 * (2 * 132 + 4 * 6));
-    /* four boundaries of 4 · 6 rows wait; 88 rows of levels a block; tokens */
+    /* four boundaries of 4 · 6 rows wait, and half of one on its way to a checkpoint; 88 rows of levels a
+     * block; tokens */
     decant_rank_share idle = whole_model(false, true);
     idle.layers.count = 0;
     int64_t program = plan_one_rank(&shape, idle).at[DECANT_STAGE_CALIBRATE].host;
     assert_int_equal(memory.at[DECANT_STAGE_CALIBRATE].host - program,
-                     4 * 2 * 24 * 8 + 3 * 88 * 4 * 2 + 4 * 4 * 6);
+                     4 * 2 * 24 * 8 + 2 * 12 * 8 + 3 * 88 * 4 * 2 + 4 * 4 * 6);
     assert_int_equal(memory.at[DECANT_STAGE_CALIBRATE].scratch, 0);
     config.vocabulary_size = 3200; /* now the ends take more: the head with its norm */
     assert_int_equal(plan_one_rank(&shape, whole_model(false, true)).calibration.head,
@@ -290,6 +291,53 @@ static void planned_bytes_are_those_taken_on_the_cpu(void **state)
     check_model("opt_behind", DECANT_F32, 2, DECANT_FISHER_TOKEN, 0, true);
 }
 
+/* On the CPU, or the device of DECANT_TEST_DEVICE. */
+static void guided_takes_the_planned_working_space(void **state)
+{
+    enum {
+        MATRIX_ROWS = 300,
+        MATRIX_COLUMNS = 1100,
+        HESSIANS = 3,
+        CODE_BITS = 5,
+        PLANES = MATRIX_ROWS * CODE_BITS * 35
+    };
+    (void)state;
+    const bool on_cpu = strcmp(test_device(), "cpu") == 0;
+    decant_model_config config = small_config();
+    decant_job_shape shape = small_shape(&config);
+    shape.cuda = !on_cpu;
+    shape.threads = 2;
+    shape.recipe.uses[DECANT_METHOD_GUIDED] = true;
+    shape.recipe.hessian_groups = HESSIANS;
+    shape.recipe.width[0] = CODE_BITS;
+    decant_backend *backend;
+    decant_matrix_error error;
+    int64_t before, after, peak, unused;
+    REQUIRE(open_backend_named(test_device(), shape.threads, &backend, err));
+    device_array weight =
+        weight_array(backend, DECANT_PLACE_EXACT, DECANT_F32, MATRIX_ROWS, MATRIX_COLUMNS, 1, 5);
+    device_array hessian = float_array(backend, HESSIANS * MATRIX_COLUMNS, MATRIX_COLUMNS, 0, 6);
+    device_array levels = float_array(backend, MATRIX_ROWS, 1 << (CODE_BITS - 1), 0, 7); /* two F16 each */
+    device_array planes = float_array(backend, 1, PLANES, 0, 8);
+    const decant_guided_search search = {HESSIANS, hessian.matrix.data, 0.01, 1, 1};
+    decant_packed_matrix packed = {.rows = MATRIX_ROWS,
+                                   .columns = MATRIX_COLUMNS,
+                                   .bits = CODE_BITS,
+                                   .planes = planes.matrix.data,
+                                   .levels = levels.matrix.data};
+    backend->memory->usage(backend, &before, &peak, &unused);
+    const int64_t host_before = decant_memory_usage_now().bytes;
+    REQUIRE(backend->quantize->guide(backend, weight.matrix, &search, &packed, &error, err));
+    backend->memory->usage(backend, &after, &peak, &unused);
+    const int64_t taken = on_cpu ? decant_memory_usage_now().bytes - host_before : after - before;
+    assert_int_equal(taken, decant_quantization_working_bytes(&shape, MATRIX_ROWS, MATRIX_COLUMNS));
+    drop(backend, &weight);
+    drop(backend, &hessian);
+    drop(backend, &levels);
+    drop(backend, &planes);
+    decant_backend_destroy(&backend);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -299,6 +347,7 @@ int main(void)
         cmocka_unit_test(streamed_bytes_are_those_summed_by_hand),
         cmocka_unit_test(replicas_quantize_what_they_own),
         cmocka_unit_test(planned_bytes_are_those_taken_on_the_cpu),
+        cmocka_unit_test(guided_takes_the_planned_working_space),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -45,12 +45,12 @@ PY
   on 2 run --model "$model" --method higgs,rtn --bits 5 --sensitivity measured --sensitivity-sequences 2 --calibration "$tokens" \
     --text "$tokens" --output "$work/measured.h5" >/dev/null
 
-  # ---- 64 positions are learned: one more is refused
-  expect 3 'has learned 64 positions' on 1 "${run[@]}" --calibration "$work/row.npy" --window 65 --output "$work/long.h5"
-  expect 3 'has learned 64 positions' "$decant" plan --model "$model" --ranks 2 --window 65
-  expect 3 'has learned 64 positions' on 1 validate "$work/one.h5" --model "$model" --text "$work/row.npy" --validation-window 65
+  # ---- 96 positions are learned: one more is refused
+  expect 3 'has learned 96 positions' on 1 "${run[@]}" --calibration "$work/row.npy" --window 97 --output "$work/long.h5"
+  expect 3 'has learned 96 positions' "$decant" plan --model "$model" --ranks 2 --window 97
+  expect 3 'has learned 96 positions' on 1 validate "$work/one.h5" --model "$model" --text "$work/row.npy" --validation-window 97
   [[ ! -e $work/long.h5 ]] || fail "$name: a refused job left a file"
-  on 1 validate "$work/one.h5" --model "$model" --text "$work/row.npy" --validation-window 64 >/dev/null
+  on 1 validate "$work/one.h5" --model "$model" --text "$work/row.npy" --validation-window 96 >/dev/null
   rm "$work"/*
 done
 echo "opt: passed"

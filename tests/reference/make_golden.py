@@ -116,7 +116,7 @@ def opt_config(**values: Any) -> dict[str, Any]:
         "bos_token_id": 2,
         "dropout": 0.1,
         "eos_token_id": 2,
-        "max_position_embeddings": 64,
+        "max_position_embeddings": 96,
         "pad_token_id": 1,
     } | values
 
@@ -163,7 +163,7 @@ FAMILY_MODELS = (
         vocab_size=80, hidden_size=32, ffn_dim=48, num_hidden_layers=3, num_attention_heads=4, word_embed_proj_dim=32,
         do_layer_norm_before=True, torch_dtype="float16")),
     Model("opt_behind", seed=10, dtype=torch.float32, shards=1, config=opt_config(
-        vocab_size=72, hidden_size=36, ffn_dim=28, num_hidden_layers=2, num_attention_heads=3, word_embed_proj_dim=20,
+        vocab_size=80, hidden_size=36, ffn_dim=28, num_hidden_layers=2, num_attention_heads=3, word_embed_proj_dim=20,
         do_layer_norm_before=False, torch_dtype="float32")),
 )  # fmt: skip
 

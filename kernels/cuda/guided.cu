@@ -1,0 +1,168 @@
+/* Guided quantization of a matrix: levels in closed form and codes by cyclic coordinate descent, in turn, under
+ * H + λ of each row's group. Source: LNQ, algorithm 1 of arXiv 2505.07004. Here are the order of the steps, the
+ * workspace, and the products with H, which cuBLAS multiplies in F32: nearly all of the work. */
+#include "kernels/cuda/guided.cuh"
+#include "kernels/cuda/operations.h"
+
+extern "C" {
+#include "base/memory.h"
+}
+
+#include <climits>
+
+/* ---- products with H ---- */
+
+/* c [rows, n] = or += a [rows, k] times a part b of each group's H, which is symmetric; offset: of that part.
+ */
+static decant_status multiply_groups(decant_backend *backend, const decant_cuda_guided *g, const float *a,
+                                     int64_t a_stride, int64_t k, int64_t offset, float *c, int64_t n,
+                                     bool accumulate, decant_error *err)
+{
+    const int64_t columns = g->columns;
+    decant_cuda_product product = {
+        .n = n,
+        .k = k,
+        .element = DECANT_F32,
+        .a_stride = a_stride,
+        .b_stride = columns,
+        .accumulate = accumulate,
+        .c_element = DECANT_F32,
+        .c_stride = DECANT_GUIDED_PANEL,
+    };
+    if (g->rows % g->groups == 0) { /* groups of a size are one batch */
+        product.m = g->rows / g->groups;
+        product.a = a;
+        product.b = g->hessian + offset;
+        product.c = c;
+        product.batch = g->groups;
+        product.a_batch = product.m * a_stride;
+        product.b_batch = columns * columns;
+        product.c_batch = product.m * DECANT_GUIDED_PANEL;
+        return decant_cuda_multiply(backend, &product, "guide", err);
+    }
+    for (int group = 0; group < g->groups; group++) {
+        const int64_t first = decant_hessian_group_first(g->rows, g->groups, group);
+        product.m = decant_hessian_group_first(g->rows, g->groups, group + 1) - first;
+        product.a = a + first * a_stride;
+        product.b = g->hessian + group * columns * columns + offset;
+        product.c = c + first * DECANT_GUIDED_PANEL;
+        DECANT_RETURN_ON_FAILURE(decant_cuda_multiply(backend, &product, "guide", err));
+    }
+    return DECANT_OK;
+}
+
+decant_status decant_cuda_guided_gradient(decant_backend *backend, const decant_cuda_guided *g, int first,
+                                          int count, decant_error *err)
+{
+    return multiply_groups(backend, g, g->missing, g->columns, g->columns, first, g->gradient, count, false,
+                           err);
+}
+
+decant_status decant_cuda_guided_follow(decant_backend *backend, const decant_cuda_guided *g, int first, int at,
+                                        int count, int length, decant_error *err)
+{
+    const int64_t offset = (int64_t)(first - length) * g->columns + first;
+    return multiply_groups(backend, g, g->steps, DECANT_GUIDED_BLOCK, length, offset, g->gradient + at, count,
+                           true, err);
+}
+
+/* ---- the workspace ---- */
+
+static int larger(int a, int b)
+{
+    return a > b ? a : b;
+}
+
+/* Rows of a group whose equations are made at once: batches are about alike. */
+static int rows_at_once(const decant_cuda_guided *g)
+{
+    const int most = larger(1, DECANT_GUIDED_LEVEL_ROWS >> g->bits);
+    const int of_group = (g->rows + g->groups - 1) / g->groups;
+    const int batches = (of_group + most - 1) / most;
+    return (of_group + batches - 1) / batches;
+}
+
+static void place_workspace(decant_cuda_arena *arena, decant_cuda_guided *g)
+{
+    const size_t rows = (size_t)g->rows, all = rows * (size_t)g->columns, levels = (size_t)1 << g->bits;
+    const size_t at_once = (size_t)g->at_once, columns = (size_t)g->columns;
+    g->damping = (float *)decant_cuda_arena_take(arena, (size_t)g->groups * sizeof(float));
+    g->missing = (float *)decant_cuda_arena_take(arena, all * sizeof(float));
+    g->codes = (uint8_t *)decant_cuda_arena_take(arena, all);
+    g->marks = (uint32_t *)decant_cuda_arena_take(arena, rows * (size_t)g->words * sizeof(uint32_t));
+    g->gradient = (float *)decant_cuda_arena_take(arena, rows * DECANT_GUIDED_PANEL * sizeof(float));
+    g->steps = (float *)decant_cuda_arena_take(arena, rows * DECANT_GUIDED_BLOCK * sizeof(float));
+    g->results = (decant_guided_row *)decant_cuda_arena_take(arena, rows * sizeof(decant_guided_row));
+    g->one_hot = (__nv_bfloat16 *)decant_cuda_arena_take(arena, at_once * levels * columns * 2);
+    g->parts = (__nv_bfloat16 *)decant_cuda_arena_take(arena, (size_t)DECANT_GUIDED_PARTS *
+                                                                  DECANT_GUIDED_PANEL * columns * 2);
+    g->level_sums =
+        (float *)decant_cuda_arena_take(arena, at_once * levels * DECANT_GUIDED_PANEL * sizeof(float));
+    g->normal = (double *)decant_cuda_arena_take(arena, at_once * levels * levels * sizeof(double));
+    g->right = (double *)decant_cuda_arena_take(arena, at_once * levels * sizeof(double));
+    g->places = (uint8_t *)decant_cuda_arena_take(arena, at_once * levels);
+}
+
+/* ---- the operation ---- */
+
+static decant_status search_rows(decant_backend *backend, const decant_cuda_guided *g,
+                                 const decant_guided_search *search, decant_error *err)
+{
+    DECANT_RETURN_ON_FAILURE(decant_cuda_guided_begin(backend, g, search->damping, err));
+    DECANT_RETURN_ON_FAILURE(decant_cuda_guided_objective(backend, g, DECANT_GUIDED_BEFORE, err));
+    for (int round = 0; round < search->rounds; round++) {
+        DECANT_RETURN_ON_FAILURE(decant_cuda_guided_levels(backend, g, err));
+        for (int sweep = 0; sweep < search->sweeps; sweep++)
+            DECANT_RETURN_ON_FAILURE(decant_cuda_guided_sweep(backend, g, err));
+    }
+    DECANT_RETURN_ON_FAILURE(decant_cuda_guided_objective(backend, g, DECANT_GUIDED_AFTER, err));
+    DECANT_RETURN_ON_FAILURE(decant_cuda_guided_store(backend, g, err));
+    return decant_cuda_guided_objective(backend, g, DECANT_GUIDED_WEIGHTED, err);
+}
+
+/* Waits for the figures of the rows and adds them. */
+static decant_status finish(decant_backend *backend, const decant_cuda_guided *g, decant_matrix_error *error,
+                            decant_error *err)
+{
+    const size_t bytes = (size_t)g->rows * sizeof(decant_guided_row);
+    void *results;
+    DECANT_RETURN_ON_FAILURE(decant_memory_allocate(bytes, "figures of rows", &results, err));
+    decant_status status =
+        decant_cuda_receive(decant_cuda_context_of(backend), results, g->results, bytes, err);
+    if (status == DECANT_OK)
+        status = decant_guided_add_rows((const decant_guided_row *)results, g->rows, error, err);
+    decant_memory_free(results);
+    return status;
+}
+
+decant_status decant_cuda_guide(decant_backend *backend, decant_matrix weight,
+                                const decant_guided_search *search, decant_packed_matrix *packed,
+                                decant_matrix_error *error, decant_error *err)
+{
+    *error = decant_matrix_error{0, 0, 0};
+    if (weight.rows != packed->rows || weight.columns != packed->columns)
+        return DECANT_ERROR(err, DECANT_ERROR_BUG, "the packed matrix has another shape than the weight");
+    if (weight.columns > INT_MAX / 2 || weight.rows > INT_MAX >> packed->bits)
+        return DECANT_ERROR(err, DECANT_ERROR_BUG, "guide: %lld rows of %lld weights are too many",
+                            (long long)weight.rows, (long long)weight.columns);
+    if (weight.rows == 0 || weight.columns == 0)
+        return DECANT_OK;
+    decant_cuda_guided g = {};
+    g.weight = weight;
+    g.packed = *packed;
+    g.hessian = search->hessian;
+    g.rows = (int)weight.rows;
+    g.columns = (int)weight.columns;
+    g.groups = search->groups;
+    g.bits = packed->bits;
+    g.words = (g.columns + 31) / 32;
+    g.at_once = rows_at_once(&g);
+    decant_cuda_arena size = {NULL, 0}, arena = {NULL, 0};
+    void *memory;
+    place_workspace(&size, &g);
+    DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, size.used, &memory, err));
+    arena.memory = (char *)memory;
+    place_workspace(&arena, &g);
+    DECANT_RETURN_ON_FAILURE(search_rows(backend, &g, search, err));
+    return finish(backend, &g, error, err);
+}

@@ -1,0 +1,117 @@
+/* What the CUDA files on guided quantization share: the state of a matrix under search and the steps on it.
+ * Only the files named here include it.
+ *
+ *   guided.cu         the operation: the workspace, the order of the steps, products with H
+ *   guided_rows.cu    the beginning (nearest codes), objectives, and what is stored in the end
+ *   guided_levels.cu  the best levels under the codes of each row
+ *   guided_codes.cu   coordinate descent over the codes of a block of columns
+ *
+ * What is missing, δ = w − ŵ, is kept; the gradient δᵀ H is computed for a panel of columns as one product, and
+ * within the panel kept up to date block by block, by a product again, and within a block code by code. Each
+ * step issues its work on the backend's stream and does not wait for it. */
+#ifndef DECANT_KERNELS_CUDA_GUIDED_CUH
+#define DECANT_KERNELS_CUDA_GUIDED_CUH
+
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/quantize.cuh"
+#include "kernels/cuda/weight_bits.cuh"
+
+extern "C" {
+#include "kernels/guided_rows.h"
+}
+
+enum {
+    DECANT_GUIDED_BLOCK = 128,       /* columns whose codes are searched by one kernel */
+    DECANT_GUIDED_PANEL = 1024,      /* columns whose gradient is computed by one product; whole blocks */
+    DECANT_GUIDED_LEVEL_ROWS = 8192, /* rows times levels whose normal equations are made at once */
+    DECANT_GUIDED_PARTS = 3,         /* BF16 numbers that add up to an F32 one */
+};
+
+/* A matrix under search; device arrays of the backend's scratch where nothing else is said. */
+typedef struct decant_cuda_guided {
+    decant_matrix weight;
+    decant_packed_matrix packed;
+    const float *hessian; /* [groups, columns, columns] */
+    int rows, columns, groups, bits;
+    int words;                  /* ceil(columns / 32) */
+    float *damping;             /* λ, [groups] */
+    float *missing;             /* δ, [rows, columns]; 0 in the sparse part until the end */
+    uint8_t *codes;             /* [rows, columns] */
+    uint32_t *marks;            /* [rows, words] bit j % 32 of word j / 32: column j is in the sparse part */
+    float *gradient;            /* δᵀ H of a panel, [rows, DECANT_GUIDED_PANEL] */
+    float *steps;               /* what δ has changed by in a block, [rows, DECANT_GUIDED_BLOCK] */
+    decant_guided_row *results; /* [rows] */
+
+    /* normal equations of `at_once` rows */
+    int at_once;
+    __nv_bfloat16 *one_hot; /* P, [at_once · levels, columns] */
+    __nv_bfloat16 *parts;   /* of rows of H, [DECANT_GUIDED_PARTS, DECANT_GUIDED_PANEL, columns] */
+    float *level_sums;      /* Pᵀ H of a panel, [at_once · levels, DECANT_GUIDED_PANEL] */
+    double *normal;         /* [at_once, levels, levels] */
+    double *right;          /* [at_once, levels] */
+    uint8_t *places;        /* [at_once, levels] where each level has gone */
+} decant_cuda_guided;
+
+/* ---- guided.cu ---- */
+
+/* gradient[:, 0 … count) = δᵀ H of the columns [first, first + count), each row under its group's H. */
+decant_status decant_cuda_guided_gradient(decant_backend *backend, const decant_cuda_guided *g, int first,
+                                          int count, decant_error *err);
+
+/* Adds to the columns of the panel from `first` on, `at` their place in it, what the steps of the `length`
+ * columns before them change. */
+decant_status decant_cuda_guided_follow(decant_backend *backend, const decant_cuda_guided *g, int first, int at,
+                                        int count, int length, decant_error *err);
+
+/* ---- guided_rows.cu ---- */
+
+/* Fills damping, marks, codes and missing from the levels to start from. */
+decant_status decant_cuda_guided_begin(decant_backend *backend, const decant_cuda_guided *g, double damping,
+                                       decant_error *err);
+
+/* Which figure of a row's result an objective goes to. */
+typedef enum decant_guided_figure {
+    DECANT_GUIDED_BEFORE,
+    DECANT_GUIDED_AFTER,
+    DECANT_GUIDED_WEIGHTED, /* the only one without λ */
+} decant_guided_figure;
+decant_status decant_cuda_guided_objective(decant_backend *backend, const decant_cuda_guided *g,
+                                           decant_guided_figure figure, decant_error *err);
+
+/* Packs the codes, fills the sparse values, makes δ what the stored form misses, and measures it. */
+decant_status decant_cuda_guided_store(decant_backend *backend, const decant_cuda_guided *g, decant_error *err);
+
+/* ---- guided_levels.cu ---- */
+
+/* The best levels under the codes of every row, in ascending order; codes and δ follow. A row's levels stay
+ * where rounding them to F16 would raise its objective, or its equations have no solution. */
+decant_status decant_cuda_guided_levels(decant_backend *backend, const decant_cuda_guided *g,
+                                        decant_error *err);
+
+/* ---- guided_codes.cu ---- */
+
+/* Every code once, column after column. */
+decant_status decant_cuda_guided_sweep(decant_backend *backend, const decant_cuda_guided *g, decant_error *err);
+
+/* ---- device code of several of these files ---- */
+
+static __device__ __forceinline__ float decant_guided_level(const uint16_t *levels, int code)
+{
+    return __half2float(__ushort_as_half(levels[code]));
+}
+
+/* A value above this one has a higher code than `code`: thresholds counted or found by halving give the lowest
+ * code among equal levels, and the lower of two levels as near. Rounded down, so that floats are divided as by
+ * the exact middle. */
+static __device__ __forceinline__ float decant_guided_threshold(const uint16_t *levels, int count, int code)
+{
+    const float level = decant_guided_level(levels, code);
+    int next = code + 1;
+    while (next < count && decant_guided_level(levels, next) == level)
+        next++;
+    if (next >= count)
+        return INFINITY;
+    return __double2float_rd(0.5 * ((double)level + (double)decant_guided_level(levels, next)));
+}
+
+#endif

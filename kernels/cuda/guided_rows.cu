@@ -1,0 +1,194 @@
+/* Guided quantization, row by row: the nearest codes to begin with, the objective, and in the end what is
+ * stored and its error. Knows nothing of the search. */
+#include "kernels/cuda/guided.cuh"
+#include "kernels/cuda/row_pattern.cuh"
+
+enum {
+    THREADS = 256,
+    WARPS = THREADS / DECANT_WARP,
+    MOST_LEVELS = 1 << DECANT_BITS_MAXIMUM,
+    MARK_WORDS = 512, /* of the pattern, marked at once */
+};
+
+/* ---- beginning ---- */
+
+/* A block a group: λ = damping · mean of the diagonal of H. */
+static __global__ void __launch_bounds__(THREADS) damping_kernel(decant_cuda_guided g, double damping)
+{
+    __shared__ double parts[WARPS];
+    const int64_t n = g.columns;
+    const float *hessian = g.hessian + blockIdx.x * n * n;
+    double sum = 0;
+    for (int64_t i = threadIdx.x; i < n; i += THREADS)
+        sum += hessian[i * n + i];
+    sum = decant_block_sum(sum, parts);
+    if (threadIdx.x == 0)
+        g.damping[blockIdx.x] = (float)(damping * sum / (double)n);
+}
+
+/* A block a row: the pattern as bits. */
+static __global__ void __launch_bounds__(THREADS) mark_kernel(decant_cuda_guided g, decant_cuda_rows rows)
+{
+    __shared__ uint32_t marks[MARK_WORDS];
+    const int64_t row = blockIdx.x;
+    for (int first = 0; first < g.words; first += MARK_WORDS) {
+        const int count = min(MARK_WORDS, g.words - first);
+        mark_pattern(rows, row, (uint32_t)first * 32, marks, MARK_WORDS);
+        for (int i = (int)threadIdx.x; i < count; i += THREADS)
+            g.marks[row * g.words + first + i] = marks[i];
+    }
+}
+
+/* A block a row: codes of the nearest levels, the lower of two as near; δ. */
+static __global__ void __launch_bounds__(THREADS) nearest_kernel(decant_cuda_guided g)
+{
+    __shared__ float thresholds[MOST_LEVELS], values[MOST_LEVELS];
+    const int64_t row = blockIdx.x, n = g.columns;
+    const int count = 1 << g.bits;
+    const uint16_t *levels = g.packed.levels + (row << g.bits);
+    for (int i = (int)threadIdx.x; i < count; i += THREADS) {
+        thresholds[i] = decant_guided_threshold(levels, count, i);
+        values[i] = decant_guided_level(levels, i);
+    }
+    __syncthreads();
+    for (int64_t j = threadIdx.x; j < n; j += THREADS) {
+        const float weight = weight_at(g.weight.data, g.weight.element, row * n + j);
+        int code = 0;
+        for (int half = count >> 1; half > 0; half >>= 1)
+            if (weight > thresholds[code + half - 1])
+                code += half;
+        const bool sparse = g.marks[row * g.words + j / 32] >> j % 32 & 1;
+        g.codes[row * n + j] = (uint8_t)code;
+        g.missing[row * n + j] = sparse ? 0 : weight - values[code];
+    }
+}
+
+decant_status decant_cuda_guided_begin(decant_backend *backend, const decant_cuda_guided *g, double damping,
+                                       decant_error *err)
+{
+    const cudaStream_t stream = decant_cuda_of(backend)->stream;
+    const unsigned rows = (unsigned)g->rows;
+    const decant_cuda_rows pattern = decant_cuda_rows_of(g->weight, NULL, &g->packed.sparse, 0, g->rows);
+    damping_kernel<<<(unsigned)g->groups, THREADS, 0, stream>>>(*g, damping);
+    DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, damping", err));
+    mark_kernel<<<rows, THREADS, 0, stream>>>(*g, pattern);
+    DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, marks", err));
+    nearest_kernel<<<rows, THREADS, 0, stream>>>(*g);
+    DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, nearest codes", err));
+    return decant_cuda_check(
+        cudaMemsetAsync(g->results, 0, (size_t)g->rows * sizeof(decant_guided_row), stream), "guide", err);
+}
+
+/* ---- the objective ---- */
+
+static __device__ double *figure_of(decant_guided_row *result, decant_guided_figure figure)
+{
+    return figure == DECANT_GUIDED_BEFORE  ? &result->before
+           : figure == DECANT_GUIDED_AFTER ? &result->after
+                                           : &result->error.weighted;
+}
+
+static __device__ int group_of(const decant_cuda_guided &g, int64_t row)
+{
+    int group = (int)(row * g.groups / g.rows); /* the group itself, or the one before */
+    if (group + 1 < g.groups && (int64_t)g.rows * (group + 1) / g.groups <= row)
+        group++;
+    return group;
+}
+
+/* A warp a row: adds the part of the columns [first, first + count). */
+static __global__ void __launch_bounds__(THREADS)
+    objective_kernel(decant_cuda_guided g, decant_guided_figure figure, int first, int count)
+{
+    const int lane = (int)threadIdx.x % DECANT_WARP;
+    const int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / DECANT_WARP;
+    if (row >= g.rows)
+        return;
+    const double damping = figure == DECANT_GUIDED_WEIGHTED ? 0 : (double)g.damping[group_of(g, row)];
+    const float *missing = g.missing + row * g.columns + first;
+    const float *gradient = g.gradient + row * DECANT_GUIDED_PANEL;
+    double sum = 0;
+    for (int j = lane; j < count; j += DECANT_WARP) {
+        const double delta = missing[j];
+        sum += delta * (gradient[j] + damping * delta);
+    }
+    sum = decant_warp_sum(sum);
+    if (lane == 0)
+        *figure_of(&g.results[row], figure) += sum;
+}
+
+decant_status decant_cuda_guided_objective(decant_backend *backend, const decant_cuda_guided *g,
+                                           decant_guided_figure figure, decant_error *err)
+{
+    const unsigned blocks = (unsigned)((g->rows + WARPS - 1) / WARPS);
+    for (int first = 0; first < g->columns; first += DECANT_GUIDED_PANEL) {
+        const int left = g->columns - first, count = left < DECANT_GUIDED_PANEL ? left : DECANT_GUIDED_PANEL;
+        DECANT_RETURN_ON_FAILURE(decant_cuda_guided_gradient(backend, g, first, count, err));
+        objective_kernel<<<blocks, THREADS, 0, decant_cuda_of(backend)->stream>>>(*g, figure, first, count);
+        DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, objective", err));
+    }
+    return DECANT_OK;
+}
+
+/* ---- what is stored ---- */
+
+static __device__ void pack_codes(const decant_cuda_guided &g, int64_t row)
+{
+    const int lane = (int)threadIdx.x % DECANT_WARP, warp = (int)threadIdx.x / DECANT_WARP;
+    uint32_t *planes = g.packed.planes + row * g.bits * g.words;
+    for (int word = warp; word < g.words; word += WARPS) {
+        const int column = word * 32 + lane;
+        const int code = column < g.columns ? g.codes[row * g.columns + column] : 0;
+        uint32_t mine = 0; /* lane b keeps the word of plane b */
+        for (int b = 0; b < g.bits; b++) {
+            const uint32_t plane = __ballot_sync(DECANT_ALL_LANES, code >> b & 1);
+            if (lane == b)
+                mine = plane;
+        }
+        if (lane < g.bits)
+            planes[(int64_t)lane * g.words + word] = mine;
+    }
+}
+
+static __device__ void store_sparse(const decant_cuda_guided &g, int64_t row)
+{
+    const decant_sparse_pattern &pattern = g.packed.sparse;
+    const uint16_t *levels = g.packed.levels + (row << g.bits);
+    for (uint32_t i = pattern.row_offsets[row] + threadIdx.x; i < pattern.row_offsets[row + 1]; i += THREADS) {
+        const int64_t at = row * g.columns + pattern.columns[i];
+        const double weight = weight_at(g.weight.data, g.weight.element, at);
+        const double miss = weight - (double)decant_guided_level(levels, g.codes[at]);
+        const uint16_t value = finite_f16(miss);
+        g.packed.sparse_values[i] = value;
+        g.missing[at] = (float)(miss - (double)__half2float(__ushort_as_half(value)));
+    }
+}
+
+/* A block a row. */
+static __global__ void __launch_bounds__(THREADS) store_kernel(decant_cuda_guided g)
+{
+    __shared__ double parts[WARPS];
+    const int64_t row = blockIdx.x, n = g.columns;
+    pack_codes(g, row);
+    if (g.packed.sparse.count > 0)
+        store_sparse(g, row);
+    __syncthreads(); /* δ of the sparse part is there */
+    double squared = 0, norm = 0;
+    for (int64_t at = row * n + threadIdx.x; at < (row + 1) * n; at += THREADS) {
+        const double weight = weight_at(g.weight.data, g.weight.element, at), delta = g.missing[at];
+        squared += delta * delta;
+        norm += weight * weight;
+    }
+    squared = decant_block_sum(squared, parts);
+    norm = decant_block_sum(norm, parts);
+    if (threadIdx.x == 0) {
+        g.results[row].error.squared = squared;
+        g.results[row].error.norm = norm;
+    }
+}
+
+decant_status decant_cuda_guided_store(decant_backend *backend, const decant_cuda_guided *g, decant_error *err)
+{
+    store_kernel<<<(unsigned)g->rows, THREADS, 0, decant_cuda_of(backend)->stream>>>(*g);
+    return decant_cuda_launched(backend, "guide, storing", err);
+}
