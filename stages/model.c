@@ -222,10 +222,6 @@ decant_status decant_model_part_outline(decant_backend *backend, const decant_mo
                                 .sequences = sequences,
                                 .rows = tokens * sequences};
     DECANT_TRY(decant_family_find(config, &part->family, err));
-    if (config->position_rows > 0 && tokens > config->maximum_positions)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT,
-                    "sequences of %lld tokens, but the model has learned %lld positions", (long long)tokens,
-                    (long long)config->maximum_positions);
     DECANT_TRY(
         decant_memory_allocate((size_t)layer_count * sizeof *part->blocks, "the list of layers", &blocks, err));
     part->blocks = blocks;
@@ -390,11 +386,16 @@ int64_t decant_model_part_weight_bytes(const decant_model_part *part)
 
 /* ---- the model's ends ---- */
 
-/* The rows of learned positions that a sequence of `tokens` tokens takes. */
-static decant_matrix positions_of(const decant_model_part *part, int64_t tokens)
+/* Adds the rows of learned positions that each of the sequences takes. */
+static decant_status add_positions(const decant_model_part *part, decant_matrix x, decant_error *err)
 {
-    int64_t before_first = part->positions.rows - part->config->maximum_positions;
-    return decant_matrix_rows(part->positions, before_first + part->first_position, tokens);
+    int64_t tokens = x.rows / decant_model_part_sequences(part, x.rows);
+    int64_t learned = part->config->maximum_positions, first = part->first_position;
+    if (first + tokens > learned) /* whoever takes sequences in checks their length */
+        return DECANT_ERROR(err, DECANT_ERROR_BUG, "a sequence of %lld tokens, but there are %lld positions",
+                            (long long)(first + tokens), (long long)learned);
+    decant_matrix rows = decant_matrix_rows(part->positions, part->positions.rows - learned + first, tokens);
+    return part->backend->model->add_bias(part->backend, x, rows, err);
 }
 
 decant_status decant_model_embed(const decant_model_part *part, const int32_t *tokens, decant_matrix x,
@@ -409,8 +410,7 @@ decant_status decant_model_embed(const decant_model_part *part, const int32_t *t
     if (projects)
         DECANT_TRY(model->linear(backend, embedded, part->projection_in, false, x, err));
     if (part->positions.data)
-        DECANT_TRY(model->add_bias(
-            backend, x, positions_of(part, x.rows / decant_model_part_sequences(part, x.rows)), err));
+        DECANT_TRY(add_positions(part, x, err));
 done:
     return status;
 }
