@@ -3,10 +3,15 @@
 #include "io/container_writer.h"
 
 #include "base/memory.h"
+#include "io/patience.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
+
+/* For opening a file together, which takes milliseconds, or some seconds where many do it at once. */
+static const double PATIENCE_S = 60;
 
 decant_status decant_writer_close_data(decant_container_writer *writer, decant_error *err)
 {
@@ -42,9 +47,11 @@ static decant_status prepare_to_open(decant_container_writer *writer, hid_t *acc
         H5Pset_fapl_mpio(*access_list, writer->ranks->communicator, MPI_INFO_NULL) < 0)
         return decant_hdf5_fail(err, DECANT_ERROR_DISK, __FILE__, __LINE__, "%s: cannot be opened",
                                 writer->file.partial);
-    if (access(writer->file.partial, R_OK | W_OK) != 0)
+    int descriptor = open(writer->file.partial, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    if (descriptor < 0)
         return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be opened: %s", writer->file.partial,
                             strerror(errno));
+    close(descriptor);
     return DECANT_OK;
 }
 
@@ -52,13 +59,19 @@ static decant_status prepare_to_open(decant_container_writer *writer, hid_t *acc
 static decant_status open_together(decant_container_writer *writer, decant_error *err)
 {
     decant_status status = DECANT_OK;
+    decant_patience patience;
     hid_t access_list;
     DECANT_TRY(decant_ranks_agree(writer->ranks, prepare_to_open(writer, &access_list, err), err));
+    /* Open MPI's ranks wait for each other for ever when one of them cannot open the file; rank 0 is the first
+     * to lose its patience, so that one line tells it. */
+    decant_patience_begin(&patience, writer->ranks->rank == 0 ? PATIENCE_S : 1.5 * PATIENCE_S,
+                          writer->ranks->rank, writer->file.partial);
     writer->data = H5Fopen(writer->file.partial, H5F_ACC_RDWR, access_list);
     if (writer->data < 0)
         status = decant_hdf5_fail(err, DECANT_ERROR_DISK, __FILE__, __LINE__, "%s: cannot be opened",
                                   writer->file.partial);
     status = decant_ranks_agree(writer->ranks, status, err);
+    decant_patience_end(&patience);
     if (status != DECANT_OK && writer->data >= 0) {
         /* Open here and not everywhere: closing would wait for the other ranks for ever. */
         unlink(writer->file.partial);

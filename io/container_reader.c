@@ -85,11 +85,6 @@ const char *decant_container_path(const decant_container *container)
 
 /* ---- find things ---- */
 
-void decant_container_check_reads(decant_container *container)
-{
-    container->checks_reads = true;
-}
-
 bool decant_container_has(const decant_container *container, const char *path)
 {
     char prefix[DECANT_CONTAINER_PATH_BYTES];
@@ -264,9 +259,7 @@ decant_status decant_container_read(const decant_container *container, const cha
                     container->path, path);
     DECANT_TRY(transfer(container, path, &opened, 0, opened.elements, data, err));
     size_t size_bytes = (size_t)opened.elements * decant_stored_bytes(type);
-    if (container->checks_reads)
-        DECANT_TRY(
-            decant_container_compare_checksum(container, path, decant_checksum(0, data, size_bytes), err));
+    DECANT_TRY(decant_container_compare_checksum(container, path, decant_checksum(0, data, size_bytes), err));
 done:
     close_dataset(&opened);
     return status;

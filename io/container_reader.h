@@ -9,7 +9,6 @@ struct decant_container {
     hid_t file;
     char *path;          /* owned */
     uint64_t size_bytes; /* of the file */
-    bool checks_reads;
 };
 
 /* Opens the dataset or group at a path that leads over hard links alone; closed with H5Oclose.

@@ -163,7 +163,7 @@ decant_status decant_container_check_seal(const char *path, decant_error *err)
     decant_mapped_file file;
     decant_status status = decant_mapped_file_open(path, &file, err);
     if (status == DECANT_OK)
-        status = check(&file, path, err);
+        status = decant_mapped_file_check(&file, path, check(&file, path, err), err);
     decant_mapped_file_close(&file);
     return status;
 }

@@ -250,10 +250,12 @@ static decant_status write_part(decant_container_writer *writer, int id, int64_t
                     target->path);
     DECANT_TRY(open_target(writer, id, err));
     snprintf(what, sizeof what, "%s: dataset %s cannot be written", writer->file.partial, target->path);
-    DECANT_TRY(decant_hdf5_transfer(writer->target, DECANT_HDF5_WRITE, target->type, &target->shape, first,
-                                    count, (void *)(uintptr_t)data, DECANT_ERROR_DISK, what, err));
+    /* The checksum first: it touches data of a mapped file that may not be readable, which a write would take
+     * for a fault of its own. */
     DECANT_TRY(decant_part_list_add(&writer->parts, id, first, count, data,
                                     (size_t)count * decant_stored_bytes(target->type), err));
+    DECANT_TRY(decant_hdf5_transfer(writer->target, DECANT_HDF5_WRITE, target->type, &target->shape, first,
+                                    count, (void *)(uintptr_t)data, DECANT_ERROR_DISK, what, err));
     keep_disk_busy(writer, (size_t)count * decant_stored_bytes(target->type));
 done:
     return status;

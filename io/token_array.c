@@ -258,6 +258,7 @@ decant_status decant_token_array_read(const char *path, int64_t window_length, i
     DECANT_TRY(copy_tokens(file.data + data_offset, element_bytes, vocabulary_size, path, array, err));
     array->checksum = decant_checksum(0, array->tokens, size_bytes);
 done:
+    status = decant_mapped_file_check(&file, path, status, err);
     decant_mapped_file_close(&file);
     if (status != DECANT_OK)
         decant_token_array_free(array);

@@ -114,6 +114,8 @@ decant_status decant_job_calibrate(decant_job *job, const decant_token_array *to
         run_resident(&run, &order);
     else
         decant_checkpoint_rounds_attend(&order.rounds, 0);
+    decant_error unread;
+    decant_standing_note(&run.standing, decant_safetensors_check(job->model, &unread), &unread);
     *err = run.standing.error;
     DECANT_TRY(decant_ranks_agree(job->ranks, run.standing.failed, err));
     *origin = (decant_statistics_origin){

@@ -79,6 +79,8 @@ void decant_calibration_run_receive(decant_calibration_run *run, decant_channel 
 void decant_calibration_run_send(decant_calibration_run *run, decant_channel *channel, decant_matrix matrix)
 {
     decant_error error;
+    /* On the way too: sums of weights that cannot be read must get into no checkpoint. */
+    decant_standing_note(&run->standing, decant_safetensors_check(run->job->model, &error), &error);
     if (channel)
         decant_standing_note(
             &run->standing,

@@ -6,6 +6,7 @@
 #include "io/mapped_file.h"
 #include "io/partial_folder.h"
 #include "pipeline/exported_tensors.h"
+#include "stages/model_check.h"
 #include "stages/quantize.h"
 #include "stages/source.h"
 
@@ -244,7 +245,8 @@ static decant_status open_container(export_job *job, decant_error *err)
     DECANT_TRY(decant_container_get_text(job->container, "/", "kind", kind, sizeof kind, err));
     if (strcmp(kind, "model") != 0)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s holds %s, not a model", job->options->container, kind);
-    decant_container_check_reads(job->container);
+    DECANT_TRY(decant_container_verify(job->container, NULL, NULL, err));
+    DECANT_TRY(decant_model_check_shapes(job->container, err));
     DECANT_TRY(decant_container_source_create(job->container, &job->source, err));
     job->weights = decant_source_of_container(job->source);
     DECANT_TRY(decant_backend_create_cpu(job->options->threads, &job->backend, err));

@@ -20,6 +20,8 @@ static decant_status sum_model(const char *path, const decant_model_config *conf
         if (status == DECANT_OK)
             *checksum = decant_model_checksum_extend(*checksum, decant_linear_weight_checksum(&weight));
     }
+    if (status == DECANT_OK)
+        status = decant_safetensors_check(model, err);
     decant_safetensors_close(&model);
     return status;
 }

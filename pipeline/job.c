@@ -218,12 +218,24 @@ done:
     return status;
 }
 
+/* A container that is damaged is not validated, wherever the damage is. */
+static decant_status verify_together(decant_job *job, decant_error *err)
+{
+    decant_container *container = NULL;
+    decant_status status = decant_container_open(job->options->container, &container, err);
+    if (status == DECANT_OK)
+        status = decant_container_verify_share(container, job->ranks->rank, job->ranks->size, err);
+    decant_container_close(&container);
+    return decant_ranks_agree(job->ranks, status, err);
+}
+
 static decant_status run_validation(decant_job *job, decant_error *err)
 {
     decant_validation_inputs inputs = {0};
     decant_validation_result result;
     decant_question_result questions = {0};
     decant_status status;
+    DECANT_TRY(verify_together(job, err));
     DECANT_TRY(decant_job_read_inputs(job, &inputs, err));
     double start_s = decant_clock_s();
     DECANT_TRY(decant_job_validate(job, job->options->container, &inputs, &result, &questions, err));

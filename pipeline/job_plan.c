@@ -105,6 +105,7 @@ decant_status decant_job_plan(decant_job *job, const decant_token_array *calibra
 {
     decant_plan_request request = request_of(job, calibration, job->text);
     decant_status status;
+    request.shape.calibrates = calibration != NULL; /* else there are statistics already, or none are needed */
     DECANT_TRY(agree_on_memory(job, &request, err));
     DECANT_TRY(decant_ranks_agree(job->ranks, choose(job, &request, err), err));
     log_plan(job);

@@ -36,6 +36,8 @@ decant_status decant_job_fingerprint_model(decant_job *job, decant_error *err)
                                         (void **)&job->weight_checksums, err);
     if (status == DECANT_OK)
         status = sum_own_matrices(job, checksums, err);
+    if (status == DECANT_OK)
+        status = decant_safetensors_check(job->model, err);
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
     DECANT_TRY(decant_ranks_sum(job->ranks, checksums, count, err));
     job->model_checksum = 0;

@@ -321,6 +321,8 @@ decant_status decant_paired_models_pass(decant_paired_models *models, const deca
     if (is_active)
         (models->streamed ? stream_layers : stream_passages)(&run);
     decant_channels_flush(&run.channels);
+    decant_error unread;
+    decant_standing_note(&run.standing, decant_safetensors_check(job->model, &unread), &unread);
     *err = run.standing.error;
     DECANT_TRY(decant_ranks_agree(job->ranks, run.standing.failed, err));
 done:

@@ -265,6 +265,11 @@ static decant_status quantize_share(decant_job *job, decant_fisher_sums *fisher,
         status = quantize_blocks(job, recipe, fisher, 0, blocks, false, share, err);
     for (int64_t i = 0; i < share->count && status == DECANT_OK; i++)
         share->rows[i].matrix = share->matrices[i];
+    decant_error unread;
+    if (decant_safetensors_check(job->model, &unread) != DECANT_OK) { /* what else failed came of it */
+        *err = unread;
+        return unread.status;
+    }
     return status;
 }
 

@@ -200,7 +200,6 @@ static decant_status open_container(decant_job *job, const decant_statistics_ori
                                       (void **)&reuse->rows, err));
     DECANT_TRY(decant_container_open(path, &reuse->container, err));
     DECANT_TRY(decant_container_plan_read(reuse->container, path, &reuse->plan, err));
-    decant_container_check_reads(reuse->container);
     if (is_same_job(job, reuse, origin))
         for (int64_t i = 0; i < reuse->layers; i++)
             DECANT_TRY(compare_matrix(job, &recipe, reuse, i, err));

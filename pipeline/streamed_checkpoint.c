@@ -321,7 +321,6 @@ static decant_status restore_activations(decant_streamed_checkpoint *checkpoint,
         return DECANT_OK;
     decant_work_directory_name_file(&job->work, kind, number, path);
     DECANT_TRY(decant_container_open(path, &file, err));
-    decant_container_check_reads(file);
     if (place >= 0)
         DECANT_TRY(read_activations(checkpoint, file, place, err));
     if (reads_losses)
@@ -344,7 +343,6 @@ static decant_status restore_layer(decant_streamed_checkpoint *checkpoint, int l
         return DECANT_OK;
     decant_work_directory_name_file(&job->work, DECANT_WORK_LAYER, layer, path);
     DECANT_TRY(decant_container_open(path, &file, err));
-    decant_container_check_reads(file);
     DECANT_TRY(sink->read(sink->context, file, checkpoint->run->fisher, block, err));
 done:
     decant_container_close(&file);

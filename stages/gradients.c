@@ -35,6 +35,7 @@ decant_status decant_gradients_read(const decant_safetensors *gradients, const d
     decant_status status;
     DECANT_TRY(decant_linear_weight_find(gradients, linear, &found, err));
     decant_elements_to_f32(found.host.element, found.host.data, linear->rows * linear->columns, sums);
+    DECANT_TRY(decant_safetensors_check(gradients, err));
     DECANT_TRY(
         check_sums(decant_safetensors_find(gradients, found.tensor)->file, found.tensor, linear, sums, err));
     *checksum = decant_checksum(*checksum, found.host.data, decant_matrix_bytes(found.host));

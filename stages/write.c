@@ -342,6 +342,7 @@ static decant_status write_share(decant_container_writer *writer, const decant_c
     DECANT_TRY(write_layers(writer, contents, ids, err));
     DECANT_TRY(copy_layers(writer, contents, ids, err));
     DECANT_TRY(write_tensors(writer, contents, ids, ranks, err));
+    DECANT_TRY(decant_safetensors_check(contents->model, err));
     if (ranks->rank == 0)
         DECANT_TRY(write_tables(writer, contents, ids, names, name_bytes, err));
 done:
