@@ -1,6 +1,9 @@
-/* Attention of one query over keys and values that were kept from earlier tokens. The keys are cut into pieces,
- * so that a single sequence keeps the device busy: a block takes one piece of one head, and a second kernel
- * puts the pieces of a head together, in their order. Source: Dao et al., "Flash-Decoding" (2023). */
+/* Attention of one more token over keys and values that were kept. Where the token stands is known on the
+ * device alone, so that the same launches serve every token of a recording.
+ *
+ * The keys that it sees are cut into pieces, so that a single sequence keeps the device busy: a block takes one
+ * piece of one head, blocks of pieces that are not there yet leave at once, and a second kernel puts the pieces
+ * of a head together, in their order. Source: Dao et al., "Flash-Decoding" (2023). */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
 
@@ -11,19 +14,42 @@ enum { THREADS = 128, WARPS = THREADS / DECANT_WARP, PIECE = 64 };
 /* Of a piece: its largest score, the sum of e^(score − largest), and Σ e^(score − largest) v. */
 enum { MAXIMUM, SUM, WEIGHTED };
 
+/* The keys that a token sees: [first, first + count). window 0: all up to it. */
+struct seen_keys {
+    int first, count;
+    __device__ seen_keys(int position, int window)
+        : first(window > 0 && position >= window ? position - window + 1 : 0), count(position + 1 - first)
+    {
+    }
+};
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    keep_kernel(const T *k, const T *v, int columns, const int32_t *position, T *keys, T *values)
+{
+    const int column = blockIdx.x * THREADS + threadIdx.x;
+    const int64_t row = (int64_t)*position * columns;
+    if (column >= columns)
+        return;
+    keys[row + column] = k[column];
+    values[row + column] = v[column];
+}
+
 /* Every piece of a head has WEIGHTED + dimension floats of `pieces` [heads, gridDim.y]. */
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-    attention_piece_kernel(const T *q, const T *keys, const T *values, int64_t key_count, int group,
-                           int dimension, int stride, float scale, float *pieces)
+    attention_piece_kernel(const T *q, const T *keys, const T *values, const int32_t *position, int window,
+                           int group, int dimension, int stride, float scale, float *pieces)
 {
     extern __shared__ float query[]; /* [dimension] */
     __shared__ float scores[PIECE], parts[WARPS];
     const int head = blockIdx.x, lane = threadIdx.x % DECANT_WARP;
-    const int64_t first = (int64_t)blockIdx.y * PIECE;
-    const int count = (int)min((int64_t)PIECE, key_count - first);
-    const T *own_keys = keys + first * stride + head / group * dimension;
-    const T *own_values = values + first * stride + head / group * dimension;
+    const seen_keys seen(*position, window);
+    const int before = blockIdx.y * PIECE, count = min(PIECE, seen.count - before);
+    if (count <= 0)
+        return;
+    const int64_t offset = (int64_t)(seen.first + before) * stride + head / group * dimension;
+    const T *own_keys = keys + offset, *own_values = values + offset;
     float *piece = pieces + ((int64_t)head * gridDim.y + blockIdx.y) * (WEIGHTED + dimension);
     for (int i = threadIdx.x; i < dimension; i += THREADS)
         query[i] = decant_to_float(q[(int64_t)head * dimension + i]) * scale;
@@ -57,12 +83,16 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
+/* `room`: pieces of a head that there is memory for. */
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-    attention_join_kernel(const float *pieces, int piece_count, int dimension, T *y)
+    attention_join_kernel(const float *pieces, int room, const int32_t *position, int window, int dimension,
+                          T *y)
 {
+    const seen_keys seen(*position, window);
+    const int piece_count = (seen.count + PIECE - 1) / PIECE;
     const int64_t piece_floats = WEIGHTED + dimension;
-    const float *own = pieces + (int64_t)blockIdx.x * piece_count * piece_floats;
+    const float *own = pieces + (int64_t)blockIdx.x * room * piece_floats;
     float maximum = -INFINITY, sum = 0;
     for (int i = 0; i < piece_count; i++)
         maximum = fmaxf(maximum, own[i * piece_floats + MAXIMUM]);
@@ -78,26 +108,31 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 decant_status decant_cuda_attention_step(decant_backend *backend, const decant_attention_shape *shape,
-                                         decant_matrix q, decant_matrix keys, decant_matrix values,
-                                         decant_matrix y, decant_error *err)
+                                         decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix keys,
+                                         decant_matrix values, const int32_t *position, decant_matrix y,
+                                         decant_error *err)
 {
     cudaStream_t stream = decant_cuda_of(backend)->stream;
     const int dimension = shape->head_dimension, group = shape->heads / shape->key_value_heads;
-    const int piece_count = (int)((keys.rows + PIECE - 1) / PIECE);
+    const int window = (int)shape->window, columns = (int)k.columns;
+    const int64_t most_keys = window > 0 && window < keys.rows ? window : keys.rows;
+    const int room = (int)((most_keys + PIECE - 1) / PIECE);
     const float scale = (float)(1.0 / sqrt((double)dimension));
-    size_t scratch_bytes =
-        (size_t)shape->heads * (size_t)piece_count * (size_t)(WEIGHTED + dimension) * sizeof(float);
+    size_t scratch_bytes = (size_t)shape->heads * (size_t)room * (size_t)(WEIGHTED + dimension) * sizeof(float);
     void *scratch;
     DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, scratch_bytes, &scratch, err));
     float *pieces = (float *)scratch;
     return decant_by_activation(backend, [&](auto activation) {
         using T = decltype(activation);
+        T *kept_keys = (T *)keys.data, *kept_values = (T *)values.data;
+        keep_kernel<T><<<(unsigned)((columns + THREADS - 1) / THREADS), THREADS, 0, stream>>>(
+            (const T *)k.data, (const T *)v.data, columns, position, kept_keys, kept_values);
         attention_piece_kernel<T>
-            <<<dim3((unsigned)shape->heads, (unsigned)piece_count), THREADS, (size_t)dimension * sizeof(float),
-               stream>>>((const T *)q.data, (const T *)keys.data, (const T *)values.data, keys.rows, group,
-                         dimension, (int)keys.columns, scale, pieces);
-        attention_join_kernel<T>
-            <<<(unsigned)shape->heads, THREADS, 0, stream>>>(pieces, piece_count, dimension, (T *)y.data);
+            <<<dim3((unsigned)shape->heads, (unsigned)room), THREADS, (size_t)dimension * sizeof(float),
+               stream>>>((const T *)q.data, kept_keys, kept_values, position, window, group, dimension, columns,
+                         scale, pieces);
+        attention_join_kernel<T><<<(unsigned)shape->heads, THREADS, 0, stream>>>(pieces, room, position, window,
+                                                                                 dimension, (T *)y.data);
         return decant_cuda_launched(backend, "attention_step", err);
     });
 }
