@@ -5,15 +5,17 @@
 set -euo pipefail
 . "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 
+one() { "$decant" "$@" --quiet --device cpu; }
+
 for name in opt_before opt_behind; do
   model=$source/tests/reference/$name
   tokens=$model/tokens.npy
   run=(run --model "$model" --bits 8 --bit-widths 2-8)
 
   # ---- statistics, and validation on 1 and 2 ranks
-  on 1 "${run[@]}" --calibration "$tokens" --output "$work/one.h5"
+  one "${run[@]}" --calibration "$tokens" --output "$work/one.h5"
   on 2 calibrate --model "$model" --calibration "$tokens" --output "$work/statistics.h5"
-  on 2 "${run[@]}" --statistics "$work/statistics.h5" --output "$work/from.h5"
+  one "${run[@]}" --statistics "$work/statistics.h5" --output "$work/from.h5"
   "$decant" compare "$work/one.h5" "$work/from.h5" >/dev/null || fail "$name: statistics give another container"
   "$decant" verify "$work/one.h5" >/dev/null || fail "$name: verify"
   "$decant" inspect "$work/one.h5" | grep -q 'model.decoder.layers.1.self_attn.out_proj' || fail "$name: inspect"
@@ -34,23 +36,23 @@ for name, shape, first, end in ("a", b"(2, 37)", 0, 2), ("b", b"(3, 37)", 2, 5),
     data = raw[header + first * row : header + end * row]
     open(f"{sys.argv[2]}/{name}.npy", "wb").write(raw[:header].replace(b"(5, 37)", shape) + data)
 PY
-  for part in a b; do on 1 calibrate --model "$model" --calibration "$work/$part.npy" --output "$work/$part.h5"; done
+  for part in a b; do one calibrate --model "$model" --calibration "$work/$part.npy" --output "$work/$part.h5"; done
   for ranks in 1 2; do on $ranks merge "$work/a.h5" "$work/b.h5" --output "$work/merged.$ranks.h5"; done
   cmp "$work/merged.1.h5" "$work/merged.2.h5" || fail "$name: merging depends on the ranks"
-  on 2 "${run[@]}" --statistics "$work/merged.1.h5" --output "$work/merged.h5"
-
-  # ---- other methods, and sensitivities measured on the model
-  on 2 run --model "$model" --method guided --bit-widths 2,3 --bits 8 --calibration "$tokens" --text "$tokens" \
-    --output "$work/guided.h5" >/dev/null
-  on 2 run --model "$model" --method higgs,rtn --bits 5 --sensitivity measured --sensitivity-sequences 2 --calibration "$tokens" \
-    --text "$tokens" --output "$work/measured.h5" >/dev/null
+  one "${run[@]}" --statistics "$work/merged.1.h5" --output "$work/merged.h5"
 
   # ---- 96 positions are learned: one more is refused
-  expect 3 'has learned 96 positions' on 1 "${run[@]}" --calibration "$work/row.npy" --window 97 --output "$work/long.h5"
+  expect 3 'has learned 96 positions' one "${run[@]}" --calibration "$work/row.npy" --window 97 --output "$work/long.h5"
   expect 3 'has learned 96 positions' "$decant" plan --model "$model" --ranks 2 --window 97
-  expect 3 'has learned 96 positions' on 1 validate "$work/one.h5" --model "$model" --text "$work/row.npy" --validation-window 97
+  expect 3 'has learned 96 positions' one validate "$work/one.h5" --model "$model" --text "$work/row.npy" --validation-window 97
   [[ ! -e $work/long.h5 ]] || fail "$name: a refused job left a file"
-  on 1 validate "$work/one.h5" --model "$model" --text "$work/row.npy" --validation-window 96 >/dev/null
+  one validate "$work/one.h5" --model "$model" --text "$work/row.npy" --validation-window 96 >/dev/null
   rm "$work"/*
 done
+# ---- other methods, and sensitivities measured on the model
+model=$source/tests/reference/opt_behind
+one run --model "$model" --method guided --bit-widths 2,3 --bits 8 --calibration "$model/tokens.npy" --text "$model/tokens.npy" \
+  --output "$work/guided.h5" >/dev/null
+one run --model "$model" --method higgs,rtn --bits 5 --sensitivity measured --sensitivity-sequences 2 \
+  --calibration "$model/tokens.npy" --text "$model/tokens.npy" --output "$work/measured.h5" >/dev/null
 echo "opt: passed"
