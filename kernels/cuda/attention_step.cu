@@ -9,7 +9,9 @@
 
 #include <cmath>
 
-enum { THREADS = 128, WARPS = THREADS / DECANT_WARP, PIECE = 64 };
+enum { THREADS = 128, WARPS = THREADS / DECANT_WARP, PIECE = 32, KEYS = PIECE / WARPS };
+
+enum { PIECES_MAXIMUM = 12288 - WARPS }; /* whose shares fit the shared memory that every launch may have */
 
 /* Of a piece: its largest score, the sum of e^(score − largest), and Σ e^(score − largest) v. */
 enum { MAXIMUM, SUM, WEIGHTED };
@@ -35,7 +37,9 @@ __global__ void __launch_bounds__(THREADS)
     values[row + column] = v[column];
 }
 
-/* Every piece of a head has WEIGHTED + dimension floats of `pieces` [heads, gridDim.y]. */
+/* Every piece of a head has WEIGHTED + dimension floats of `pieces` [heads, gridDim.y]. A warp takes KEYS keys
+ * at once, so that their loads are under way together; behind the last key it takes that one again, for
+ * nothing. */
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
     attention_piece_kernel(const T *q, const T *keys, const T *values, const int32_t *position, int window,
@@ -43,7 +47,7 @@ __global__ void __launch_bounds__(THREADS)
 {
     extern __shared__ float query[]; /* [dimension] */
     __shared__ float scores[PIECE], parts[WARPS];
-    const int head = blockIdx.x, lane = threadIdx.x % DECANT_WARP;
+    const int head = blockIdx.x, lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
     const seen_keys seen(*position, window);
     const int before = blockIdx.y * PIECE, count = min(PIECE, seen.count - before);
     if (count <= 0)
@@ -54,27 +58,32 @@ __global__ void __launch_bounds__(THREADS)
     for (int i = threadIdx.x; i < dimension; i += THREADS)
         query[i] = decant_to_float(q[(int64_t)head * dimension + i]) * scale;
     __syncthreads();
-    for (int key = threadIdx.x / DECANT_WARP; key < count; key += WARPS) {
-        float dot = 0;
-        for (int i = lane; i < dimension; i += DECANT_WARP)
-            dot += query[i] * decant_to_float(own_keys[(int64_t)key * stride + i]);
-        dot = decant_warp_sum(dot);
+    float dots[KEYS] = {0};
+#pragma unroll 4
+    for (int i = lane; i < dimension; i += DECANT_WARP)
+#pragma unroll
+        for (int j = 0; j < KEYS; j++)
+            dots[j] +=
+                query[i] * decant_to_float(own_keys[(int64_t)min(j * WARPS + warp, count - 1) * stride + i]);
+#pragma unroll
+    for (int j = 0; j < KEYS; j++) {
+        dots[j] = decant_warp_sum(dots[j]);
         if (lane == 0)
-            scores[key] = dot;
+            scores[j * WARPS + warp] = dots[j];
     }
     __syncthreads();
     const float own = (int)threadIdx.x < count ? scores[threadIdx.x] : -INFINITY;
     const float maximum = decant_block_maximum(own, parts);
     const float exponential = (int)threadIdx.x < count ? expf(own - maximum) : 0.0f;
     const float sum = decant_block_sum(exponential, parts);
-    if ((int)threadIdx.x < count)
+    if (threadIdx.x < PIECE)
         scores[threadIdx.x] = exponential;
     __syncthreads();
     for (int i = threadIdx.x; i < dimension; i += THREADS) {
         float weighted = 0;
-#pragma unroll 8
-        for (int key = 0; key < count; key++)
-            weighted += scores[key] * decant_to_float(own_values[(int64_t)key * stride + i]);
+#pragma unroll 16
+        for (int key = 0; key < PIECE; key++)
+            weighted += scores[key] * decant_to_float(own_values[(int64_t)min(key, count - 1) * stride + i]);
         piece[WEIGHTED + i] = weighted;
     }
     if (threadIdx.x == 0) {
@@ -89,20 +98,26 @@ __global__ void __launch_bounds__(THREADS)
     attention_join_kernel(const float *pieces, int room, const int32_t *position, int window, int dimension,
                           T *y)
 {
+    extern __shared__ float shares[]; /* [room]: e^(largest of the piece − largest of all) */
+    __shared__ float parts[WARPS];
     const seen_keys seen(*position, window);
     const int piece_count = (seen.count + PIECE - 1) / PIECE;
     const int64_t piece_floats = WEIGHTED + dimension;
     const float *own = pieces + (int64_t)blockIdx.x * room * piece_floats;
     float maximum = -INFINITY, sum = 0;
-    for (int i = 0; i < piece_count; i++)
+    for (int i = threadIdx.x; i < piece_count; i += THREADS)
         maximum = fmaxf(maximum, own[i * piece_floats + MAXIMUM]);
-    for (int i = 0; i < piece_count; i++)
-        sum += expf(own[i * piece_floats + MAXIMUM] - maximum) * own[i * piece_floats + SUM];
+    maximum = decant_block_maximum(maximum, parts);
+    for (int i = threadIdx.x; i < piece_count; i += THREADS) {
+        shares[i] = expf(own[i * piece_floats + MAXIMUM] - maximum);
+        sum += shares[i] * own[i * piece_floats + SUM];
+    }
+    sum = decant_block_sum(sum, parts); /* every share is in place now */
     for (int column = threadIdx.x; column < dimension; column += THREADS) {
         float weighted = 0;
+#pragma unroll 8
         for (int i = 0; i < piece_count; i++)
-            weighted +=
-                expf(own[i * piece_floats + MAXIMUM] - maximum) * own[i * piece_floats + WEIGHTED + column];
+            weighted += shares[i] * own[i * piece_floats + WEIGHTED + column];
         y[(int64_t)blockIdx.x * dimension + column] = decant_from_float<T>(weighted / sum);
     }
 }
@@ -120,6 +135,9 @@ decant_status decant_cuda_attention_step(decant_backend *backend, const decant_a
     const float scale = (float)(1.0 / sqrt((double)dimension));
     size_t scratch_bytes = (size_t)shape->heads * (size_t)room * (size_t)(WEIGHTED + dimension) * sizeof(float);
     void *scratch;
+    if (room > PIECES_MAXIMUM)
+        return DECANT_ERROR(err, DECANT_ERROR_MEMORY, "attention over %lld kept tokens; a GPU takes up to %d",
+                            (long long)most_keys, PIECES_MAXIMUM * PIECE);
     DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, scratch_bytes, &scratch, err));
     float *pieces = (float *)scratch;
     return decant_by_activation(backend, [&](auto activation) {
@@ -131,8 +149,8 @@ decant_status decant_cuda_attention_step(decant_backend *backend, const decant_a
             <<<dim3((unsigned)shape->heads, (unsigned)room), THREADS, (size_t)dimension * sizeof(float),
                stream>>>((const T *)q.data, kept_keys, kept_values, position, window, group, dimension, columns,
                          scale, pieces);
-        attention_join_kernel<T><<<(unsigned)shape->heads, THREADS, 0, stream>>>(pieces, room, position, window,
-                                                                                 dimension, (T *)y.data);
+        attention_join_kernel<T><<<(unsigned)shape->heads, THREADS, (size_t)room * sizeof(float), stream>>>(
+            pieces, room, position, window, dimension, (T *)y.data);
         return decant_cuda_launched(backend, "attention_step", err);
     });
 }

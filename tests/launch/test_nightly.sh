@@ -59,6 +59,7 @@ cp -r "$source/tests/reference/llama_mha" model
 cat >program <<STANDIN
 #!/bin/bash
 [[ \${OMPI_COMM_WORLD_RANK:-\${PMIX_RANK:-0}} != 0 ]] || echo "\$@" >>$work/asked
+[[ ! -e $work/unlaunched || \$1 != run ]] || exit 0
 exec "$decant" "\$@"
 STANDIN
 chmod +x program
@@ -131,6 +132,7 @@ sed -i 's/^bits = .*/bits = 1.5/' nightly.ini # less than the smallest candidate
 night 2 0 1 'decant ended with 2'
 says 'bits: 6 became 1.5'
 [[ $(readlink night/current.h5) == "$current" ]] || fail "a night that failed has changed current.h5"
+[[ ! $(find night -name '*.ini' -o -name begun.json) ]] || fail "left over: $(ls night)"
 sed -i 's/^bits = .*/bits = 6/' nightly.ini
 
 # ---- interrupted while it calibrates: what was saved is gone on from, and the container is that of an undisturbed night
@@ -174,6 +176,20 @@ change model.layers.2.mlp.up_proj.weight 'w * np.float32(1.05)'
 night 0 0 1 'is of no use after what has changed since'
 says 'quantized anew: model.layers.2.mlp.up_proj, its weights have changed'
 [[ ! $(find night -name '*.work' -o -name '*.partial') ]] || fail "left over: $(ls night)"
+
+# ---- a step that was not launched, for which srun may say 0: no container, and the next call goes on
+touch unlaunched
+change model.layers.1.mlp.gate_proj.weight 'w * np.float32(1.02)'
+night 5 0 1 'decant ended with 5'
+rm unlaunched
+night 0 0 1 'goes on where it was interrupted'
+
+# ---- a night that was killed when all but its last step was done: its container is not taken for an unfinished one
+current=$(readlink night/current.h5)
+echo "{\"night\": \"${current%.h5}\", \"record\": {}, \"refresh\": false}" >night/begun.json
+night 0 0 0 'nothing has changed'
+"$decant" verify night/current.h5 >/dev/null || fail "current.h5 was removed"
+[[ ! -e night/begun.json ]] || fail "left over: $(ls night)"
 
 # ---- everything anew; without statistics; the lock
 if [[ ! ${DECANT_TEST_SLURM-} ]]; then
