@@ -49,6 +49,7 @@ PY
   one validate "$work/one.h5" --model "$model" --text "$work/row.npy" --validation-window 96 >/dev/null
   rm "$work"/*
 done
+
 # ---- other methods, and sensitivities measured on the model
 model=$source/tests/reference/opt_behind
 one run --model "$model" --method guided --bit-widths 2,3 --bits 8 --calibration "$model/tokens.npy" --text "$model/tokens.npy" \
