@@ -232,7 +232,7 @@ static void hessians_are_those_of_numpy(void **state)
 }
 
 /* Large enough for several tiles, of which one is short. Inputs are scaled and rounded to the activations'
- * type: each of the two factors of a product by 2⁻⁹ at most in BF16. */
+ * type: each of the two factors of a product by 2⁻⁸ at most in BF16. */
 static void hessians_are_symmetric_sums_over_tiles(void **state)
 {
     decant_backend *backend = *state;
