@@ -39,12 +39,14 @@ static decant_status find_node(decant_ranks *ranks, decant_error *err)
 
 decant_status decant_ranks_create(MPI_Comm communicator, decant_ranks **ranks, decant_error *err)
 {
-    decant_status status = DECANT_OK;
     void *memory = NULL;
-    *ranks = NULL;
-    DECANT_TRY(decant_memory_allocate(sizeof **ranks, "the ranks", &memory, err));
+    decant_ranks first = {.communicator = communicator}; /* to agree on the memory for what agrees */
+    decant_status status = decant_memory_allocate(sizeof **ranks, "the ranks", &memory, err);
     *ranks = memory;
-    (*ranks)->communicator = MPI_COMM_NULL;
+    if (memory)
+        (*ranks)->communicator = MPI_COMM_NULL;
+    MPI_Comm_rank(communicator, &first.rank);
+    DECANT_TRY(decant_ranks_agree(&first, status, err));
     DECANT_TRY(
         check(MPI_Comm_dup(communicator, &(*ranks)->communicator), "the communicator cannot be copied", err));
     MPI_Comm_set_errhandler((*ranks)->communicator, MPI_ERRORS_RETURN);

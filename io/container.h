@@ -57,6 +57,10 @@ decant_status decant_container_create(decant_ranks *ranks, const char *path, boo
 decant_status decant_container_define(decant_container_writer *writer, const char *path, decant_stored type,
                                       const decant_shape *shape, int *id, decant_error *err);
 
+/* Type and shape of the dataset of this number. */
+void decant_container_defined(const decant_container_writer *writer, int id, decant_stored *type,
+                              decant_shape *shape);
+
 /* Collective, between the last define and the first write: all ranks open the file to put data into it. After
  * another define, begin comes again before the next write. Attributes can be set before and after. */
 decant_status decant_container_begin(decant_container_writer *writer, decant_error *err);
@@ -109,12 +113,14 @@ bool decant_container_has(const decant_container *container, const char *path);
 decant_status decant_container_describe(const decant_container *container, const char *path,
                                         decant_stored *type, decant_shape *shape, decant_error *err);
 
-/* Reads the whole dataset into data. The stored type and shape must be the given ones, else DECANT_ERROR_INPUT.
- */
+/* Reads the whole dataset into data and compares its checksum. DECANT_ERROR_INPUT when the stored type or shape
+ * is not the given one, or the data are not what was written: HDF5 gives zeros for bytes that a file has no
+ * more. */
 decant_status decant_container_read(const decant_container *container, const char *path, decant_stored type,
                                     const decant_shape *shape, void *data, decant_error *err);
 
-/* The same for elements [first, first + count) in row-major order of a dataset that has at least that many. */
+/* The same for elements [first, first + count) in row-major order of a dataset that has at least that many,
+ * without the checksum: who reads in parts compares it with decant_container_compare_checksum. */
 decant_status decant_container_read_part(const decant_container *container, const char *path,
                                          decant_stored type, int64_t first, int64_t count, void *data,
                                          decant_error *err);
@@ -126,10 +132,6 @@ decant_status decant_container_get_integer(const decant_container *container, co
                                            const char *name, int64_t *value, decant_error *err);
 decant_status decant_container_get_real(const decant_container *container, const char *path, const char *name,
                                         double *value, decant_error *err);
-
-/* From now on decant_container_read compares the checksum of every dataset that it reads: DECANT_ERROR_INPUT
- * when it is damaged. */
-void decant_container_check_reads(decant_container *container);
 
 /* DECANT_ERROR_INPUT when `checksum` is not the one that the dataset was written with. */
 decant_status decant_container_compare_checksum(const decant_container *container, const char *path,
@@ -146,5 +148,9 @@ decant_status decant_container_each(const decant_container *container, decant_co
  * has none; datasets and bytes checked are counted (pointers may be NULL). */
 decant_status decant_container_verify(const decant_container *container, int64_t *datasets, int64_t *bytes,
                                       decant_error *err);
+
+/* The same for every `shares`-th dataset from number `share` on, so that ranks do it together. */
+decant_status decant_container_verify_share(const decant_container *container, int share, int shares,
+                                            decant_error *err);
 
 #endif

@@ -3,25 +3,14 @@
  * A container is trusted only after its seal was found to fit, and even then each link, type and shape is
  * looked at before use: only hard links, datasets that lie contiguously in this very file, whole within it, of
  * a type that decant stores. Local: no communication. */
-#include "io/container.h"
+#include "io/container_reader.h"
 
 #include "base/memory.h"
 #include "io/checksum.h"
 #include "io/container_seal.h"
-#include "io/hdf5_support.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-struct decant_container {
-    hid_t file;
-    char *path;          /* owned */
-    uint64_t size_bytes; /* of the file */
-    bool checks_reads;
-};
-
-enum { TEXT_LARGEST_BYTES = 64 << 20 };
 
 /* ---- open ---- */
 
@@ -96,11 +85,6 @@ const char *decant_container_path(const decant_container *container)
 
 /* ---- find things ---- */
 
-void decant_container_check_reads(decant_container *container)
-{
-    container->checks_reads = true;
-}
-
 bool decant_container_has(const decant_container *container, const char *path)
 {
     char prefix[DECANT_CONTAINER_PATH_BYTES];
@@ -121,9 +105,8 @@ bool decant_container_has(const decant_container *container, const char *path)
     return true;
 }
 
-/* Opens a dataset or group. */
-static decant_status open_object(const decant_container *container, const char *path, hid_t *object,
-                                 decant_error *err)
+decant_status decant_container_open_object(const decant_container *container, const char *path, hid_t *object,
+                                           decant_error *err)
 {
     *object = H5I_INVALID_HID;
     if (!decant_container_has(container, path))
@@ -214,7 +197,7 @@ static decant_status open_dataset(const decant_container *container, const char 
 {
     decant_status status = DECANT_OK;
     *opened = (dataset){.id = H5I_INVALID_HID};
-    DECANT_TRY(open_object(container, path, &opened->id, err));
+    DECANT_TRY(decant_container_open_object(container, path, &opened->id, err));
     if (H5Iget_type(opened->id) != H5I_DATASET)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: %s is no dataset", container->path, path);
     DECANT_TRY(read_type(container, path, opened, err));
@@ -276,9 +259,7 @@ decant_status decant_container_read(const decant_container *container, const cha
                     container->path, path);
     DECANT_TRY(transfer(container, path, &opened, 0, opened.elements, data, err));
     size_t size_bytes = (size_t)opened.elements * decant_stored_bytes(type);
-    if (container->checks_reads)
-        DECANT_TRY(
-            decant_container_compare_checksum(container, path, decant_checksum(0, data, size_bytes), err));
+    DECANT_TRY(decant_container_compare_checksum(container, path, decant_checksum(0, data, size_bytes), err));
 done:
     close_dataset(&opened);
     return status;
@@ -298,156 +279,5 @@ decant_status decant_container_read_part(const decant_container *container, cons
     DECANT_TRY(transfer(container, path, &opened, first, count, data, err));
 done:
     close_dataset(&opened);
-    return status;
-}
-
-/* ---- attributes ---- */
-
-/* Opens an attribute of one element of the given class. */
-static decant_status open_attribute(const decant_container *container, const char *path, const char *name,
-                                    H5T_class_t class, hid_t *attribute, hid_t *type, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    hid_t object = H5I_INVALID_HID, space = H5I_INVALID_HID;
-    *attribute = *type = H5I_INVALID_HID;
-    DECANT_TRY(open_object(container, path, &object, err));
-    if (H5Aexists(object, name) <= 0)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: %s has no attribute %s", container->path, path, name);
-    *attribute = H5Aopen(object, name, H5P_DEFAULT);
-    space = *attribute < 0 ? H5I_INVALID_HID : H5Aget_space(*attribute);
-    *type = *attribute < 0 ? H5I_INVALID_HID : H5Aget_type(*attribute);
-    if (space < 0 || *type < 0)
-        DECANT_HDF5_FAIL(err, DECANT_ERROR_INPUT, "%s: attribute %s of %s", container->path, name, path);
-    if (H5Tget_class(*type) != class || H5Sget_simple_extent_npoints(space) != 1)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: attribute %s of %s is of another kind than belongs there",
-                    container->path, name, path);
-done:
-    if (space >= 0)
-        H5Sclose(space);
-    if (object >= 0)
-        H5Oclose(object);
-    return status;
-}
-
-static void close_attribute(hid_t attribute, hid_t type)
-{
-    if (type >= 0)
-        H5Tclose(type);
-    if (attribute >= 0)
-        H5Aclose(attribute);
-}
-
-decant_status decant_container_get_text(const decant_container *container, const char *path, const char *name,
-                                        char *text, size_t size, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    hid_t attribute, type;
-    void *whole = NULL;
-    DECANT_TRY(open_attribute(container, path, name, H5T_STRING, &attribute, &type, err));
-    size_t stored_bytes = H5Tget_size(type);
-    if (H5Tis_variable_str(type) != 0 || stored_bytes == 0 || stored_bytes > TEXT_LARGEST_BYTES)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: attribute %s of %s is no text of fixed length",
-                    container->path, name, path);
-    DECANT_TRY(decant_memory_allocate(stored_bytes + 1, name, &whole, err));
-    if (H5Aread(attribute, type, whole) < 0)
-        DECANT_HDF5_FAIL(err, DECANT_ERROR_INPUT, "%s: attribute %s of %s", container->path, name, path);
-    snprintf(text, size, "%s", (const char *)whole);
-done:
-    close_attribute(attribute, type);
-    decant_memory_free(whole);
-    return status;
-}
-
-decant_status decant_container_get_integer(const decant_container *container, const char *path,
-                                           const char *name, int64_t *value, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    hid_t attribute, type;
-    DECANT_TRY(open_attribute(container, path, name, H5T_INTEGER, &attribute, &type, err));
-    if (H5Tequal(type, H5T_STD_I64LE) <= 0 || H5Aread(attribute, H5T_NATIVE_INT64, value) < 0)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: attribute %s of %s is no 64-bit integer", container->path,
-                    name, path);
-done:
-    close_attribute(attribute, type);
-    return status;
-}
-
-decant_status decant_container_get_real(const decant_container *container, const char *path, const char *name,
-                                        double *value, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    hid_t attribute, type;
-    DECANT_TRY(open_attribute(container, path, name, H5T_FLOAT, &attribute, &type, err));
-    if (H5Tequal(type, H5T_IEEE_F64LE) <= 0 || H5Aread(attribute, H5T_NATIVE_DOUBLE, value) < 0)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: attribute %s of %s is no 64-bit real number", container->path,
-                    name, path);
-done:
-    close_attribute(attribute, type);
-    return status;
-}
-
-/* ---- all datasets ---- */
-
-/* The paths of all datasets while they are collected. */
-typedef struct path_list {
-    char (*paths)[DECANT_CONTAINER_PATH_BYTES];
-    int64_t count, room;
-    decant_status status;
-    decant_error *err;
-} path_list;
-
-static decant_status add_path(path_list *list, const char *name)
-{
-    if (strlen(name) + 2 > DECANT_CONTAINER_PATH_BYTES)
-        return DECANT_ERROR(list->err, DECANT_ERROR_INPUT, "%.200s…: the path is too long", name);
-    if (list->count == list->room) {
-        int64_t room = list->room ? 2 * list->room : 64;
-        void *paths = list->paths;
-        decant_status status =
-            decant_memory_resize((size_t)room * sizeof *list->paths, "paths of datasets", &paths, list->err);
-        if (status != DECANT_OK)
-            return status;
-        list->paths = paths;
-        list->room = room;
-    }
-    snprintf(list->paths[list->count++], sizeof *list->paths, "/%s", name);
-    return DECANT_OK;
-}
-
-static herr_t visit_object(hid_t object, const char *name, const H5O_info_t *about, void *context)
-{
-    (void)object;
-    path_list *list = context;
-    if (about->type != H5O_TYPE_DATASET)
-        return 0;
-    list->status = add_path(list, name);
-    return list->status == DECANT_OK ? 0 : -1;
-}
-
-static int compare_paths(const void *left, const void *right)
-{
-    return strcmp(left, right);
-}
-
-decant_status decant_container_each(const decant_container *container, decant_container_visit visit,
-                                    void *context, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    path_list list = {.status = DECANT_OK, .err = err};
-    herr_t visited =
-        H5Ovisit2(container->file, H5_INDEX_NAME, H5_ITER_INC, visit_object, &list, H5O_INFO_BASIC);
-    DECANT_TRY(list.status);
-    if (visited < 0)
-        DECANT_HDF5_FAIL(err, DECANT_ERROR_INPUT, "%s: its datasets cannot be listed", container->path);
-    if (list.count)
-        qsort(list.paths, (size_t)list.count, sizeof *list.paths, compare_paths);
-    for (int64_t i = 0; i < list.count; i++) {
-        decant_stored type;
-        decant_shape shape;
-        DECANT_TRY(decant_container_describe(container, list.paths[i], &type, &shape, err));
-        DECANT_TRY(visit(context, list.paths[i], type, &shape, err));
-    }
-done:
-    decant_memory_free(list.paths);
     return status;
 }

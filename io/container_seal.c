@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "io/checksum.h"
+#include "io/file_bytes.h"
 #include "io/mapped_file.h"
 
 #include <errno.h>
@@ -69,23 +70,6 @@ static decant_status read_checksum(int descriptor, const char *path, decant_stre
     return DECANT_OK;
 }
 
-static decant_status write_all(int descriptor, const char *path, const void *data, size_t size_bytes,
-                               uint64_t offset, decant_error *err)
-{
-    const char *at = data;
-    while (size_bytes > 0) {
-        ssize_t written = pwrite(descriptor, at, size_bytes, (off_t)offset);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written <= 0)
-            return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be sealed: %s", path, strerror(errno));
-        at += written;
-        offset += (uint64_t)written;
-        size_bytes -= (size_t)written;
-    }
-    return DECANT_OK;
-}
-
 /* Appends the seal to the open file. */
 static decant_status append(int descriptor, const char *path, decant_stretch *data, int64_t data_count,
                             decant_error *err)
@@ -109,8 +93,10 @@ static decant_status append(int descriptor, const char *path, decant_stretch *da
     checksum = decant_checksum(checksum, rest, table_bytes);
     footer.checksum = decant_checksum(checksum, &footer, offsetof(seal_footer, checksum));
     memcpy(footer.magic, magic, MAGIC_BYTES);
-    DECANT_TRY(write_all(descriptor, path, rest, table_bytes, footer.bytes, err));
-    DECANT_TRY(write_all(descriptor, path, &footer, sizeof footer, footer.bytes + table_bytes, err));
+    if (lseek(descriptor, (off_t)footer.bytes, SEEK_SET) < 0)
+        DECANT_FAIL(err, DECANT_ERROR_DISK, "%s: cannot be sealed: %s", path, strerror(errno));
+    DECANT_TRY(decant_file_write(descriptor, path, rest, table_bytes, err));
+    DECANT_TRY(decant_file_write(descriptor, path, &footer, sizeof footer, err));
 done:
     decant_memory_free(buffer);
     decant_memory_free(memory);
@@ -177,7 +163,7 @@ decant_status decant_container_check_seal(const char *path, decant_error *err)
     decant_mapped_file file;
     decant_status status = decant_mapped_file_open(path, &file, err);
     if (status == DECANT_OK)
-        status = check(&file, path, err);
+        status = decant_mapped_file_check(&file, path, check(&file, path, err), err);
     decant_mapped_file_close(&file);
     return status;
 }

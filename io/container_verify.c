@@ -10,7 +10,8 @@ enum { PIECE_BYTES = 64 << 20 };
 
 typedef struct verification {
     const decant_container *container;
-    int64_t datasets, bytes;
+    int share, shares;
+    int64_t seen, datasets, bytes;
 } verification;
 
 /* The checksum of a dataset's bytes, read in pieces. */
@@ -56,6 +57,8 @@ static decant_status verify_dataset(void *context, const char *path, decant_stor
     decant_status status = DECANT_OK;
     int64_t elements = 1;
     uint32_t checksum = 0;
+    if (progress->seen++ % progress->shares != progress->share)
+        goto done;
     for (int d = 0; d < shape->dimensions; d++)
         elements *= shape->extent[d];
     DECANT_TRY(sum_dataset(progress->container, path, type, elements, &checksum, err));
@@ -69,11 +72,18 @@ done:
 decant_status decant_container_verify(const decant_container *container, int64_t *datasets, int64_t *bytes,
                                       decant_error *err)
 {
-    verification progress = {.container = container};
+    verification progress = {.container = container, .shares = 1};
     decant_status status = decant_container_each(container, verify_dataset, &progress, err);
     if (datasets)
         *datasets = progress.datasets;
     if (bytes)
         *bytes = progress.bytes;
     return status;
+}
+
+decant_status decant_container_verify_share(const decant_container *container, int share, int shares,
+                                            decant_error *err)
+{
+    verification progress = {.container = container, .share = share, .shares = shares};
+    return decant_container_each(container, verify_dataset, &progress, err);
 }

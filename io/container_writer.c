@@ -1,56 +1,15 @@
-/* Writing a container with all ranks, declared in container.h.
- *
- * Two phases, because HDF5 1.10 hangs when one rank cannot write metadata that all ranks hold in common:
- *   structure  rank 0 alone makes datasets and attributes, in memory; their layout depends on the calls alone
- *   data       rank 0 has stored the structure; all ranks have the file open together through MPI-IO, and each
- * writes its parts independently. Nobody changes the structure on disk decant_container_begin leads from the
- * first to the second, a define back again. Each rank keeps a list of the parts it wrote with their CRC-32;
- * finish gathers the lists, which must cover every dataset exactly once, combines them into the checksums of
- * whole datasets, and stores the structure once more. */
-#include "io/container.h"
+/* Writing a container with all ranks, declared in container.h: making it, defining datasets and attributes, and
+ * writing parts. Each rank keeps a list of the parts it wrote with their CRC-32, for container_finish.c.
+ * container_writer.h says why there are two phases. */
+#include "io/container_writer.h"
 
 #include "base/memory.h"
 #include "io/checksum.h"
-#include "io/container_parts.h"
-#include "io/container_structure.h"
-#include "io/hdf5_support.h"
-#include "io/partial_file.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-typedef struct dataset {
-    char path[DECANT_CONTAINER_PATH_BYTES];
-    decant_stored type;
-    decant_shape shape;
-    int64_t elements;
-    decant_stretch place; /* rank 0 */
-} dataset;
-
-struct decant_container_writer {
-    decant_ranks *ranks; /* borrowed */
-    decant_partial_file file;
-    decant_structure structure; /* rank 0 */
-    hid_t data;                 /* the file as all ranks have it open in the data phase; else negative */
-    hid_t target;               /* the dataset written last, and its number; negative when none is open */
-    int target_id;
-    dataset *datasets;
-    int64_t dataset_count, dataset_room;
-    uint64_t data_end;      /* rank 0: where the last data end in the file */
-    size_t lazy_bytes;      /* written by this rank since the disk was last told to begin */
-    decant_part_list parts; /* that this rank wrote */
-    decant_status failed;   /* this rank's first failed write, and its record */
-    decant_error failure;
-};
-
-/* ---- what all phases use ---- */
-
-static bool is_first(const decant_container_writer *writer)
-{
-    return writer->ranks->rank == 0;
-}
+/* ---- what the functions below use ---- */
 
 /* Makes room for one more element of an array that grows. */
 static decant_status grow(void **array, int64_t count, int64_t *room, size_t element_bytes, const char *what,
@@ -98,12 +57,12 @@ static decant_status make_file(decant_container_writer *writer, const char *path
     decant_status status = DECANT_OK;
     uint64_t inode = 0;
     status = decant_partial_file_name(path, overwrite, &writer->file, err);
-    if (status == DECANT_OK && is_first(writer))
+    if (status == DECANT_OK && decant_writer_is_first(writer))
         status = decant_partial_file_make(&writer->file, &inode, err);
     DECANT_TRY(decant_ranks_agree(writer->ranks, status, err));
     DECANT_TRY(decant_ranks_broadcast(writer->ranks, 0, &inode, sizeof inode, err));
-    status = is_first(writer) ? decant_structure_create(&writer->structure, err)
-                              : decant_partial_file_join(&writer->file, inode, err);
+    status = decant_writer_is_first(writer) ? decant_structure_create(&writer->structure, err)
+                                            : decant_partial_file_join(&writer->file, inode, err);
     DECANT_TRY(decant_ranks_agree(writer->ranks, status, err));
 done:
     return status;
@@ -135,113 +94,6 @@ done:
     return status;
 }
 
-/* ---- phases ---- */
-
-/* Collective in the data phase, else nothing. */
-static decant_status close_data(decant_container_writer *writer, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    if (writer->target >= 0 && H5Dclose(writer->target) < 0)
-        status = decant_hdf5_fail(err, DECANT_ERROR_DISK, __FILE__, __LINE__, "%s: cannot be closed",
-                                  writer->file.partial);
-    writer->target = H5I_INVALID_HID;
-    hid_t data = writer->data;
-    writer->data = H5I_INVALID_HID;
-    if (data >= 0 && H5Fclose(data) < 0 && status == DECANT_OK)
-        status = decant_hdf5_fail(err, DECANT_ERROR_DISK, __FILE__, __LINE__, "%s: cannot be closed",
-                                  writer->file.partial);
-    return status;
-}
-
-/* Collective. From the data phase to the structure phase; all data so far are on the disk afterwards. */
-static decant_status enter_structure(decant_container_writer *writer, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    if (writer->data < 0)
-        return DECANT_OK;
-    status = close_data(writer, err);
-    if (status == DECANT_OK)
-        status = decant_partial_file_flush(&writer->file, err);
-    return decant_ranks_agree(writer->ranks, status, err);
-}
-
-/* Local: what can keep this rank from opening the file is met here, before all ranks open it together. */
-static decant_status prepare_to_open(decant_container_writer *writer, hid_t *access_list, decant_error *err)
-{
-    *access_list = H5Pcreate(H5P_FILE_ACCESS);
-    if (*access_list < 0 || H5Pset_libver_bounds(*access_list, H5F_LIBVER_V18, H5F_LIBVER_V110) < 0 ||
-        H5Pset_fapl_mpio(*access_list, writer->ranks->communicator, MPI_INFO_NULL) < 0)
-        return decant_hdf5_fail(err, DECANT_ERROR_DISK, __FILE__, __LINE__, "%s: cannot be opened",
-                                writer->file.partial);
-    if (access(writer->file.partial, R_OK | W_OK) != 0)
-        return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be opened: %s", writer->file.partial,
-                            strerror(errno));
-    return DECANT_OK;
-}
-
-/* Collective. All ranks open the file through MPI-IO. */
-static decant_status open_together(decant_container_writer *writer, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    hid_t access_list;
-    DECANT_TRY(decant_ranks_agree(writer->ranks, prepare_to_open(writer, &access_list, err), err));
-    writer->data = H5Fopen(writer->file.partial, H5F_ACC_RDWR, access_list);
-    if (writer->data < 0)
-        status = decant_hdf5_fail(err, DECANT_ERROR_DISK, __FILE__, __LINE__, "%s: cannot be opened",
-                                  writer->file.partial);
-    status = decant_ranks_agree(writer->ranks, status, err);
-    if (status != DECANT_OK && writer->data >= 0) {
-        /* Open here and not everywhere: closing would wait for the other ranks for ever. */
-        unlink(writer->file.partial);
-        decant_ranks_abort(writer->ranks, err);
-    }
-done:
-    if (access_list >= 0)
-        H5Pclose(access_list);
-    return status;
-}
-
-/* Rank 0: where the datasets' data lie, freed with decant_memory_free. */
-static decant_status list_places(const decant_container_writer *writer, decant_stretch **places, int64_t *count,
-                                 decant_error *err)
-{
-    void *memory;
-    decant_status status = decant_memory_allocate((size_t)writer->dataset_count * sizeof **places,
-                                                  "the container's structure", &memory, err);
-    *places = memory;
-    *count = 0;
-    for (int64_t i = 0; status == DECANT_OK && i < writer->dataset_count; i++)
-        if (writer->datasets[i].elements > 0)
-            (*places)[(*count)++] = writer->datasets[i].place;
-    return status;
-}
-
-/* Rank 0. */
-static decant_status store_structure(decant_container_writer *writer, decant_error *err)
-{
-    decant_stretch *places;
-    int64_t count;
-    decant_status status = list_places(writer, &places, &count, err);
-    if (status == DECANT_OK)
-        status = decant_structure_store(&writer->structure, writer->file.descriptor, writer->file.partial,
-                                        places, count, err);
-    decant_memory_free(places);
-    return status;
-}
-
-decant_status decant_container_begin(decant_container_writer *writer, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    if (writer->data >= 0)
-        return DECANT_OK;
-    if (is_first(writer))
-        status = store_structure(writer, err);
-    DECANT_TRY(decant_ranks_agree(writer->ranks, status, err));
-    DECANT_TRY(open_together(writer, err));
-done:
-    return status;
-}
-
 /* ---- define ---- */
 
 /* Checks a definition and makes room for it; local, but the same on every rank. */
@@ -261,7 +113,8 @@ static decant_status check_definition(decant_container_writer *writer, const cha
 
 /* Rank 0: makes the dataset, its space on the disk being taken first, while nothing has happened to the file.
  */
-static decant_status make_dataset(decant_container_writer *writer, dataset *made, decant_error *err)
+static decant_status make_dataset(decant_container_writer *writer, decant_written_dataset *made,
+                                  decant_error *err)
 {
     decant_status status = DECANT_OK;
     uint64_t size_bytes = (uint64_t)made->elements * decant_stored_bytes(made->type);
@@ -289,13 +142,13 @@ decant_status decant_container_define(decant_container_writer *writer, const cha
     for (int d = 0; d < shape->dimensions && d < DECANT_CONTAINER_DIMENSIONS; d++)
         digest = decant_checksum(digest, &shape->extent[d], sizeof shape->extent[d]);
     DECANT_TRY(require_equal(writer->ranks, digest, path, err));
-    DECANT_TRY(enter_structure(writer, err));
+    DECANT_TRY(decant_writer_enter_structure(writer, err));
     status = check_definition(writer, path, type, shape, &elements, err);
     DECANT_TRY(decant_ranks_agree(writer->ranks, status, err));
-    dataset *made = &writer->datasets[writer->dataset_count];
-    *made = (dataset){.type = type, .shape = *shape, .elements = elements};
+    decant_written_dataset *made = &writer->datasets[writer->dataset_count];
+    *made = (decant_written_dataset){.type = type, .shape = *shape, .elements = elements};
     snprintf(made->path, sizeof made->path, "%s", path);
-    if (is_first(writer))
+    if (decant_writer_is_first(writer))
         status = make_dataset(writer, made, err);
     DECANT_TRY(decant_ranks_agree(writer->ranks, status, err));
     *id = (int)writer->dataset_count++;
@@ -315,7 +168,7 @@ static decant_status set_attribute(decant_container_writer *writer, const char *
     DECANT_TRY(require_equal(writer->ranks, digest_text(digest_text(digest, path), name), path, err));
     if (!is_path || !is_name)
         DECANT_FAIL(err, DECANT_ERROR_BUG, "%.200s: the name of an attribute is too long", path);
-    if (is_first(writer))
+    if (decant_writer_is_first(writer))
         status = decant_structure_set(&writer->structure, attribute, err);
     DECANT_TRY(decant_ranks_agree(writer->ranks, status, err));
 done:
@@ -372,6 +225,13 @@ static void keep_disk_busy(decant_container_writer *writer, size_t written_bytes
     writer->lazy_bytes = 0;
 }
 
+void decant_container_defined(const decant_container_writer *writer, int id, decant_stored *type,
+                              decant_shape *shape)
+{
+    *type = writer->datasets[id].type;
+    *shape = writer->datasets[id].shape;
+}
+
 static decant_status write_part(decant_container_writer *writer, int id, int64_t first, int64_t count,
                                 const void *data, decant_error *err)
 {
@@ -379,7 +239,7 @@ static decant_status write_part(decant_container_writer *writer, int id, int64_t
     char what[DECANT_ERROR_MESSAGE_BYTES];
     if (id < 0 || id >= writer->dataset_count)
         DECANT_FAIL(err, DECANT_ERROR_BUG, "%s: no dataset has the number %d", writer->file.partial, id);
-    const dataset *target = &writer->datasets[id];
+    const decant_written_dataset *target = &writer->datasets[id];
     if (first < 0 || count < 0 || first > target->elements || count > target->elements - first)
         DECANT_FAIL(err, DECANT_ERROR_BUG, "%s: the %lld elements from %lld on are outside of its %lld",
                     target->path, (long long)count, (long long)first, (long long)target->elements);
@@ -390,10 +250,12 @@ static decant_status write_part(decant_container_writer *writer, int id, int64_t
                     target->path);
     DECANT_TRY(open_target(writer, id, err));
     snprintf(what, sizeof what, "%s: dataset %s cannot be written", writer->file.partial, target->path);
-    DECANT_TRY(decant_hdf5_transfer(writer->target, DECANT_HDF5_WRITE, target->type, &target->shape, first,
-                                    count, (void *)(uintptr_t)data, DECANT_ERROR_DISK, what, err));
+    /* The checksum first: it touches data of a mapped file that may not be readable, which a write would take
+     * for a fault of its own. */
     DECANT_TRY(decant_part_list_add(&writer->parts, id, first, count, data,
                                     (size_t)count * decant_stored_bytes(target->type), err));
+    DECANT_TRY(decant_hdf5_transfer(writer->target, DECANT_HDF5_WRITE, target->type, &target->shape, first,
+                                    count, (void *)(uintptr_t)data, DECANT_ERROR_DISK, what, err));
     keep_disk_busy(writer, (size_t)count * decant_stored_bytes(target->type));
 done:
     return status;
@@ -410,117 +272,11 @@ decant_status decant_container_write(decant_container_writer *writer, int id, in
     return status;
 }
 
-/* ---- finish ---- */
-
-/* Collective. The checksums of all datasets, the same on every rank. */
-static decant_status find_checksums(decant_container_writer *writer, uint32_t **checksums, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    void *all = NULL, *memory = NULL;
-    size_t all_bytes = 0;
-    DECANT_TRY(decant_ranks_gather(writer->ranks, writer->parts.parts,
-                                   (size_t)writer->parts.count * sizeof(decant_part), &all, &all_bytes, err));
-    status =
-        decant_memory_allocate((size_t)writer->dataset_count * sizeof **checksums, "checksums", &memory, err);
-    *checksums = memory;
-    DECANT_TRY(decant_ranks_agree(writer->ranks, status, err));
-    int64_t count = (int64_t)(all_bytes / sizeof(decant_part)), next = 0;
-    decant_parts_sort(all, count);
-    for (int64_t number = 0; number < writer->dataset_count; number++) {
-        const dataset *whole = &writer->datasets[number];
-        DECANT_TRY(decant_parts_combine(all, count, number, whole->elements, decant_stored_bytes(whole->type),
-                                        whole->path, &next, &(*checksums)[number], err));
-    }
-done:
-    decant_memory_free(all);
-    return status;
-}
-
-/* Rank 0. */
-static decant_status seal(decant_container_writer *writer, decant_error *err)
-{
-    decant_stretch *places;
-    int64_t count;
-    decant_status status = list_places(writer, &places, &count, err);
-    if (status == DECANT_OK)
-        status = decant_container_seal(writer->file.partial, places, count, err);
-    decant_memory_free(places);
-    return status;
-}
-
-static decant_status count_dataset(void *context, const char *path, decant_stored type,
-                                   const decant_shape *shape, decant_error *err)
-{
-    (void)path;
-    (void)type;
-    (void)shape;
-    (void)err;
-    ++*(int64_t *)context;
-    return DECANT_OK;
-}
-
-/* Rank 0: the file opens, and has all datasets where they belong. */
-static decant_status read_back(decant_container_writer *writer, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    decant_container *container = NULL;
-    int64_t found = 0;
-    DECANT_TRY(decant_container_open(writer->file.partial, &container, err));
-    DECANT_TRY(decant_container_each(container, count_dataset, &found, err));
-    if (found != writer->dataset_count)
-        DECANT_FAIL(err, DECANT_ERROR_DISK, "%s: has %lld datasets, not the %lld that were written",
-                    writer->file.partial, (long long)found, (long long)writer->dataset_count);
-done:
-    decant_container_close(&container);
-    return status;
-}
-
-/* Rank 0, when all data are on the disk: everything but the final name. */
-static decant_status complete(decant_container_writer *writer, const uint32_t *checksums, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    for (int64_t i = 0; i < writer->dataset_count; i++)
-        DECANT_TRY(
-            decant_structure_set_checksum(&writer->structure, writer->datasets[i].path, checksums[i], err));
-    DECANT_TRY(store_structure(writer, err));
-    DECANT_TRY(seal(writer, err));
-    DECANT_TRY(read_back(writer, err));
-done:
-    return status;
-}
+/* ---- the end of a writer ---- */
 
 const char *decant_container_partial_path(const decant_container_writer *writer)
 {
     return writer->file.partial;
-}
-
-decant_status decant_container_settle(decant_container_writer *writer, decant_error *err)
-{
-    decant_status status = writer->failed;
-    uint32_t *checksums = NULL;
-    if (status != DECANT_OK)
-        *err = writer->failure;
-    DECANT_TRY(decant_ranks_agree(writer->ranks, status, err));
-    DECANT_TRY(enter_structure(writer, err));
-    DECANT_TRY(find_checksums(writer, &checksums, err));
-    if (is_first(writer))
-        status = complete(writer, checksums, err);
-    DECANT_TRY(decant_ranks_agree(writer->ranks, status, err));
-done:
-    decant_memory_free(checksums);
-    return status;
-}
-
-decant_status decant_container_finish(decant_container_writer **writer, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    DECANT_TRY(decant_container_settle(*writer, err));
-    if (is_first(*writer))
-        status = decant_partial_file_publish(&(*writer)->file, err);
-    DECANT_TRY(decant_ranks_agree((*writer)->ranks, status, err));
-done:
-    decant_container_discard(writer);
-    return status;
 }
 
 void decant_container_discard(decant_container_writer **writer)
@@ -528,7 +284,7 @@ void decant_container_discard(decant_container_writer **writer)
     decant_error ignored;
     if (!*writer)
         return;
-    close_data(*writer, &ignored);
+    decant_writer_close_data(*writer, &ignored);
     decant_structure_free(&(*writer)->structure);
     decant_partial_file_close(&(*writer)->file); /* removes what was not published */
     decant_memory_free((*writer)->datasets);

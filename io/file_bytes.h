@@ -1,4 +1,4 @@
-/* A new file, written from front to back, with messages that name it. Knows nothing of what is in it. */
+/* A file written from front to back, with messages that name it. Knows nothing of what is in it. */
 #ifndef DECANT_IO_FILE_BYTES_H
 #define DECANT_IO_FILE_BYTES_H
 
@@ -6,9 +6,11 @@
 
 #include <stddef.h>
 
-/* Makes a file that does not exist yet. DECANT_ERROR_DISK when it cannot be made, and below when it cannot be
- * written; path is for messages there. */
+/* Makes a file that does not exist yet. DECANT_ERROR_DISK when it cannot be made. */
 decant_status decant_file_create(const char *path, int *descriptor, decant_error *err);
+
+/* Writes all of the data from where the descriptor stands. DECANT_ERROR_DISK when they cannot be written; path
+ * is for messages, and below. */
 decant_status decant_file_write(int descriptor, const char *path, const void *data, size_t size_bytes,
                                 decant_error *err);
 

@@ -78,6 +78,10 @@ static decant_status check_sizes(const decant_model_config *config, const char *
         return DECANT_ERROR(err, DECANT_ERROR_INPUT,
                             "%s: \"num_attention_heads\" %d is no multiple of \"num_key_value_heads\" %d",
                             origin, config->heads, config->key_value_heads);
+    enum { LAYERS_LARGEST = 1 << 16 }; /* so that the matrices of all layers are countable in an int */
+    if (config->layers > LAYERS_LARGEST)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: \"num_hidden_layers\" %d is beyond %d", origin,
+                            config->layers, LAYERS_LARGEST);
     if (config->head_dimension % 2 != 0)
         return DECANT_ERROR(err, DECANT_ERROR_INPUT,
                             "%s: the head dimension %d (\"head_dim\", or \"hidden_size\" over "
@@ -297,6 +301,10 @@ decant_status decant_model_config_read(const char *path, decant_model_config *co
     DECANT_TRY(decant_mapped_file_open(name, &file, err));
     DECANT_TRY(decant_model_config_parse((const char *)file.data, file.size_bytes, name, config, err));
 done:
+    if (decant_mapped_file_check(&file, name, DECANT_OK, err) != DECANT_OK) {
+        decant_model_config_free(config);
+        status = DECANT_ERROR_INPUT;
+    }
     decant_mapped_file_close(&file);
     return status;
 }
@@ -318,6 +326,9 @@ decant_status decant_model_config_read_text(const char *path, decant_model_confi
         config->json = copy;
         config->json_bytes = file.size_bytes;
     }
+    status = decant_mapped_file_check(&file, name, status, err);
+    if (status != DECANT_OK)
+        decant_model_config_free(config);
     decant_mapped_file_close(&file);
     return status;
 }

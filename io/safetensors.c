@@ -160,6 +160,7 @@ static decant_status open_index(decant_safetensors *model, const char *path, dec
 done:
     decant_memory_free(names);
     cJSON_Delete(index);
+    status = decant_mapped_file_check(&file, path, status, err);
     decant_mapped_file_close(&file);
     return status;
 }
@@ -270,5 +271,30 @@ decant_status decant_safetensors_matrix(const decant_safetensors *model, const c
                             tensor->file, name, (long long)found_rows, (long long)found_columns,
                             (long long)rows, (long long)columns);
     *matrix = (decant_matrix){(void *)(uintptr_t)tensor->data, tensor->element, rows, columns};
+    return DECANT_OK;
+}
+
+/* The tensor that a byte of a shard belongs to. */
+static const char *tensor_at(const decant_safetensors *model, const decant_shard *shard, size_t offset)
+{
+    const unsigned char *byte = shard->file.data + offset;
+    for (int64_t i = 0; i < model->tensors.count; i++) {
+        const decant_tensor *tensor = &model->tensors.at[i].tensor;
+        const unsigned char *begin = tensor->data;
+        if (model->tensors.at[i].shard == shard && byte >= begin && byte < begin + tensor->size_bytes)
+            return tensor->name;
+    }
+    return "its header";
+}
+
+decant_status decant_safetensors_check(const decant_safetensors *model, decant_error *err)
+{
+    for (int64_t i = 0; model && i < model->shard_count; i++) {
+        const decant_shard *shard = &model->shards[i];
+        size_t offset;
+        if (decant_mapped_file_is_unread(&shard->file, &offset))
+            return decant_error_name(decant_mapped_file_check(&shard->file, shard->path, DECANT_OK, err),
+                                     tensor_at(model, shard, offset), err);
+    }
     return DECANT_OK;
 }

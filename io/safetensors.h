@@ -36,6 +36,11 @@ const decant_tensor *decant_safetensors_at(const decant_safetensors *model, int6
 /* NULL when there is no such tensor. */
 const decant_tensor *decant_safetensors_find(const decant_safetensors *model, const char *name);
 
+/* DECANT_OK when all bytes of tensors that were touched so far could be read; else DECANT_ERROR_INPUT that
+ * names the file and the tensor. Those that could not read as zero: to be asked before what was computed from
+ * tensors is used or told. model may be NULL. */
+decant_status decant_safetensors_check(const decant_safetensors *model, decant_error *err);
+
 /* The tensor as a [rows, columns] matrix (a one-dimensional tensor has one row).
  * DECANT_ERROR_INPUT naming file and tensor when it is missing or has another shape. */
 decant_status decant_safetensors_matrix(const decant_safetensors *model, const char *name, int64_t rows,

@@ -250,7 +250,7 @@ decant_status decant_shard_open(decant_shard *shard, decant_shard_tensors *tenso
     DECANT_TRY(check_cover(tensors->at + first, tensors->count - first, data_bytes, shard->path, err));
 done:
     cJSON_Delete(header);
-    return status;
+    return decant_mapped_file_check(&shard->file, shard->path, status, err);
 }
 
 void decant_shard_tensor_free(decant_shard_tensor *tensor)

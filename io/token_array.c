@@ -194,8 +194,10 @@ static decant_status check_header(const npy_header *header, const char *path, si
 static decant_status cut(const npy_header *header, const char *path, int64_t window_length,
                          int64_t maximum_sequences, decant_token_array *array, decant_error *err)
 {
-    bool windows = header->dimensions == 1;
-    if (windows && window_length < 2)
+    bool windows = header->dimensions == 1, uncut = window_length == DECANT_TOKENS_UNCUT;
+    if (windows && uncut)
+        window_length = header->shape[0] > 0 ? header->shape[0] : 1;
+    if (windows && !uncut && window_length < 2)
         return DECANT_ERROR(err, DECANT_ERROR_INPUT,
                             "%s: is one-dimensional and needs a sequence length of at least 2 to be cut into",
                             path);
@@ -203,7 +205,9 @@ static decant_status cut(const npy_header *header, const char *path, int64_t win
     array->sequences = windows ? header->shape[0] / window_length : header->shape[0];
     if (maximum_sequences > 0 && array->sequences > maximum_sequences)
         array->sequences = maximum_sequences;
-    if (array->sequences < 1 || array->length < 2)
+    if (uncut && (array->sequences < 1 || array->length < 1))
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: has no token", path);
+    if (!uncut && (array->sequences < 1 || array->length < 2))
         return DECANT_ERROR(err, DECANT_ERROR_INPUT,
                             windows ? "%s: its %lld tokens are fewer than one sequence of %lld"
                                     : "%s: %lld sequences of %lld tokens leave no token to predict",
@@ -254,6 +258,7 @@ decant_status decant_token_array_read(const char *path, int64_t window_length, i
     DECANT_TRY(copy_tokens(file.data + data_offset, element_bytes, vocabulary_size, path, array, err));
     array->checksum = decant_checksum(0, array->tokens, size_bytes);
 done:
+    status = decant_mapped_file_check(&file, path, status, err);
     decant_mapped_file_close(&file);
     if (status != DECANT_OK)
         decant_token_array_free(array);

@@ -14,6 +14,9 @@ typedef struct decant_token_array {
     uint32_t checksum; /* CRC-32 of tokens as stored here, for provenance */
 } decant_token_array;
 
+/* As a window_length: a one-dimensional array is one sequence, and a sequence may be a single token. */
+enum { DECANT_TOKENS_UNCUT = -1 };
+
 /* Reads the file. A one-dimensional array is cut into windows of window_length tokens, the rest dropped; a
  * two-dimensional one keeps its length. At most maximum_sequences are kept (0: all). DECANT_ERROR_INPUT when
  * the file is no such array, has a token outside [0, vocabulary_size), naming its place and value, or yields no

@@ -1,6 +1,6 @@
 /* The one interface between the job and the arithmetic. A backend ("cpu", "cuda") is a value of decant_backend:
- * tables of functions, one a concern (memory, weights, model, quantize, grid, validate), and a state that only
- * the backend knows.
+ * tables of functions, one a concern (memory, weights, model, quantize, grid, validate, recordings), and a
+ * state that only the backend knows.
  *
  * Rules that every implementation keeps:
  *   - Arrays named "device" live where the backend computes (host memory for the CPU backend) and come from
@@ -55,6 +55,19 @@ typedef struct decant_memory_kernels {
                                     decant_error *err);
     /* Waits for the downloads begun so far; reports any failure of them. */
     decant_status (*finish_downloads)(decant_backend *backend, decant_error *err);
+
+    /* An upload, behind all work issued before, that may still be under way when this returns.
+     *   host  in memory from allocate_host; stays as it is until the upload is done */
+    decant_status (*begin_upload)(decant_backend *backend, void *device, const void *host, size_t size_bytes,
+                                  decant_error *err);
+
+    /* A moment in the order of all work: mark puts it behind everything issued so far, and is_reached says,
+     * without waiting, whether all that is done, or failed, which synchronize tells. A new one is reached.
+     * Freed by release_moment, which takes NULL too and sets the pointer to NULL. */
+    decant_status (*create_moment)(decant_backend *backend, void **moment, decant_error *err);
+    void (*release_moment)(decant_backend *backend, void **moment);
+    decant_status (*mark)(decant_backend *backend, void *moment, decant_error *err);
+    bool (*is_reached)(decant_backend *backend, const void *moment);
 
     /* Waits for all issued work; reports any failure of it. */
     decant_status (*synchronize)(decant_backend *backend, decant_error *err);
@@ -134,7 +147,7 @@ typedef struct decant_model_kernels {
                                        decant_error *err);
 
     /* y = x weightᵀ, or y += x weightᵀ when accumulate.  x [T, in], weight [out, in] placed for compute, y [T,
-     * out]. */
+     * out], of the activations' type or F32. */
     decant_status (*linear)(decant_backend *backend, decant_matrix x, decant_matrix weight, bool accumulate,
                             decant_matrix y, decant_error *err);
     /* dx = dy weight, or dx += dy weight when accumulate.  dy [T, out], dx [T, in]. */
@@ -173,6 +186,13 @@ typedef struct decant_model_kernels {
                                         const float *log_sum_exp, decant_matrix dy, decant_matrix dq,
                                         decant_matrix dk, decant_matrix dv, decant_error *err);
 
+    /* Attention, forward, of one query, a sequence's last token, over keys and values that were kept: all that
+     * it sees. shape->tokens, window and sequences mean nothing here. q, y [1, heads · head_dimension]; keys,
+     * values [n, key_value_heads · head_dimension], n at least 1 */
+    decant_status (*attention_step)(decant_backend *backend, const decant_attention_shape *shape,
+                                    decant_matrix q, decant_matrix keys, decant_matrix values, decant_matrix y,
+                                    decant_error *err);
+
     /* y = silu(gate) ∘ up, all [T, intermediate]. */
     decant_status (*silu_multiply)(decant_backend *backend, decant_matrix gate, decant_matrix up,
                                    decant_matrix y, decant_error *err);
@@ -182,9 +202,10 @@ typedef struct decant_model_kernels {
                                             decant_error *err);
 
     /* Mean cross-entropy of next-token prediction, and its gradient.
-     *   logits [T, vocabulary]: row t predicts tokens[t + 1]; replaced by the gradient of the mean over the T −
-     * 1 targets (last row zero) when `gradient`, left alone otherwise tokens host [T];  loss host: the mean,
-     * natural logarithm */
+     *   logits [T, vocabulary], of the activations' type or F32: row t predicts tokens[t + 1]; replaced by the
+     *          gradient of the mean over the T − 1 targets (last row zero) when `gradient`, left alone
+     *          otherwise, and the last row is not read then
+     *   tokens host [T];  loss host: the mean, natural logarithm */
     decant_status (*cross_entropy)(decant_backend *backend, decant_matrix logits, const int32_t *tokens,
                                    bool gradient, double *loss, decant_error *err);
 } decant_model_kernels;
@@ -359,6 +380,28 @@ typedef struct decant_validate_kernels {
                              const int32_t *tokens, decant_comparison *comparison, decant_error *err);
 } decant_validate_kernels;
 
+/* ---- recordings ---- */
+
+/* A sequence of this table's operations that is issued again and again, with the same arguments each time. */
+typedef struct decant_work {
+    decant_status (*issue)(void *context, decant_error *err);
+    void *context; /* lives as long as the recording */
+} decant_work;
+
+typedef struct decant_recording decant_recording;
+
+typedef struct decant_recording_kernels {
+    /* Issues the work once, and keeps it so that replay costs the host as little as the backend can. The work
+     * neither allocates nor waits, and its operations have no host results. Where a backend cannot keep it,
+     * replay issues it anew. */
+    decant_status (*record)(decant_backend *backend, decant_work work, decant_recording **recording,
+                            decant_error *err);
+    /* Issues the recorded work. Other work may lie between record and replay only if it needs no more scratch
+     * than what came before. */
+    decant_status (*replay)(decant_backend *backend, const decant_recording *recording, decant_error *err);
+    void (*drop)(decant_backend *backend, decant_recording **recording); /* takes NULL, sets NULL */
+} decant_recording_kernels;
+
 /* ---- a backend ---- */
 
 struct decant_backend {
@@ -372,6 +415,7 @@ struct decant_backend {
     const decant_quantize_kernels *quantize;
     const decant_grid_kernels *grid;
     const decant_validate_kernels *validate;
+    const decant_recording_kernels *recordings;
     void (*destroy)(decant_backend *backend); /* behind decant_backend_destroy */
     void *state;                              /* the implementation's own */
 };

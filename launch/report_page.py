@@ -38,7 +38,7 @@ def summary_table(containers: Sequence[Container]) -> str:
     for c in sorted(containers, key=lambda c: (c.family, c.bits)):
         cells = [cell(c.bits, "{:.3f}"), cell(c.quantized_bytes, "{:.1f} MB", 1e-6), cell(c.perplexity, "{:.3f}"),
                  cell(c.divergence, "{:.4f}"), cell(c.top1, "{:.1f} %", 100), cell(c.predicted, "{:.4f}"),
-                 cell(c.measured, "{:.4f}")]  # fmt: skip
+                 cell(c.came_true, "{:.4f}")]  # fmt: skip
         rows.append(
             f'<tr><td>{html.escape(c.name)}</td><td class="text">{html.escape(c.family)}</td>'
             + "".join(f"<td>{text}</td>" for text in cells)
@@ -59,13 +59,13 @@ def quality_sections(containers: Sequence[Container]) -> list[str]:
                 plots.plot_perplexity(containers),
             )
         )
-    if any(c.predicted and c.measured and c.predicted > 0 and c.measured > 0 for c in containers):
+    if any(c.predicted and c.came_true and c.predicted > 0 and c.came_true > 0 for c in containers):
         picture, pearson = plots.plot_prediction(containers)
         said = "" if pearson is None else f" Their correlation (Pearson) over these containers is {pearson:.3f}."
         sections.append(
             section(
-                "Predicted and measured loss increase",
-                "Each point is a container; on the dotted line the prediction is exact. Predictions hold for small "
+                "Predicted and measured",
+                "Each point is a container: its loss increase, or its KL divergence where sensitivities were measured by that; on the dotted line the prediction is exact. Predictions hold for small "
                 "increases and fail where a model breaks, at the upper right." + said,
                 picture,
             )
@@ -107,7 +107,7 @@ def render(title: str, containers: Sequence[Container], logs: dict[str, Log]) ->
         original = next((c.perplexity_original for c in containers if c.perplexity_original is not None), None)
         count = f"{len(containers)} container" + ("s" if len(containers) != 1 else "")
         said = "" if original is None else f"; the 16-bit model's perplexity on the same text is {original:.3f}"
-        body += [f"<p>{count}{said}. Bits are a weight's share of everything stored; predicted and measured are loss increases in nats a token.</p>", summary_table(containers)]
+        body += [f"<p>{count}{said}. Bits are a weight's share of everything stored; predicted and measured are in nats a token: the loss increase, or the KL divergence where sensitivities were measured by that.</p>", summary_table(containers)]
     body += quality_sections(containers) + layer_sections(containers) + job_sections(logs)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'

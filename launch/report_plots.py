@@ -101,14 +101,15 @@ def plot_perplexity(containers: Sequence[Container]) -> str:
 
 
 def plot_prediction(containers: Sequence[Container]) -> tuple[str, float | None]:
-    """Measured against predicted loss increase, a point a container; and their Pearson correlation, of three or more."""
-    known = [c for c in containers if c.predicted is not None and c.measured is not None]
-    known = [c for c in known if c.predicted > 0 and c.measured > 0]
+    """What was measured against what was predicted, a loss increase or a KL divergence, a point a container; and their
+    Pearson correlation, of three or more."""
+    known = [c for c in containers if c.predicted is not None and c.came_true is not None]
+    known = [c for c in known if c.predicted > 0 and c.came_true > 0]
     figure, axes = make_axes(6.2, 5.2)
     for index, (family, members) in enumerate(by_family(known).items()):
-        axes.plot([c.predicted for c in members], [c.measured for c in members], linestyle="none",
+        axes.plot([c.predicted for c in members], [c.came_true for c in members], linestyle="none",
                   color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], label=family)  # fmt: skip
-    values = [v for c in known for v in (c.predicted, c.measured)]
+    values = [v for c in known for v in (c.predicted, c.came_true)]
     ends = [min(values) / 1.3, max(values) * 1.3]
     axes.plot(ends, ends, color="#777777", linewidth=1, linestyle=":")
     axes.set_xscale("log")
@@ -116,12 +117,12 @@ def plot_prediction(containers: Sequence[Container]) -> tuple[str, float | None]
     axes.set_xlim(ends)
     axes.set_ylim(ends)
     axes.set_aspect("equal")
-    axes.set_xlabel("predicted loss increase (nats a token)")
-    axes.set_ylabel("measured loss increase")
+    axes.set_xlabel("predicted (nats a token)")
+    axes.set_ylabel("measured")
     legend_below(figure, axes, columns=1)
     pearson = None
     if len(known) >= 3:
-        pearson = float(np.corrcoef([c.predicted for c in known], [c.measured for c in known])[0, 1])
+        pearson = float(np.corrcoef([c.predicted for c in known], [c.came_true for c in known])[0, 1])
     return to_svg(figure), pearson
 
 

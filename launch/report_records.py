@@ -57,6 +57,17 @@ class Container:
         return len({(layer.method, layer.code_bits) for layer in self.layers}) == 1
 
     @property
+    def predicts_divergence(self) -> bool:
+        """The prediction follows from sensitivities measured by the KL divergence, so it speaks of that."""
+        measured = self.options.get("sensitivity", "fisher") != "fisher"
+        return measured and self.options.get("sensitivity-measure", "kl") == "kl"
+
+    @property
+    def came_true(self) -> float | None:
+        """What the prediction is to be compared with: the measured KL divergence or loss increase."""
+        return self.divergence if self.predicts_divergence else self.measured
+
+    @property
     def family(self) -> str:
         """Containers that differ in size alone share this; it names a line of the plot."""
         parts = [" + ".join(self.methods)]

@@ -30,15 +30,17 @@ typedef struct calibration_order {
 } calibration_order;
 
 /* Local. */
-static decant_status prepare(decant_calibration_run *run, calibration_order *order, decant_error *err)
+static decant_status prepare(decant_calibration_run *run, const decant_block_sink *sink,
+                             calibration_order *order, decant_error *err)
 {
     decant_job *job = run->job;
     bool on_disk = job->plan.rank[job->ranks->rank].share.boundaries_on_disk;
     const char *scratch = on_disk ? job->options->scratch : NULL;
     decant_status status = DECANT_OK;
-    if (decant_job_layers(job).count > 0)
-        status = job->plan.streamed ? decant_streamed_create(run, scratch, &order->streamed, err)
-                                    : decant_resident_create(run, job->plan.retain, &order->resident, err);
+    if (job->plan.streamed)
+        status = decant_streamed_create(run, scratch, sink, &order->streamed, err);
+    else if (decant_job_layers(job).count > 0)
+        status = decant_resident_create(run, job->plan.retain, &order->resident, err);
     if (status == DECANT_OK && !job->plan.streamed)
         status = decant_checkpoint_rounds_open(run, &order->rounds, err);
     if (status == DECANT_OK)
@@ -52,6 +54,26 @@ static void dismantle(calibration_order *order)
     decant_streamed_free(&order->streamed);
     decant_replica_exchange_close(&order->exchange);
     decant_checkpoint_rounds_close(&order->rounds);
+}
+
+/* What an earlier job has done, and what it has done in the other order, which is of no use in this one. */
+static void tell_where(const decant_calibration_run *run, const calibration_order *order)
+{
+    const decant_job *job = run->job;
+    const decant_work_directory *work = &job->work;
+    const decant_streamed_state *state = &order->streamed.state;
+    int layers = job->config.layers;
+    if (job->plan.streamed ? work->has_calibration : work->boundaries > 0 || work->left >= 0)
+        decant_log_say(job->log, "what a job with --memory %s has saved in %s is of no use with --memory %s",
+                       job->plan.streamed ? "resident" : "streamed", work->path,
+                       job->plan.streamed ? "streamed" : "resident");
+    if (run->finished > 0)
+        decant_log_say(job->log, "going on after %lld of %lld micro-batches", (long long)run->finished,
+                       (long long)(run->finished + run->batches));
+    if (job->plan.streamed && (state->boundaries > 0 || state->left < layers))
+        decant_log_say(job->log,
+                       "going on after %d layers that went backward, with what enters %d others, of %d layers",
+                       layers - state->left, state->boundaries < layers ? state->boundaries : layers, layers);
 }
 
 static void run_resident(decant_calibration_run *run, calibration_order *order)
@@ -79,21 +101,21 @@ decant_status decant_job_calibrate(decant_job *job, const decant_token_array *to
     if (status == DECANT_OK && !job->plan.streamed)
         status = decant_calibration_checkpoint_open(&run, &checkpoint, err);
     if (status == DECANT_OK)
-        status = prepare(&run, &order, err);
+        status = prepare(&run, sink, &order, err);
     if (status == DECANT_OK)
         status = decant_calibration_checkpoint_restore(&run, checkpoint, err);
     decant_container_close(&checkpoint);
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
-    if (run.finished > 0)
-        decant_log_say(job->log, "going on after %lld of %lld micro-batches", (long long)run.finished,
-                       (long long)(run.finished + run.batches));
+    tell_where(&run, &order);
     DECANT_TRY(decant_ranks_agree(job->ranks, decant_calibration_run_connect(&run, err), err));
-    if (decant_job_layers(job).count > 0 && job->plan.streamed)
-        decant_streamed_run(&run, &order.streamed, &order.exchange, sink);
+    if (job->plan.streamed)
+        decant_streamed_run(&run, &order.streamed, &order.exchange);
     else if (decant_job_layers(job).count > 0)
         run_resident(&run, &order);
-    else if (!job->plan.streamed)
+    else
         decant_checkpoint_rounds_attend(&order.rounds, 0);
+    decant_error unread;
+    decant_standing_note(&run.standing, decant_safetensors_check(job->model, &unread), &unread);
     *err = run.standing.error;
     DECANT_TRY(decant_ranks_agree(job->ranks, run.standing.failed, err));
     *origin = (decant_statistics_origin){

@@ -16,7 +16,12 @@ decant_status decant_calibration_run_create(decant_job *job, const decant_token_
                                             decant_fisher_sums *fisher, decant_calibration_run *run,
                                             decant_error *err)
 {
-    *run = (decant_calibration_run){.job = job, .tokens = tokens, .fisher = fisher};
+    *run = (decant_calibration_run){
+        .job = job,
+        .tokens = tokens,
+        .fisher = fisher,
+        .channels = {.ranks = job->ranks, .backend = job->backend},
+    };
     run->micro_batch = decant_calibration_micro_batch(job->options, tokens);
     decant_schedule_share(decant_schedule_micro_batches(tokens->sequences, run->micro_batch),
                           job->grid.replicas, job->replica, &run->first_batch, &run->batches);
@@ -30,8 +35,8 @@ static decant_status open_channel(decant_calibration_run *run, int stage, int ta
     decant_job *job = run->job;
     size_t bytes = decant_element_bytes(job->backend->activation) *
                    (size_t)(run->micro_batch * run->tokens->length) * (size_t)job->config.hidden_size;
-    return decant_channel_open(job->ranks, decant_job_rank(job, stage, job->replica), tag, bytes, run->batches,
-                               receives, channel, err);
+    return decant_channel_open(&run->channels, decant_job_rank(job, stage, job->replica), tag, bytes,
+                               run->batches, receives, channel, err);
 }
 
 decant_status decant_calibration_run_connect(decant_calibration_run *run, decant_error *err)
@@ -52,10 +57,7 @@ done:
 
 void decant_calibration_run_free(decant_calibration_run *run)
 {
-    decant_channel_close(&run->from_previous);
-    decant_channel_close(&run->to_next);
-    decant_channel_close(&run->from_next);
-    decant_channel_close(&run->to_previous);
+    decant_channels_close(&run->channels);
     decant_memory_free(run->losses);
     *run = (decant_calibration_run){0};
 }
@@ -69,33 +71,24 @@ void decant_calibration_run_receive(decant_calibration_run *run, decant_channel 
 {
     decant_error error;
     if (channel)
-        decant_standing_note(
-            &run->standing,
-            decant_channel_receive(channel, run->job->backend, &matrix, 1, &run->standing.withdrawn, &error),
-            &error);
+        decant_standing_note(&run->standing,
+                             decant_channel_receive(channel, &matrix, 1, &run->standing.withdrawn, &error),
+                             &error);
 }
 
 void decant_calibration_run_send(decant_calibration_run *run, decant_channel *channel, decant_matrix matrix)
 {
     decant_error error;
+    /* On the way too: sums of weights that cannot be read must get into no checkpoint. */
+    decant_standing_note(&run->standing, decant_safetensors_check(run->job->model, &error), &error);
     if (channel)
-        decant_standing_note(&run->standing,
-                             decant_channel_send(channel, run->job->backend, &matrix, 1,
-                                                 !decant_standing_computes(&run->standing), &error),
-                             &error);
+        decant_standing_note(
+            &run->standing,
+            decant_channel_send(channel, &matrix, 1, !decant_standing_computes(&run->standing), &error),
+            &error);
 }
 
 void decant_calibration_run_advance(void *run)
 {
-    decant_calibration_run *own = run;
-    decant_channel_advance(own->to_next);
-    decant_channel_advance(own->to_previous);
-    decant_channel_advance(own->from_previous);
-    decant_channel_advance(own->from_next);
-}
-
-double decant_calibration_run_waited(const decant_calibration_run *run)
-{
-    return decant_channel_waited(run->from_previous) + decant_channel_waited(run->to_next) +
-           decant_channel_waited(run->from_next) + decant_channel_waited(run->to_previous);
+    decant_channels_advance(&((decant_calibration_run *)run)->channels);
 }

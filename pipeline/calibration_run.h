@@ -22,6 +22,7 @@ typedef struct decant_calibration_run {
     int64_t finished;                 /* micro-batches of its share that an earlier job has done */
     int64_t finished_at_most;         /* the same of the replica with the most, which is the first */
     double *losses;                   /* [tokens->sequences]; filled where the head is, for this rank's share */
+    decant_channels channels;         /* all of the following, each borrowed from here */
     decant_channel *from_previous, *to_next; /* activations; NULL at the model's ends */
     decant_channel *from_next, *to_previous; /* gradients */
     decant_standing standing;
@@ -37,7 +38,7 @@ decant_status decant_calibration_run_create(decant_job *job, const decant_token_
                                             decant_error *err);
 /* Not collective, but the neighbours do the same. */
 decant_status decant_calibration_run_connect(decant_calibration_run *run, decant_error *err);
-/* Takes a run of zeros too. All messages must have passed. */
+/* Takes a run of zeros too. All messages must have been asked for or sent. */
 void decant_calibration_run_free(decant_calibration_run *run);
 
 /* The sequences of this rank's micro-batch `index`, 0 … run->batches − 1. */
@@ -50,8 +51,5 @@ void decant_calibration_run_send(decant_calibration_run *run, decant_channel *ch
 
 /* Lets this rank's messages move on; `run` is a decant_calibration_run *, for a decant_interlude. */
 void decant_calibration_run_advance(void *run);
-
-/* Seconds that this rank has waited for messages so far. */
-double decant_calibration_run_waited(const decant_calibration_run *run);
 
 #endif

@@ -13,7 +13,7 @@ decant_status decant_checkpoint_rounds_open(decant_calibration_run *run, decant_
     decant_job *job = run->job;
     int64_t first;
     decant_status status;
-    *rounds = (decant_checkpoint_rounds){.run = run, .lag = job->stages - 1, .last = -1};
+    *rounds = (decant_checkpoint_rounds){.run = run, .lag = job->stages - 1 + job->plan.slack, .last = -1};
     decant_schedule_share(decant_schedule_micro_batches(run->tokens->sequences, run->micro_batch),
                           job->grid.replicas, 0, &first, &rounds->largest);
     rounds->rounds = rounds->largest - run->finished_at_most - 1;
@@ -57,6 +57,8 @@ static int64_t finish_round(decant_checkpoint_rounds *rounds, int64_t batch)
 {
     int64_t place = batch % (rounds->lag + 1);
     decant_error error;
+    while (decant_message_advance(&rounds->messages[place])) /* others may wait for this rank's activations */
+        decant_channels_advance(&rounds->run->channels);
     note_failure(rounds, decant_message_complete(&rounds->messages[place], &error), &error);
     return rounds->closed ? WISH_NOTHING : rounds->wishes[place];
 }
@@ -69,6 +71,7 @@ static void save(decant_checkpoint_rounds *rounds, int64_t batch, bool leaves)
     int64_t finished = run->finished_at_most + batch + 1;
     double start_s = decant_clock_s();
     decant_error error = run->standing.error;
+    decant_channels_flush(&run->channels);
     decant_status status = decant_ranks_agree(job->ranks, run->standing.failed, &error);
     if (status != DECANT_OK) { /* all meet again when the messages have passed */
         rounds->closed = true;

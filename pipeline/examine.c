@@ -2,6 +2,9 @@
 #include "pipeline/examine.h"
 
 #include "io/container.h"
+#include "stages/model_check.h"
+
+#include <string.h>
 
 /* ---- verify ---- */
 
@@ -9,9 +12,15 @@ static decant_status verify(const decant_options *options, FILE *stream, decant_
 {
     decant_container *container = NULL;
     int64_t datasets = 0, bytes = 0;
+    char kind[32];
     decant_status status;
     DECANT_TRY(decant_container_open(options->container, &container, err));
     DECANT_TRY(decant_container_verify(container, &datasets, &bytes, err));
+    DECANT_TRY(decant_container_get_text(container, "/", "kind", kind, sizeof kind, err));
+    if (strcmp(kind, "model") == 0) {
+        DECANT_TRY(decant_model_check_shapes(container, err));
+        DECANT_TRY(decant_model_check_layers(container, err));
+    }
     fprintf(stream, "%s: %lld datasets, %lld bytes, every checksum is right\n", options->container,
             (long long)datasets, (long long)bytes);
 done:

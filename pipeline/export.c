@@ -3,16 +3,15 @@
 #include "pipeline/export.h"
 
 #include "base/memory.h"
-#include "io/container.h"
 #include "io/mapped_file.h"
 #include "io/partial_folder.h"
-#include "stages/export.h"
+#include "pipeline/exported_tensors.h"
+#include "stages/model_check.h"
 #include "stages/quantize.h"
 #include "stages/source.h"
 
 #include <cjson/cJSON.h>
 #include <malloc.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -22,15 +21,6 @@ static const char mark[] = "decant_export.json";
  * matrices of many sizes then leave gaps: 630 MB at the peak for SmolLM2-135M, 77 MB with a fixed bound. */
 enum { RETURNED_BLOCK_BYTES = 128 << 10 };
 
-/* A tensor of the model: a dataset of its own, or a quantized layer. */
-typedef struct model_tensor {
-    char name[DECANT_CONTAINER_PATH_BYTES]; /* of the dataset, or of the layer's group */
-    bool is_layer;
-    decant_stored type; /* of a dataset */
-    decant_shape shape;
-    decant_export_layer layer;
-} model_tensor;
-
 typedef struct export_job {
     const decant_options *options;
     const decant_export_form *form;
@@ -38,117 +28,14 @@ typedef struct export_job {
     decant_container_source *source;
     decant_weight_source weights;
     decant_backend *backend;
-    decant_element element; /* of decoded weights */
-    model_tensor *tensors;  /* [count], owned */
-    int64_t count, room;
+    decant_element element;           /* of decoded weights */
+    decant_exported_tensors contents; /* of the container */
     decant_tensor_list list;
     decant_partial_folder folder;
     decant_safetensors_writer *writer;
 } export_job;
 
-/* ---- what the container holds ---- */
-
-static decant_status add_tensor(export_job *job, const char *name, model_tensor **tensor, decant_error *err)
-{
-    if (job->count == job->room) {
-        int64_t room = 2 * job->room + 64;
-        decant_status status = decant_memory_resize((size_t)room * sizeof *job->tensors, "the list of tensors",
-                                                    (void **)&job->tensors, err);
-        if (status != DECANT_OK)
-            return status;
-        job->room = room;
-    }
-    *tensor = &job->tensors[job->count++];
-    **tensor = (model_tensor){0};
-    snprintf((*tensor)->name, sizeof(*tensor)->name, "%s", name);
-    return DECANT_OK;
-}
-
-static bool is_float(decant_stored type)
-{
-    return type == DECANT_STORED_F32 || type == DECANT_STORED_F16 || type == DECANT_STORED_BF16;
-}
-
-/* Datasets of floats at the root are the tensors that were not quantized. */
-static decant_status note_dataset(void *context, const char *path, decant_stored type,
-                                  const decant_shape *shape, decant_error *err)
-{
-    export_job *job = context;
-    model_tensor *tensor;
-    if (strchr(path + 1, '/') || !is_float(type))
-        return DECANT_OK;
-    decant_status status = add_tensor(job, path + 1, &tensor, err);
-    if (status == DECANT_OK) {
-        tensor->type = type;
-        tensor->shape = *shape;
-    }
-    return status;
-}
-
-static decant_status read_layer(export_job *job, const char *name, decant_export_layer *layer,
-                                decant_error *err)
-{
-    char group[DECANT_CONTAINER_PATH_BYTES + 1], method[32];
-    int64_t bits = 0;
-    decant_status status;
-    snprintf(group, sizeof group, "/%s", name);
-    snprintf(layer->name, sizeof layer->name, "%s", name);
-    DECANT_TRY(decant_container_get_integer(job->container, group, "rows", &layer->rows, err));
-    DECANT_TRY(decant_container_get_integer(job->container, group, "columns", &layer->columns, err));
-    DECANT_TRY(decant_container_get_integer(job->container, group, "sparse_count", &layer->sparse_count, err));
-    DECANT_TRY(decant_container_get_text(job->container, group, "method", method, sizeof method, err));
-    if (layer->rows < 1 || layer->columns < 1 || layer->rows > INT32_MAX || layer->columns > INT32_MAX ||
-        layer->sparse_count < 0 || layer->sparse_count > layer->rows * layer->columns)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: %s claims an impossible shape", job->options->container,
-                    name);
-    if (strcmp(method, "kmeans") == 0)
-        DECANT_TRY(decant_container_get_integer(job->container, group, "bits", &bits, err));
-    layer->bits = bits >= DECANT_BITS_MINIMUM && bits <= DECANT_BITS_MAXIMUM ? (int)bits : 0;
-done:
-    return status;
-}
-
-static decant_status note_layers(export_job *job, decant_error *err)
-{
-    static const char path[] = "/errors/layers";
-    char *names = NULL, *rest = NULL;
-    decant_stored type;
-    decant_shape shape;
-    model_tensor *tensor;
-    decant_status status;
-    DECANT_TRY(decant_container_describe(job->container, path, &type, &shape, err));
-    if (type != DECANT_STORED_U8 || shape.dimensions != 1)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: %s is no text", job->options->container, path);
-    DECANT_TRY(decant_memory_allocate((size_t)shape.extent[0] + 1, path, (void **)&names, err));
-    DECANT_TRY(decant_container_read(job->container, path, type, &shape, names, err));
-    for (char *name = strtok_r(names, "\n", &rest); name; name = strtok_r(NULL, "\n", &rest)) {
-        DECANT_TRY(add_tensor(job, name, &tensor, err));
-        tensor->is_layer = true;
-        DECANT_TRY(read_layer(job, name, &tensor->layer, err));
-    }
-done:
-    decant_memory_free(names);
-    return status;
-}
-
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp(((const model_tensor *)a)->name, ((const model_tensor *)b)->name);
-}
-
-/* The type of most weights that were not quantized; where that is F32, F16, which holds levels exactly. */
-static decant_element element_of_model(const export_job *job)
-{
-    int64_t weights[3] = {0};
-    for (int64_t i = 0; i < job->count; i++) {
-        const model_tensor *tensor = &job->tensors[i];
-        int64_t count = tensor->is_layer ? 0 : 1;
-        for (int d = 0; d < tensor->shape.dimensions; d++)
-            count *= tensor->shape.extent[d];
-        weights[tensor->type == DECANT_STORED_BF16 ? 0 : tensor->type == DECANT_STORED_F16 ? 1 : 2] += count;
-    }
-    return weights[0] > weights[1] && weights[0] >= weights[2] ? DECANT_BF16 : DECANT_F16;
-}
+/* ---- what the folder will hold ---- */
 
 static decant_element element_asked_for(const export_job *job)
 {
@@ -160,21 +47,17 @@ static decant_element element_asked_for(const export_job *job)
     case DECANT_EXPORT_F32:
         return DECANT_F32;
     default:
-        return element_of_model(job);
+        return decant_exported_tensors_element(&job->contents);
     }
 }
-
-/* ---- what the folder will hold ---- */
 
 static decant_status list_tensors(export_job *job, decant_error *err)
 {
     decant_status status;
-    DECANT_TRY(decant_container_each(job->container, note_dataset, job, err));
-    DECANT_TRY(note_layers(job, err));
-    qsort(job->tensors, (size_t)job->count, sizeof *job->tensors, compare_names);
+    DECANT_TRY(decant_exported_tensors_list(job->container, &job->contents, err));
     job->element = element_asked_for(job);
-    for (int64_t i = 0; i < job->count; i++) {
-        const model_tensor *tensor = &job->tensors[i];
+    for (int64_t i = 0; i < job->contents.count; i++) {
+        const decant_exported_tensor *tensor = &job->contents.tensors[i];
         if (tensor->is_layer)
             DECANT_TRY(job->form->list(&tensor->layer, job->element, &job->list, err));
         else
@@ -189,9 +72,11 @@ done:
 static int single_width(const export_job *job)
 {
     int width = -1;
-    for (int64_t i = 0; i < job->count; i++)
-        if (job->tensors[i].is_layer)
-            width = width < 0 || width == job->tensors[i].layer.bits ? job->tensors[i].layer.bits : 0;
+    for (int64_t i = 0; i < job->contents.count; i++) {
+        const decant_exported_tensor *tensor = &job->contents.tensors[i];
+        if (tensor->is_layer)
+            width = width < 0 || width == tensor->layer.bits ? tensor->layer.bits : 0;
+    }
     return width;
 }
 
@@ -294,7 +179,7 @@ done:
 
 /* ---- tensors ---- */
 
-static decant_status write_whole(export_job *job, const model_tensor *tensor, decant_error *err)
+static decant_status write_whole(export_job *job, const decant_exported_tensor *tensor, decant_error *err)
 {
     char path[DECANT_CONTAINER_PATH_BYTES + 1];
     size_t size_bytes = decant_stored_bytes(tensor->type);
@@ -341,8 +226,8 @@ static decant_status write_tensors(export_job *job, decant_error *err)
     decant_status status;
     DECANT_TRY(decant_safetensors_writer_create(job->folder.partial, &job->list, job->options->shard_bytes,
                                                 &job->writer, err));
-    for (int64_t i = 0; i < job->count; i++) {
-        const model_tensor *tensor = &job->tensors[i];
+    for (int64_t i = 0; i < job->contents.count; i++) {
+        const decant_exported_tensor *tensor = &job->contents.tensors[i];
         DECANT_TRY(tensor->is_layer ? write_layer(job, &tensor->layer, err) : write_whole(job, tensor, err));
     }
     DECANT_TRY(decant_safetensors_writer_finish(&job->writer, err));
@@ -360,7 +245,8 @@ static decant_status open_container(export_job *job, decant_error *err)
     DECANT_TRY(decant_container_get_text(job->container, "/", "kind", kind, sizeof kind, err));
     if (strcmp(kind, "model") != 0)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s holds %s, not a model", job->options->container, kind);
-    decant_container_check_reads(job->container);
+    DECANT_TRY(decant_container_verify(job->container, NULL, NULL, err));
+    DECANT_TRY(decant_model_check_shapes(job->container, err));
     DECANT_TRY(decant_container_source_create(job->container, &job->source, err));
     job->weights = decant_source_of_container(job->source);
     DECANT_TRY(decant_backend_create_cpu(job->options->threads, &job->backend, err));
@@ -397,7 +283,7 @@ done:
     decant_safetensors_writer_discard(&job.writer);
     decant_partial_folder_close(&job.folder);
     decant_tensor_list_free(&job.list);
-    decant_memory_free(job.tensors);
+    decant_exported_tensors_free(&job.contents);
     decant_container_source_destroy(&job.source);
     decant_container_close(&job.container);
     decant_backend_destroy(&job.backend);

@@ -1,30 +1,27 @@
 /* See import_statistics.h. */
 #include "pipeline/import_statistics.h"
 
-#include "io/checksum.h"
+#include "stages/linear_weight.h"
 #include "stages/statistics.h"
 
 #include <math.h>
-#include <stdio.h>
 
-/* What ties statistics to their model: the CRC-32 of the CRC-32s of its linear layers, in model order. */
+/* What ties statistics to their model. */
 static decant_status sum_model(const char *path, const decant_model_config *config, const decant_family *family,
                                uint32_t *checksum, decant_error *err)
 {
     decant_safetensors *model = NULL;
     decant_status status = decant_safetensors_open(path, &model, err);
     for (int i = 0; status == DECANT_OK && i < config->layers * family->linear_count; i++) {
-        char tensor[DECANT_NAME_BYTES + 8];
         decant_linear linear;
-        decant_matrix host;
+        decant_linear_weight weight;
         family->linear(config, i / family->linear_count, i % family->linear_count, &linear);
-        snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
-        status = decant_safetensors_matrix(model, tensor, linear.rows, linear.columns, &host, err);
-        if (status == DECANT_OK) {
-            uint32_t own = decant_checksum(0, host.data, decant_matrix_bytes(host));
-            *checksum = decant_checksum(*checksum, &own, sizeof own);
-        }
+        status = decant_linear_weight_find(model, &linear, &weight, err);
+        if (status == DECANT_OK)
+            *checksum = decant_model_checksum_extend(*checksum, decant_linear_weight_checksum(&weight));
     }
+    if (status == DECANT_OK)
+        status = decant_safetensors_check(model, err);
     decant_safetensors_close(&model);
     return status;
 }

@@ -7,18 +7,20 @@
 #include "pipeline/job.h"
 
 #include "base/memory.h"
+#include "pipeline/generate.h"
 #include "pipeline/job_budget.h"
 #include "pipeline/job_open.h"
 #include "pipeline/job_plan.h"
 #include "pipeline/job_statistics.h"
 #include "pipeline/job_tokens.h"
 #include "pipeline/job_work.h"
+#include "pipeline/provenance.h"
 #include "pipeline/report.h"
+#include "pipeline/reuse.h"
 #include "pipeline/sensitivity.h"
 #include "stages/write.h"
 #include "stages/write_validation.h"
 
-#include <stdio.h>
 #include <unistd.h>
 
 /* ---- check ---- */
@@ -92,10 +94,10 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
                                   const decant_sensitivity *sensitivity, decant_container_writer **writer,
                                   decant_error *err)
 {
-    char options[1024], device[64];
+    char options[DECANT_PROVENANCE_BYTES], device[64];
     double start_s = decant_clock_s();
-    decant_options_describe(job->options, options, sizeof options);
-    snprintf(device, sizeof device, "%s %s", job->backend->name, decant_element_name(job->backend->activation));
+    decant_job_describe_options(job, origin, options);
+    decant_job_describe_device(job, device, sizeof device);
     decant_container_contents contents = {
         .config = &job->config,
         .family = job->family,
@@ -113,6 +115,8 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
         .matrices = share->matrices,
         .quantized = share->layers,
         .weights = share->weights,
+        .earlier = job->reuse ? job->reuse->container : NULL,
+        .is_taken = share->is_taken,
     };
     decant_log_stage(job->log, "write");
     decant_status status = decant_write_container(job->ranks, job->options->output, job->options->overwrite,
@@ -126,29 +130,33 @@ static decant_status write_output(decant_job *job, const decant_quantized_share 
 
 /* Validates the file that was just written. A container that cannot be validated is kept all the same: the work
  * in it is whole, and `decant validate` can be run again. */
-static decant_status validate_and_finish(decant_job *job, const decant_token_array *text,
+static decant_status validate_and_finish(decant_job *job, const decant_validation_inputs *inputs,
                                          const decant_plan_summary *summary, decant_container_writer **writer,
                                          decant_error *err)
 {
     decant_validation_result result;
+    decant_question_result questions = {0};
     decant_error validation_error;
     decant_status validated = DECANT_OK;
     double start_s = decant_clock_s();
-    if (text->sequences > 0) {
-        validated =
-            decant_job_validate(job, decant_container_partial_path(*writer), text, &result, &validation_error);
-        if (validated == DECANT_OK)
-            validated = decant_validation_write(*writer, &result, &validation_error);
-    }
+    bool validates = !decant_validation_inputs_are_empty(inputs);
+    if (validates)
+        validated = decant_job_validate(job, decant_container_partial_path(*writer), inputs, &result,
+                                        &questions, &validation_error);
+    if (validated == DECANT_OK && inputs->text.sequences > 0)
+        validated = decant_validation_write(*writer, &result, &validation_error);
     decant_status status = decant_container_finish(writer, err);
     if (status != DECANT_OK)
-        return status;
+        goto done;
     job->work.complete = true;
     if (validated != DECANT_OK)
         *err = validation_error;
-    else if (text->sequences > 0)
-        decant_report_validation(job, &result, summary, decant_clock_s() - start_s);
-    return validated;
+    else if (validates)
+        decant_report_validation(job, &result, &questions, summary, decant_clock_s() - start_s);
+    status = validated;
+done:
+    decant_question_result_free(&questions);
+    return status;
 }
 
 /* ---- the commands ---- */
@@ -161,28 +169,30 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     decant_error_table table = {0};
     decant_plan_summary summary = {0};
     decant_sensitivity sensitivity = {0};
-    decant_token_array text = {0}, tokens = {0};
+    decant_validation_inputs inputs = {0};
+    decant_token_array tokens = {0};
     decant_container_writer *writer = NULL;
     int *chosen = NULL;
     decant_status status;
     DECANT_TRY(check_output(job, err));
     DECANT_TRY(decant_job_check_budget(job, err));
-    if (job->options->text[0])
-        DECANT_TRY(decant_job_read_text(job, &text, err));
-    job->text = &text;
+    DECANT_TRY(decant_job_read_inputs(job, &inputs, err));
+    job->text = &inputs.text;
     DECANT_TRY(prepare_sensitivity(job, &tokens, err));
     DECANT_TRY(decant_job_find_fisher_sums(job, &fisher, &share, &origin, err));
     DECANT_TRY(decant_job_quantize(job, &fisher, &origin, &share, &table, err));
     DECANT_TRY(decant_job_heed_signals(job, err));
     DECANT_TRY(measure_sensitivity(job, &tokens, &share, &table, &sensitivity, err));
     DECANT_TRY(allocate(job, &table, &chosen, &summary, err));
+    DECANT_TRY(decant_job_quantize_other_choices(job, &origin, chosen, &share, err));
+    decant_report_reuse(job, chosen);
     DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &sensitivity, &writer, err));
     decant_quantized_share_free(job->backend, &share);
-    DECANT_TRY(validate_and_finish(job, &text, &summary, &writer, err));
+    DECANT_TRY(validate_and_finish(job, &inputs, &summary, &writer, err));
     decant_job_forget_sensitivity(job);
 done:
     decant_container_discard(&writer);
-    decant_token_array_free(&text);
+    decant_validation_inputs_free(&inputs);
     decant_token_array_free(&tokens);
     decant_sensitivity_free(&sensitivity);
     decant_fisher_sums_free(&fisher);
@@ -208,17 +218,31 @@ done:
     return status;
 }
 
+/* A container that is damaged is not validated, wherever the damage is. */
+static decant_status verify_together(decant_job *job, decant_error *err)
+{
+    decant_container *container = NULL;
+    decant_status status = decant_container_open(job->options->container, &container, err);
+    if (status == DECANT_OK)
+        status = decant_container_verify_share(container, job->ranks->rank, job->ranks->size, err);
+    decant_container_close(&container);
+    return decant_ranks_agree(job->ranks, status, err);
+}
+
 static decant_status run_validation(decant_job *job, decant_error *err)
 {
-    decant_token_array text = {0};
+    decant_validation_inputs inputs = {0};
     decant_validation_result result;
+    decant_question_result questions = {0};
     decant_status status;
-    DECANT_TRY(decant_job_read_text(job, &text, err));
+    DECANT_TRY(verify_together(job, err));
+    DECANT_TRY(decant_job_read_inputs(job, &inputs, err));
     double start_s = decant_clock_s();
-    DECANT_TRY(decant_job_validate(job, job->options->container, &text, &result, err));
-    decant_report_validation(job, &result, NULL, decant_clock_s() - start_s);
+    DECANT_TRY(decant_job_validate(job, job->options->container, &inputs, &result, &questions, err));
+    decant_report_validation(job, &result, &questions, NULL, decant_clock_s() - start_s);
 done:
-    decant_token_array_free(&text);
+    decant_question_result_free(&questions);
+    decant_validation_inputs_free(&inputs);
     return status;
 }
 
@@ -231,6 +255,8 @@ decant_status decant_job_run(decant_ranks *ranks, const decant_options *options,
         status = run_whole_job(&job, err);
     else if (status == DECANT_OK && options->command == DECANT_COMMAND_CALIBRATE)
         status = run_calibration(&job, err);
+    else if (status == DECANT_OK && options->command == DECANT_COMMAND_GENERATE)
+        status = decant_job_generate(&job, err);
     else if (status == DECANT_OK)
         status = run_validation(&job, err);
     if (status == DECANT_OK)

@@ -1,14 +1,16 @@
-/* The commands that compute: what `decant run`, `calibrate` and `validate` do, in order. */
+/* The commands that compute: what `decant run`, `calibrate`, `validate` and `generate` do, in order. */
 #ifndef DECANT_PIPELINE_JOB_H
 #define DECANT_PIPELINE_JOB_H
 
 #include "base/log.h"
 #include "base/ranks.h"
+#include "io/question_file.h"
 #include "io/token_array.h"
 #include "pipeline/options.h"
 #include "pipeline/plan.h"
 #include "pipeline/schedule.h"
 #include "pipeline/work_directory.h"
+#include "stages/question_passes.h"
 #include "stages/source.h"
 #include "stages/statistics.h"
 #include "stages/validate.h"
@@ -31,6 +33,8 @@ typedef struct decant_job {
     int *owners; /* [layers of this stage, linear_count]: the replica that quantizes and writes a matrix */
     const decant_token_array *text; /* what `run` will validate on, borrowed; NULL or empty: nothing */
     uint32_t model_checksum;        /* pipeline/model_fingerprint.h; 0 where nothing is tied to the model */
+    uint32_t *weight_checksums;     /* [linear layers of the model]: what it was made of; NULL: nothing */
+    struct decant_reuse *reuse;     /* pipeline/reuse.h; NULL: nothing is taken over */
     decant_work_directory work;     /* pipeline/job_work.h */
     decant_plan plan;               /* once the tokens are known; pipeline/job_plan.h */
 } decant_job;
@@ -45,11 +49,19 @@ int decant_job_rank(const decant_job *job, int stage, int replica);
  */
 int decant_job_owner(const decant_job *job, int block, int linear);
 
-/* Local. What becomes of a block's Fisher sums when layers are streamed: called once a block, from the last of
- * this rank's layers to the first, with the sums of the matrices that this rank owns; it takes them off the
- * device. */
+/* What becomes of a block's Fisher sums when layers are streamed; pipeline/streamed_blocks.h. */
 typedef struct decant_block_sink {
+    /* Local. Called once a block, counted from this rank's first, from the last to the first, with the sums of
+     * the matrices that this rank owns; takes them off the device. */
     decant_status (*take)(void *context, decant_fisher_sums *fisher, int block, decant_error *err);
+    /* Collective. Defines the datasets for what was made of a layer of the model. */
+    decant_status (*define)(void *context, decant_container_writer *writer, int layer, decant_error *err);
+    /* Local. Writes what this rank has of a block that was taken, into the datasets that were defined last … */
+    decant_status (*write)(void *context, decant_container_writer *writer, const decant_fisher_sums *fisher,
+                           int block, decant_error *err);
+    /* … or reads it, in place of taking it. */
+    decant_status (*read)(void *context, const decant_container *file, decant_fisher_sums *fisher, int block,
+                          decant_error *err);
     void *context;
 } decant_block_sink;
 
@@ -59,15 +71,38 @@ decant_status decant_job_calibrate(decant_job *job, const decant_token_array *to
                                    const decant_block_sink *sink, decant_fisher_sums *fisher,
                                    decant_statistics_origin *origin, decant_error *err);
 
-/* Collective. pipeline/validation.c: the container at `path` against the model on windows of text; the result
- * is the same on every rank. */
-decant_status decant_job_validate(decant_job *job, const char *path, const decant_token_array *tokens,
-                                  decant_validation_result *result, decant_error *err);
+/* What a container is measured on; text without sequences and a set without questions are none. */
+typedef struct decant_validation_inputs {
+    decant_token_array text;
+    decant_question_set questions;
+} decant_validation_inputs;
+
+static inline bool decant_validation_inputs_are_empty(const decant_validation_inputs *inputs)
+{
+    return inputs->text.sequences == 0 && inputs->questions.question_count == 0;
+}
+
+/* What both models answered; [DECANT_VALIDATION_ORIGINAL] is all zero without an original. */
+typedef struct decant_question_result {
+    const decant_question_set *set;           /* borrowed; NULL: nothing was asked */
+    double *scores[DECANT_VALIDATION_MODELS]; /* [choices of the set], log-likelihoods, natural; owned */
+    decant_question_tally *subjects[DECANT_VALIDATION_MODELS]; /* [subjects of the set]; owned */
+    decant_question_tally overall[DECANT_VALIDATION_MODELS];
+    double seconds;
+} decant_question_result;
+
+/* Collective. pipeline/validation.c: the container at `path` and, where there is one, the model on windows of
+ * text and on questions; the results are the same on every rank.
+ *   questions   freed with decant_question_result_free, empty after a failure */
+decant_status decant_job_validate(decant_job *job, const char *path, const decant_validation_inputs *inputs,
+                                  decant_validation_result *result, decant_question_result *questions,
+                                  decant_error *err);
+void decant_question_result_free(decant_question_result *result); /* takes an empty one */
 
 /* Tokens at once of the decode products that validation measures, ascending; pipeline/model_costs.c. */
 extern const int DECANT_DECODE_BATCH[DECANT_DECODE_BATCHES];
 
-/* Collective. The three commands. */
+/* Collective. The four commands. */
 decant_status decant_job_run(decant_ranks *ranks, const decant_options *options, decant_log *log,
                              decant_error *err);
 

@@ -4,8 +4,7 @@
 #include "pipeline/linear_sizes.h"
 #include "pipeline/plan_request.h"
 #include "stages/budget.h"
-
-#include <stdio.h>
+#include "stages/linear_weight.h"
 
 enum { TABLE_DATASETS = 32 }; /* in the container, beside tensors and layers; at most */
 
@@ -27,16 +26,13 @@ static decant_status count_rest(decant_job *job, int64_t *rest_bytes, decant_err
         bytes += (int64_t)decant_safetensors_at(job->model, i)->size_bytes;
     for (int64_t i = 0; i < layers; i++) {
         int linears = job->family->linear_count;
-        char tensor[DECANT_NAME_BYTES + 8];
         decant_linear linear;
-        decant_matrix host;
+        decant_linear_weight weight;
         job->family->linear(&job->config, (int)(i / linears), (int)(i % linears), &linear);
-        snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
-        decant_status status =
-            decant_safetensors_matrix(job->model, tensor, linear.rows, linear.columns, &host, err);
+        decant_status status = decant_linear_weight_find(job->model, &linear, &weight, err);
         if (status != DECANT_OK)
             return status;
-        bytes -= (int64_t)decant_matrix_bytes(host);
+        bytes -= (int64_t)decant_matrix_bytes(weight.host);
     }
     int64_t whole = decant_safetensors_count(job->model) - layers, grids = 0;
     decant_budget_count_grids(list.candidate, list.count, &grids, &bytes);

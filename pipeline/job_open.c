@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "pipeline/placement.h"
+#include "pipeline/reuse.h"
 #include "stages/sensitivity.h"
 
 #include <stdio.h>
@@ -52,7 +53,7 @@ static decant_status create_backend(decant_job *job, decant_error *err)
 /* Does the job need to know what the model computes, or only its matrices? */
 static bool needs_architecture(const decant_options *options)
 {
-    return options->command != DECANT_COMMAND_RUN || options->text[0] ||
+    return options->command != DECANT_COMMAND_RUN || options->text[0] || options->choices[0] ||
            options->sensitivity != DECANT_SENSITIVITY_FISHER || !decant_options_are_data_free(options);
 }
 
@@ -158,6 +159,8 @@ void decant_job_close(decant_job *job)
 {
     decant_memory_free(job->ranges);
     decant_memory_free(job->owners);
+    decant_memory_free(job->weight_checksums);
+    decant_reuse_close(&job->reuse);
     decant_plan_free(&job->plan);
     decant_safetensors_close(&job->model);
     decant_model_config_free(&job->config);

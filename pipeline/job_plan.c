@@ -4,8 +4,8 @@
 #include "base/memory.h"
 #include "pipeline/plan_advice.h"
 #include "pipeline/plan_request.h"
+#include "stages/linear_weight.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -29,17 +29,15 @@ static int64_t device_share(const decant_job *job)
 /* The type of the first quantized tensor; they may differ, but then are of one size as a rule. */
 static decant_element element_of_model(const decant_job *job)
 {
-    char name[DECANT_NAME_BYTES + sizeof ".weight"];
     decant_linear linear;
-    decant_matrix host;
+    decant_linear_weight weight;
     decant_error unused;
-    job->family->linear(&job->config, 0, 0, &linear);
-    snprintf(name, sizeof name, "%s.weight", linear.name);
     if (!job->model) /* only a container is at hand */
         return job->config.element;
-    if (decant_safetensors_matrix(job->model, name, linear.rows, linear.columns, &host, &unused) != DECANT_OK)
+    job->family->linear(&job->config, 0, 0, &linear);
+    if (decant_linear_weight_find(job->model, &linear, &weight, &unused) != DECANT_OK)
         return job->config.element;
-    return host.element;
+    return weight.host.element;
 }
 
 static decant_plan_request request_of(decant_job *job, const decant_token_array *calibration,
@@ -81,12 +79,12 @@ static void log_plan(decant_job *job)
             job->log, "plan",
             "\"rank\":%d,\"layers\":%d,\"sequences\":%lld,\"memory\":\"%s\",\"retain\":%s,\"on_disk\":%s,"
             "\"micro_batch\":%lld,\"device_bytes\":%lld,\"host_bytes\":%lld,\"process_bytes\":%lld,"
-            "\"idle_share\":%.4f",
+            "\"slack\":%d,\"idle_share\":%.4f",
             rank, plan->rank[rank].share.layers.count, (long long)plan->rank[rank].share.sequences,
             plan->streamed ? "streamed" : "resident", plan->retain ? "true" : "false",
             plan->rank[rank].share.boundaries_on_disk ? "true" : "false", (long long)plan->shape.micro_batch,
             (long long)memory->peak.device, (long long)memory->peak.host, (long long)memory->process_bytes,
-            plan->rank[rank].idle);
+            plan->slack, plan->rank[rank].idle);
     }
 }
 
@@ -107,6 +105,7 @@ decant_status decant_job_plan(decant_job *job, const decant_token_array *calibra
 {
     decant_plan_request request = request_of(job, calibration, job->text);
     decant_status status;
+    request.shape.calibrates = calibration != NULL; /* else there are statistics already, or none are needed */
     DECANT_TRY(agree_on_memory(job, &request, err));
     DECANT_TRY(decant_ranks_agree(job->ranks, choose(job, &request, err), err));
     log_plan(job);

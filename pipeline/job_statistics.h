@@ -10,10 +10,18 @@
  *   fisher   created here; freed with decant_fisher_sums_free, after a failure too
  *   share    all zeros; when layers are streamed, their matrices are quantized as they pass, and no sums are
  *            left. Freed with decant_quantized_share_free, after a failure too
- *   origin   what the sums were taken over; untouched in a data-free run */
+ *   origin   what the sums were taken over; untouched in a data-free run
+ * With --reuse the sums of matrices that need not be quantized are not read. */
 decant_status decant_job_find_fisher_sums(decant_job *job, decant_fisher_sums *fisher,
                                           decant_quantized_share *share, decant_statistics_origin *origin,
                                           decant_error *err);
+
+/* Collective. The sums, from --statistics, of the matrices of this rank that were to be taken over from an
+ * earlier container (pipeline/reuse.h) but were given another candidate; nothing without --statistics.
+ *   chosen   [linear layers of the model]
+ *   fisher   all zeros, filled; freed with decant_fisher_sums_free, after a failure too */
+decant_status decant_job_find_other_sums(decant_job *job, const int *chosen, decant_fisher_sums *fisher,
+                                         decant_error *err);
 
 /* Collective. The same from --calibration alone. share NULL: the sums are wanted, not what is quantized with
  * them. */

@@ -35,7 +35,7 @@ static void describe_job(const decant_job *job, const decant_token_array *tokens
 decant_status decant_job_open_work(decant_job *job, const decant_token_array *tokens, decant_error *err)
 {
     char head[DECANT_WORK_HEAD_BYTES];
-    bool found[2];
+    int found[4];
     decant_status status = DECANT_OK;
     decant_work_directory_name(job->options->output, &job->work);
     describe_job(job, tokens, head);
@@ -44,16 +44,19 @@ decant_status decant_job_open_work(decant_job *job, const decant_token_array *to
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
     found[0] = job->work.has_calibration;
     found[1] = job->work.has_statistics;
+    found[2] = job->work.boundaries;
+    found[3] = job->work.left;
     DECANT_TRY(decant_ranks_broadcast(job->ranks, 0, found, sizeof found, err));
     job->work.has_calibration = found[0];
     job->work.has_statistics = found[1];
+    job->work.boundaries = found[2];
+    job->work.left = found[3];
     job->work.saved_s = decant_clock_s();
 done:
     return status;
 }
 
-/* Collective: was any rank sent a signal, and does rank 0 say that it is time to save? */
-static decant_status ask(decant_job *job, bool *leaves, bool *saves, decant_error *err)
+decant_status decant_job_ask(decant_job *job, bool *leaves, bool *saves, decant_error *err)
 {
     bool is_time = decant_clock_s() - job->work.saved_s >= job->options->checkpoint_every;
     int64_t wishes[2] = {decant_interruption_came(), job->ranks->rank == 0 && is_time};
@@ -74,7 +77,7 @@ decant_status decant_job_keep_statistics(decant_job *job, const decant_fisher_su
     bool leaves, saves;
     double start_s = decant_clock_s();
     decant_error failure;
-    decant_status status = ask(job, &leaves, &saves, err);
+    decant_status status = decant_job_ask(job, &leaves, &saves, err);
     if (status != DECANT_OK || !saves)
         return status;
     status = decant_statistics_write(job->ranks, job->work.statistics, true, &job->config, job->family, fisher,
@@ -97,7 +100,7 @@ decant_status decant_job_keep_statistics(decant_job *job, const decant_fisher_su
 decant_status decant_job_heed_signals(decant_job *job, decant_error *err)
 {
     bool leaves, saves;
-    decant_status status = ask(job, &leaves, &saves, err);
+    decant_status status = decant_job_ask(job, &leaves, &saves, err);
     decant_interruption_ignore();
     return status == DECANT_OK && leaves ? interrupted(job, err) : status;
 }

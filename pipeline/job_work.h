@@ -10,6 +10,10 @@
  *   tokens   to calibrate on; NULL: nothing will be kept */
 decant_status decant_job_open_work(decant_job *job, const decant_token_array *tokens, decant_error *err);
 
+/* Collective. Was any rank sent a signal, so that all leave? And is it time to save, by rank 0's clock, or
+ * because they leave? */
+decant_status decant_job_ask(decant_job *job, bool *leaves, bool *saves, decant_error *err);
+
 /* Collective. Keeps finished Fisher sums in place of those that were saved on the way, when --checkpoint-every
  * seconds of work are in them that are not saved yet, or when a signal came: then DECANT_INTERRUPTED. Sums that
  * cannot be kept are told and do not end a job that was to go on. */

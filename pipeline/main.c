@@ -16,8 +16,8 @@
 static bool needs_ranks(decant_command command)
 {
     return command == DECANT_COMMAND_RUN || command == DECANT_COMMAND_CALIBRATE ||
-           command == DECANT_COMMAND_VALIDATE || command == DECANT_COMMAND_IMPORT_STATISTICS ||
-           command == DECANT_COMMAND_MERGE;
+           command == DECANT_COMMAND_VALIDATE || command == DECANT_COMMAND_GENERATE ||
+           command == DECANT_COMMAND_IMPORT_STATISTICS || command == DECANT_COMMAND_MERGE;
 }
 
 /* Under mpirun and srun every process reads the same command line; one of them tells what is wrong with it. */
@@ -38,6 +38,16 @@ static int fail(decant_status status, const decant_error *err)
     return decant_status_exit(status);
 }
 
+/* Before there are ranks. */
+static int fail_on_ranks(decant_status status, const decant_error *err)
+{
+    int rank = 0;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    if (rank == err->rank)
+        fprintf(stderr, "decant: rank %d: %s: %s\n", rank, decant_status_sentence(status), err->message);
+    return decant_status_exit(status);
+}
+
 /* Every rank runs this; rank `err.rank` tells what happened, once. */
 static int run_on_ranks(const decant_options *options)
 {
@@ -46,7 +56,7 @@ static int run_on_ranks(const decant_options *options)
     decant_error err;
     decant_status status = decant_ranks_create(MPI_COMM_WORLD, &ranks, &err);
     if (status != DECANT_OK)
-        return fail(status, &err);
+        return fail_on_ranks(status, &err);
     status = decant_log_open(ranks->rank, options->quiet, options->log[0] ? options->log : NULL, &log, &err);
     status = decant_ranks_agree(ranks, status, &err);
     if (status == DECANT_OK && options->command == DECANT_COMMAND_IMPORT_STATISTICS)

@@ -9,7 +9,7 @@
 static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)470 << 20,
                      PINNED_BYTES = 2 * (4 << 24) + (32 << 16);
 
-enum { CHANNEL_BUFFERS = 4 }; /* pipeline/channel.c: one to receive, three to send */
+enum { CHANNEL_BUFFERS = 6 }; /* pipeline/channel.c: three to receive, three to send */
 
 const char *decant_job_stage_name(decant_job_stage stage)
 {
@@ -308,6 +308,8 @@ static void plan_calibration(rank_view *view, decant_rank_memory *memory)
     at->host = token_bytes(view) +
                channel_bytes(view, boundary_bytes(view, shape->micro_batch * shape->window)) +
                boundaries_in_memory(view);
+    if (streamed) /* a micro-batch on its way to a checkpoint; pipeline/streamed_checkpoint.h */
+        at->host += boundary_bytes(view, shape->micro_batch * shape->window);
     if (streamed) /* what was quantized waits there, or the sums do that are wanted themselves */
         at->host += shape->quantizes ? results_bytes(view, view->count) : owned_sums_bytes(view);
     if (view->share->replicas > 1) /* F on its way to its owner, in and out */

@@ -12,29 +12,30 @@ enum { REPEATS_MAXIMUM = 256 };
 const int DECANT_DECODE_BATCH[DECANT_DECODE_BATCHES] = {1, 2, 4, 8, 16};
 
 /* Waits for the work too. */
-static decant_status run(const decant_decode_products *products, const decant_model_part *part, int64_t tokens,
-                         int times, double *elapsed_s, decant_error *err)
+static decant_status run(const decant_decode_products *products, int times, double *elapsed_s,
+                         decant_error *err)
 {
     decant_status status;
     double start_s = decant_clock_s();
     for (int i = 0; i < times; i++)
-        DECANT_TRY(decant_decode_products_run(products, part, tokens, err));
-    DECANT_TRY(part->backend->memory->synchronize(part->backend, err));
+        DECANT_TRY(decant_decode_products_run(products, err));
+    DECANT_TRY(products->backend->memory->synchronize(products->backend, err));
     *elapsed_s = decant_clock_s() - start_s;
 done:
     return status;
 }
 
-static decant_status measure_part(const decant_decode_products *products, const decant_model_part *part,
+static decant_status measure_part(decant_decode_products *products, const decant_model_part *part,
                                   decant_model_costs *costs, decant_error *err)
 {
     decant_status status = DECANT_OK;
     costs->weight_bytes = decant_model_part_weight_bytes(part);
     for (int i = 0; i < DECANT_DECODE_BATCHES; i++) {
         double elapsed_s = 0;
-        DECANT_TRY(run(products, part, DECANT_DECODE_BATCH[i], 1, &elapsed_s, err)); /* warms up */
+        DECANT_TRY(decant_decode_products_record(products, part, DECANT_DECODE_BATCH[i], err));
+        DECANT_TRY(run(products, 1, &elapsed_s, err)); /* warms up */
         for (int times = 1; times <= REPEATS_MAXIMUM; times *= 2) {
-            DECANT_TRY(run(products, part, DECANT_DECODE_BATCH[i], times, &elapsed_s, err));
+            DECANT_TRY(run(products, times, &elapsed_s, err));
             costs->decode_s[i] = elapsed_s / times;
             if (elapsed_s >= ENOUGH_S)
                 break;

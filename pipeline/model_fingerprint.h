@@ -5,12 +5,14 @@
 
 #include "pipeline/job.h"
 
-/* Collective. Sets job->model_checksum, on every rank: the CRC-32 of the CRC-32s of the weights of all linear
- * layers in model order, which is the container's attribute model_crc32. Every rank reads the matrices it owns,
- * all of their bytes, once; they are read again for the work, so what fits the page cache comes from there. */
+/* Collective, once a job. Sets job->model_checksum and job->weight_checksums, on every rank, to the container's
+ * model_crc32 and to the CRC-32s of the weights of all linear layers, in model order, that it is made of. Every
+ * rank reads the matrices it owns, all of their bytes, once; they are read again for the work, so what fits the
+ * page cache comes from there. */
 decant_status decant_job_fingerprint_model(decant_job *job, decant_error *err);
 
-/* Local. DECANT_ERROR_INPUT when the statistics at `path` were made from another model than the job's. */
+/* Local. DECANT_ERROR_INPUT when the statistics at `path` were made from another model than the job's, and
+ * --old-statistics does not take them all the same. */
 decant_status decant_job_check_statistics(const decant_job *job, const char *path,
                                           const decant_statistics_origin *origin, decant_error *err);
 

@@ -29,6 +29,8 @@ static const option_row option_table[] = {
      "keep what the backward pass needs, or compute it again"},
     {"statistics", OPTION_PATH, "S.h5", NULL, FIELD(statistics), 0, 0, false,
      "Fisher sums of an earlier `calibrate`, in place of --calibration"},
+    {"old-statistics", OPTION_FLAG, NULL, NULL, FIELD(old_statistics), 0, 0, false,
+     "take --statistics of other weights than the model's all the same"},
     {"gradients", OPTION_PATH, "DIR", NULL, FIELD(gradients), 0, 0, false,
      "import-statistics: safetensors of squared gradients, named as the model's"},
     {"replicas", OPTION_NUMBER, "R", "0", FIELD(replicas), 0, 4096, false,
@@ -76,10 +78,18 @@ static const option_row option_table[] = {
     {"sensitivity-check", OPTION_INTEGER, "N", "8", FIELD(sensitivity_check), 0, 1e9, true,
      "matrices quantized alone to check what noise predicts"},
     {"text", OPTION_PATH, "T.npy", NULL, FIELD(text), 0, 0, false, "tokens to validate on"},
+    {"choices", OPTION_PATH, "Q.jsonl", NULL, FIELD(choices), 0, 0, false,
+     "questions to answer by log-likelihood, from launch/tokenize-choices"},
     {"validation-window", OPTION_INTEGER, "N", "2048", FIELD(validation_window), 2, 1e6, false,
      "tokens a validation window when the text is one long row"},
     {"validation-windows", OPTION_INTEGER, "N", "0", FIELD(validation_windows), 0, 1e9, false,
      "validation windows to use, 0 for all"},
+    {"prompt", OPTION_PATH, "T.npy", NULL, FIELD(prompt), 0, 0, false,
+     "generate: tokens to go on from, one long row or [prompts, length]"},
+    {"new-tokens", OPTION_INTEGER, "N", "64", FIELD(new_tokens), 1, 1e6, false,
+     "generate: tokens after each prompt"},
+    {"reuse", OPTION_PATH, "M.h5", NULL, FIELD(reuse), 0, 0, false,
+     "an earlier container: matrices that would come out the same are taken over"},
     {"output", OPTION_PATH, "M.h5", NULL, FIELD(output), 0, 0, false, "container (or statistics) to write"},
     {"overwrite", OPTION_FLAG, NULL, NULL, FIELD(overwrite), 0, 0, false,
      "replace an output that exists, once the new one is complete"},
@@ -144,8 +154,10 @@ static const struct {
      "add the Fisher sums of disjoint calibration parts"},
     {"allocate", DECANT_COMMAND_ALLOCATE, 1, "allocate M.h5 --bits 3.5 | --size 3.5GB | --sweep 2.5:5:0.25",
      "solve the bit allocation again for other budgets; prints the plan or the curve"},
-    {"validate", DECANT_COMMAND_VALIDATE, 1, "validate M.h5 --model DIR --text T.npy",
-     "perplexity before and after, KL divergence, top-1 agreement"},
+    {"validate", DECANT_COMMAND_VALIDATE, 1, "validate M.h5 --model DIR --text T.npy --choices Q.jsonl",
+     "perplexity before and after, KL divergence, top-1 agreement; accuracy on questions"},
+    {"generate", DECANT_COMMAND_GENERATE, 1, "generate M.h5 --prompt T.npy --new-tokens 64 --model DIR",
+     "the most likely tokens after a prompt, and tokens a second, of both models"},
     {"plan", DECANT_COMMAND_PLAN, 0, "plan --model DIR|config.json --ranks 8 --device-memory 80G",
      "what a job would hold, move and take, rank by rank, before it is run"},
     {"export", DECANT_COMMAND_EXPORT, 1, "export M.h5 --format safetensors|squeezellm --output DIR",
@@ -219,6 +231,13 @@ bool decant_options_predict_loss(const decant_options *options)
     return !decant_options_are_data_free(options) || options->sensitivity != DECANT_SENSITIVITY_FISHER;
 }
 
+const char *decant_options_predicted_measure(const decant_options *options)
+{
+    bool is_divergence = options->sensitivity != DECANT_SENSITIVITY_FISHER &&
+                         options->sensitivity_measure == DECANT_MEASURE_DIVERGENCE;
+    return is_divergence ? "KL divergence" : "loss increase";
+}
+
 /* What a run needs beyond a model and an output. */
 static decant_status require_recipe(const decant_options *options, const char **missing, decant_error *err)
 {
@@ -253,6 +272,8 @@ static decant_status require_options(const decant_options *options, decant_error
         missing = "--model";
     else if (runs && for_recipe)
         missing = for_recipe;
+    else if (runs && options->reuse[0] && !options->statistics[0] && !decant_options_are_data_free(options))
+        missing = "--statistics, for --reuse (or methods that need none)";
     else if (calibrates && !options->calibration[0])
         missing = "--calibration";
     else if (command == DECANT_COMMAND_MERGE && options->part_count < 2)
@@ -263,11 +284,17 @@ static decant_status require_options(const decant_options *options, decant_error
         missing = "--gradients";
     else if (imports && options->sequences == 0)
         missing = "--sequences (over how many the squares were summed)";
-    else if (validates && !options->text[0])
-        missing = "--text";
+    else if (validates && !options->text[0] && !options->choices[0])
+        missing = "--text or --choices";
+    else if (command == DECANT_COMMAND_GENERATE && !options->prompt[0])
+        missing = "--prompt";
     else if (command == DECANT_COMMAND_ALLOCATE && options->bits == 0 && options->size_bytes == 0 &&
              options->sweep.step == 0)
         missing = "--bits, --size or --sweep";
+    if (runs && options->reuse[0] && options->sensitivity != DECANT_SENSITIVITY_FISHER)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                            "--reuse goes with --sensitivity fisher alone: what is measured depends on all "
+                            "matrices, and none would be the same");
     if (missing)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "this command needs %s; see decant --help", missing);
     return DECANT_OK;

@@ -16,6 +16,7 @@ typedef enum decant_command {
     DECANT_COMMAND_CALIBRATE,
     DECANT_COMMAND_ALLOCATE,
     DECANT_COMMAND_VALIDATE,
+    DECANT_COMMAND_GENERATE,
     DECANT_COMMAND_INSPECT,
     DECANT_COMMAND_VERIFY,
     DECANT_COMMAND_COMPARE,
@@ -71,7 +72,8 @@ typedef char decant_option_path[DECANT_OPTION_PATH_BYTES]; /* empty: not given *
 
 typedef struct decant_options {
     decant_command command;
-    decant_option_path container; /* first argument of allocate, validate, export, inspect, verify, compare */
+    decant_option_path
+        container; /* first argument of allocate, validate, generate, export, inspect, verify, compare */
     decant_option_path second_container; /* second argument of compare */
     char *const *parts;                  /* the arguments of merge [part_count]; borrowed from argv */
     int part_count;
@@ -84,6 +86,7 @@ typedef struct decant_options {
     int fisher;          /* decant_fisher_form */
     int retention;       /* decant_retention */
     decant_option_path statistics;
+    bool old_statistics;          /* statistics of other weights are taken all the same */
     decant_option_path gradients; /* import-statistics */
     int replicas; /* groups of ranks that share out the sequences; 0: as decant_schedule_grid says */
 
@@ -109,8 +112,13 @@ typedef struct decant_options {
     int64_t sensitivity_check; /* matrices quantized alone to check what noise predicts */
 
     decant_option_path text;
+    decant_option_path choices; /* questions */
     int64_t validation_window;
     int64_t validation_windows; /* 0: all */
+    decant_option_path prompt;
+    int64_t new_tokens;
+
+    decant_option_path reuse; /* a container to take unchanged matrices from */
 
     decant_option_path output;
     bool overwrite;
@@ -152,6 +160,10 @@ bool decant_options_are_data_free(const decant_options *options);
 
 /* Is the sum that the allocation makes least a loss increase, or only a squared error? */
 bool decant_options_predict_loss(const decant_options *options);
+
+/* In words, what that prediction is to be compared with: "loss increase", or "KL divergence" where
+ * sensitivities were measured by it. */
+const char *decant_options_predicted_measure(const decant_options *options);
 
 /* The text of --help. */
 void decant_options_print_help(FILE *stream);

@@ -61,6 +61,7 @@ typedef struct decant_plan {
     int stages;        /* of a replica */
     int active_stages; /* those with layers */
     bool streamed, retain;
+    int slack;                 /* of the schedule; see decant_schedule_in_flight */
     bool fits;                 /* up to the written file */
     bool validation_fits;      /* all of a rank's layers of both models at once; else one after the other */
     decant_plan_advice advice; /* when it does not fit */
@@ -73,6 +74,7 @@ typedef struct decant_plan {
     int64_t container_bytes, smallest_bytes,
         largest_bytes;        /* the container, as asked, and at the ends of --bit-widths */
     int64_t statistics_bytes; /* of a file of Fisher sums */
+    int64_t work_bytes; /* OUTPUT.work at its largest, while a checkpoint is written; 0: nothing is saved */
 } decant_plan;
 
 /* Chooses the mode: of those that fit, resident rather than streamed, activations kept rather than computed

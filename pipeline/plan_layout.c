@@ -33,6 +33,7 @@ decant_job_shape decant_plan_resolve_shape(const decant_job_shape *asked)
 typedef struct plan_choice {
     decant_rank_grid grid;
     bool streamed, retain, on_disk;
+    int slack; /* of the schedule */
 } plan_choice;
 
 static decant_rank_share share_of(const decant_plan *plan, const plan_choice *choice,
@@ -57,7 +58,7 @@ static decant_rank_share share_of(const decant_plan *plan, const plan_choice *ch
     share.sequences =
         (end < plan->shape.sequences ? end : plan->shape.sequences) - first * plan->shape.micro_batch;
     if (share.layers.count > 0)
-        share.slots = decant_schedule_in_flight(plan->active_stages, stage, own);
+        share.slots = decant_schedule_in_flight(plan->active_stages, stage, choice->slack, own);
     return share;
 }
 
@@ -121,6 +122,7 @@ static decant_status lay_out(const decant_plan_request *request, const decant_jo
         .stages = choice->grid.stages,
         .streamed = choice->streamed,
         .retain = choice->retain,
+        .slack = choice->slack,
     };
     DECANT_TRY(decant_memory_allocate((size_t)plan->stages * sizeof *ranges, "the layers of each stage",
                                       (void **)&ranges, err));
@@ -143,9 +145,11 @@ done:
 
 /* ---- the best of them ---- */
 
-enum { CHOICES_MAXIMUM = 4 };
+enum { CHOICES_MAXIMUM = 80 };
 
-/* The modes that the request allows on a grid, the preferred first. */
+/* The modes that the request allows on a grid, the preferred first. Messages are sent while a device computes
+ * only with slack in the schedule, so it gets as much as memory allows; a CPU sends them itself, and has none.
+ */
 static int list_choices(const decant_plan_request *request, decant_rank_grid grid,
                         plan_choice choices[CHOICES_MAXIMUM])
 {
@@ -154,7 +158,9 @@ static int list_choices(const decant_plan_request *request, decant_rank_grid gri
     for (int retain = 1; retain >= 0; retain--)
         if ((request->memory != DECANT_MEMORY_STREAMED || !calibrates) &&
             request->retention != (retain ? DECANT_RETAIN_BOUNDARIES : DECANT_RETAIN_ALL))
-            choices[count++] = (plan_choice){.grid = grid, .retain = retain};
+            for (int slack = request->shape.cuda && calibrates ? grid.stages - 1 : 0; slack >= 0;
+                 slack = slack > 0 ? slack / 2 : -1)
+                choices[count++] = (plan_choice){.grid = grid, .retain = retain, .slack = slack};
     const bool asked =
         request->memory == DECANT_MEMORY_STREAMED && request->has_scratch; /* for both, so both it is */
     if (request->memory != DECANT_MEMORY_RESIDENT && calibrates && !asked)

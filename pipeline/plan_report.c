@@ -158,14 +158,17 @@ static void print_seconds(const decant_plan *plan, const decant_plan_request *re
 static void print_files(const decant_plan *plan, FILE *stream)
 {
     if (!plan->shape.quantizes) {
-        fprintf(stream, "statistics file: %.2f GB\n", gb(plan->statistics_bytes));
-        return;
+        fprintf(stream, "statistics file: %.2f GB", gb(plan->statistics_bytes));
+    } else {
+        fprintf(stream, "container: %.2f GB", gb(plan->container_bytes));
+        if (plan->smallest_bytes < plan->largest_bytes)
+            fprintf(stream, " (between %.2f and %.2f by --bit-widths)", gb(plan->smallest_bytes),
+                    gb(plan->largest_bytes));
+        fprintf(stream, "; a file of Fisher sums: %.2f GB", gb(plan->statistics_bytes));
     }
-    fprintf(stream, "container: %.2f GB", gb(plan->container_bytes));
-    if (plan->smallest_bytes < plan->largest_bytes)
-        fprintf(stream, " (between %.2f and %.2f by --bit-widths)", gb(plan->smallest_bytes),
-                gb(plan->largest_bytes));
-    fprintf(stream, "; a file of Fisher sums: %.2f GB\n", gb(plan->statistics_bytes));
+    if (plan->work_bytes > 0)
+        fprintf(stream, "; checkpoints in OUTPUT.work: at most %.2f GB", gb(plan->work_bytes));
+    fprintf(stream, "\n");
 }
 
 static void print_verdict(const decant_plan *plan, const decant_plan_request *request, FILE *stream)
@@ -254,6 +257,7 @@ static void print_json(const decant_plan *plan, const decant_plan_request *reque
     cJSON_AddNumberToObject(object, "container_smallest_bytes", (double)plan->smallest_bytes);
     cJSON_AddNumberToObject(object, "container_largest_bytes", (double)plan->largest_bytes);
     cJSON_AddNumberToObject(object, "statistics_bytes", (double)plan->statistics_bytes);
+    cJSON_AddNumberToObject(object, "checkpoint_bytes", (double)plan->work_bytes);
     cJSON *ranks = cJSON_AddArrayToObject(object, "rank");
     for (int rank = 0; rank < plan->ranks; rank++)
         cJSON_AddItemToArray(ranks, rank_json(plan, rank));

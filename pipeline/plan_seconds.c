@@ -76,6 +76,14 @@ static double backward_flops(const decant_plan *plan, const decant_rank_share *s
 
 /* ---- calibration ---- */
 
+/* Of a micro-batch's activations between two stages; 0 when no rate is known. */
+static double message_seconds(const decant_plan *plan, const decant_rates *rates)
+{
+    double bytes = (double)decant_element_bytes(plan->shape.full_floats ? DECANT_F32 : DECANT_BF16) *
+                   (double)(plan->shape.micro_batch * plan->shape.window * plan->shape.config->hidden_size);
+    return rates->message_bytes_s > 0 ? bytes / rates->message_bytes_s : 0;
+}
+
 /* Seconds of a resident rank are those of its products; ranks wait for each other as the schedule says. */
 static decant_status resident_seconds(decant_plan *plan, const decant_rates *rates, decant_error *err)
 {
@@ -93,7 +101,8 @@ static decant_status resident_seconds(decant_plan *plan, const decant_rates *rat
     }
     /* The first replica has the most sequences. */
     int64_t batches = decant_schedule_micro_batches(plan->rank[0].share.sequences, batch);
-    DECANT_TRY(decant_schedule_idle_share(stages, batches, forward_s, backward_s, idle, err));
+    DECANT_TRY(decant_schedule_idle_share(stages, plan->slack, batches, forward_s, backward_s,
+                                          message_seconds(plan, rates), idle, err));
     for (int rank = 0; rank < plan->ranks; rank++) {
         decant_rank_plan *each = &plan->rank[rank];
         int stage = rank / plan->replicas;
@@ -105,7 +114,7 @@ static decant_status resident_seconds(decant_plan *plan, const decant_rates *rat
                       (double)each->share.sequences / rates->flop_s;
         double whole = (double)batches * (forward_s[stage] + backward_s[stage]) / (1 - idle[stage]);
         each->seconds[DECANT_STAGE_CALIBRATE] = busy;
-        each->idle = larger(0, 1 - busy / whole);
+        each->idle = whole > 0 ? larger(0, 1 - busy / whole) : 0; /* 0 where the sums are there already */
         plan->seconds[DECANT_STAGE_CALIBRATE] = larger(plan->seconds[DECANT_STAGE_CALIBRATE], whole);
     }
 done:
@@ -306,6 +315,32 @@ decant_status decant_plan_all_seconds(decant_plan *plan, const decant_linear_siz
 /* HDF5's own records, names, attributes and the tables: about 4 KiB a linear layer (SmolLM2: 210 of them). */
 enum { LAYER_RECORD_BYTES = 4096, FISHER_RECORD_BYTES = 1024 };
 
+/* The same of a checkpoint: at most, of a file, of a dataset, and of a linear layer with levels of all widths
+ * and the costs of all candidates (tests/pipeline/test_resume_streamed.sh). */
+enum { WORK_FILE_BYTES = 4096, WORK_DATASET_BYTES = 1024, WORK_RECORD_BYTES = 20480 };
+
+/* Where nothing is streamed, the sums of each replica, and the same again while they are written anew
+ * (pipeline/calibration_checkpoint.h). */
+static int64_t resident_work_bytes(const decant_plan *plan)
+{
+    return 2 * (plan->replicas * plan->statistics_bytes + 8 * plan->shape.sequences);
+}
+
+/* Streamed: what enters each layer, the gradient of the loss, a gradient that is being written, and what was
+ * made of all layers (pipeline/streamed_checkpoint.h). */
+static int64_t streamed_work_bytes(const decant_plan *plan, const decant_linear_sizes *sizes)
+{
+    const decant_job_shape *shape = &plan->shape;
+    int64_t activations =
+        decant_activation_bytes(shape) * shape->sequences * shape->window * shape->config->hidden_size;
+    int64_t file_bytes = WORK_FILE_BYTES + plan->replicas * WORK_DATASET_BYTES;
+    int64_t boundaries = (shape->config->layers + 2) * (activations + file_bytes) + 2 * 8 * shape->sequences;
+    int64_t results =
+        shape->quantizes ? sizes->all.levels_bytes + sizes->all.pattern_bytes + sizes->count * WORK_RECORD_BYTES
+                         : plan->statistics_bytes;
+    return boundaries + results + shape->config->layers * file_bytes;
+}
+
 void decant_plan_file_sizes(decant_plan *plan, const decant_linear_sizes *sizes)
 {
     int64_t rest = whole_tensor_bytes(&plan->shape) + sizes->count * LAYER_RECORD_BYTES;
@@ -314,4 +349,6 @@ void decant_plan_file_sizes(decant_plan *plan, const decant_linear_sizes *sizes)
     plan->smallest_bytes = sizes->all.smallest_bytes + rest;
     plan->largest_bytes = sizes->all.largest_bytes + rest;
     plan->statistics_bytes = sizes->all.sums_bytes + sizes->count * FISHER_RECORD_BYTES;
+    if (plan->shape.calibrates)
+        plan->work_bytes = plan->streamed ? streamed_work_bytes(plan, sizes) : resident_work_bytes(plan);
 }

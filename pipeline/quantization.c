@@ -1,15 +1,17 @@
 /* The quantization stage: one matrix after the other is brought to where the backend computes, gets its sparse
  * pattern and levels, and has every candidate measured. While the backend works on a matrix, the next one is on
- * its way there, and a thread takes its checksum. What is computed for a matrix is stages/quantize.c. */
+ * its way there, and, where the model has no fingerprint, a thread takes its checksum. What is computed for a
+ * matrix is stages/quantize.c. */
 #include "pipeline/quantization.h"
 
 #include "base/memory.h"
 #include "base/worker.h"
-#include "io/checksum.h"
 #include "pipeline/interruption.h"
+#include "pipeline/job_statistics.h"
 #include "pipeline/report.h"
+#include "pipeline/reuse.h"
+#include "stages/linear_weight.h"
 
-#include <stdio.h>
 #include <string.h>
 
 decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_origin *origin)
@@ -25,6 +27,7 @@ decant_recipe decant_job_recipe(const decant_job *job, const decant_statistics_o
 /* One matrix to quantize. */
 typedef struct quantization_task {
     decant_linear linear; /* its name and shape */
+    int64_t matrix;       /* its place among the model's linear layers */
     float *
         *fisher; /* device F32 [rows, columns]; released, and set to NULL, once measured. NULL: no statistics */
     decant_quantized_layer *layer; /* filled; empty when it failed */
@@ -35,8 +38,8 @@ typedef struct quantization_task {
 
 /* A matrix between the file and the backend. Stays where it is in memory: a thread reads and writes it. */
 typedef struct arriving_matrix {
-    char tensor[DECANT_NAME_BYTES + 8];
-    decant_matrix host, weight;
+    decant_linear_weight source;
+    decant_matrix weight;
     uint32_t checksum;
     decant_task checksum_task;
 } arriving_matrix;
@@ -45,24 +48,25 @@ static decant_status take_checksum(void *argument, decant_error *err)
 {
     arriving_matrix *arriving = argument;
     (void)err;
-    arriving->checksum = decant_checksum(0, arriving->host.data, decant_matrix_bytes(arriving->host));
+    arriving->checksum = decant_linear_weight_checksum(&arriving->source);
     return DECANT_OK;
 }
 
-/* worker: NULL to take the checksum at once. */
-static decant_status begin_matrix(decant_job *job, decant_worker *worker, const decant_linear *linear,
+/* The checksum is the fingerprint's, where the model has one; else `worker` takes it, or, where that is NULL,
+ * this function. */
+static decant_status begin_matrix(decant_job *job, decant_worker *worker, const quantization_task *task,
                                   arriving_matrix *arriving, decant_error *err)
 {
     decant_backend *backend = job->backend;
     decant_status status;
     *arriving = (arriving_matrix){0};
-    snprintf(arriving->tensor, sizeof arriving->tensor, "%s.weight", linear->name);
-    DECANT_TRY(decant_safetensors_matrix(job->model, arriving->tensor, linear->rows, linear->columns,
-                                         &arriving->host, err));
-    DECANT_TRY(backend->weights->begin_place(backend, arriving->host, DECANT_PLACE_EXACT, arriving->tensor,
-                                             &arriving->weight, err));
+    DECANT_TRY(decant_linear_weight_find(job->model, &task->linear, &arriving->source, err));
+    DECANT_TRY(backend->weights->begin_place(backend, arriving->source.host, DECANT_PLACE_EXACT,
+                                             arriving->source.tensor, &arriving->weight, err));
     arriving->checksum_task = (decant_task){.run = take_checksum, .argument = arriving};
-    if (worker)
+    if (job->weight_checksums)
+        arriving->checksum = job->weight_checksums[task->matrix];
+    else if (worker)
         decant_worker_submit(worker, &arriving->checksum_task);
     else
         DECANT_TRY(take_checksum(arriving, err));
@@ -84,7 +88,7 @@ static decant_status quantize_matrix(decant_backend *backend, const decant_recip
 {
     decant_status status;
     DECANT_TRY(backend->weights->finish_place(backend, &arriving->weight, err));
-    DECANT_TRY(decant_quantize_layer(backend, recipe, arriving->tensor, arriving->weight,
+    DECANT_TRY(decant_quantize_layer(backend, recipe, arriving->source.tensor, arriving->weight,
                                      task->fisher ? *task->fisher : NULL, task->layer, err));
     DECANT_TRY(decant_task_wait(&arriving->checksum_task, err));
     *task->row = (decant_table_row){
@@ -113,17 +117,17 @@ static decant_status quantize_matrices(decant_job *job, const decant_recipe *rec
     arriving_matrix arriving[2] = {0};
     decant_worker *worker = NULL;
     decant_status status;
-    if (job->backend->leaves_host_free) /* else a thread would take cores from the backend */
+    if (job->backend->leaves_host_free && !job->weight_checksums) /* else a thread has no cores, or no work */
         DECANT_TRY(decant_worker_create(&worker, err));
     if (count > 0)
-        DECANT_TRY(begin_matrix(job, worker, &tasks[0].linear, &arriving[0], err));
+        DECANT_TRY(begin_matrix(job, worker, &tasks[0], &arriving[0], err));
     for (int64_t i = 0; i < count; i++) {
         if (decant_interruption_came())
             DECANT_FAIL(err, DECANT_INTERRUPTED,
                         "while matrices were quantized; the same command goes on from the "
                         "last checkpoint");
         if (i + 1 < count)
-            DECANT_TRY(begin_matrix(job, worker, &tasks[i + 1].linear, &arriving[(i + 1) % 2], err));
+            DECANT_TRY(begin_matrix(job, worker, &tasks[i + 1], &arriving[(i + 1) % 2], err));
         DECANT_TRY(quantize_matrix(job->backend, recipe, &tasks[i], &arriving[i % 2], err));
         end_matrix(job->backend, &arriving[i % 2]);
         if (shows_progress)
@@ -160,10 +164,20 @@ decant_status decant_quantized_share_create(const decant_job *job, decant_quanti
                                       (void **)&share->rows, err));
     DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->weights, "the list of weights",
                                       (void **)&share->weights, err));
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->is_due, "the list of matrices",
+                                      (void **)&share->is_due, err));
+    DECANT_TRY(decant_memory_allocate((size_t)share->count * sizeof *share->is_taken, "the list of matrices",
+                                      (void **)&share->is_taken, err));
     int64_t next = 0;
     for (int i = 0; i < layers.count * linears; i++)
         if (is_owned(job, i))
             share->matrices[next++] = (int64_t)layers.first * linears + i;
+    for (int64_t i = 0; i < share->count; i++) {
+        share->is_taken[i] = decant_reuse_keeps(job->reuse, share->matrices[i], NULL);
+        share->is_due[i] = !share->is_taken[i];
+        if (share->is_taken[i])
+            share->rows[i] = job->reuse->rows[share->matrices[i]];
+    }
 done:
     return status;
 }
@@ -178,12 +192,14 @@ void decant_quantized_share_free(decant_backend *backend, decant_quantized_share
     decant_memory_free(share->layers);
     decant_memory_free(share->rows);
     decant_memory_free(share->matrices);
+    decant_memory_free(share->is_due);
+    decant_memory_free(share->is_taken);
     *share = (decant_quantized_share){0};
 }
 
-/* The matrices of some blocks, counted from this rank's first, that it owns, in model order; returns how many.
- * Unless what they keep is parked, weights stay on the device to be written where they are no larger than the F
- * that goes as they come, and always to be measured. */
+/* The matrices of some blocks, counted from this rank's first, that it owns and that are due, in model order;
+ * returns how many. Unless what they keep is parked, weights stay on the device to be written where they are no
+ * larger than the F that goes as they come, and always to be measured. */
 static int64_t list_tasks(const decant_job *job, decant_fisher_sums *fisher, int first_block, int blocks,
                           bool parks, decant_quantized_share *share, quantization_task *tasks)
 {
@@ -192,10 +208,12 @@ static int64_t list_tasks(const decant_job *job, decant_fisher_sums *fisher, int
     int64_t count = 0;
     for (int64_t i = 0; i < share->count; i++) {
         int64_t own = share->matrices[i] - (int64_t)first_layer * linears; /* among this rank's layers */
-        if (own < first_block * linears || own >= (first_block + blocks) * linears)
+        if (!share->is_due[i] || own < first_block * linears || own >= (first_block + blocks) * linears)
             continue;
+        share->is_due[i] = false;
         quantization_task *task = &tasks[count++];
         *task = (quantization_task){
+            .matrix = share->matrices[i],
             .fisher = fisher->sums ? &fisher->sums[own] : NULL,
             .layer = &share->layers[i],
             .row = &share->rows[i],
@@ -247,6 +265,66 @@ static decant_status quantize_share(decant_job *job, decant_fisher_sums *fisher,
         status = quantize_blocks(job, recipe, fisher, 0, blocks, false, share, err);
     for (int64_t i = 0; i < share->count && status == DECANT_OK; i++)
         share->rows[i].matrix = share->matrices[i];
+    decant_error unread;
+    if (decant_safetensors_check(job->model, &unread) != DECANT_OK) { /* what else failed came of it */
+        *err = unread;
+        return unread.status;
+    }
+    return status;
+}
+
+/* Does the matrix come out as the earlier container's table says? */
+static bool is_as_before(const decant_table_row *row, const decant_table_row *before)
+{
+    for (int i = 0; i < row->candidates; i++)
+        if (row->candidate[i].predicted != before->candidate[i].predicted ||
+            row->candidate[i].relative != before->candidate[i].relative ||
+            row->candidate[i].bytes != before->candidate[i].bytes)
+            return false;
+    return row->candidates == before->candidates;
+}
+
+/* Local. */
+static decant_status quantize_other_choices(decant_job *job, const decant_recipe *recipe,
+                                            decant_fisher_sums *fisher, const int *chosen,
+                                            decant_quantized_share *share, decant_error *err)
+{
+    int blocks = decant_job_layers(job).count;
+    for (int64_t i = 0; i < share->count; i++) {
+        share->is_due[i] = share->is_taken[i] && !decant_reuse_keeps(job->reuse, share->matrices[i], chosen);
+        share->is_taken[i] = share->is_taken[i] && !share->is_due[i];
+    }
+    decant_status status = quantize_blocks(job, recipe, fisher, 0, blocks, false, share, err);
+    for (int64_t i = 0; i < share->count && status == DECANT_OK; i++) {
+        const decant_table_row *before = &job->reuse->rows[share->matrices[i]];
+        bool is_compared = !share->is_taken[i] && decant_reuse_keeps(job->reuse, share->matrices[i], NULL);
+        if (is_compared && !is_as_before(&share->rows[i], before))
+            status =
+                DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                             "%s is not what this decant makes of the same weights and statistics (matrix %lld "
+                             "comes out otherwise); run again without --reuse",
+                             job->options->reuse, (long long)share->matrices[i]);
+    }
+    return status;
+}
+
+decant_status decant_job_quantize_other_choices(decant_job *job, const decant_statistics_origin *origin,
+                                                const int *chosen, decant_quantized_share *share,
+                                                decant_error *err)
+{
+    decant_recipe recipe = decant_job_recipe(job, origin);
+    decant_fisher_sums fisher = {0};
+    bool any = false;
+    for (int64_t i = 0; job->reuse && i < job->reuse->layers; i++)
+        any |= decant_reuse_keeps(job->reuse, i, NULL) && !decant_reuse_keeps(job->reuse, i, chosen);
+    if (!any) /* the same on every rank */
+        return DECANT_OK;
+    decant_log_stage(job->log, "quantize");
+    decant_status status = decant_job_find_other_sums(job, chosen, &fisher, err);
+    if (status == DECANT_OK)
+        status = decant_ranks_agree(job->ranks,
+                                    quantize_other_choices(job, &recipe, &fisher, chosen, share, err), err);
+    decant_fisher_sums_free(&fisher);
     return status;
 }
 

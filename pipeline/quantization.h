@@ -13,6 +13,8 @@ typedef struct decant_quantized_share {
     decant_table_row *rows;         /* [count] */
     decant_matrix *weights;         /* [count]: still placed exact, for writing; data NULL once taken over */
     int64_t *matrices;              /* [count]: their places among the model's linear layers */
+    bool *is_due;                   /* [count]: to be quantized */
+    bool *is_taken; /* [count]: to be written as an earlier container has it (pipeline/reuse.h) */
     int64_t count;
     int blocks_done; /* block by block, while layers were streamed; what they kept waits in host memory */
     double seconds;  /* that these took */
@@ -39,6 +41,14 @@ decant_status decant_job_quantize_block(decant_job *job, const decant_recipe *re
 decant_status decant_job_quantize(decant_job *job, decant_fisher_sums *fisher,
                                   const decant_statistics_origin *origin, decant_quantized_share *share,
                                   decant_error_table *table, decant_error *err);
+
+/* Collective, once bits are allocated. Quantizes the matrices whose rows were taken over from an earlier
+ * container but for which that has not the candidate that they were given.
+ *   chosen   [linear layers of the model]
+ * DECANT_ERROR_INPUT when one does not come out as the container's table says. */
+decant_status decant_job_quantize_other_choices(decant_job *job, const decant_statistics_origin *origin,
+                                                const int *chosen, decant_quantized_share *share,
+                                                decant_error *err);
 
 /* Local. Leaves the share empty; takes an empty one. */
 void decant_quantized_share_free(decant_backend *backend, decant_quantized_share *share);

@@ -2,6 +2,8 @@
 #include "pipeline/report.h"
 
 #include "base/memory.h"
+#include "pipeline/report_questions.h"
+#include "pipeline/reuse.h"
 #include "stages/budget.h"
 
 #include <math.h>
@@ -79,7 +81,8 @@ static decant_status predict_idleness(const decant_job *job, const stage_times *
         forward_s[stage] = own->forward_s / (double)batches;
         backward_s[stage] = own->backward_s / (double)batches;
     }
-    DECANT_TRY(decant_schedule_idle_share(job->stages, batches, forward_s, backward_s, idle, err));
+    DECANT_TRY(
+        decant_schedule_idle_share(job->stages, job->plan.slack, batches, forward_s, backward_s, 0, idle, err));
 done:
     decant_memory_free(forward_s);
     decant_memory_free(backward_s);
@@ -130,13 +133,16 @@ void decant_report_idleness(const decant_calibration_run *run)
 
 void decant_report_quantization(decant_job *job, const decant_error_table *table, double seconds)
 {
-    int64_t weights = 0;
-    for (int64_t i = 0; i < table->layers; i++)
-        weights += table->rows[i].weights;
-    decant_log_say(job->log, "quantized %lld matrices (%.1f million weights) in %.1f s",
-                   (long long)table->layers, (double)weights / 1e6, seconds);
+    int64_t matrices = 0, weights = 0;
+    for (int64_t i = 0; i < table->layers; i++) {
+        bool is_kept = decant_reuse_keeps(job->reuse, i, NULL);
+        matrices += !is_kept;
+        weights += is_kept ? 0 : table->rows[i].weights;
+    }
+    decant_log_say(job->log, "quantized %lld matrices (%.1f million weights) in %.1f s", (long long)matrices,
+                   (double)weights / 1e6, seconds);
     decant_log_event(job->log, "quantize", "\"seconds\":%.3f,\"matrices\":%lld,\"weights\":%lld", seconds,
-                     (long long)table->layers, (long long)weights);
+                     (long long)matrices, (long long)weights);
     log_ranks(job, "quantize", seconds);
 }
 
@@ -200,7 +206,8 @@ void decant_report_allocation(decant_job *job, const decant_error_table *table, 
     describe_choice(table, chosen, counts, sizeof counts);
     bool predicts = decant_options_predict_loss(job->options);
     if (predicts)
-        snprintf(predicted, sizeof predicted, ", predicted loss increase %.4f", summary->predicted);
+        snprintf(predicted, sizeof predicted, ", predicted %s %.4f",
+                 decant_options_predicted_measure(job->options), summary->predicted);
     decant_log_say(job->log, "allocated %.3f bits a weight (%s)%s", summary->bits, counts, predicted);
     decant_log_event(
         job->log, "allocate", "\"seconds\":%.3f,\"bits\":%.6f,\"bytes\":%lld,\"%s\":%.9g,\"lower_bound\":%.9g",
@@ -291,11 +298,11 @@ static void print_costs(const decant_job *job, const decant_validation_result *r
            "head)\n");
 }
 
-static void print_json(const decant_validation_result *result, const decant_plan_summary *summary,
-                       bool has_original, bool predicts)
+/* The figures of text, as members of a JSON object. */
+static void print_text_json(const decant_validation_result *result, bool has_original)
 {
     double targets = (double)result->sums.targets;
-    printf("{\"windows\":%lld,\"targets\":%lld,\"perplexity_quantized\":%.9g", (long long)result->windows,
+    printf("\"windows\":%lld,\"targets\":%lld,\"perplexity_quantized\":%.9g", (long long)result->windows,
            (long long)result->sums.targets, decant_validation_perplexity_quantized(result));
     if (has_original)
         printf(",\"perplexity_original\":%.9g,\"kl_divergence\":%.9g,\"top1_agreement\":%.9g,"
@@ -303,39 +310,58 @@ static void print_json(const decant_validation_result *result, const decant_plan
                decant_validation_perplexity_original(result), result->sums.divergence / targets,
                (double)result->sums.same_top / targets,
                (result->sums.loss_quantized - result->sums.loss_original) / targets);
+}
+
+static void print_json(const decant_validation_result *result, const decant_question_result *questions,
+                       const decant_plan_summary *summary, bool has_original, bool predicts)
+{
+    bool has_text = result->windows > 0;
+    char costs[1024];
+    printf("{");
+    if (has_text)
+        print_text_json(result, has_original);
+    if (questions->set) {
+        printf("%s", has_text ? "," : "");
+        decant_print_questions_json(questions, has_original, stdout);
+    }
     if (summary)
         printf(",\"bits\":%.9g,\"quantized_bytes\":%lld", summary->bits, (long long)summary->bytes);
     if (summary && predicts)
         printf(",\"predicted_loss_increase\":%.9g", summary->predicted);
-    char costs[1024];
     write_costs(result, has_original, costs, sizeof costs);
     printf("%s}\n", costs);
 }
 
 static void print_table(const decant_job *job, const decant_validation_result *result,
-                        const decant_plan_summary *summary, bool has_original, bool predicts)
+                        const decant_question_result *questions, const decant_plan_summary *summary,
+                        bool has_original, bool predicts)
 {
     double targets = (double)result->sums.targets;
+    bool has_text = result->windows > 0;
     if (summary)
         printf("%-28s %.3f\n", "bits a weight", summary->bits);
-    if (has_original)
+    if (has_text && has_original)
         printf("%-28s %.4f\n", "perplexity before", decant_validation_perplexity_original(result));
-    printf("%-28s %.4f\n", "perplexity after", decant_validation_perplexity_quantized(result));
-    if (has_original) {
+    if (has_text)
+        printf("%-28s %.4f\n", "perplexity after", decant_validation_perplexity_quantized(result));
+    if (has_text && has_original) {
         printf("%-28s %.4f\n", "KL divergence", result->sums.divergence / targets);
         printf("%-28s %.2f %%\n", "top-1 agreement", 100 * (double)result->sums.same_top / targets);
         printf("%-28s %.4f\n", "measured loss increase",
                (result->sums.loss_quantized - result->sums.loss_original) / targets);
     }
     if (summary && predicts)
-        printf("%-28s %.4f\n", "predicted loss increase", summary->predicted);
+        printf("predicted %-18s %.4f\n", decant_options_predicted_measure(job->options), summary->predicted);
+    if (questions->set) {
+        printf("%s", summary || has_text ? "\n" : "");
+        decant_print_questions(questions, has_original, stdout);
+    }
     print_costs(job, result);
 }
 
-void decant_report_validation(decant_job *job, const decant_validation_result *result,
-                              const decant_plan_summary *summary, double seconds)
+static void log_text(decant_job *job, const decant_validation_result *result, double seconds)
 {
-    bool has_original = job->model != NULL, predicts = decant_options_predict_loss(job->options);
+    bool has_original = job->model != NULL;
     double targets = (double)result->sums.targets, tokens = targets + (double)result->windows;
     char costs[1024];
     write_costs(result, has_original, costs, sizeof costs);
@@ -349,12 +375,26 @@ void decant_report_validation(decant_job *job, const decant_validation_result *r
         result->sums.loss_original / targets, result->sums.loss_quantized / targets,
         result->sums.divergence / targets, (double)result->sums.same_top / targets,
         has_original ? tokens / result->original_s : 0.0, tokens / result->quantized_s, costs);
+}
+
+void decant_report_validation(decant_job *job, const decant_validation_result *result,
+                              const decant_question_result *questions, const decant_plan_summary *summary,
+                              double seconds)
+{
+    bool has_original = job->model != NULL, predicts = decant_options_predict_loss(job->options);
+    if (result->windows > 0)
+        log_text(job, result, seconds - questions->seconds);
+    if (questions->set) {
+        decant_log_say(job->log, "scored %lld questions in %.1f s", (long long)questions->set->question_count,
+                       questions->seconds);
+        decant_log_questions(job->log, questions, has_original);
+    }
     log_ranks(job, "validate", seconds);
     if (job->ranks->rank != 0)
         return;
     if (job->options->json)
-        print_json(result, summary, has_original, predicts);
+        print_json(result, questions, summary, has_original, predicts);
     else
-        print_table(job, result, summary, has_original, predicts);
+        print_table(job, result, questions, summary, has_original, predicts);
     fflush(stdout);
 }

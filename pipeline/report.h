@@ -17,8 +17,10 @@ void decant_report_allocation(decant_job *job, const decant_error_table *table, 
                               const decant_plan_summary *summary, double seconds);
 void decant_report_writing(decant_job *job, double seconds);
 
-/* summary may be NULL, when the plan is not at hand. */
+/* summary may be NULL, when the plan is not at hand; result without windows and questions without a set were
+ * not asked for. */
 void decant_report_validation(decant_job *job, const decant_validation_result *result,
-                              const decant_plan_summary *summary, double seconds);
+                              const decant_question_result *questions, const decant_plan_summary *summary,
+                              double seconds);
 
 #endif

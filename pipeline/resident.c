@@ -14,7 +14,7 @@ decant_status decant_resident_create(decant_calibration_run *run, bool retain, d
                                          layers.count, run->fisher, err));
     DECANT_TRY(decant_model_part_load(job->backend, &job->config, &source, layers.first, layers.count,
                                       run->tokens->length, run->micro_batch, &resident->part, err));
-    resident->slots = decant_schedule_in_flight(job->stages, job->stage, run->batches);
+    resident->slots = decant_schedule_in_flight(job->stages, job->stage, job->plan.slack, run->batches);
     DECANT_TRY(decant_calibration_create(&resident->part, run->fisher, resident->slots, retain, interlude,
                                          &resident->calibration, err));
 done:
@@ -66,13 +66,13 @@ void decant_resident_run(decant_calibration_run *run, decant_resident *resident,
     decant_backend *backend = job->backend;
     double before_s = decant_clock_s(), waited_s = 0;
     for (int64_t i = 0; i < 2 * run->batches; i++) {
-        decant_step step = decant_schedule_step(job->stages, job->stage, run->batches, i);
+        decant_step step = decant_schedule_step(resident->slots, run->batches, i);
         bool is_forward = step.direction == DECANT_FORWARD;
         if (is_forward)
             step_forward(run, resident, step.batch);
         else
             step_backward(run, resident, step.batch);
-        double now_s = decant_clock_s(), waited_now_s = decant_calibration_run_waited(run);
+        double now_s = decant_clock_s(), waited_now_s = run->channels.waited_s;
         *(is_forward ? &run->times.forward_s : &run->times.backward_s) +=
             now_s - before_s - (waited_now_s - waited_s);
         if (!is_forward) {
@@ -88,4 +88,5 @@ void decant_resident_run(decant_calibration_run *run, decant_resident *resident,
     if (decant_standing_computes(&run->standing))
         decant_standing_note(&run->standing, backend->memory->synchronize(backend, &error), &error);
     run->times.backward_s += decant_clock_s() - before_s;
+    decant_channels_flush(&run->channels);
 }

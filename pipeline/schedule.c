@@ -144,9 +144,15 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-decant_step decant_schedule_step(int stages, int stage, int64_t batches, int64_t index)
+int64_t decant_schedule_in_flight(int stages, int stage, int slack, int64_t batches)
 {
-    int64_t ahead = smaller(stages - stage - 1, batches); /* passed forward before the first backward pass */
+    const int after = stages - stage - 1;
+    return smaller(after + 1 + smaller(slack, after), batches);
+}
+
+decant_step decant_schedule_step(int64_t in_flight, int64_t batches, int64_t index)
+{
+    int64_t ahead = in_flight > 0 ? in_flight - 1 : 0; /* passed forward before the first backward pass */
     if (index < ahead)
         return (decant_step){DECANT_FORWARD, index};
     int64_t pair = (index - ahead) / 2;
@@ -157,17 +163,13 @@ decant_step decant_schedule_step(int stages, int stage, int64_t batches, int64_t
     return (decant_step){DECANT_BACKWARD, pair};
 }
 
-int64_t decant_schedule_in_flight(int stages, int stage, int64_t batches)
-{
-    return smaller(stages - stage, batches);
-}
-
 /* ---- simulation ---- */
 
 /* A pipeline on its way: stage s has done taken[s] steps, the last of which ended at free_s[s]. */
 typedef struct pipeline {
-    int stages;
+    int stages, slack;
     int64_t batches;
+    double message_s;
     int64_t *taken;     /* [stages] */
     double *free_s;     /* [stages] */
     double *forward_s;  /* [stages, batches]: when that pass ended; < 0 before */
@@ -177,19 +179,23 @@ typedef struct pipeline {
 /* When the input of a step is there; < 0 when its source has not got that far. */
 static double input_ready(const pipeline *line, int stage, decant_step step)
 {
-    if (step.direction == DECANT_FORWARD)
-        return stage == 0 ? 0 : line->forward_s[(stage - 1) * line->batches + step.batch];
-    if (stage == line->stages - 1)
+    if (step.direction == DECANT_FORWARD && stage == 0)
+        return 0;
+    if (step.direction == DECANT_BACKWARD && stage == line->stages - 1)
         return line->forward_s[stage * line->batches + step.batch];
-    return line->backward_s[(stage + 1) * line->batches + step.batch];
+    double end_s = step.direction == DECANT_FORWARD
+                       ? line->forward_s[(stage - 1) * line->batches + step.batch]
+                       : line->backward_s[(stage + 1) * line->batches + step.batch];
+    return end_s < 0 ? end_s : end_s + line->message_s;
 }
 
 /* Takes all steps of a stage that can be taken now; returns how many. */
 static int64_t advance(pipeline *line, int stage, double forward_s, double backward_s)
 {
+    const int64_t in_flight = decant_schedule_in_flight(line->stages, stage, line->slack, line->batches);
     int64_t before = line->taken[stage];
     while (line->taken[stage] < 2 * line->batches) {
-        decant_step step = decant_schedule_step(line->stages, stage, line->batches, line->taken[stage]);
+        decant_step step = decant_schedule_step(in_flight, line->batches, line->taken[stage]);
         double start_s = input_ready(line, stage, step);
         if (start_s < 0)
             break;
@@ -204,8 +210,9 @@ static int64_t advance(pipeline *line, int stage, double forward_s, double backw
     return line->taken[stage] - before;
 }
 
-decant_status decant_schedule_idle_share(int stages, int64_t batches, const double *forward_s,
-                                         const double *backward_s, double *idle, decant_error *err)
+decant_status decant_schedule_idle_share(int stages, int slack, int64_t batches, const double *forward_s,
+                                         const double *backward_s, double message_s, double *idle,
+                                         decant_error *err)
 {
     int64_t passes = stages * batches, steps = 0, progress = 1;
     double last_s = 0;
@@ -215,7 +222,15 @@ decant_status decant_schedule_idle_share(int stages, int64_t batches, const doub
     if (status != DECANT_OK)
         return status;
     double *ends_s = numbers;
-    pipeline line = {stages, batches, NULL, ends_s + 2 * passes, ends_s, ends_s + passes};
+    pipeline line = {
+        .stages = stages,
+        .slack = slack,
+        .batches = batches,
+        .message_s = message_s,
+        .free_s = ends_s + 2 * passes,
+        .forward_s = ends_s,
+        .backward_s = ends_s + passes,
+    };
     line.taken = (int64_t *)(line.free_s + stages);
     for (int64_t i = 0; i < 2 * passes; i++)
         ends_s[i] = -1;

@@ -81,24 +81,28 @@ typedef struct decant_step {
     int64_t batch; /* micro-batch */
 } decant_step;
 
-/* One-forward-one-backward order (PipeDream-flush, Narayanan et al. 2021): stage s first passes
- * min(stages − s − 1, batches) micro-batches forward, then alternates forward and backward, then drains. A
- * stage has 2 · batches steps; at most stages − s micro-batches wait for their backward pass. Backward passes
- * are in order on every stage. */
-decant_step decant_schedule_step(int stages, int stage, int64_t batches, int64_t index);
+/* How many micro-batches can be between their forward and backward pass on stage s: min(stages − s, batches)
+ * where messages take no time. Each micro-batch passes stages − s − 1 boundaries forward and as many backward
+ * before its turn comes, so while messages take time a stage waits for each of them, unless up to as many more
+ * micro-batches are in flight: `slack` of them, stages − s − 1 at most. */
+int64_t decant_schedule_in_flight(int stages, int stage, int slack, int64_t batches);
 
-/* How many micro-batches can be between their forward and backward pass on this stage. */
-int64_t decant_schedule_in_flight(int stages, int stage, int64_t batches);
+/* One-forward-one-backward order (PipeDream-flush, Narayanan et al. 2021): a stage first passes in_flight − 1
+ * micro-batches forward, then alternates forward and backward, then drains. It has 2 · batches steps. Backward
+ * passes are in order on every stage. */
+decant_step decant_schedule_step(int64_t in_flight, int64_t batches, int64_t index);
 
 /* What share of the time from the first step of the first stage to the last step of any stage each stage waits,
- * when all follow decant_schedule_step, a step begins as soon as its stage is free and its input is there, and
- * messages take no time. `stages` counts those that have layers.
+ * when all follow decant_schedule_step and a step begins as soon as its stage is free and its input is there.
+ * `stages` counts those that have layers.
  *
  *   forward_s, backward_s   [stages]: seconds of one micro-batch's pass on each stage, >= 0
+ *   message_s               seconds from the end of a pass until the neighbour has what it made
  *   idle                    [stages]: 0 … 1; filled
  *
  * DECANT_ERROR_MEMORY when there is none for stages · batches numbers. */
-decant_status decant_schedule_idle_share(int stages, int64_t batches, const double *forward_s,
-                                         const double *backward_s, double *idle, decant_error *err);
+decant_status decant_schedule_idle_share(int stages, int slack, int64_t batches, const double *forward_s,
+                                         const double *backward_s, double message_s, double *idle,
+                                         decant_error *err);
 
 #endif

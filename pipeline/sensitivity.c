@@ -9,6 +9,7 @@
 #include "io/checksum.h"
 #include "pipeline/report.h"
 #include "pipeline/sensitivity_journal.h"
+#include "stages/linear_weight.h"
 #include "stages/probe.h"
 
 #include <stdio.h>
@@ -95,14 +96,13 @@ static decant_status encode_alone(sensitivity_run *run, const sensitivity_task *
     decant_backend *backend = run->job->backend;
     decant_quantized_layer *layer = &run->share->layers[task->own];
     bool was_parked = layer->is_parked;
-    char tensor[DECANT_NAME_BYTES + 8];
-    decant_matrix host, placed = {0}, weight = run->share->weights[task->own];
+    decant_linear_weight found;
+    decant_matrix placed = {0}, weight = run->share->weights[task->own];
     decant_status status;
     if (!weight.data) {
-        snprintf(tensor, sizeof tensor, "%s.weight", linear->name);
+        DECANT_TRY(decant_linear_weight_find(run->job->model, linear, &found, err));
         DECANT_TRY(
-            decant_safetensors_matrix(run->job->model, tensor, linear->rows, linear->columns, &host, err));
-        DECANT_TRY(backend->weights->place(backend, host, DECANT_PLACE_EXACT, tensor, &placed, err));
+            backend->weights->place(backend, found.host, DECANT_PLACE_EXACT, found.tensor, &placed, err));
         weight = placed;
     }
     DECANT_TRY(decant_quantized_layer_unpark(backend, layer, err));

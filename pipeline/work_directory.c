@@ -3,9 +3,11 @@
 
 #include "io/checksum.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -20,7 +22,7 @@ static void name_file(const decant_work_directory *work, const char *file, char 
 
 void decant_work_directory_name(const char *output, decant_work_directory *work)
 {
-    *work = (decant_work_directory){.lock = -1};
+    *work = (decant_work_directory){.lock = -1, .left = -1};
     snprintf(work->path, sizeof work->path, "%s.work", output);
     snprintf(work->calibration, sizeof work->calibration, "%s.work/calibration.h5", output);
     snprintf(work->statistics, sizeof work->statistics, "%s.work/statistics.h5", output);
@@ -144,14 +146,85 @@ static bool is_there(const char *path)
     return access(path, F_OK) == 0;
 }
 
+static const char *const kinds[] = {"boundary", "gradient", "layer"};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+void decant_work_directory_name_file(const decant_work_directory *work, decant_work_kind kind, int number,
+                                     char path[DECANT_WORK_PATH_BYTES])
+{
+    int length = snprintf(path, DECANT_WORK_PATH_BYTES, "%s/%s.%d.h5", work->path, kinds[kind], number);
+    if (length >= DECANT_WORK_PATH_BYTES)
+        path[0] = '\0'; /* cannot be made: the output's name is shorter than that */
+}
+
+void decant_work_directory_drop_files(const decant_work_directory *work, decant_work_kind kind, int first,
+                                      int end)
+{
+    for (int number = first; number < end; number++) {
+        char path[DECANT_WORK_PATH_BYTES];
+        decant_work_directory_name_file(work, kind, number, path);
+        unlink(path);
+    }
+}
+
+/* Is it a file of a streamed job? Which one, and has it its final name? */
+static bool is_streamed_file(const char *name, decant_work_kind *kind, int *number, bool *is_whole)
+{
+    for (int i = 0; i < KINDS; i++) {
+        size_t length = strlen(kinds[i]);
+        char *end;
+        if (strncmp(name, kinds[i], length) != 0 || name[length] != '.')
+            continue;
+        *kind = (decant_work_kind)i;
+        *number = (int)strtol(name + length + 1, &end, 10);
+        *is_whole = strcmp(end, ".h5") == 0;
+        return *is_whole || strcmp(end, ".h5.partial") == 0;
+    }
+    return false;
+}
+
+/* Removes all of them when `removes`, else finds where they would go on. */
+static void look_at_files(decant_work_directory *work, bool removes)
+{
+    DIR *folder = opendir(work->path);
+    work->boundaries = 0;
+    work->left = -1;
+    for (struct dirent *entry = folder ? readdir(folder) : NULL; entry; entry = readdir(folder)) {
+        decant_work_kind kind;
+        int number;
+        bool is_whole;
+        if (!is_streamed_file(entry->d_name, &kind, &number, &is_whole))
+            continue;
+        if (removes)
+            unlinkat(dirfd(folder), entry->d_name, 0);
+        else if (is_whole && kind == DECANT_WORK_GRADIENT && (work->left < 0 || number < work->left))
+            work->left = number;
+    }
+    if (folder)
+        closedir(folder);
+    for (char path[DECANT_WORK_PATH_BYTES];; work->boundaries++) {
+        decant_work_directory_name_file(work, DECANT_WORK_BOUNDARY, work->boundaries, path);
+        if (!is_there(path))
+            break;
+    }
+}
+
+static bool has_data(const decant_work_directory *work)
+{
+    return work->has_calibration || work->has_statistics || work->boundaries > 0 || work->left >= 0;
+}
+
 static void remove_data(decant_work_directory *work)
 {
     char partial[NAME_BYTES];
+    if (work->left >= 0) /* first: it says that others are there */
+        decant_work_directory_drop_files(work, DECANT_WORK_GRADIENT, work->left, work->left + 1);
     decant_work_directory_drop_calibration(work);
     unlink(work->statistics);
     snprintf(partial, sizeof partial, "%s.partial", work->statistics);
     unlink(partial);
     work->has_statistics = false;
+    look_at_files(work, true);
 }
 
 decant_status decant_work_directory_open(decant_work_directory *work, const char *head, bool overwrite,
@@ -160,12 +233,16 @@ decant_status decant_work_directory_open(decant_work_directory *work, const char
     char there[DECANT_WORK_HEAD_BYTES];
     decant_status status;
     DECANT_TRY(take_lock(work, err));
+    look_at_files(work, false);
     if (overwrite)
         remove_data(work);
     work->has_calibration = is_there(work->calibration);
     work->has_statistics = is_there(work->statistics);
-    if (!work->has_calibration && !work->has_statistics)
+    look_at_files(work, false);
+    if (!has_data(work)) {
+        remove_data(work); /* what alone is of no use, and would be taken for this job's */
         return write_head(work, head, err);
+    }
     if (!read_head(work, there))
         DECANT_FAIL(err, DECANT_ERROR_USAGE,
                     "%s/head is damaged, so what is beside it cannot be used; --overwrite-work begins anew",
@@ -188,7 +265,10 @@ void decant_work_directory_close(decant_work_directory *work)
 {
     if (!work->path[0] || work->lock < 0)
         return;
-    if (work->complete || (!is_there(work->calibration) && !is_there(work->statistics))) {
+    work->has_calibration = is_there(work->calibration);
+    work->has_statistics = is_there(work->statistics);
+    look_at_files(work, false);
+    if (work->complete || !has_data(work)) {
         const char *const files[] = {"head.partial", "head", "lock"};
         remove_data(work);
         for (int i = 0; i < 3; i++) {

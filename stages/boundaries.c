@@ -147,6 +147,22 @@ done:
     return status;
 }
 
+decant_status decant_boundaries_fetch(decant_boundaries *boundaries, int64_t record, void *host,
+                                      size_t size_bytes, decant_error *err)
+{
+    if (boundaries->file.folder)
+        return decant_scratch_file_read(&boundaries->file, offset_of(boundaries, record), host, size_bytes,
+                                        err);
+    memcpy(host, boundaries->records[record], size_bytes);
+    return DECANT_OK;
+}
+
+decant_status decant_boundaries_put(decant_boundaries *boundaries, int64_t record, const void *host,
+                                    size_t size_bytes, decant_error *err)
+{
+    return store(boundaries, &(pending_save){record, size_bytes}, host, err);
+}
+
 void decant_boundaries_discard(decant_boundaries *boundaries, int64_t record)
 {
     if (boundaries->file.folder)

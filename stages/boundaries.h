@@ -26,6 +26,12 @@ decant_status decant_boundaries_finish_saves(decant_boundaries *boundaries, deca
 decant_status decant_boundaries_load(decant_boundaries *boundaries, int64_t record, decant_matrix matrix,
                                      decant_error *err);
 
+/* A record's bytes in host memory, out of what was saved, or in its place; all saves must be finished. */
+decant_status decant_boundaries_fetch(decant_boundaries *boundaries, int64_t record, void *host,
+                                      size_t size_bytes, decant_error *err);
+decant_status decant_boundaries_put(decant_boundaries *boundaries, int64_t record, const void *host,
+                                    size_t size_bytes, decant_error *err);
+
 /* Gives up a record and the room that it takes. All work that loaded it must be done. */
 void decant_boundaries_discard(decant_boundaries *boundaries, int64_t record);
 

@@ -29,7 +29,7 @@ decant_status decant_decode_products_create(const decant_model_part *part, int64
     int64_t widest = 1;
     void *host = NULL;
     decant_status status;
-    *products = (decant_decode_products){.backend = backend, .tokens = tokens};
+    *products = (decant_decode_products){.backend = backend};
     for (int i = 0; i < part->layer_count * part->family->linear_count; i++) {
         const decant_linear *linear =
             &part->blocks[i / part->family->linear_count].linears[i % part->family->linear_count];
@@ -54,16 +54,19 @@ void decant_decode_products_destroy(decant_decode_products *products)
 {
     if (!products->backend)
         return;
+    products->backend->recordings->drop(products->backend, &products->recording);
     products->backend->memory->release(products->backend, &products->x);
     products->backend->memory->release(products->backend, &products->y);
 }
 
-decant_status decant_decode_products_run(const decant_decode_products *products, const decant_model_part *part,
-                                         int64_t tokens, decant_error *err)
+/* One pass of the recorded products. */
+static decant_status issue(void *context, decant_error *err)
 {
+    const decant_decode_products *products = context;
+    const decant_model_part *part = products->part;
     decant_backend *backend = products->backend;
-    decant_matrix x = {.data = products->x, .element = backend->activation, .rows = tokens};
-    decant_matrix y = {.data = products->y, .element = backend->activation, .rows = tokens};
+    decant_matrix x = {.data = products->x, .element = backend->activation, .rows = products->tokens};
+    decant_matrix y = {.data = products->y, .element = backend->activation, .rows = products->tokens};
     decant_status status = DECANT_OK;
     for (int block = 0; block < part->layer_count; block++)
         for (int index = 0; index < part->family->linear_count; index++) {
@@ -74,4 +77,20 @@ decant_status decant_decode_products_run(const decant_decode_products *products,
         }
 done:
     return status;
+}
+
+decant_status decant_decode_products_record(decant_decode_products *products, const decant_model_part *part,
+                                            int64_t tokens, decant_error *err)
+{
+    decant_backend *backend = products->backend;
+    backend->recordings->drop(backend, &products->recording);
+    products->part = part;
+    products->tokens = tokens;
+    return backend->recordings->record(backend, (decant_work){.issue = issue, .context = products},
+                                       &products->recording, err);
+}
+
+decant_status decant_decode_products_run(const decant_decode_products *products, decant_error *err)
+{
+    return products->backend->recordings->replay(products->backend, products->recording, err);
 }

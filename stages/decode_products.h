@@ -9,19 +9,24 @@
 
 typedef struct decant_decode_products {
     decant_backend *backend; /* borrowed */
-    int64_t tokens;          /* largest batch */
-    void *x, *y;             /* device [tokens, widest layer], of the activations' type */
+    void *x, *y;             /* device [largest batch, widest layer], of the activations' type */
+    decant_recording *recording;
+    const decant_model_part *part; /* what is recorded; borrowed */
+    int64_t tokens;
 } decant_decode_products;
 
-/* Room for up to `tokens` tokens through the layers of `part`, and a batch of numbers in [-1, 1). Freed with
- * decant_decode_products_destroy, also after a failure. */
+/* Room for up to `tokens` tokens through the layers of `part`, and a batch of numbers in [-1, 1). The struct
+ * stays where it is until decant_decode_products_destroy, which frees it, also after a failure. */
 decant_status decant_decode_products_create(const decant_model_part *part, int64_t tokens,
                                             decant_decode_products *products, decant_error *err);
 void decant_decode_products_destroy(decant_decode_products *products); /* takes an empty one */
 
-/* Issues the products of a batch of `tokens` tokens; they may still run when this returns. `part` has layers of
- * the shapes that the room was made for. */
-decant_status decant_decode_products_run(const decant_decode_products *products, const decant_model_part *part,
-                                         int64_t tokens, decant_error *err);
+/* Passes a batch of `tokens` tokens once, and records its products in place of those recorded before. `part`
+ * has layers of the shapes that the room was made for. */
+decant_status decant_decode_products_record(decant_decode_products *products, const decant_model_part *part,
+                                            int64_t tokens, decant_error *err);
+
+/* Issues the recorded products once more; they may still run when this returns. */
+decant_status decant_decode_products_run(const decant_decode_products *products, decant_error *err);
 
 #endif

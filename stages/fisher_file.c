@@ -27,25 +27,35 @@ static int list_parts(const char *prefix, int hessian_groups, const decant_linea
     return groups > 0 ? 2 : 1;
 }
 
+decant_status decant_fisher_file_define_block(decant_container_writer *writer,
+                                              const decant_model_config *config, const decant_family *family,
+                                              int layer, int hessian_groups, const char *prefix, int *ids,
+                                              decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    for (int i = 0; i < family->linear_count; i++) {
+        decant_linear linear;
+        sum_part parts[DECANT_FISHER_DATASETS];
+        family->linear(config, layer, i, &linear);
+        int count = list_parts(prefix, hessian_groups, &linear, parts);
+        for (int part = 0; part < count; part++)
+            DECANT_TRY(decant_container_define(writer, parts[part].path, DECANT_STORED_F32, &parts[part].shape,
+                                               &ids[i * DECANT_FISHER_DATASETS + part], err));
+    }
+done:
+    return status;
+}
+
 decant_status decant_fisher_file_define(decant_container_writer *writer, const decant_model_config *config,
                                         const decant_family *family, int hessian_groups, const char *prefix,
                                         int *ids, decant_error *err)
 {
-    int linears = family->linear_count;
-    for (int i = 0; i < config->layers * linears; i++) {
-        decant_linear linear;
-        sum_part parts[DECANT_FISHER_DATASETS];
-        family->linear(config, i / linears, i % linears, &linear);
-        int count = list_parts(prefix, hessian_groups, &linear, parts);
-        for (int part = 0; part < count; part++) {
-            decant_status status =
-                decant_container_define(writer, parts[part].path, DECANT_STORED_F32, &parts[part].shape,
-                                        &ids[i * DECANT_FISHER_DATASETS + part], err);
-            if (status != DECANT_OK)
-                return status;
-        }
-    }
-    return DECANT_OK;
+    decant_status status = DECANT_OK;
+    for (int layer = 0; layer < config->layers && status == DECANT_OK; layer++)
+        status =
+            decant_fisher_file_define_block(writer, config, family, layer, hessian_groups, prefix,
+                                            ids + layer * family->linear_count * DECANT_FISHER_DATASETS, err);
+    return status;
 }
 
 /* Linear layer `index` of the list. */
@@ -68,13 +78,14 @@ static size_t bytes_of(const decant_fisher_sums *fisher, const decant_linear *li
            sizeof(float);
 }
 
-decant_status decant_fisher_file_write(decant_container_writer *writer, const decant_fisher_sums *fisher,
-                                       const int *ids, decant_error *err)
+decant_status decant_fisher_file_write_block(decant_container_writer *writer, const decant_fisher_sums *fisher,
+                                             int block, const int *ids, decant_error *err)
 {
     decant_backend *backend = fisher->backend;
+    int linears = fisher->family->linear_count, first = block * linears;
     float *host = NULL;
     decant_status status = DECANT_OK;
-    for (int i = 0; i < count_of(fisher); i++) {
+    for (int i = first; i < first + linears; i++) {
         const float *sum = fisher->host_sums[i];
         if (!sum && !fisher->sums[i])
             continue;
@@ -88,14 +99,24 @@ decant_status decant_fisher_file_write(decant_container_writer *writer, const de
         }
         sum_part parts[DECANT_FISHER_DATASETS];
         int count = list_parts("", fisher->hessian_groups, &linear, parts);
-        const int *own =
-            ids + (fisher->first_layer * fisher->family->linear_count + i) * DECANT_FISHER_DATASETS;
+        const int *own = ids + (i - first) * DECANT_FISHER_DATASETS;
         for (int part = 0; part < count; part++)
             DECANT_TRY(
                 decant_container_write(writer, own[part], 0, parts[part].count, sum + parts[part].offset, err));
     }
 done:
     decant_memory_free(host);
+    return status;
+}
+
+decant_status decant_fisher_file_write(decant_container_writer *writer, const decant_fisher_sums *fisher,
+                                       const int *ids, decant_error *err)
+{
+    int block_ids = fisher->family ? fisher->family->linear_count * DECANT_FISHER_DATASETS : 0;
+    decant_status status = DECANT_OK;
+    for (int block = 0; fisher->sums && block < fisher->layer_count && status == DECANT_OK; block++)
+        status = decant_fisher_file_write_block(writer, fisher, block,
+                                                ids + (fisher->first_layer + block) * block_ids, err);
     return status;
 }
 
@@ -137,6 +158,19 @@ done:
     return status;
 }
 
+/* All parts of a layer's sums into host memory, allocated here and freed by the caller, after a failure too. */
+static decant_status read_sums(const decant_container *file, const char *prefix,
+                               const decant_fisher_sums *fisher, int index, float **host, decant_error *err)
+{
+    decant_linear linear = linear_of(fisher, index);
+    sum_part parts[DECANT_FISHER_DATASETS];
+    int count = list_parts(prefix, fisher->hessian_groups, &linear, parts);
+    decant_status status = decant_memory_allocate(bytes_of(fisher, &linear), parts[0].path, (void **)host, err);
+    for (int part = 0; part < count && status == DECANT_OK; part++)
+        status = read_part(file, &parts[part], *host, err);
+    return status;
+}
+
 decant_status decant_fisher_file_read(const decant_container *file, const char *prefix,
                                       decant_fisher_sums *fisher, decant_error *err)
 {
@@ -147,17 +181,21 @@ decant_status decant_fisher_file_read(const decant_container *file, const char *
         if (!fisher->sums[i])
             continue;
         decant_linear linear = linear_of(fisher, i);
-        sum_part parts[DECANT_FISHER_DATASETS];
-        int count = list_parts(prefix, fisher->hessian_groups, &linear, parts);
-        size_t size_bytes = bytes_of(fisher, &linear);
         decant_memory_free(host);
-        DECANT_TRY(decant_memory_allocate(size_bytes, parts[0].path, (void **)&host, err));
-        for (int part = 0; part < count; part++)
-            DECANT_TRY(read_part(file, &parts[part], host, err));
-        DECANT_TRY(backend->memory->upload(backend, fisher->sums[i], host, size_bytes, err));
+        host = NULL;
+        DECANT_TRY(read_sums(file, prefix, fisher, i, &host, err));
+        DECANT_TRY(backend->memory->upload(backend, fisher->sums[i], host, bytes_of(fisher, &linear), err));
         DECANT_TRY(backend->memory->synchronize(backend, err)); /* `host` is about to be freed */
     }
 done:
     decant_memory_free(host);
     return status;
+}
+
+decant_status decant_fisher_file_read_parked(const decant_container *file, const char *prefix,
+                                             decant_fisher_sums *fisher, int block, int linear,
+                                             decant_error *err)
+{
+    int index = block * fisher->family->linear_count + linear;
+    return read_sums(file, prefix, fisher, index, &fisher->host_sums[index], err);
 }

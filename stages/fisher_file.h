@@ -17,15 +17,33 @@ decant_status decant_fisher_file_define(decant_container_writer *writer, const d
                                         const decant_family *family, int hessian_groups, const char *prefix,
                                         int *ids, decant_error *err);
 
+/* Collective. The same for the linear layers of block `layer` of the model.
+ *   ids   [linear_count · DECANT_FISHER_DATASETS]; filled */
+decant_status decant_fisher_file_define_block(decant_container_writer *writer,
+                                              const decant_model_config *config, const decant_family *family,
+                                              int layer, int hessian_groups, const char *prefix, int *ids,
+                                              decant_error *err);
+
 /* Local. Writes the sums that this rank holds, one layer at a time through host memory; takes an empty list.
  * fisher->hessian_groups is what the file was defined with. */
 decant_status decant_fisher_file_write(decant_container_writer *writer, const decant_fisher_sums *fisher,
                                        const int *ids, decant_error *err);
+
+/* Local. The same for one block, counted from the list's first.
+ *   ids   [linear_count · DECANT_FISHER_DATASETS] */
+decant_status decant_fisher_file_write_block(decant_container_writer *writer, const decant_fisher_sums *fisher,
+                                             int block, const int *ids, decant_error *err);
 
 /* Local. Reads the sums for which there is room in `fisher`; takes an empty list. DECANT_ERROR_INPUT when a
  * dataset has not the bytes that it was written with, or when there is room for Hessians and the file has none,
  * or other groups. */
 decant_status decant_fisher_file_read(const decant_container *file, const char *prefix,
                                       decant_fisher_sums *fisher, decant_error *err);
+
+/* Local. Reads the sums of one linear layer of a block into host memory, where none are yet: they are parked.
+ */
+decant_status decant_fisher_file_read_parked(const decant_container *file, const char *prefix,
+                                             decant_fisher_sums *fisher, int block, int linear,
+                                             decant_error *err);
 
 #endif

@@ -2,9 +2,9 @@
 #include "stages/gradients.h"
 
 #include "io/checksum.h"
+#include "stages/linear_weight.h"
 
 #include <math.h>
-#include <stdio.h>
 
 static decant_status check_sums(const char *file, const char *tensor, const decant_linear *linear,
                                 const float *sums, decant_error *err)
@@ -31,14 +31,14 @@ static decant_status check_sums(const char *file, const char *tensor, const deca
 decant_status decant_gradients_read(const decant_safetensors *gradients, const decant_linear *linear,
                                     float *sums, uint32_t *checksum, decant_error *err)
 {
-    char name[DECANT_NAME_BYTES + sizeof ".weight"];
-    decant_matrix matrix;
+    decant_linear_weight found;
     decant_status status;
-    snprintf(name, sizeof name, "%s.weight", linear->name);
-    DECANT_TRY(decant_safetensors_matrix(gradients, name, linear->rows, linear->columns, &matrix, err));
-    decant_elements_to_f32(matrix.element, matrix.data, linear->rows * linear->columns, sums);
-    DECANT_TRY(check_sums(decant_safetensors_find(gradients, name)->file, name, linear, sums, err));
-    *checksum = decant_checksum(*checksum, matrix.data, decant_matrix_bytes(matrix));
+    DECANT_TRY(decant_linear_weight_find(gradients, linear, &found, err));
+    decant_elements_to_f32(found.host.element, found.host.data, linear->rows * linear->columns, sums);
+    DECANT_TRY(decant_safetensors_check(gradients, err));
+    DECANT_TRY(
+        check_sums(decant_safetensors_find(gradients, found.tensor)->file, found.tensor, linear, sums, err));
+    *checksum = decant_checksum(*checksum, found.host.data, decant_matrix_bytes(found.host));
 done:
     return status;
 }

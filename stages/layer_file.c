@@ -1,6 +1,7 @@
 /* See layer_file.h. */
 #include "stages/layer_file.h"
 
+#include "base/memory.h"
 #include "kernels/grid_form.h"
 #include "stages/methods/methods.h"
 
@@ -184,6 +185,55 @@ void decant_layer_depart(decant_departure *departure, const decant_layer_dataset
         depart_grid(departure, datasets, &encoded->grid);
     else
         depart_packed(departure, datasets, &encoded->packed);
+}
+
+/* ---- a layer of an earlier container ---- */
+
+/* Reading checks that the earlier dataset has the type and the shape of the new one. */
+static decant_status copy_dataset(decant_container_writer *writer, const decant_container *earlier,
+                                  const char *path, int id, decant_error *err)
+{
+    decant_stored type;
+    decant_shape shape;
+    void *data = NULL;
+    int64_t count = 1;
+    decant_status status;
+    decant_container_defined(writer, id, &type, &shape);
+    for (int i = 0; i < shape.dimensions; i++)
+        count *= shape.extent[i];
+    DECANT_TRY(decant_memory_allocate((size_t)count * decant_stored_bytes(type), path, &data, err));
+    DECANT_TRY(decant_container_read(earlier, path, type, &shape, data, err));
+    DECANT_TRY(decant_container_write(writer, id, 0, count, data, err));
+done:
+    decant_memory_free(data);
+    return status;
+}
+
+decant_status decant_layer_copy(decant_container_writer *writer, const decant_container *earlier,
+                                const decant_linear *linear, const decant_layer_datasets *datasets,
+                                decant_error *err)
+{
+    const struct {
+        const char *part;
+        int id;
+    } parts[] = {
+        {"codes", datasets->codes},
+        {"levels", datasets->levels},
+        {"sparse/row_offsets", datasets->row_offsets},
+        {"sparse/columns", datasets->columns},
+        {"sparse/values", datasets->values},
+        {"scales", datasets->scales},
+        {"offsets", datasets->offsets},
+    };
+    decant_status status = DECANT_OK;
+    for (size_t i = 0; status == DECANT_OK && i < sizeof parts / sizeof *parts; i++) {
+        char path[DECANT_CONTAINER_PATH_BYTES];
+        if (parts[i].id < 0)
+            continue;
+        snprintf(path, sizeof path, "/%s/%s", linear->name, parts[i].part);
+        status = copy_dataset(writer, earlier, path, parts[i].id, err);
+    }
+    return status;
 }
 
 /* ---- grids ---- */

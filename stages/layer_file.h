@@ -32,6 +32,12 @@ decant_status decant_layer_define(decant_container_writer *writer, const decant_
 void decant_layer_depart(decant_departure *departure, const decant_layer_datasets *datasets,
                          const decant_encoded_layer *encoded);
 
+/* Local. Writes a layer's datasets as an earlier container has them. DECANT_ERROR_INPUT when it has them not,
+ * or of another size; their checksums are compared when the container checks its reads. */
+decant_status decant_layer_copy(decant_container_writer *writer, const decant_container *earlier,
+                                const decant_linear *linear, const decant_layer_datasets *datasets,
+                                decant_error *err);
+
 /* Grids that at least one layer was put on, each once. */
 typedef struct decant_grid_datasets {
     int count;

@@ -174,9 +174,10 @@ done:
 
 /* ---- adding ---- */
 
-/* Local. One stretch of one matrix: read from all files in their order, added in F64, rounded once. */
+/* Local. One stretch of one matrix: read from all files in their order, added in F64, rounded once.
+ *   checksums   [files], those of the matrix in every file so far, brought forward */
 static decant_status add_stretch(const merge *all, const merge_matrix *matrix, int64_t first, int64_t count,
-                                 float *part, double *sum, decant_error *err)
+                                 float *part, double *sum, uint32_t *checksums, decant_error *err)
 {
     memset(sum, 0, (size_t)count * sizeof *sum);
     for (int i = 0; i < all->count; i++) {
@@ -184,6 +185,7 @@ static decant_status add_stretch(const merge *all, const merge_matrix *matrix, i
             decant_container_read_part(all->files[i], matrix->path, DECANT_STORED_F32, first, count, part, err);
         if (status != DECANT_OK)
             return status;
+        checksums[i] = decant_checksum(checksums[i], part, (size_t)count * sizeof *part);
         for (int64_t j = 0; j < count; j++)
             sum[j] += part[j];
     }
@@ -192,29 +194,44 @@ static decant_status add_stretch(const merge *all, const merge_matrix *matrix, i
     return DECANT_OK;
 }
 
+/* Local. One matrix; no file is trusted to hold what was written. */
+static decant_status add_matrix(const merge *all, const merge_matrix *matrix, decant_container_writer *writer,
+                                float *part, double *sum, uint32_t *checksums, decant_error *err)
+{
+    int64_t elements = 1;
+    decant_status status = DECANT_OK;
+    for (int j = 0; j < matrix->shape.dimensions; j++)
+        elements *= matrix->shape.extent[j];
+    memset(checksums, 0, (size_t)all->count * sizeof *checksums);
+    for (int64_t first = 0; first < elements; first += STRETCH_ELEMENTS) {
+        int64_t count = elements - first < STRETCH_ELEMENTS ? elements - first : STRETCH_ELEMENTS;
+        DECANT_TRY(add_stretch(all, matrix, first, count, part, sum, checksums, err));
+        DECANT_TRY(decant_container_write(writer, matrix->id, first, count, part, err));
+    }
+    for (int i = 0; i < all->count; i++)
+        DECANT_TRY(decant_container_compare_checksum(all->files[i], matrix->path, checksums[i], err));
+done:
+    return status;
+}
+
 /* Local. This rank's share of the matrices. */
 static decant_status add_matrices(const merge *all, const decant_ranks *ranks, decant_container_writer *writer,
                                   decant_error *err)
 {
     float *part = NULL;
     double *sum = NULL;
+    uint32_t *checksums = NULL;
     decant_status status;
     DECANT_TRY(decant_memory_allocate(STRETCH_ELEMENTS * sizeof *part, "a stretch", (void **)&part, err));
     DECANT_TRY(decant_memory_allocate(STRETCH_ELEMENTS * sizeof *sum, "a stretch", (void **)&sum, err));
-    for (int64_t i = ranks->rank; i < all->matrix_count; i += ranks->size) {
-        const merge_matrix *matrix = &all->matrices[i];
-        int64_t elements = 1;
-        for (int j = 0; j < matrix->shape.dimensions; j++)
-            elements *= matrix->shape.extent[j];
-        for (int64_t first = 0; first < elements; first += STRETCH_ELEMENTS) {
-            int64_t count = elements - first < STRETCH_ELEMENTS ? elements - first : STRETCH_ELEMENTS;
-            DECANT_TRY(add_stretch(all, matrix, first, count, part, sum, err));
-            DECANT_TRY(decant_container_write(writer, matrix->id, first, count, part, err));
-        }
-    }
+    DECANT_TRY(
+        decant_memory_allocate((size_t)all->count * sizeof *checksums, "checksums", (void **)&checksums, err));
+    for (int64_t i = ranks->rank; i < all->matrix_count; i += ranks->size)
+        DECANT_TRY(add_matrix(all, &all->matrices[i], writer, part, sum, checksums, err));
 done:
     decant_memory_free(part);
     decant_memory_free(sum);
+    decant_memory_free(checksums);
     return status;
 }
 

@@ -6,6 +6,7 @@
  * decant_memory_allocate. */
 #include "stages/model.h"
 #include "base/memory.h"
+#include "stages/linear_weight.h"
 #include "stages/quantize.h"
 #include "stages/rotary_angles.h"
 
@@ -43,16 +44,16 @@ static decant_status place_tensor(decant_backend *backend, const decant_weight_s
 
 /* The linear layer's whole weight as the source has it, in host memory. */
 static decant_status find_weight(const decant_weight_source *source, const decant_linear *linear,
-                                 decant_matrix *host, char name[DECANT_NAME_BYTES + 8], decant_error *err)
+                                 decant_matrix *host, char name[DECANT_WEIGHT_NAME_BYTES], decant_error *err)
 {
-    snprintf(name, DECANT_NAME_BYTES + 8, "%s.weight", linear->name);
+    decant_linear_weight_name(linear, name);
     return source->matrix(source->context, name, linear->rows, linear->columns, host, err);
 }
 
 static decant_status begin_linear(decant_backend *backend, const decant_weight_source *source,
                                   decant_linear *linear, decant_error *err)
 {
-    char name[DECANT_NAME_BYTES + 8];
+    char name[DECANT_WEIGHT_NAME_BYTES];
     decant_matrix host;
     decant_status status = DECANT_OK;
     if (source->packed)
@@ -86,7 +87,7 @@ static decant_status begin_vector(decant_backend *backend, const decant_weight_s
 static decant_status expect_block(const decant_model_part *part, const decant_weight_source *source,
                                   const decant_block *block, decant_error *err)
 {
-    char name[DECANT_NAME_BYTES + 8];
+    char name[DECANT_WEIGHT_NAME_BYTES];
     decant_matrix host;
     for (int index = 0; source->expect && index < part->family->linear_count; index++) {
         decant_status status = find_weight(source, &block->linears[index], &host, name, err);
@@ -126,7 +127,7 @@ done:
 
 void decant_model_block_dismiss(const decant_model_part *part, const decant_weight_source *source, int block)
 {
-    char name[DECANT_NAME_BYTES + 8];
+    char name[DECANT_WEIGHT_NAME_BYTES];
     decant_matrix host;
     decant_error unread;
     for (int index = 0; source->dismiss && index < part->family->linear_count; index++)
@@ -186,7 +187,8 @@ decant_status decant_model_part_outline(decant_backend *backend, const decant_mo
                                 .first_layer = first_layer,
                                 .layer_count = layer_count,
                                 .tokens = tokens,
-                                .sequences = sequences};
+                                .sequences = sequences,
+                                .rows = tokens * sequences};
     DECANT_TRY(decant_family_find(config, &part->family, err));
     DECANT_TRY(
         decant_memory_allocate((size_t)layer_count * sizeof *part->blocks, "the list of layers", &blocks, err));
@@ -204,6 +206,20 @@ done:
     if (status != DECANT_OK)
         decant_model_part_unload(part);
     return status;
+}
+
+decant_status decant_model_part_reshape(decant_model_part *part, int64_t tokens, int64_t sequences,
+                                        decant_error *err)
+{
+    assert(tokens * sequences <= part->rows);
+    if (part->tokens == tokens && part->sequences == sequences)
+        return DECANT_OK;
+    part->tokens = tokens;
+    part->sequences = sequences;
+    if (!part->cosines) /* a family without */
+        return DECANT_OK;
+    return decant_rotary_angles_fill(part->backend, part->config, tokens, sequences, part->cosines, part->sines,
+                                     err);
 }
 
 decant_status decant_model_part_begin(decant_backend *backend, const decant_model_config *config,

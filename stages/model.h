@@ -77,6 +77,7 @@ typedef struct decant_model_part {
                                once for each */
     int64_t tokens;         /* longest sequence it can take */
     int64_t sequences;      /* of that length that it can take at once */
+    int64_t rows;           /* sequences · tokens that it was made for; most that reshaping may come to */
 } decant_model_part;
 
 /* What a block keeps of its forward pass for its backward pass; sized for all sequences that the part takes at
@@ -168,6 +169,11 @@ decant_status decant_model_part_finish(decant_model_part *part, const decant_wei
 decant_status decant_model_part_outline(decant_backend *backend, const decant_model_config *config,
                                         int first_layer, int layer_count, int64_t tokens, int64_t sequences,
                                         decant_model_part *part, decant_error *err);
+
+/* From now on the part takes up to `sequences` sequences of `tokens` tokens at once; together no more tokens
+ * than it was made for. Nothing is done when that is what it takes already. */
+decant_status decant_model_part_reshape(decant_model_part *part, int64_t tokens, int64_t sequences,
+                                        decant_error *err);
 
 /* A block of an outline, counted from the part's first: begin sends its weights on their way, which may take
  * while the device works on others; after finish, passes find them in place; leave takes them away, and takes a

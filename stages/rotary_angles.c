@@ -31,8 +31,8 @@ double decant_rotary_frequency(const decant_model_config *config, int64_t pair)
 }
 
 /* In double, as an angle's error grows with the position. Later sequences repeat the first one's. */
-static void fill_angles(const decant_model_config *config, int64_t tokens, int64_t sequences, float *cosines,
-                        float *sines)
+static void compute_angles(const decant_model_config *config, int64_t tokens, int64_t sequences, float *cosines,
+                           float *sines)
 {
     int64_t half = config->head_dimension / 2, count = tokens * half;
     for (int64_t i = 0; i < half; i++) {
@@ -48,26 +48,38 @@ static void fill_angles(const decant_model_config *config, int64_t tokens, int64
     }
 }
 
+decant_status decant_rotary_angles_fill(decant_backend *backend, const decant_model_config *config,
+                                        int64_t tokens, int64_t sequences, float *cosines, float *sines,
+                                        decant_error *err)
+{
+    int64_t count = sequences * tokens * (config->head_dimension / 2);
+    size_t size_bytes = (size_t)count * sizeof(float);
+    void *host = NULL;
+    decant_status status;
+    DECANT_TRY(decant_memory_allocate(2 * size_bytes, "rotary angles", &host, err));
+    compute_angles(config, tokens, sequences, host, (float *)host + count);
+    DECANT_TRY(backend->memory->upload(backend, cosines, host, size_bytes, err));
+    DECANT_TRY(backend->memory->upload(backend, sines, (float *)host + count, size_bytes, err));
+    DECANT_TRY(backend->memory->synchronize(backend, err)); /* before the host's copy goes */
+done:
+    decant_memory_free(host);
+    return status;
+}
+
 decant_status decant_rotary_angles_create(decant_backend *backend, const decant_model_config *config,
                                           int64_t tokens, int64_t sequences, float **cosines, float **sines,
                                           decant_error *err)
 {
-    int64_t count = sequences * tokens * (config->head_dimension / 2);
-    size_t size_bytes = (size_t)count * sizeof(float);
+    size_t size_bytes = (size_t)(sequences * tokens * (config->head_dimension / 2)) * sizeof(float);
     const char *what = "rotary angles";
-    void *host = NULL, *device = NULL;
+    void *device = NULL;
     decant_status status;
     *cosines = *sines = NULL;
-    DECANT_TRY(decant_memory_allocate(2 * size_bytes, what, &host, err));
-    fill_angles(config, tokens, sequences, host, (float *)host + count);
     DECANT_TRY(backend->memory->allocate(backend, size_bytes, what, &device, err));
     *cosines = device;
     DECANT_TRY(backend->memory->allocate(backend, size_bytes, what, &device, err));
     *sines = device;
-    DECANT_TRY(backend->memory->upload(backend, *cosines, host, size_bytes, err));
-    DECANT_TRY(backend->memory->upload(backend, *sines, (float *)host + count, size_bytes, err));
-    DECANT_TRY(backend->memory->synchronize(backend, err)); /* before the host's copy goes */
+    DECANT_TRY(decant_rotary_angles_fill(backend, config, tokens, sequences, *cosines, *sines, err));
 done:
-    decant_memory_free(host);
     return status;
 }

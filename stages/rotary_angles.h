@@ -19,4 +19,9 @@ decant_status decant_rotary_angles_create(decant_backend *backend, const decant_
                                           int64_t tokens, int64_t sequences, float **cosines, float **sines,
                                           decant_error *err);
 
+/* The same into arrays that are there, of at least that many. */
+decant_status decant_rotary_angles_fill(decant_backend *backend, const decant_model_config *config,
+                                        int64_t tokens, int64_t sequences, float *cosines, float *sines,
+                                        decant_error *err);
+
 #endif

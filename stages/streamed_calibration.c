@@ -18,6 +18,8 @@ struct decant_streamed_calibration {
     decant_boundaries
         *boundaries;     /* [blocks + 1, batches]: what enters a block; behind the last: the gradient */
     bool *is_on_its_way; /* [blocks]: begun, or in place */
+    bool has_input;      /* what enters the first block was restored */
+    bool has_gradient;   /* what is behind the last one was */
     decant_activations *kept;
     decant_matrix inputs[TURNS], outputs[TURNS], recomputed;
     decant_loss_gradient loss_gradient; /* where the part ends the model */
@@ -136,10 +138,15 @@ decant_status decant_streamed_calibration_leave(decant_streamed_calibration *cal
     }
     if (!is_forward) /* records may still be on their way to the device */
         DECANT_TRY(c->part->backend->memory->synchronize(c->part->backend, err));
-    for (int64_t batch = 0; !is_forward && batch < c->batches; batch++)
-        decant_boundaries_discard(c->boundaries, (block + 1) * c->batches + batch);
 done:
     return status;
+}
+
+void decant_streamed_calibration_forget(decant_streamed_calibration *calibration, int block)
+{
+    decant_streamed_calibration *c = calibration;
+    for (int64_t batch = 0; batch < c->batches; batch++)
+        decant_boundaries_discard(c->boundaries, (block + 1) * c->batches + batch);
 }
 
 /* ---- micro-batches ---- */
@@ -177,7 +184,7 @@ decant_status decant_streamed_calibration_forward(decant_streamed_calibration *c
     decant_matrix y = decant_streamed_calibration_output(c, batch, sequences);
     bool has_loss = is_last(c, block) && decant_model_part_ends(part);
     decant_status status;
-    if (block > 0)
+    if (block > 0 || c->has_input)
         DECANT_TRY(decant_boundaries_load(c->boundaries, record_of(c, block, batch), x, err));
     else if (decant_model_part_begins(part))
         DECANT_TRY(decant_model_embed(part, tokens, x, err));
@@ -186,7 +193,7 @@ decant_status decant_streamed_calibration_forward(decant_streamed_calibration *c
     if (has_loss)
         DECANT_TRY(decant_loss_gradient_compute(part, &c->loss_gradient, tokens, target, y, losses, err));
     DECANT_TRY(decant_boundaries_finish_saves(c->boundaries, err)); /* of the micro-batch before */
-    if (block == 0)
+    if (block == 0 && !c->has_input)
         DECANT_TRY(decant_boundaries_begin_save(c->boundaries, record_of(c, 0, batch), x, err));
     if (!is_last(c, block) || has_loss)
         DECANT_TRY(decant_boundaries_begin_save(c->boundaries, record_of(c, block + 1, batch), y, err));
@@ -204,7 +211,7 @@ decant_status decant_streamed_calibration_backward(decant_streamed_calibration *
     decant_block_fisher fisher = decant_fisher_sums_of_block(c->fisher, block);
     decant_status status;
     DECANT_TRY(decant_boundaries_load(c->boundaries, record_of(c, block, batch), x, err));
-    if (!is_last(c, block) || decant_model_part_ends(part))
+    if (!is_last(c, block) || decant_model_part_ends(part) || c->has_gradient)
         DECANT_TRY(decant_boundaries_load(c->boundaries, record_of(c, block + 1, batch), gradient, err));
     DECANT_TRY(part->family->forward(part, &part->blocks[block], x,
                                      decant_matrix_rows(c->recomputed, 0, x.rows), c->kept, err));
@@ -215,4 +222,34 @@ decant_status decant_streamed_calibration_backward(decant_streamed_calibration *
         DECANT_TRY(decant_boundaries_begin_save(c->boundaries, record_of(c, block, batch), gradient, err));
 done:
     return status;
+}
+
+decant_status decant_streamed_calibration_keep_input(decant_streamed_calibration *calibration, int64_t batch,
+                                                     int64_t sequences, decant_error *err)
+{
+    decant_streamed_calibration *c = calibration;
+    decant_matrix x = decant_streamed_calibration_input(c, batch, sequences);
+    decant_status status = decant_boundaries_begin_save(c->boundaries, record_of(c, 0, batch), x, err);
+    return status == DECANT_OK ? decant_boundaries_finish_saves(c->boundaries, err) : status;
+}
+
+/* ---- what lies between blocks, for whoever keeps it ---- */
+
+decant_status decant_streamed_calibration_fetch(decant_streamed_calibration *calibration, int block,
+                                                int64_t batch, int64_t sequences, void *host, decant_error *err)
+{
+    decant_streamed_calibration *c = calibration;
+    size_t size_bytes = decant_matrix_bytes(decant_streamed_calibration_input(c, batch, sequences));
+    return decant_boundaries_fetch(c->boundaries, record_of(c, block, batch), host, size_bytes, err);
+}
+
+decant_status decant_streamed_calibration_restore(decant_streamed_calibration *calibration, int block,
+                                                  int64_t batch, int64_t sequences, const void *host,
+                                                  decant_error *err)
+{
+    decant_streamed_calibration *c = calibration;
+    size_t size_bytes = decant_matrix_bytes(decant_streamed_calibration_input(c, batch, sequences));
+    c->has_input = c->has_input || block == 0;
+    c->has_gradient = c->has_gradient || block == c->part->layer_count;
+    return decant_boundaries_put(c->boundaries, record_of(c, block, batch), host, size_bytes, err);
 }

@@ -5,7 +5,9 @@
  *
  * The order of calls, which is the pipeline's (pipeline/streamed.c): blocks ascending, each entered, then each
  * micro-batch arriving (first block only), forward, departing; then blocks descending, each entered, each
- * micro-batch backward; each block left when it is done with. */
+ * micro-batch backward; each block left when it is done with, and what lies behind it given up when nobody will
+ * want to go back. Passes may begin and end anywhere in this order: what an earlier job saved of what lies
+ * before a block can be put there (decant_streamed_calibration_restore). */
 #ifndef DECANT_STAGES_STREAMED_CALIBRATION_H
 #define DECANT_STAGES_STREAMED_CALIBRATION_H
 
@@ -35,6 +37,8 @@ decant_status decant_streamed_calibration_enter(decant_streamed_calibration *cal
 /* All micro-batches have passed it. The last block stays for its backward pass. */
 decant_status decant_streamed_calibration_leave(decant_streamed_calibration *calibration, decant_pass pass,
                                                 int block, decant_error *err);
+/* The block went backward and was left: gives up the gradients behind it, from which it could be done again. */
+void decant_streamed_calibration_forget(decant_streamed_calibration *calibration, int block);
 
 /* The device array that micro-batch `batch` enters a forward pass from [sequences · T, hidden]: for the
  * pipeline to fill for the first block, unless the part has the embedding. */
@@ -52,5 +56,20 @@ decant_status decant_streamed_calibration_forward(decant_streamed_calibration *c
                                                   double *losses, decant_error *err);
 decant_status decant_streamed_calibration_backward(decant_streamed_calibration *calibration, int block,
                                                    int64_t batch, int64_t sequences, decant_error *err);
+
+/* Where no block goes forward: keeps the first block's input, which the pipeline has filled, for its backward
+ * pass. */
+decant_status decant_streamed_calibration_keep_input(decant_streamed_calibration *calibration, int64_t batch,
+                                                     int64_t sequences, decant_error *err);
+
+/* What lies before block `block` of one micro-batch, or behind the last one where block is layer_count: what
+ * enters it, or, once the block went backward, the gradient of that. Between two blocks' passes, into host
+ * memory [sequences · T, hidden], or out of it: then the pipeline need not fill what was restored. */
+decant_status decant_streamed_calibration_fetch(decant_streamed_calibration *calibration, int block,
+                                                int64_t batch, int64_t sequences, void *host,
+                                                decant_error *err);
+decant_status decant_streamed_calibration_restore(decant_streamed_calibration *calibration, int block,
+                                                  int64_t batch, int64_t sequences, const void *host,
+                                                  decant_error *err);
 
 #endif

@@ -6,14 +6,18 @@
 
 #include <math.h>
 
-enum { ORIGINAL, QUANTIZED, MODELS };
+enum {
+    ORIGINAL = DECANT_VALIDATION_ORIGINAL,
+    QUANTIZED = DECANT_VALIDATION_QUANTIZED,
+    MODELS = DECANT_VALIDATION_MODELS
+};
 
 struct decant_validation {
     const decant_model_part *parts[MODELS]; /* parts[ORIGINAL] may be NULL */
     decant_interlude interlude;
     decant_activations *kept;                /* a forward pass needs somewhere to keep; never looked at here */
     decant_matrix activations[MODELS], next; /* next: what a block writes, swapped with its input */
-    decant_matrix normed, logits[MODELS];
+    decant_matrix normed, logits[MODELS];    /* logits: made when windows are first compared */
     float *inverse_rms;
 };
 
@@ -28,12 +32,11 @@ double decant_validation_perplexity_quantized(const decant_validation_result *re
 }
 
 decant_status decant_validation_create(const decant_model_part *original, const decant_model_part *quantized,
-                                       decant_interlude interlude, decant_validation **validation,
-                                       decant_error *err)
+                                       int64_t head_rows, decant_interlude interlude,
+                                       decant_validation **validation, decant_error *err)
 {
     decant_backend *backend = quantized->backend;
-    int64_t tokens = quantized->tokens, hidden = quantized->config->hidden_size;
-    int64_t rows = quantized->sequences * tokens;
+    int64_t rows = quantized->rows, hidden = quantized->config->hidden_size;
     decant_status status;
     DECANT_TRY(decant_memory_allocate(sizeof **validation, "validation", (void **)validation, err));
     decant_validation *v = *validation;
@@ -42,16 +45,12 @@ decant_status decant_validation_create(const decant_model_part *original, const 
     v->interlude = interlude;
     DECANT_TRY(quantized->family->create_activations(quantized, &v->kept, err));
     DECANT_TRY(decant_activation_create(backend, rows, hidden, "the output of a block", &v->next, err));
-    for (int model = original ? ORIGINAL : QUANTIZED; model < MODELS; model++) {
+    for (int model = original ? ORIGINAL : QUANTIZED; model < MODELS; model++)
         DECANT_TRY(decant_activation_create(backend, rows, hidden, "the input of a block",
                                             &v->activations[model], err));
-        if (decant_model_part_ends(quantized))
-            DECANT_TRY(decant_activation_create(backend, tokens, quantized->config->vocabulary_size, "logits",
-                                                &v->logits[model], err));
-    }
     if (decant_model_part_ends(quantized)) {
-        DECANT_TRY(decant_activation_create(backend, tokens, hidden, "the final norm", &v->normed, err));
-        DECANT_TRY(backend->memory->allocate(backend, (size_t)tokens * sizeof(float), "the final norm",
+        DECANT_TRY(decant_activation_create(backend, head_rows, hidden, "the final norm", &v->normed, err));
+        DECANT_TRY(backend->memory->allocate(backend, (size_t)head_rows * sizeof(float), "the final norm",
                                              (void **)&v->inverse_rms, err));
     }
 done:
@@ -78,27 +77,27 @@ void decant_validation_destroy(decant_validation **validation)
     *validation = NULL;
 }
 
-static decant_matrix rows_of(const decant_validation *v, decant_matrix matrix, int64_t sequences)
+static decant_matrix rows_of(decant_matrix matrix, int64_t rows)
 {
-    return decant_matrix_rows(matrix, 0, matrix.data ? sequences * v->parts[QUANTIZED]->tokens : 0);
+    return decant_matrix_rows(matrix, 0, matrix.data ? rows : 0);
 }
 
-decant_matrix decant_validation_activation(decant_validation *validation, int model, int64_t sequences)
+decant_matrix decant_validation_activation(decant_validation *validation, int model, int64_t rows)
 {
-    return rows_of(validation, validation->activations[model], sequences);
+    return rows_of(validation->activations[model], rows);
 }
 
 static decant_status pass_blocks(decant_validation *v, int model, int first, int count, const int32_t *tokens,
-                                 int64_t sequences, decant_error *err)
+                                 int64_t rows, decant_error *err)
 {
     const decant_model_part *part = v->parts[model];
     decant_status status = DECANT_OK;
     if (first == 0 && part->embedding.data)
-        DECANT_TRY(decant_model_embed(part, tokens, decant_validation_activation(v, model, sequences), err));
+        DECANT_TRY(decant_model_embed(part, tokens, decant_validation_activation(v, model, rows), err));
     for (int block = first; block < first + count; block++) {
         DECANT_TRY(part->family->forward(part, &part->blocks[block],
-                                         decant_validation_activation(v, model, sequences),
-                                         rows_of(v, v->next, sequences), v->kept, err));
+                                         decant_validation_activation(v, model, rows), rows_of(v->next, rows),
+                                         v->kept, err));
         decant_matrix output = v->next;
         v->next = v->activations[model];
         v->activations[model] = output;
@@ -109,14 +108,32 @@ done:
     return status;
 }
 
-/* The logits of one of the windows that passed the blocks. */
-static decant_status pass_head(decant_validation *v, int model, int64_t window, decant_error *err)
+decant_status decant_validation_pass_blocks(decant_validation *validation, int first_block, int block_count,
+                                            const int32_t *tokens, int64_t rows, double *seconds,
+                                            decant_error *err)
 {
+    decant_status status = DECANT_OK;
+    for (int model = ORIGINAL; model < MODELS; model++) {
+        double start_s = decant_clock_s();
+        if (validation->parts[model])
+            DECANT_TRY(pass_blocks(validation, model, first_block, block_count, tokens, rows, err));
+        seconds[model] += decant_clock_s() - start_s;
+    }
+done:
+    return status;
+}
+
+decant_status decant_validation_head(decant_validation *validation, int model, int64_t first_row,
+                                     decant_matrix logits, double *seconds, decant_error *err)
+{
+    decant_validation *v = validation;
     const decant_model_part *part = v->parts[model];
-    decant_matrix x = decant_matrix_rows(v->activations[model], window * part->tokens, part->tokens);
+    decant_matrix x = decant_matrix_rows(v->activations[model], first_row, logits.rows);
+    double start_s = decant_clock_s();
     decant_status status;
-    DECANT_TRY(decant_model_head(part, x, v->normed, v->inverse_rms, v->logits[model], err));
+    DECANT_TRY(decant_model_head(part, x, rows_of(v->normed, logits.rows), v->inverse_rms, logits, err));
     DECANT_TRY(part->backend->memory->synchronize(part->backend, err)); /* the same */
+    seconds[model] += decant_clock_s() - start_s;
 done:
     return status;
 }
@@ -156,57 +173,31 @@ void decant_validation_sum(const decant_comparison *comparisons, int64_t windows
 }
 
 /* Logits take the room of one window, so the head takes the windows one by one. */
+static decant_status make_logits(decant_validation *v, decant_error *err)
+{
+    const decant_model_part *part = v->parts[QUANTIZED];
+    decant_status status = DECANT_OK;
+    for (int model = ORIGINAL; model < MODELS; model++)
+        if (v->parts[model] && !v->logits[model].data)
+            DECANT_TRY(decant_activation_create(part->backend, part->tokens, part->config->vocabulary_size,
+                                                "logits", &v->logits[model], err));
+done:
+    return status;
+}
+
 decant_status decant_validation_compare(decant_validation *validation, const int32_t *tokens, int64_t sequences,
-                                        decant_comparison *comparisons, decant_validation_result *result,
-                                        decant_error *err)
+                                        decant_comparison *comparisons, double *seconds, decant_error *err)
 {
     decant_validation *v = validation;
-    double *seconds[MODELS] = {&result->original_s, &result->quantized_s};
-    decant_status status = DECANT_OK;
-    for (int64_t window = 0; window < sequences; window++) {
-        for (int model = ORIGINAL; model < MODELS; model++) {
-            double start_s = decant_clock_s();
-            if (v->parts[model])
-                DECANT_TRY(pass_head(v, model, window, err));
-            *seconds[model] += decant_clock_s() - start_s;
-        }
-        DECANT_TRY(compare(v, tokens + window * v->parts[QUANTIZED]->tokens, &comparisons[window], err));
-    }
-done:
-    return status;
-}
-
-static decant_status pass_both(decant_validation *v, int first, int count, const int32_t *tokens,
-                               int64_t sequences, decant_validation_result *result, decant_error *err)
-{
-    double *seconds[MODELS] = {&result->original_s, &result->quantized_s};
-    decant_status status = DECANT_OK;
-    for (int model = ORIGINAL; model < MODELS; model++) {
-        double start_s = decant_clock_s();
-        if (v->parts[model])
-            DECANT_TRY(pass_blocks(v, model, first, count, tokens, sequences, err));
-        *seconds[model] += decant_clock_s() - start_s;
-    }
-done:
-    return status;
-}
-
-decant_status decant_validation_pass_block(decant_validation *validation, int block, const int32_t *tokens,
-                                           int64_t sequences, decant_validation_result *result,
-                                           decant_error *err)
-{
-    return pass_both(validation, block, 1, tokens, sequences, result, err);
-}
-
-decant_status decant_validation_forward(decant_validation *validation, const int32_t *tokens, int64_t sequences,
-                                        decant_comparison *comparisons, decant_validation_result *result,
-                                        decant_error *err)
-{
-    const decant_model_part *part = validation->parts[QUANTIZED];
+    int64_t length = v->parts[QUANTIZED]->tokens;
     decant_status status;
-    DECANT_TRY(pass_both(validation, 0, part->layer_count, tokens, sequences, result, err));
-    if (part->head.data)
-        DECANT_TRY(decant_validation_compare(validation, tokens, sequences, comparisons, result, err));
+    DECANT_TRY(make_logits(v, err));
+    for (int64_t window = 0; window < sequences; window++) {
+        for (int model = ORIGINAL; model < MODELS; model++)
+            if (v->parts[model])
+                DECANT_TRY(decant_validation_head(v, model, window * length, v->logits[model], seconds, err));
+        DECANT_TRY(compare(v, tokens + window * length, &comparisons[window], err));
+    }
 done:
     return status;
 }

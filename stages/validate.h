@@ -1,5 +1,6 @@
-/* One rank's share of validation: passes windows of text through its layers of the original model and of the
- * container, side by side. The schedule and the messages are the pipeline's. */
+/* One rank's share of validation: passes sequences of tokens, windows of text or questions, through its layers
+ * of the original model and of the container, side by side. The schedule and the messages are the pipeline's.
+ */
 #ifndef DECANT_STAGES_VALIDATE_H
 #define DECANT_STAGES_VALIDATE_H
 
@@ -29,33 +30,40 @@ double decant_validation_perplexity_quantized(const decant_validation_result *re
 
 typedef struct decant_validation decant_validation;
 
+enum { DECANT_VALIDATION_ORIGINAL, DECANT_VALIDATION_QUANTIZED, DECANT_VALIDATION_MODELS };
+
 /* original and quantized: the same layers of both models, borrowed; original may be NULL when there is nothing
- * to compare with. They may be outlines whose blocks come and go. The interlude is played between blocks. */
+ * to compare with. They may be outlines whose blocks come and go. `head_rows`: most positions at once whose
+ * logits will be asked for. The interlude is played between blocks. */
 decant_status decant_validation_create(const decant_model_part *original, const decant_model_part *quantized,
-                                       decant_interlude interlude, decant_validation **validation,
-                                       decant_error *err);
+                                       int64_t head_rows, decant_interlude interlude,
+                                       decant_validation **validation, decant_error *err);
 void decant_validation_destroy(decant_validation **validation); /* takes NULL, sets NULL */
 
-/* The activations of `sequences` windows that enter the part: [0] of the original, [1] of the quantized model,
- * [sequences · T, hidden] each. For the pipeline to fill, unless the part has the embedding. With no original,
- * [0] has data NULL. After decant_validation_forward they hold what leaves the part. */
-decant_matrix decant_validation_activation(decant_validation *validation, int model, int64_t sequences);
+/* The activations of `rows` tokens that enter the part: of the original or of the quantized model, [rows,
+ * hidden]. For the pipeline to fill, unless the part has the embedding. With no original, its data is NULL.
+ * After the blocks they hold what leaves the part. */
+decant_matrix decant_validation_activation(decant_validation *validation, int model, int64_t rows);
 
-/* Passes some windows, at most as many as the parts take at once, forward through both, and adds to the
- * result's times; a part with the head compares. tokens       host [sequences · T] comparisons  host
- * [sequences]; filled where the head is */
-decant_status decant_validation_forward(decant_validation *validation, const int32_t *tokens, int64_t sequences,
-                                        decant_comparison *comparisons, decant_validation_result *result,
-                                        decant_error *err);
+/* Passes tokens through some of the part's blocks, which are in place, in both models; the embedding before
+ * block 0 where the part has it.
+ *   tokens   host [rows]: as many sequences as the parts were shaped for, or fewer, one after the other
+ *   seconds  [DECANT_VALIDATION_MODELS]: the time of each is added */
+decant_status decant_validation_pass_blocks(decant_validation *validation, int first_block, int block_count,
+                                            const int32_t *tokens, int64_t rows, double *seconds,
+                                            decant_error *err);
 
-/* The same in steps, for outlines: one block, which is in place, of both; then, where the head is, the
- * comparison. */
-decant_status decant_validation_pass_block(decant_validation *validation, int block, const int32_t *tokens,
-                                           int64_t sequences, decant_validation_result *result,
-                                           decant_error *err);
+/* Where the head is: the logits of one model at positions [first_row, first_row + logits.rows) of the tokens
+ * that passed the blocks; at most head_rows.
+ *   logits  device [rows, vocabulary]: of the activations' type, or F32 */
+decant_status decant_validation_head(decant_validation *validation, int model, int64_t first_row,
+                                     decant_matrix logits, double *seconds, decant_error *err);
+
+/* Where the head is: compares the models on windows that passed the blocks.
+ *   tokens       host [sequences · T]
+ *   comparisons  host [sequences]; filled */
 decant_status decant_validation_compare(decant_validation *validation, const int32_t *tokens, int64_t sequences,
-                                        decant_comparison *comparisons, decant_validation_result *result,
-                                        decant_error *err);
+                                        decant_comparison *comparisons, double *seconds, decant_error *err);
 
 /* Sums comparisons of windows, in their order. */
 void decant_validation_sum(const decant_comparison *comparisons, int64_t windows,

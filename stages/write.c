@@ -5,10 +5,10 @@
 #include "stages/write.h"
 
 #include "base/memory.h"
-#include "io/checksum.h"
 #include "stages/departure.h"
 #include "stages/error_table_file.h"
 #include "stages/layer_file.h"
+#include "stages/linear_weight.h"
 #include "stages/write_sensitivity.h"
 
 #include <stdio.h>
@@ -72,15 +72,13 @@ static decant_status begin_weight(const decant_container_contents *contents, int
     contents->weights[i].data = NULL;
     if (weight->data)
         return DECANT_OK;
-    char tensor[DECANT_NAME_BYTES + 8];
     decant_linear linear;
-    decant_matrix host;
+    decant_linear_weight found;
     decant_status status;
     linear_at(contents, contents->matrices[i], &linear);
-    snprintf(tensor, sizeof tensor, "%s.weight", linear.name);
-    DECANT_TRY(decant_safetensors_matrix(contents->model, tensor, linear.rows, linear.columns, &host, err));
-    DECANT_TRY(contents->backend->weights->begin_place(contents->backend, host, DECANT_PLACE_EXACT, tensor,
-                                                       weight, err));
+    DECANT_TRY(decant_linear_weight_find(contents->model, &linear, &found, err));
+    DECANT_TRY(contents->backend->weights->begin_place(contents->backend, found.host, DECANT_PLACE_EXACT,
+                                                       found.tensor, weight, err));
 done:
     return status;
 }
@@ -109,6 +107,15 @@ done:
     return decant_error_name(status, linear.name, err);
 }
 
+/* The next of this rank's matrices after the i-th that is to be encoded. */
+static int64_t next_to_encode(const decant_container_contents *contents, int64_t i)
+{
+    do
+        i++;
+    while (i < contents->quantized_count && contents->is_taken[i]);
+    return i;
+}
+
 /* While a layer is written, the next one is encoded and downloaded, and the weight after it is on its way. */
 static decant_status write_layers(decant_container_writer *writer, const decant_container_contents *contents,
                                   const container_ids *ids, decant_error *err)
@@ -118,22 +125,41 @@ static decant_status write_layers(decant_container_writer *writer, const decant_
     decant_departure departures[2] = {{.backend = backend}, {.backend = backend}};
     decant_matrix weights[2] = {0};
     decant_status status = DECANT_OK;
-    if (count > 0)
-        DECANT_TRY(begin_weight(contents, 0, &weights[0], err));
-    for (int64_t i = 0; i < count; i++) {
-        if (i + 1 < count)
-            DECANT_TRY(begin_weight(contents, i + 1, &weights[(i + 1) % 2], err));
+    int64_t own = next_to_encode(contents, -1), next;
+    int turn = 0; /* of the two buffers */
+    if (own < count)
+        DECANT_TRY(begin_weight(contents, own, &weights[turn], err));
+    for (; own < count; own = next, turn = 1 - turn) {
+        next = next_to_encode(contents, own);
+        if (next < count)
+            DECANT_TRY(begin_weight(contents, next, &weights[1 - turn], err));
         DECANT_TRY(backend->memory->finish_downloads(backend, err)); /* of the layer before */
-        DECANT_TRY(backend->weights->finish_place(backend, &weights[i % 2], err));
-        DECANT_TRY(depart_layer(contents, ids, i, &weights[i % 2], &departures[i % 2], err));
-        DECANT_TRY(decant_departure_write(&departures[(i + 1) % 2], writer, err)); /* the layer before */
+        DECANT_TRY(backend->weights->finish_place(backend, &weights[turn], err));
+        DECANT_TRY(depart_layer(contents, ids, own, &weights[turn], &departures[turn], err));
+        DECANT_TRY(decant_departure_write(&departures[1 - turn], writer, err)); /* the layer before */
     }
     DECANT_TRY(backend->memory->finish_downloads(backend, err));
-    DECANT_TRY(decant_departure_write(&departures[(count + 1) % 2], writer, err));
+    DECANT_TRY(decant_departure_write(&departures[1 - turn], writer, err));
 done:
     for (int i = 0; i < 2; i++) {
         backend->weights->unplace(backend, &weights[i]);
         decant_departure_free(&departures[i]); /* waits for what is under way */
+    }
+    return status;
+}
+
+/* What an earlier container holds already. */
+static decant_status copy_layers(decant_container_writer *writer, const decant_container_contents *contents,
+                                 const container_ids *ids, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    for (int64_t i = 0; i < contents->quantized_count && status == DECANT_OK; i++) {
+        decant_linear linear;
+        if (!contents->is_taken[i])
+            continue;
+        linear_at(contents, contents->matrices[i], &linear);
+        status =
+            decant_layer_copy(writer, contents->earlier, &linear, &ids->layers[contents->matrices[i]], err);
     }
     return status;
 }
@@ -242,13 +268,11 @@ done:
 
 /* ---- provenance ---- */
 
-/* One number for all weights that were quantized: the checksum of their checksums, in model order. */
 static uint32_t model_checksum(const decant_error_table *table)
 {
     uint32_t checksum = 0;
     for (int64_t i = 0; i < table->layers; i++)
-        checksum =
-            decant_checksum(checksum, &table->rows[i].source_checksum, sizeof table->rows[i].source_checksum);
+        checksum = decant_model_checksum_extend(checksum, table->rows[i].source_checksum);
     return checksum;
 }
 
@@ -265,6 +289,9 @@ static decant_status set_calibration(decant_container_writer *writer, const deca
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_micro_batch", origin->micro_batch, err));
     DECANT_TRY(decant_container_set_integer(writer, "/", "calibration_replicas", origin->replicas, err));
     DECANT_TRY(decant_container_set_real(writer, "/", "calibration_loss", origin->loss, err));
+    if (origin->model_checksum != model_checksum(contents->table))
+        DECANT_TRY(
+            decant_container_set_integer(writer, "/", "statistics_model_crc32", origin->model_checksum, err));
 done:
     return status;
 }
@@ -313,7 +340,9 @@ static decant_status write_share(decant_container_writer *writer, const decant_c
 {
     decant_status status;
     DECANT_TRY(write_layers(writer, contents, ids, err));
+    DECANT_TRY(copy_layers(writer, contents, ids, err));
     DECANT_TRY(write_tensors(writer, contents, ids, ranks, err));
+    DECANT_TRY(decant_safetensors_check(contents->model, err));
     if (ranks->rank == 0)
         DECANT_TRY(write_tables(writer, contents, ids, names, name_bytes, err));
 done:

@@ -28,6 +28,9 @@ typedef struct decant_container_contents {
     int64_t quantized_count;
     const int64_t *matrices;           /* [quantized_count]: which of the table's rows each one is */
     decant_quantized_layer *quantized; /* [quantized_count]; each is emptied when it is written */
+    const decant_container *earlier;   /* may be NULL */
+    const bool *is_taken; /* [quantized_count]: written as `earlier` has it, which was made with the same choice
+                             of the same row; `quantized` is empty then */
     decant_matrix *weights; /* [quantized_count] placed exact, or data NULL: read from the model; data
                                NULL afterwards, where the writing got to */
 } decant_container_contents;

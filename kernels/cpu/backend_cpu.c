@@ -90,6 +90,32 @@ static decant_status memory_synchronize(decant_backend *backend, decant_error *e
     return DECANT_OK;
 }
 
+/* There is nothing to remember of a moment. */
+static decant_status memory_create_moment(decant_backend *backend, void **moment, decant_error *err)
+{
+    (void)backend, (void)err;
+    *moment = NULL;
+    return DECANT_OK;
+}
+
+static void memory_release_moment(decant_backend *backend, void **moment)
+{
+    (void)backend;
+    *moment = NULL;
+}
+
+static decant_status memory_mark(decant_backend *backend, void *moment, decant_error *err)
+{
+    (void)backend, (void)moment, (void)err;
+    return DECANT_OK;
+}
+
+static bool memory_is_reached(decant_backend *backend, const void *moment)
+{
+    (void)backend, (void)moment;
+    return true;
+}
+
 static void memory_usage(decant_backend *backend, int64_t *bytes, int64_t *peak_bytes, int64_t *device_bytes)
 {
     const decant_cpu *cpu = decant_cpu_of(backend);
@@ -109,6 +135,11 @@ const decant_memory_kernels decant_cpu_memory_kernels = {
     .release_host = memory_release_host,
     .begin_download = memory_move,
     .finish_downloads = memory_synchronize,
+    .begin_upload = memory_move,
+    .create_moment = memory_create_moment,
+    .release_moment = memory_release_moment,
+    .mark = memory_mark,
+    .is_reached = memory_is_reached,
     .synchronize = memory_synchronize,
     .usage = memory_usage,
 };
@@ -243,6 +274,7 @@ decant_status decant_backend_create_cpu(int threads, decant_backend **backend, d
         .quantize = &decant_cpu_quantize_kernels,
         .grid = &decant_cpu_grid_kernels,
         .validate = &decant_cpu_validate_kernels,
+        .recordings = &decant_cpu_recording_kernels,
         .destroy = destroy,
         .state = state,
     };

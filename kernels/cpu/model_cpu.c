@@ -13,6 +13,7 @@ const decant_model_kernels decant_cpu_model_kernels = {
     .rotary = decant_cpu_rotary,
     .attention = decant_cpu_attention,
     .attention_backward = decant_cpu_attention_backward,
+    .attention_step = decant_cpu_attention_step,
     .silu_multiply = decant_cpu_silu_multiply,
     .silu_multiply_backward = decant_cpu_silu_multiply_backward,
     .cross_entropy = decant_cpu_cross_entropy,

@@ -26,6 +26,9 @@ decant_status decant_cpu_rotary(decant_backend *backend, decant_matrix x, int he
 decant_status decant_cpu_attention(decant_backend *backend, const decant_attention_shape *shape,
                                    decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
                                    float *log_sum_exp, decant_error *err);
+decant_status decant_cpu_attention_step(decant_backend *backend, const decant_attention_shape *shape,
+                                        decant_matrix q, decant_matrix keys, decant_matrix values,
+                                        decant_matrix y, decant_error *err);
 decant_status decant_cpu_attention_backward(decant_backend *backend, const decant_attention_shape *shape,
                                             decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
                                             const float *log_sum_exp, decant_matrix dy, decant_matrix dq,

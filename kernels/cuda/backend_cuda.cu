@@ -6,7 +6,8 @@
  *
  *     DECANT_CUDA_HOPPER   used | unused         whether the attention that only Hopper can run is used there
  *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu)
- *     DECANT_CUDA_PACKED   fastest | parities | lookups   how few tokens are multiplied (packed_linear.cu) */
+ *     DECANT_CUDA_PACKED   fastest | parities | lookups | tiles   how few tokens are multiplied
+ * (packed_linear.cu) */
 #include "kernels/cuda/grid.h"
 
 extern "C" {
@@ -89,7 +90,7 @@ static decant_status read_choices(decant_cuda_context *context, decant_error *er
 {
     static const char *const hopper[] = {"used", "unused", NULL};
     static const char *const sparse[] = {"folded", "cusparse", NULL};
-    static const char *const packed[] = {"fastest", "parities", "lookups", NULL};
+    static const char *const packed[] = {"fastest", "parities", "lookups", "tiles", NULL};
     int unused = choice_of("DECANT_CUDA_HOPPER", hopper), library = choice_of("DECANT_CUDA_SPARSE", sparse);
     int way = choice_of("DECANT_CUDA_PACKED", packed);
     if (unused < 0)
@@ -98,7 +99,7 @@ static decant_status read_choices(decant_cuda_context *context, decant_error *er
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_SPARSE is none of folded, cusparse");
     if (way < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE,
-                            "DECANT_CUDA_PACKED is none of fastest, parities, lookups");
+                            "DECANT_CUDA_PACKED is none of fastest, parities, lookups, tiles");
     context->packed_way = (decant_packed_way)way;
     context->has_wgmma = context->capability == 90 && !unused;
     context->sparse_by_library = library == 1;
@@ -268,6 +269,7 @@ decant_status decant_backend_create_cuda(int device, bool full_floats, decant_ba
         .quantize = &decant_cuda_quantize_kernels,
         .grid = &decant_cuda_grid_kernels,
         .validate = &decant_cuda_validate_kernels,
+        .recordings = &decant_cuda_recording_kernels,
         .destroy = destroy,
         .state = state,
     };

@@ -47,6 +47,7 @@ typedef enum decant_packed_way {
     DECANT_PACKED_FASTEST,  /* by the width of the codes and the number of tokens */
     DECANT_PACKED_PARITIES, /* parities on binary tensor cores, as far as they go */
     DECANT_PACKED_LOOKUPS,
+    DECANT_PACKED_TILES, /* levels in registers, as far as they go */
 } decant_packed_way;
 
 /* A block of device memory that was handed out: release is given the pointer alone. */
@@ -65,6 +66,7 @@ typedef struct decant_cuda_context {
     decant_packed_way packed_way;
 
     void *blas_workspace;
+    void *arrivals; /* packed_tiles.cu; made when first needed */
     decant_staging_ring bulk, small;
     cudaEvent_t downloaded; /* the last download that was begun has arrived */
 

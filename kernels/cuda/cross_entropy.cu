@@ -85,8 +85,8 @@ decant_status decant_cuda_cross_entropy(decant_backend *backend, decant_matrix l
     double *losses = (double *)(scratch + losses_at), sum;
     DECANT_RETURN_ON_FAILURE(decant_cuda_send(context, stream, list, tokens, tokens_bytes, err));
     float share = gradient ? (float)(1.0 / (double)targets) : 0.0f;
-    DECANT_RETURN_ON_FAILURE(decant_by_activation(backend, [&](auto activation) {
-        launch<decltype(activation)>(stream, logits, list, share, losses);
+    DECANT_RETURN_ON_FAILURE(decant_by_element(logits.element, [&](auto element) {
+        launch<decltype(element)>(stream, logits, list, share, losses);
         return decant_cuda_launched(backend, "cross_entropy", err);
     }));
     DECANT_RETURN_ON_FAILURE(

@@ -100,11 +100,18 @@ static bool decant_has_vectors(int64_t columns, const Pointers *...pointers)
     return columns % DECANT_VECTOR<T> == 0 && bits % 16 == 0;
 }
 
-/* Calls operation(T()) with the activations' element type T. */
+/* Calls operation(T()) with the element type T of a matrix that may be F32 or BF16. */
+template <typename Operation>
+static decant_status decant_by_element(decant_element element, Operation operation)
+{
+    return element == DECANT_F32 ? operation(float()) : operation(__nv_bfloat16());
+}
+
+/* The same with the activations' element type. */
 template <typename Operation>
 static decant_status decant_by_activation(const decant_backend *backend, Operation operation)
 {
-    return backend->activation == DECANT_F32 ? operation(float()) : operation(__nv_bfloat16());
+    return decant_by_element(backend->activation, operation);
 }
 
 /* ---- sums ---- */

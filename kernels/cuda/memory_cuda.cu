@@ -8,8 +8,10 @@ extern "C" {
 #include "base/memory.h"
 }
 
+#include <cstdlib>
 #include <cstring>
 #include <omp.h>
+#include <unistd.h>
 
 enum { COPY_THREADS = 8 };
 
@@ -251,25 +253,38 @@ static decant_status memory_download(decant_backend *backend, void *host, const 
     return decant_cuda_receive(decant_cuda_context_of(backend), host, device, size_bytes, err);
 }
 
+/* Ordinary memory that is pinned afterwards, and not the driver's own: MPI lets one process read another's
+ * memory through the kernel, which cannot read the pages that cudaHostAlloc maps. Whole pages, because two
+ * pinned blocks may not share one. */
 static decant_status memory_allocate_host(decant_backend *backend, size_t size_bytes, const char *what,
                                           void **host, decant_error *err)
 {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), whole = (size_bytes / page + 1) * page;
     (void)backend;
     *host = NULL;
-    cudaError_t code = cudaHostAlloc(host, size_bytes > 0 ? size_bytes : 1, cudaHostAllocDefault);
-    if (code != cudaErrorMemoryAllocation)
-        return decant_cuda_check(code, what, err);
+    if (posix_memalign(host, page, whole) != 0) {
+        *host = NULL;
+        return DECANT_ERROR(err, DECANT_ERROR_MEMORY, "no memory for %s (%.3f GB)", what,
+                            (double)size_bytes / 1e9);
+    }
+    cudaError_t code = cudaHostRegister(*host, whole, cudaHostRegisterDefault);
+    if (code == cudaSuccess)
+        return DECANT_OK;
     cudaGetLastError();
+    free(*host);
     *host = NULL;
-    return DECANT_ERROR(err, DECANT_ERROR_MEMORY, "no pinned memory for %s (%.3f GB)", what,
-                        (double)size_bytes / 1e9);
+    return code == cudaErrorMemoryAllocation
+               ? DECANT_ERROR(err, DECANT_ERROR_MEMORY, "no pinned memory for %s (%.3f GB)", what,
+                              (double)size_bytes / 1e9)
+               : decant_cuda_check(code, what, err);
 }
 
 static void memory_release_host(decant_backend *backend, void **host)
 {
     (void)backend;
     if (*host)
-        cudaFreeHost(*host);
+        cudaHostUnregister(*host);
+    free(*host);
     *host = NULL;
 }
 
@@ -289,6 +304,43 @@ static decant_status memory_finish_downloads(decant_backend *backend, decant_err
 {
     return decant_cuda_check(cudaEventSynchronize(decant_cuda_context_of(backend)->downloaded),
                              "a copy to the host", err);
+}
+
+static decant_status memory_begin_upload(decant_backend *backend, void *device, const void *host,
+                                         size_t size_bytes, decant_error *err)
+{
+    if (size_bytes == 0)
+        return DECANT_OK;
+    return decant_cuda_check(
+        cudaMemcpyAsync(device, host, size_bytes, cudaMemcpyHostToDevice, decant_cuda_of(backend)->stream),
+        "a copy to the device", err);
+}
+
+static decant_status memory_create_moment(decant_backend *backend, void **moment, decant_error *err)
+{
+    (void)backend;
+    return decant_cuda_check(cudaEventCreateWithFlags((cudaEvent_t *)moment, cudaEventDisableTiming),
+                             "a moment in the device's work", err);
+}
+
+static void memory_release_moment(decant_backend *backend, void **moment)
+{
+    (void)backend;
+    if (*moment)
+        cudaEventDestroy((cudaEvent_t)*moment);
+    *moment = NULL;
+}
+
+static decant_status memory_mark(decant_backend *backend, void *moment, decant_error *err)
+{
+    return decant_cuda_check(cudaEventRecord((cudaEvent_t)moment, decant_cuda_of(backend)->stream),
+                             "a moment in the device's work", err);
+}
+
+static bool memory_is_reached(decant_backend *backend, const void *moment)
+{
+    (void)backend;
+    return cudaEventQuery((cudaEvent_t)moment) != cudaErrorNotReady;
 }
 
 static decant_status memory_copy(decant_backend *backend, void *device_target, const void *device_source,
@@ -330,6 +382,11 @@ extern const decant_memory_kernels decant_cuda_memory_kernels = {
     .release_host = memory_release_host,
     .begin_download = memory_begin_download,
     .finish_downloads = memory_finish_downloads,
+    .begin_upload = memory_begin_upload,
+    .create_moment = memory_create_moment,
+    .release_moment = memory_release_moment,
+    .mark = memory_mark,
+    .is_reached = memory_is_reached,
     .synchronize = memory_synchronize,
     .usage = memory_usage,
 };

@@ -13,6 +13,7 @@ extern const decant_model_kernels decant_cuda_model_kernels = {
     .rotary = decant_cuda_rotary,
     .attention = decant_cuda_attention,
     .attention_backward = decant_cuda_attention_backward,
+    .attention_step = decant_cuda_attention_step,
     .silu_multiply = decant_cuda_silu_multiply,
     .silu_multiply_backward = decant_cuda_silu_multiply_backward,
     .cross_entropy = decant_cuda_cross_entropy,

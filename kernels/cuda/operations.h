@@ -29,6 +29,9 @@ decant_status decant_cuda_rotary(decant_backend *backend, decant_matrix x, int h
 decant_status decant_cuda_attention(decant_backend *backend, const decant_attention_shape *shape,
                                     decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
                                     float *log_sum_exp, decant_error *err);
+decant_status decant_cuda_attention_step(decant_backend *backend, const decant_attention_shape *shape,
+                                         decant_matrix q, decant_matrix keys, decant_matrix values,
+                                         decant_matrix y, decant_error *err);
 decant_status decant_cuda_attention_backward(decant_backend *backend, const decant_attention_shape *shape,
                                              decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
                                              const float *log_sum_exp, decant_matrix dy, decant_matrix dq,
@@ -131,6 +134,12 @@ decant_status decant_cuda_packed_mma(decant_backend *backend, decant_matrix x,
 /* The same of pairs of columns, for codes of up to four bits, where has_pairs accepts x. */
 bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed);
 decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
+                                       const decant_packed_matrix *packed, bool sparse, bool accumulate,
+                                       decant_matrix y, decant_error *err);
+
+/* The same with levels in registers, for codes of up to four bits, where has_tiles accepts x. */
+bool decant_cuda_packed_has_tiles(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed);
+decant_status decant_cuda_packed_tiles(decant_backend *backend, decant_matrix x,
                                        const decant_packed_matrix *packed, bool sparse, bool accumulate,
                                        decant_matrix y, decant_error *err);
 

@@ -120,7 +120,8 @@ static bool takes_parities(decant_backend *backend, decant_matrix x, const decan
 {
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
     const int64_t most = packed->bits <= 3 ? 8 : 4;
-    return way != DECANT_PACKED_LOOKUPS && x.rows <= (way == DECANT_PACKED_PARITIES ? 16 : most) &&
+    return way != DECANT_PACKED_LOOKUPS && way != DECANT_PACKED_TILES &&
+           x.rows <= (way == DECANT_PACKED_PARITIES ? 16 : most) &&
            decant_cuda_packed_has_parities(backend, x, packed);
 }
 
@@ -135,6 +136,9 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
     const bool folded = has_sparse && !by_library;
     if (takes_parities(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_parities(backend, x, packed, folded, accumulate, y, err));
+    else if (decant_cuda_context_of(backend)->packed_way == DECANT_PACKED_TILES &&
+             decant_cuda_packed_has_tiles(backend, x, packed))
+        DECANT_RETURN_ON_FAILURE(decant_cuda_packed_tiles(backend, x, packed, folded, accumulate, y, err));
     else if (x.rows <= PAIRS_TOKENS && decant_cuda_packed_has_pairs(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(backend, x, packed, folded, accumulate, y, err));
     else if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM && decant_cuda_packed_has_mma(x, packed))

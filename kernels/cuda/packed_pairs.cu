@@ -16,8 +16,7 @@
  * bytes. A warp copies x for the words c, c + 4, c + 8, c + 12 of its unit, a quarter of it, ahead of using it.
  */
 #include "kernels/cuda/early_launch.cuh"
-#include "kernels/cuda/packed.cuh"
-#include "kernels/cuda/tensor_core.cuh"
+#include "kernels/cuda/sparse_rows.cuh"
 
 enum {
     TILE_ROWS = 16,
@@ -35,10 +34,7 @@ enum {
     CHUNK_BYTES = 16,
     QUARTER_BYTES = CHUNKS * DECANT_WARP * CHUNK_BYTES, /* of x, of eight tokens */
     PLANES_MAXIMUM = 4,
-    GROUP_TOKENS = 16,          /* of a block */
-    ROW_LANES = THREADS / ROWS, /* that share a row of the sparse part */
-    WARP_ROWS = ROWS / WARPS,
-    AHEAD = 6, /* entries that a lane loads before it has x */
+    GROUP_TOKENS = 16, /* of a block */
 };
 
 template <int BITS> constexpr int ENTRIES = 1 << 2 * BITS;
@@ -218,91 +214,37 @@ static __device__ __forceinline__ void add_quarter(float (&sums)[ROW_TILES][TILE
     }
 }
 
-/* ---- the sparse part: eight lanes a row, all rows at once; what is left of long rows, a warp a row ---- */
-
-/* The first entries of a lane's row, every ROW_LANES-th; a value of zero where there is none. */
-typedef struct sparse_start {
-    uint32_t first, end; /* of the row */
-    uint32_t columns[AHEAD];
-    __half values[AHEAD];
-} sparse_start;
-
-static __device__ __forceinline__ sparse_start load_entries(const decant_packed_view &packed, int first_row)
-{
-    sparse_start start;
-    const int row = min(first_row + (int)threadIdx.x / ROW_LANES, packed.rows - 1);
-    start.first = packed.row_offsets[row];
-    start.end = packed.row_offsets[row + 1];
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++) {
-        const uint32_t entry = start.first + i * ROW_LANES + threadIdx.x % ROW_LANES;
-        start.columns[i] = entry < start.end ? packed.sparse_columns[entry] : 0;
-        start.values[i] = entry < start.end ? packed.sparse_values[entry] : __float2half_rn(0.0f);
-    }
-    return start;
-}
-
-/* own += value · x of one entry, of all tokens; those beyond the last are never looked at. */
-template <int TOKENS>
-static __device__ __forceinline__ void add_entry(float (&own)[TOKENS], const pairs_call &call, int first_token,
-                                                 uint32_t column, __half value)
-{
-#pragma unroll
-    for (int t = 0; t < TOKENS; t++) {
-        const int64_t token = min(first_token + t, call.tokens - 1);
-        own[t] += __half2float(value) * decant_to_float(call.x[token * call.packed.columns + column]);
-    }
-}
-
-template <int TOKENS>
-static __device__ __forceinline__ void add_sparse(float (*sums)[TOKENS], const sparse_start &start,
-                                                  const pairs_call &call, int first_token)
-{
-    const int lane = threadIdx.x % DECANT_WARP, first_own = (int)threadIdx.x / DECANT_WARP * WARP_ROWS;
-    float own[TOKENS] = {};
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++)
-        add_entry<TOKENS>(own, call, first_token, start.columns[i], start.values[i]);
-#pragma unroll
-    for (int t = 0; t < TOKENS; t++) {
-#pragma unroll
-        for (int offset = 1; offset < ROW_LANES; offset *= 2)
-            own[t] += __shfl_xor_sync(DECANT_ALL_LANES, own[t], offset);
-        if (lane % ROW_LANES == 0)
-            sums[first_own + lane / ROW_LANES][t] = own[t];
-    }
-    __syncwarp();
-    for (int row = 0; row < WARP_ROWS; row++) {
-        const uint32_t first = __shfl_sync(DECANT_ALL_LANES, start.first, row * ROW_LANES) + AHEAD * ROW_LANES;
-        const uint32_t end = __shfl_sync(DECANT_ALL_LANES, start.end, row * ROW_LANES);
-        if (first >= end)
-            continue;
-        float rest[TOKENS] = {};
-        for (uint32_t entry = first + lane; entry < end; entry += DECANT_WARP)
-            add_entry<TOKENS>(rest, call, first_token, call.packed.sparse_columns[entry],
-                              call.packed.sparse_values[entry]);
-#pragma unroll
-        for (int t = 0; t < TOKENS; t++) {
-            const float sum = decant_warp_sum(rest[t]);
-            if (lane == 0)
-                sums[first_own + row][t] += sum;
-        }
-    }
-}
-
 /* ---- the kernel ---- */
 
-/* Where a block's arrays lie in shared memory, in bytes. The warps' sums take the place of x in the end. */
+/* Where a block's arrays lie in shared memory, in bytes. The products of the sparse part, then the warps' sums,
+ * take the place of x in the end. */
 template <int BITS, int TILES> struct shared_layout {
     static constexpr int TOKENS = TILES * TILE_TOKENS;
     static constexpr int STAGE_BYTES = TILES * QUARTER_BYTES;
     static constexpr int STAGES_AT = ROW_TILES * TABLE_BYTES<BITS>;
     static constexpr int STAGES_BYTES = WARPS * STAGES * STAGE_BYTES;
     static constexpr int PARTS_BYTES = WARPS * ROWS * TOKENS * 4;
-    static constexpr int SPARSE_AT = STAGES_AT + (STAGES_BYTES > PARTS_BYTES ? STAGES_BYTES : PARTS_BYTES);
-    static constexpr int LEVELS_AT = SPARSE_AT + ROWS * TOKENS * 4;
+    static constexpr int PRODUCTS = (STAGES_BYTES > PARTS_BYTES ? STAGES_BYTES : PARTS_BYTES) / 4;
+    static constexpr int SPARSE_AT = STAGES_AT + PRODUCTS * 4; /* all of it but the products */
+    static constexpr int LEVELS_AT = SPARSE_AT + (ROWS + 1) * 4 + ROWS * TOKENS * 4;
     static constexpr int TOTAL = LEVELS_AT + ROWS * (1 << BITS) * 2;
 };
+
+/* All of the sparse part, into its sums; x is spent. */
+template <int TOKENS>
+static __device__ __forceinline__ void multiply_sparse(const pairs_call &call, const decant_sparse_rows &sparse,
+                                                       int rows, int first_token)
+{
+    const __nv_bfloat16 *x = call.x + (int64_t)first_token * call.packed.columns;
+    for (int begin = 0; begin < sparse.count; begin += sparse.window) {
+        const int end = min(begin + sparse.window, sparse.count);
+        decant_multiply_entries<TOKENS>(sparse, begin, begin + (int)threadIdx.x, end, THREADS, x,
+                                        call.packed.columns, call.tokens - 1 - first_token);
+        __syncthreads();
+        decant_keep_products<TOKENS>(sparse, rows, begin, end, THREADS);
+        __syncthreads();
+    }
+}
 
 template <int BITS, int TILES, bool WHOLE>
 __global__ void __launch_bounds__(THREADS, 1) packed_pairs_kernel(const __grid_constant__ pairs_call call)
@@ -311,7 +253,6 @@ __global__ void __launch_bounds__(THREADS, 1) packed_pairs_kernel(const __grid_c
     constexpr int TOKENS = layout::TOKENS;
     extern __shared__ __align__(128) unsigned char shared[];
     float(*parts)[ROWS][TOKENS] = (float(*)[ROWS][TOKENS])(shared + layout::STAGES_AT);
-    float(*sparse_sums)[TOKENS] = (float(*)[TOKENS])(shared + layout::SPARSE_AT);
     const decant_packed_view &packed = call.packed;
     const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
     const int first_row = (int)blockIdx.x / call.groups * ROWS,
@@ -323,9 +264,11 @@ __global__ void __launch_bounds__(THREADS, 1) packed_pairs_kernel(const __grid_c
 
     unit_codes<BITS> codes, next;
     load_unit<BITS, WHOLE>(codes, packed, first_row, warp); /* zeros where there is none */
-    sparse_start start = {};
+    const int rows = min(ROWS, packed.rows - first_row);
+    decant_sparse_rows sparse = {};
     if (call.sparse)
-        start = load_entries(packed, first_row);
+        sparse = decant_open_sparse_rows<TOKENS>(packed, first_row, rows, layout::PRODUCTS, THREADS,
+                                                 shared + layout::STAGES_AT);
     fill_tables<BITS>(packed, first_row, (uint16_t *)(shared + layout::LEVELS_AT), shared);
     decant_let_next_kernel_begin();
     decant_wait_for_earlier_kernels();
@@ -336,8 +279,6 @@ __global__ void __launch_bounds__(THREADS, 1) packed_pairs_kernel(const __grid_c
                                  stages_address + quarter * layout::STAGE_BYTES);
         decant_copy_commit();
     }
-    if (call.sparse)
-        add_sparse<TOKENS>(sparse_sums, start, call, first_token);
     __syncthreads(); /* the tables are there */
 
     float sums[ROW_TILES][TILES][4] = {};
@@ -361,6 +302,8 @@ __global__ void __launch_bounds__(THREADS, 1) packed_pairs_kernel(const __grid_c
     }
     decant_copy_wait<0>();
     __syncthreads(); /* x is spent */
+    if (call.sparse)
+        multiply_sparse<TOKENS>(call, sparse, rows, first_token);
 #pragma unroll
     for (int tile = 0; tile < ROW_TILES; tile++)
 #pragma unroll
@@ -375,7 +318,7 @@ __global__ void __launch_bounds__(THREADS, 1) packed_pairs_kernel(const __grid_c
                   token = first_token + own_token;
         if (row >= packed.rows || token >= call.tokens)
             continue;
-        float sum = call.sparse ? sparse_sums[own_row][own_token] : 0.0f;
+        float sum = call.sparse ? sparse.sums[own_row * TOKENS + own_token] : 0.0f;
         for (int part = 0; part < WARPS; part++)
             sum += parts[part][own_row][own_token];
         __nv_bfloat16 *target = call.y + (int64_t)token * packed.rows + row;

@@ -28,11 +28,11 @@
 /* ---- the kernel ---- */
 
 /* y = scale (f(0) Σ q + the warps' parts) + the sparse part. Eight lanes take a row, each the part of one warp
- * and its share of the sparse entries; lane t stores token t. */
+ * and its share of the sparse products; lane t stores token t. begin, end: the last window of these. */
 template <int BITS, int TOKENS>
 static __device__ __forceinline__ void
 finish_rows(const parities_call &call, const block_share &share, const token_figures<TOKENS> &figures,
-            const float *coefficients, const float *parts, const decant_sparse_rows &sparse)
+            const float *coefficients, const float *parts, const decant_sparse_rows &sparse, int begin, int end)
 {
     static_assert(WARPS == DECANT_ROW_LANES && TOKENS <= DECANT_ROW_LANES, "a lane for each part and token");
     const int lane = threadIdx.x % DECANT_ROW_LANES, rows = rows_of(call.packed, share);
@@ -55,8 +55,7 @@ finish_rows(const parities_call &call, const block_share &share, const token_fig
         for (int token = 0; token < TOKENS; token++)
             sums[token] = scales[token] * part[token];
         if (call.sparse)
-            decant_add_sparse_row<TOKENS>(sums, sparse, call.packed, own_row, lane, call.x, share.first_token,
-                                          call.tokens);
+            decant_add_products<TOKENS>(sums, sparse, own_row, lane, begin, end);
 #pragma unroll
         for (int token = 0; token < TOKENS; token++) {
 #pragma unroll
@@ -68,6 +67,8 @@ finish_rows(const parities_call &call, const block_share &share, const token_fig
         if (row >= rows || lane >= TOKENS || token >= call.tokens)
             continue;
         own += coefficients[row * COEFFICIENT_STRIDE<BITS>] * constant;
+        if (call.sparse)
+            own += sparse.sums[row * TOKENS + lane];
         __nv_bfloat16 *target = call.y + (int64_t)token * call.packed.rows + share.first_tile * TILE_ROWS + row;
         *target = __float2bfloat16_rn(call.accumulate ? __bfloat162float(*target) + own : own);
     }
@@ -83,7 +84,7 @@ static __device__ __forceinline__ block_share share_of(const parities_call &call
     share.units = units_of(call.packed.words);
     share.first_token = blockIdx.x % call.groups * TOKENS;
     share.layout = layout_of<BITS, TOKENS>((tiles + call.blocks - 1) / call.blocks, share.units, call.sparse,
-                                           call.capacity);
+                                           call.products);
     return share;
 }
 
@@ -104,31 +105,37 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
 
     const unit_place begin = {first / share.units, first % share.units};
     unit_place fetched = begin;
-    decant_sparse_rows sparse = {};
 #pragma unroll
     for (int i = 0; i < STAGES<BITS, TOKENS> - 1; i++) {
         if (i < count) {
             fetch_unit<BITS, WHOLE>(packed, share.first_tile, fetched, ring + i * UNIT_BYTES<BITS>);
             step(fetched, share.units);
         }
-        if (call.sparse && i == STAGES<BITS, TOKENS> - 2) /* with the last of these copies */
-            sparse = decant_copy_sparse_rows(packed, share.first_tile * TILE_ROWS, rows_of(packed, share),
-                                             call.capacity, THREADS, shared + layout.sparse);
         decant_copy_commit();
     }
     decant_let_next_kernel_begin();
+    decant_sparse_rows sparse = {};
+    decant_sparse_entry entry = {};
+    if (call.sparse)
+        sparse = decant_open_sparse_rows<TOKENS>(packed, share.first_tile * TILE_ROWS, rows_of(packed, share),
+                                                 call.products, THREADS, shared + layout.sparse);
     transform_levels<BITS>(packed, share, coefficients);
     for (int i = threadIdx.x; i < share.tiles * WARPS * TILE_ROWS * TOKENS; i += THREADS)
         parts[i] = 0;
+    if (TOKENS == 1 && call.sparse)
+        entry = decant_sparse_entry_at(sparse, threadIdx.x, min(sparse.count, sparse.window));
 
     decant_wait_for_earlier_kernels();
     make_operands<TOKENS>(call, share, figures, base + layout.operands);
     __syncthreads(); /* operands and coefficients are there */
-    add_units<BITS, TOKENS, WHOLE>(packed, share, begin, fetched, count, ring, coefficients,
-                                   parts + warp * TILE_ROWS * TOKENS, base + layout.operands);
-    decant_copy_wait<0>();
-    __syncthreads(); /* so are all parts and the sparse entries */
-    finish_rows<BITS, TOKENS>(call, share, figures, coefficients, parts, sparse);
+    add_units<BITS, TOKENS, WHOLE>(call, share, begin, fetched, count, ring, coefficients,
+                                   parts + warp * TILE_ROWS * TOKENS, base + layout.operands, sparse, entry);
+    int window_begin = 0, window_end = 0;
+    if (call.sparse)
+        multiply_sparse<TOKENS>(call, share, sparse, &window_begin, &window_end);
+    else
+        __syncthreads(); /* all parts are there */
+    finish_rows<BITS, TOKENS>(call, share, figures, coefficients, parts, sparse, window_begin, window_end);
 }
 
 /* ---- the choice of a launch ---- */
@@ -139,15 +146,17 @@ enum {
     BLOCKS_EACH = 1,         /* of one group of tokens, to a multiprocessor */
     COLUMNS_MAXIMUM = 65536, /* the sum of a token's fixed-point values must fit an int */
     CAPABILITY_END = 100,    /* later devices have no binary tensor cores */
-    ENTRIES_MORE = 64,
+    PRODUCTS_MORE = 64,
+    PRODUCTS_LEAST = 256,  /* of sparse entries: fewer are not worth a window */
+    RESERVED_BYTES = 1024, /* of shared memory, for each block beyond what it asks for */
 };
 
 /* What a block of one group takes when the tiles are shared among so many. */
 template <int BITS, int TOKENS>
-static size_t shared_bytes(const decant_packed_view &packed, int blocks, bool sparse, int capacity)
+static size_t shared_bytes(const decant_packed_view &packed, int blocks, bool sparse, int products)
 {
     const int tiles = (tiles_of(packed.rows) + blocks - 1) / blocks;
-    return (size_t)layout_of<BITS, TOKENS>(tiles, units_of(packed.words), sparse, capacity).total +
+    return (size_t)layout_of<BITS, TOKENS>(tiles, units_of(packed.words), sparse, products).total +
            sizeof(token_figures<TOKENS>);
 }
 
@@ -162,25 +171,27 @@ static int blocks_of(const decant_cuda *cuda, int rows)
 template <int BITS, int TOKENS>
 static bool fits(const decant_cuda *cuda, const decant_packed_view &packed, bool sparse)
 {
-    return shared_bytes<BITS, TOKENS>(packed, blocks_of(cuda, packed.rows), sparse, 0) <=
+    return shared_bytes<BITS, TOKENS>(packed, blocks_of(cuda, packed.rows), sparse, PRODUCTS_LEAST) <=
            cuda->shared_memory_bytes;
 }
 
-/* Half as many entries again as a block has on average, if there is room. */
+/* Room for the products of the sparse part: for half as many entries again as a block has on average if that
+ * leaves the multiprocessor to two blocks, twice as many or what there is room for otherwise. */
 template <int BITS, int TOKENS>
-static int capacity_for(const decant_cuda *cuda, const decant_packed_view &packed, int blocks, int64_t entries)
+static int products_for(const decant_cuda *cuda, const decant_packed_view &packed, int blocks, int64_t entries)
 {
-    const int64_t wanted = (entries * 3 / 2 / blocks + ENTRIES_MORE) / 2 * 2;
-    const int64_t room =
-        ((int64_t)cuda->shared_memory_bytes - (int64_t)shared_bytes<BITS, TOKENS>(packed, blocks, true, 0)) /
-        6 / 16 * 16;
-    return (int)(wanted < room ? wanted : room);
+    const int64_t average = entries / blocks * TOKENS, least = average * 3 / 2 + PRODUCTS_MORE;
+    const int64_t without = (int64_t)shared_bytes<BITS, TOKENS>(packed, blocks, true, 0) + 16;
+    const int64_t all = (int64_t)cuda->shared_memory_bytes, half = (all + RESERVED_BYTES) / 2 - RESERVED_BYTES;
+    const int64_t wanted = without + least * 4 <= half ? least : average * 2 + PRODUCTS_MORE;
+    const int64_t room = (all - without) / 4;
+    return (int)(wanted < room ? wanted : room) / 4 * 4;
 }
 
 template <int BITS, int TOKENS, bool WHOLE>
 static cudaError_t launch(decant_cuda_context *context, const parities_call &call)
 {
-    const size_t bytes = shared_bytes<BITS, TOKENS>(call.packed, call.blocks, call.sparse, call.capacity) -
+    const size_t bytes = shared_bytes<BITS, TOKENS>(call.packed, call.blocks, call.sparse, call.products) -
                          sizeof(token_figures<TOKENS>);
     return decant_launch_early(context, packed_parities_kernel<BITS, TOKENS, WHOLE>,
                                (unsigned)(call.blocks * call.groups), THREADS, bytes, call);
@@ -193,7 +204,7 @@ static cudaError_t launch_tokens(decant_cuda_context *context, parities_call cal
     call.groups = (call.tokens + TOKENS - 1) / TOKENS;
     call.blocks = blocks_of(&context->shared, packed.rows);
     if (call.sparse)
-        call.capacity = capacity_for<BITS, TOKENS>(&context->shared, packed, call.blocks, entries);
+        call.products = products_for<BITS, TOKENS>(&context->shared, packed, call.blocks, entries);
     const bool whole = packed.words % LANE_WORDS == 0 && (uintptr_t)packed.planes % 16 == 0;
     return whole ? launch<BITS, TOKENS, true>(context, call) : launch<BITS, TOKENS, false>(context, call);
 }

@@ -37,7 +37,7 @@ typedef struct parities_call {
     __nv_bfloat16 *y;       /* [tokens, rows] */
     int tokens, groups;     /* groups of tokens, each for other blocks */
     int blocks;             /* of one group */
-    int capacity;           /* sparse entries that a block copies ahead */
+    int products;           /* of sparse entries that a block has room for */
     bool sparse, accumulate;
 } parities_call;
 
@@ -53,14 +53,14 @@ typedef struct shared_layout {
 
 template <int BITS, int TOKENS>
 static __host__ __device__ __forceinline__ shared_layout layout_of(int tiles, int units, bool sparse,
-                                                                   int capacity)
+                                                                   int products)
 {
     shared_layout layout;
     layout.operands = 0;
     layout.coefficients = TOKENS * units * PRODUCTS * OPERAND_BYTES;
     layout.parts = layout.coefficients + tiles * TILE_ROWS * COEFFICIENT_STRIDE<BITS> * 4;
     layout.sparse = (layout.parts + tiles * WARPS * TILE_ROWS * TOKENS * 4 + 15) / 16 * 16;
-    layout.rings = layout.sparse + (sparse ? decant_sparse_rows_bytes(tiles * TILE_ROWS, capacity) : 0);
+    layout.rings = layout.sparse + (sparse ? decant_sparse_rows_bytes(tiles * TILE_ROWS, TOKENS, products) : 0);
     layout.total = layout.rings + WARPS * STAGES<BITS, TOKENS> * UNIT_BYTES<BITS>;
     return layout;
 }
@@ -337,12 +337,18 @@ static __device__ __forceinline__ void finish_tile(int (&counts)[TOKENS][(1 << B
         }
 }
 
-/* A warp's run of units: `count` of them from `place` on, whose first copies are under way. */
+/* A warp's run of units: `count` of them from `place` on, whose first copies are under way. Beside every unit
+ * each of its lanes multiplies an entry of the first window of the sparse part, if there is one token: x and
+ * the next entry are on their way meanwhile. `entry` is the lane's first. */
 template <int BITS, int TOKENS, bool WHOLE>
-static __device__ __forceinline__ void add_units(const decant_packed_view &packed, const block_share &share,
+static __device__ __forceinline__ void add_units(const parities_call &call, const block_share &share,
                                                  unit_place place, unit_place fetched, int count, uint32_t ring,
-                                                 const float *coefficients, float *parts, uint32_t operands)
+                                                 const float *coefficients, float *parts, uint32_t operands,
+                                                 const decant_sparse_rows &sparse, decant_sparse_entry entry)
 {
+    const decant_packed_view &packed = call.packed;
+    const __nv_bfloat16 *x = call.x + (int64_t)share.first_token * packed.columns;
+    const int entries = TOKENS == 1 && call.sparse ? min(sparse.count, sparse.window) : 0;
     constexpr int TILE_PARTS = WARPS * TILE_ROWS * TOKENS, RING_BYTES = STAGES<BITS, TOKENS> * UNIT_BYTES<BITS>;
     const int lane = threadIdx.x % DECANT_WARP;
     const int token_bytes = share.units * PRODUCTS * OPERAND_BYTES;
@@ -357,14 +363,45 @@ static __device__ __forceinline__ void add_units(const decant_packed_view &packe
         }
         decant_copy_commit();
         free_slot = slot;
+        const int own = i * THREADS + (int)threadIdx.x;
+        const __half value = entry.value;
+        float product = 0;
+        if (TOKENS == 1 && own < entries) {
+            product = decant_to_float(x[entry.column]);
+            entry = decant_sparse_entry_at(sparse, own + THREADS, entries);
+        }
         add_unit<BITS, TOKENS>(counts, ring + slot + lane * 16,
                                operands + place.unit * PRODUCTS * OPERAND_BYTES + lane * 16, token_bytes);
+        if (TOKENS == 1 && own < entries)
+            sparse.products[own] = product * __half2float(value);
         slot = slot + UNIT_BYTES<BITS> == RING_BYTES ? 0 : slot + UNIT_BYTES<BITS>;
         const int tile = place.tile;
         step(place, share.units);
         if (place.tile != tile || i + 1 == count)
             finish_tile<BITS, TOKENS>(counts, coefficients + tile * TILE_ROWS * COEFFICIENT_STRIDE<BITS>,
                                       parts + tile * TILE_PARTS);
+    }
+    if (TOKENS == 1)
+        decant_multiply_entries<1>(sparse, 0, count * THREADS + (int)threadIdx.x, entries, THREADS, x, 0, 0);
+}
+
+/* The products of the sparse part, window by window; those of the last one are left in [*begin, *end). The
+ * first window of one token has been made already. Ends with a barrier. */
+template <int TOKENS>
+static __device__ __forceinline__ void multiply_sparse(const parities_call &call, const block_share &share,
+                                                       const decant_sparse_rows &sparse, int *begin, int *end)
+{
+    const __nv_bfloat16 *x = call.x + (int64_t)share.first_token * call.packed.columns;
+    for (*begin = 0;; *begin = *end) {
+        *end = min(*begin + sparse.window, sparse.count);
+        if (TOKENS > 1 || *begin > 0)
+            decant_multiply_entries<TOKENS>(sparse, *begin, *begin + (int)threadIdx.x, *end, THREADS, x,
+                                            call.packed.columns, call.tokens - 1 - share.first_token);
+        __syncthreads();
+        if (*end == sparse.count)
+            return;
+        decant_keep_products<TOKENS>(sparse, rows_of(call.packed, share), *begin, *end, THREADS);
+        __syncthreads();
     }
 }
 

@@ -1,5 +1,5 @@
 /* The block that most decoders share: RMSNorm, grouped-query attention with rotary embedding, SwiGLU. A family
- * made from it says what it has besides (decant_decoder_features) and lists these functions; docs/new-family.md
+ * made from it says what it has besides (decant_decoder_features) and takes its functions; docs/new-family.md
  * shows one.
  *
  * Source: Touvron et al., "LLaMA" (2023), with the tensor names and rotary layout of Hugging Face's
@@ -42,5 +42,12 @@ decant_status decant_decoder_forward(const decant_model_part *part, const decant
 decant_status decant_decoder_backward(const decant_model_part *part, const decant_block *block, decant_matrix x,
                                       decant_matrix dy, decant_activations *kept,
                                       const decant_block_fisher *fisher, decant_matrix dx, decant_error *err);
+
+/* All of them, and how many linear layers they have, for the initializer of a family. */
+#define DECANT_DECODER_FUNCTIONS                                                                               \
+    .linear_count = DECANT_BLOCK_LINEARS, .linear = decant_decoder_linear, .vector = decant_decoder_vector,    \
+    .sizes = decant_decoder_sizes, .create_activations = decant_decoder_create_activations,                    \
+    .destroy_activations = decant_decoder_destroy_activations, .forward = decant_decoder_forward,              \
+    .backward = decant_decoder_backward
 
 #endif

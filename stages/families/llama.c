@@ -9,12 +9,5 @@ static const decant_decoder_features features = {0};
 const decant_family decant_family_llama = {
     .architecture = "LlamaForCausalLM",
     .decoder = &features,
-    .linear_count = DECANT_BLOCK_LINEARS,
-    .linear = decant_decoder_linear,
-    .vector = decant_decoder_vector,
-    .sizes = decant_decoder_sizes,
-    .create_activations = decant_decoder_create_activations,
-    .destroy_activations = decant_decoder_destroy_activations,
-    .forward = decant_decoder_forward,
-    .backward = decant_decoder_backward,
+    DECANT_DECODER_FUNCTIONS,
 };

@@ -23,7 +23,7 @@ static decant_status simulate(const decant_model_config *config, int64_t tokens,
         forward_s[s] = ranges[s].count * block + (s == active - 1 ? 2 * head : 0);
         backward_s[s] = 2 * ranges[s].count * block;
     }
-    decant_status status = decant_schedule_idle_share(active, batches, forward_s, backward_s, idle, err);
+    decant_status status = decant_schedule_idle_share(active, 0, batches, forward_s, backward_s, 0, idle, err);
     *mean = (double)(stages - active) / stages;
     *worst = active < stages;
     for (int s = 0; status == DECANT_OK && s < active; s++) {

@@ -187,6 +187,7 @@ static void refusals_name_the_key(void **state)
         {"\"num_attention_heads\":9,", "", "\"num_attention_heads\""},
         {"\"num_hidden_layers\":30,", "", "\"num_hidden_layers\""},
         {"\"num_hidden_layers\":30", "\"num_hidden_layers\":3000000000", "\"num_hidden_layers\""},
+        {"\"num_hidden_layers\":30", "\"num_hidden_layers\":65537", "\"num_hidden_layers\""},
         {"\"rms_norm_eps\":1e-05,", "", "\"rms_norm_eps\""},
         {"\"rms_norm_eps\":1e-05", "\"rms_norm_eps\":0", "\"rms_norm_eps\""},
         {"\"rms_norm_eps\":1e-05", "\"rms_norm_eps\":1e-300", "\"rms_norm_eps\""},
@@ -253,7 +254,7 @@ static void sizes_whose_products_do_not_fit_are_refused(void **state)
     decant_model_config config;
     assert_status(
         parse("{\"architectures\":[\"A\"],\"hidden_size\":2147483646,\"intermediate_size\":2147483647,"
-              "\"vocab_size\":2147483647,\"num_hidden_layers\":2147483647,\"num_attention_heads\":1,"
+              "\"vocab_size\":2147483647,\"num_hidden_layers\":65536,\"num_attention_heads\":1,"
               "\"rms_norm_eps\":1,\"max_position_embeddings\":1}",
               &config, &err),
         DECANT_ERROR_INPUT);

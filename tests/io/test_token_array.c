@@ -114,6 +114,28 @@ static void one_dimension_is_cut_into_windows(void **state)
     expect_refusal(*state, 1, "sequence length");
 }
 
+static void an_uncut_row_is_one_sequence(void **state)
+{
+    decant_error err = {0};
+    decant_token_array array;
+    write_npy(*state, 1, HEADER("<i4", "False", "(12,)"), narrow, sizeof narrow);
+    assert_ok(read_npy(*state, DECANT_TOKENS_UNCUT, 0, &array, &err));
+    expect_twelve(&array, 1, 12);
+    decant_token_array_free(&array);
+    write_npy(*state, 1, HEADER("<i4", "False", "(1,)"), narrow, sizeof *narrow);
+    assert_ok(read_npy(*state, DECANT_TOKENS_UNCUT, 0, &array, &err));
+    expect_twelve(&array, 1, 1);
+    decant_token_array_free(&array);
+    write_npy(*state, 1, HEADER("<i4", "False", "(12, 1)"), narrow, sizeof narrow);
+    assert_ok(read_npy(*state, DECANT_TOKENS_UNCUT, 0, &array, &err));
+    expect_twelve(&array, 12, 1);
+    decant_token_array_free(&array);
+    write_npy(*state, 1, HEADER("<i4", "False", "(0,)"), narrow, 0);
+    expect_refusal(*state, DECANT_TOKENS_UNCUT, "has no token");
+    write_npy(*state, 1, HEADER("<i4", "False", "(3, 0)"), narrow, 0);
+    expect_refusal(*state, DECANT_TOKENS_UNCUT, "has no token");
+}
+
 static void two_dimensions_keep_their_length(void **state)
 {
     decant_error err = {0};
@@ -219,6 +241,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(all_versions_and_both_types_are_read, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(header_is_read_in_any_order_and_spacing, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(one_dimension_is_cut_into_windows, scratch_make, scratch_remove),
+        cmocka_unit_test_setup_teardown(an_uncut_row_is_one_sequence, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(two_dimensions_keep_their_length, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(other_arrays_are_refused, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(tokens_outside_the_vocabulary_are_named, scratch_make, scratch_remove),

@@ -193,4 +193,36 @@ static inline float *random_points(int dimension, int code_bits, uint64_t seed)
     return points;
 }
 
+/* What a test goes through a list of: a grid, and the matrix that is put onto it. */
+typedef struct grid_shape {
+    int dimension, code_bits;
+    int64_t rows, columns, group, rotation;
+} grid_shape;
+
+/* The grid of a shape with random points, others for each place in the list. */
+static inline decant_grid_form random_grid(const grid_shape *shape, size_t place)
+{
+    return (decant_grid_form){.dimension = shape->dimension,
+                              .code_bits = shape->code_bits,
+                              .points = random_points(shape->dimension, shape->code_bits, 5 + place),
+                              .group = shape->group,
+                              .rotation = shape->rotation,
+                              .seed = 1000 + place};
+}
+
+static inline void drop_random_grid(decant_grid_form *form)
+{
+    free((float *)(uintptr_t)form->points);
+    form->points = NULL;
+}
+
+/* Groups of 64 with a scale and an offset, as rtn has them; borrows `points`, which become 0, 1, 2 … */
+static inline decant_grid_form even_grid(int bits, float points[256])
+{
+    for (int i = 0; i < 256; i++)
+        points[i] = (float)i;
+    return (decant_grid_form){
+        .dimension = 1, .code_bits = bits, .points = points, .group = 64, .has_offsets = true, .rotation = 1};
+}
+
 #endif

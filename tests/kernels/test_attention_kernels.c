@@ -112,6 +112,23 @@ static void check_forward(decant_backend *backend, attention_case *attention)
     expect_close(backend, attention->log_sum_exp.matrix, attention->log_sum_exp.values, "log-sum-exp");
 }
 
+/* The same queries one at a time over the keys that each sees, into the same y. */
+static void check_steps(decant_backend *backend, attention_case *attention)
+{
+    const decant_attention_shape *shape = &attention->shape;
+    decant_matrix y = attention->y.matrix;
+    assert_int_equal(shape->sequences, 1);
+    REQUIRE(backend->memory->zero(backend, y.data, decant_matrix_bytes(y), err));
+    for (int64_t query = 0; query < shape->tokens; query++) {
+        int64_t first = first_key(shape, query), count = query + 1 - first;
+        REQUIRE(backend->model->attention_step(
+            backend, shape, decant_matrix_rows(attention->q.matrix, query, 1),
+            decant_matrix_rows(attention->k.matrix, first, count),
+            decant_matrix_rows(attention->v.matrix, first, count), decant_matrix_rows(y, query, 1), err));
+    }
+    expect_close(backend, y, attention->y.values, "attention step by step");
+}
+
 static void run_backward(decant_backend *backend, attention_case *attention)
 {
     REQUIRE(backend->model->attention_backward(
@@ -132,6 +149,8 @@ static void check_gradient(decant_backend *backend, attention_case *attention, d
 static void check_small(decant_backend *backend, decant_attention_shape shape)
 {
     attention_case attention = make_case(backend, shape);
+    check_forward(backend, &attention);
+    check_steps(backend, &attention);
     check_forward(backend, &attention);
     run_backward(backend, &attention);
     check_gradient(backend, &attention, &attention.q, &attention.dq, "gradient of q");
@@ -183,6 +202,8 @@ static void check_directions(decant_backend *backend, attention_case *attention,
 static void check_long(decant_backend *backend, decant_attention_shape shape)
 {
     attention_case attention = make_case(backend, shape);
+    check_forward(backend, &attention);
+    check_steps(backend, &attention);
     check_forward(backend, &attention);
     run_backward(backend, &attention);
     check_directions(backend, &attention, &attention.q, attention.dq.matrix, "gradient of q");

@@ -79,10 +79,7 @@ static void compare(decant_backend *backend, decant_backend *cpu, weight_kind ki
 
 static void other_backends_store_the_same(void **state)
 {
-    static const struct {
-        int dimension, code_bits;
-        int64_t rows, columns, group, rotation;
-    } cases[] = {
+    static const grid_shape cases[] = {
         {1, 4, 96, 1024, 1024, 1024},  {2, 8, 512, 2048, 64, 512},  {2, 8, 128, 11008, 11008, 256},
         {3, 9, 100, 576, 64, 64},      {4, 12, 64, 1536, 256, 512}, {2, 12, 40, 4096, 128, 1024},
         {2, 6, 3, 59392, 59392, 2048}, /* a row is longer than shared memory */
@@ -90,16 +87,10 @@ static void other_backends_store_the_same(void **state)
     decant_backend *cpu;
     REQUIRE(decant_backend_create_cpu(strcmp(test_device(), "cpu") == 0 ? 5 : 1, &cpu, err));
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        float *points = random_points(cases[i].dimension, cases[i].code_bits, 5 + i);
-        decant_grid_form form = {.dimension = cases[i].dimension,
-                                 .code_bits = cases[i].code_bits,
-                                 .points = points,
-                                 .group = cases[i].group,
-                                 .rotation = cases[i].rotation,
-                                 .seed = 1000 + i};
+        decant_grid_form form = random_grid(&cases[i], i);
         for (int kind = WEIGHTS_GAUSSIAN; kind <= WEIGHTS_WITH_ZERO_GROUPS; kind++)
             compare(*state, cpu, kind, cases[i].rows, cases[i].columns, form);
-        free(points);
+        drop_random_grid(&form);
     }
     decant_backend_destroy(&cpu);
 }

@@ -212,10 +212,7 @@ static void check_case(decant_backend *backend, weight_kind kind, decant_element
 
 static void least_error_matches_its_definition(void **state)
 {
-    static const struct {
-        int dimension, code_bits;
-        int64_t rows, columns, group, rotation;
-    } cases[] = {
+    static const grid_shape cases[] = {
         {1, 2, 3, 64, 64, 64},        {1, 4, 5, 576, 64, 64},      {1, 8, 3, 256, 256, 256},
         {2, 4, 3, 96, 32, 32},        {2, 8, 4, 576, 64, 64},      {2, 8, 3, 576, 576, 64},
         {2, 12, 2, 128, 128, 128},    {3, 6, 3, 64, 64, 64},       {3, 9, 3, 128, 64, 128},
@@ -225,32 +222,19 @@ static void least_error_matches_its_definition(void **state)
         {2, 5, 2, 7, 3, 1},           {2, 8, 1, 2048, 2048, 2048},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        float *points = random_points(cases[i].dimension, cases[i].code_bits, 5 + i);
-        decant_grid_form form = {.dimension = cases[i].dimension,
-                                 .code_bits = cases[i].code_bits,
-                                 .points = points,
-                                 .group = cases[i].group,
-                                 .rotation = cases[i].rotation,
-                                 .seed = 1000 + i};
+        decant_grid_form form = random_grid(&cases[i], i);
         for (int kind = WEIGHTS_GAUSSIAN; kind <= WEIGHTS_WITH_ZERO_GROUPS; kind++)
             check_case(*state, kind, (decant_element)(kind % 3), cases[i].rows, cases[i].columns, form,
                        DECANT_SCALE_LEAST_ERROR);
-        free(points);
+        drop_random_grid(&form);
     }
 }
 
 static void range_matches_its_definition(void **state)
 {
     float points[256];
-    for (int i = 0; i < 256; i++)
-        points[i] = (float)i;
     for (int bits = 2; bits <= 8; bits++) {
-        decant_grid_form form = {.dimension = 1,
-                                 .code_bits = bits,
-                                 .points = points,
-                                 .group = 64,
-                                 .has_offsets = true,
-                                 .rotation = 1};
+        decant_grid_form form = even_grid(bits, points);
         for (int kind = WEIGHTS_GAUSSIAN; kind <= WEIGHTS_WITH_ZERO_GROUPS; kind++)
             check_case(*state, kind, (decant_element)(kind % 3), 3, 200, form, DECANT_SCALE_RANGE);
     }

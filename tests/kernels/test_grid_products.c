@@ -67,10 +67,7 @@ static void check_case(decant_backend *backend, int64_t rows, int64_t columns, d
 
 static void products_match_for_every_grid(void **state)
 {
-    static const struct {
-        int dimension, code_bits;
-        int64_t rows, columns, group, rotation;
-    } cases[] = {
+    static const grid_shape cases[] = {
         {1, 2, 17, 64, 64, 64},   {1, 4, 33, 576, 64, 64},      {1, 5, 4, 96, 40, 32},
         {1, 8, 9, 256, 256, 256}, {2, 4, 7, 96, 32, 32},        {2, 8, 300, 576, 576, 64},
         {2, 8, 5, 1536, 64, 512}, {2, 12, 6, 128, 128, 128},    {2, 6, 5, 130, 48, 2},
@@ -80,30 +77,17 @@ static void products_match_for_every_grid(void **state)
         {1, 3, 2, 1, 64, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        float *points = random_points(cases[i].dimension, cases[i].code_bits, 5 + i);
-        decant_grid_form form = {.dimension = cases[i].dimension,
-                                 .code_bits = cases[i].code_bits,
-                                 .points = points,
-                                 .group = cases[i].group,
-                                 .rotation = cases[i].rotation,
-                                 .seed = 1000 + i};
+        decant_grid_form form = random_grid(&cases[i], i);
         check_case(*state, cases[i].rows, cases[i].columns, form, DECANT_SCALE_LEAST_ERROR);
-        free(points);
+        drop_random_grid(&form);
     }
 }
 
 static void products_match_with_offsets(void **state)
 {
     float points[256];
-    for (int i = 0; i < 256; i++)
-        points[i] = (float)i;
     for (int bits = 2; bits <= 8; bits += 2) {
-        decant_grid_form form = {.dimension = 1,
-                                 .code_bits = bits,
-                                 .points = points,
-                                 .group = 64,
-                                 .has_offsets = true,
-                                 .rotation = 1};
+        decant_grid_form form = even_grid(bits, points);
         check_case(*state, 37, 200, form, DECANT_SCALE_RANGE);
         form.group = 1000;
         check_case(*state, 5, 1000, form, DECANT_SCALE_RANGE);

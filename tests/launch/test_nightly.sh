@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# launch/nightly: a first night, one where nothing changed, one with files touched, one with one tensor changed, a bad model
-# that the gate refuses, a bad file, retention, and the lock.
+# launch/nightly: a first night, one where nothing changed, one with files touched, nights with one tensor changed (that matrix
+# alone is quantized again, and the container is that of a whole run with the same statistics), statistics made anew, a bad
+# model that the gate refuses, a bad file, nights that are interrupted and go on, retention, and the lock.
+# tests/slurm/test_nightly.sh runs this as jobs of a real Slurm.
 set -euo pipefail
 decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
 python=$source/.venv/bin/python
@@ -10,41 +12,43 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-fail() { echo "FAILED: $*" >&2; cat said night/report.txt >&2; exit 1; }
+fail() { echo "FAILED: $*" >&2; cat said night/report.txt night/*.log >&2; exit 1; }
 
-# night STATUS RUNS PATTERN OPTIONS…: the exit status, how many times decant quantized, a line of the report.
+# A night, here or as a job of Slurm; what it says is in `said`.
+call() {
+  local status=0
+  if [[ ! ${DECANT_TEST_SLURM-} ]]; then
+    "$source/launch/nightly" nightly.ini "$@" >said 2>&1 || status=$?
+  else
+    sbatch --wait --ntasks=2 --output=said --wrap="exec $source/launch/nightly $work/nightly.ini $*" >/dev/null || status=$?
+  fi
+  return $status
+}
+asked() { grep -c "^$1 " asked || true; }
+# night STATUS CALIBRATIONS RUNS PATTERN OPTIONS…: the exit status, how often decant was asked, a line of the report.
 night() {
-  local status=$1 runs=$2 pattern=$3 got=0
-  shift 3
+  local status=$1 calibrations=$2 runs=$3 pattern=$4 got=0
+  shift 4
   : >asked
   sleep 1.1 # nights are named by the second
-  "$source/launch/nightly" nightly.ini "$@" >said 2>&1 || got=$?
+  call "$@" || got=$?
   [[ $got == "$status" ]] || fail "the night gave $got, not $status"
-  [[ $(grep -c '^run ' asked || true) == "$runs" ]] || fail "decant quantized other than $runs times: $(cat asked)"
+  [[ $(asked calibrate) == "$calibrations" && $(asked run) == "$runs" ]] || fail "decant was asked: $(cat asked)"
   grep -q -- "$pattern" said || fail "the night does not say '$pattern'"
 }
-containers() { find night -name '????-*.h5' | wc -l; }
-# change NAME HOW: a tensor's bytes, by a Python expression of the array of F32
-change() {
-  "$python" - "$1" "$2" <<'PY'
-import json, struct, sys
-import numpy as np
-path = "model/model.safetensors"
-raw = bytearray(open(path, "rb").read())
-size = struct.unpack("<Q", raw[:8])[0]
-first, end = json.loads(raw[8 : 8 + size])[sys.argv[1]]["data_offsets"]
-old = np.frombuffer(bytes(raw[8 + size + first : 8 + size + end]), np.float32)
-new = eval(sys.argv[2], {"w": old, "np": np}).astype(np.float32)
-assert not np.array_equal(new, old)
-raw[8 + size + first : 8 + size + end] = new.tobytes()
-open(path, "wb").write(raw)
-PY
+says() { for pattern in "$@"; do grep -q -- "$pattern" said || fail "the night does not say '$pattern'"; done; }
+containers() { find night -name '????-*.h5' ! -name '*.statistics.h5' | wc -l; }
+change() { "$python" "$source/tests/pipeline/change_tensor.py" model "$@"; }
+# whole NAME OPTIONS…: current.h5 is the container of a run by hand that takes nothing over.
+whole() {
+  mpirun -n 1 "$decant" run --model model --text model/tokens.npy --bits 6 --device cpu --quiet --output "$1.h5" "${@:2}" >/dev/null
+  cmp night/current.h5 "$1.h5" || fail "not the container of decant run: $*"
 }
 
 cp -r "$source/tests/reference/llama_mha" model
 cat >program <<STANDIN
 #!/bin/bash
-[[ \${OMPI_COMM_WORLD_RANK:-0} != 0 ]] || echo "\$@" >>$work/asked
+[[ \${OMPI_COMM_WORLD_RANK:-\${PMIX_RANK:-0}} != 0 ]] || echo "\$@" >>$work/asked
 exec "$decant" "\$@"
 STANDIN
 chmod +x program
@@ -53,6 +57,7 @@ model = $work/model
 calibration = $work/model/tokens.npy
 text = $work/model/tokens.npy
 bits = 6
+micro-batch = 1
 device = cpu
 quiet = yes
 folder = $work/night
@@ -62,43 +67,126 @@ ranks = 2
 decant = $work/program
 INI
 
-night 0 1 'there is no container yet'
+# ---- the first night, and one where nothing has changed
+night 0 1 1 'there is no container yet'
+says 'statistics are made anew: there are none yet'
 first=$(readlink night/current.h5)
-mpirun -n 1 "$decant" run --model model --calibration model/tokens.npy --text model/tokens.npy --bits 6 --device cpu --quiet \
-  --output plain.h5 >/dev/null
-cmp night/current.h5 plain.h5 || fail "not the container of decant run"
-
-night 0 0 "nothing has changed since ${first%.h5}"
+whole plain --calibration model/tokens.npy --micro-batch 1
+night 0 0 0 "nothing has changed since ${first%.h5}"
 touch model/model.safetensors model/config.json
-night 0 0 'nothing has changed'
+night 0 0 0 'nothing has changed'
 
-change model.layers.1.mlp.up_proj.weight 'w * np.float32(1.001)'
-night 0 1 'model.layers.1.mlp.up_proj.weight has changed'
+# ---- one tensor: that matrix, what gets other bits for it, and nothing else; the statistics are kept
+change model.layers.1.mlp.up_proj.weight 'w * np.float32(1.25)'
+night 0 0 1 'model.layers.1.mlp.up_proj.weight has changed'
 [[ $(grep -c 'has changed$' said) == 1 ]] || fail "other tensors than the one"
+says "statistics are kept, ${first%.h5}.statistics.h5: 1 of 30 tensors have changed since" \
+  'quantized anew: model.layers.1.mlp.up_proj, its weights have changed'
+[[ $(grep -c 'its weights' said) == 1 ]] || fail "other matrices than the one"
+taken=$(sed -n 's/.*as before: \([0-9]*\) of 21 matrices.*/\1/p' said)
+others=$(sed -n 's/.*quantized anew: \([0-9]*\) that get other bits.*/\1/p' said)
+((taken + ${others:-0} == 20 && taken > 0)) || fail "$taken are as before, $others get other bits"
 second=$(readlink night/current.h5)
 [[ $second != "$first" && $(containers) == 2 ]] || fail "the second container is not there"
+whole second --statistics "night/${first%.h5}.statistics.h5" --old-statistics
 change model.norm.weight 'w * np.float32(1.001)' # one that is not quantized
-night 0 1 'model.norm.weight has changed'
+night 0 0 1 'model.norm.weight has changed'
+says 'as before: 21 of 21 matrices'
+whole third --statistics "night/${first%.h5}.statistics.h5" --old-statistics
 [[ $(containers) == 2 && ! -e night/$first ]] || fail "retention keeps other nights than the last two"
+
+# ---- statistics are made anew when asked to, when too much has changed, and when tokens have
+night 0 1 1 'new statistics are asked for' --refresh-statistics
+says 'statistics are made anew: as was asked' 'everything is quantized anew: statistics_model_crc32'
+whole refreshed --calibration model/tokens.npy --micro-batch 1
+[[ $(find night -name '*.statistics.h5' | wc -l) == 1 ]] || fail "statistics of before are kept: $(ls night)"
+for block in 0 1 2; do change model.layers.$block.mlp.down_proj.weight 'w * np.float32(1.01)'; done
+change model.layers.0.self_attn.q_proj.weight 'w * np.float32(1.01)'
+night 0 1 1 'statistics are made anew: 4 of 30 tensors have changed since, more than 10 %'
+whole many --calibration model/tokens.npy --micro-batch 1
 current=$(readlink night/current.h5)
 
+# ---- the gate
 change model.norm.weight 'w * 10'
-night 1 1 'refused, worse by more than 20 %: perplexity_quantized'
+night 1 0 1 'refused, worse by more than 20 %: perplexity_quantized'
 [[ $(readlink night/current.h5) == "$current" && $(containers) == 2 ]] || fail "a refused container has taken a place"
 "$decant" verify night/current.h5 >/dev/null || fail "current.h5 was harmed"
-night 0 0 'since this was refused'
-night 0 1 'current.h5 is' --accept
+night 0 0 0 'since this was refused'
+night 0 0 1 'current.h5 is' --accept
 [[ $(readlink night/current.h5) != "$current" ]] || fail "--accept keeps the old one"
 current=$(readlink night/current.h5)
 
+# ---- what cannot be
 sed -i 's/^bits = .*/bits = 1.5/' nightly.ini # less than the smallest candidates
-night 2 1 'decant ended with 2'
-grep -q 'bits: 6 became 1.5' said || fail "no reason"
+night 2 0 1 'decant ended with 2'
+says 'bits: 6 became 1.5'
 [[ $(readlink night/current.h5) == "$current" ]] || fail "a night that failed has changed current.h5"
 sed -i 's/^bits = .*/bits = 6/' nightly.ini
 
-flock night/lock sleep 3 &
-sleep 0.3
-night 75 0 'another night is at work'
-wait
+# ---- interrupted while it calibrates: what was saved is gone on from, and the container is that of an undisturbed night
+interrupt() { # until FILE is there, then SIGNAL to the night
+  : >asked
+  sleep 1.1
+  if [[ ${DECANT_TEST_SLURM-} ]]; then
+    job=$(sbatch --parsable --ntasks=2 --output=said --wrap="exec $source/launch/nightly $work/nightly.ini $3")
+  else
+    # shellcheck disable=SC2086 # options
+    "$source/launch/nightly" nightly.ini $3 >said 2>&1 &
+    job=$!
+  fi
+  for _ in {1..3000}; do compgen -G "$1" >/dev/null && break; sleep 0.005; done
+  compgen -G "$1" >/dev/null || fail "there is no $1"
+  if [[ ! ${DECANT_TEST_SLURM-} ]]; then
+    kill -"$2" "$job"
+    got=0
+    wait "$job" || got=$?
+  else
+    scancel --batch --signal="$2" "$job"
+    for _ in {1..960}; do scontrol show job "$job" | grep -qE 'JobState=(COMPLETED|FAILED)' && break; sleep 0.25; done
+    got=$(scontrol show job "$job" | sed -n 's/.* ExitCode=\([0-9]*\):.*/\1/p')
+  fi
+}
+"$python" -c 'import numpy as np; t = np.load("model/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(10)]))'
+change model.norm.weight 'w / 10'
+sed -i "s,^calibration = .*,calibration = $work/long.npy," nightly.ini
+echo 'checkpoint-every = 0' >>nightly.ini
+interrupt 'night/*.statistics.h5.work/calibration.h5' USR1 ''
+[[ $got == 75 ]] || fail "an interrupted night gave $got"
+says 'calibration holds other tokens' 'interrupted; the next call goes on'
+[[ $(readlink night/current.h5) == "$current" ]] || fail "an interrupted night has changed current.h5"
+night 0 1 1 'goes on where it was interrupted'
+grep -q 'going on after\|going on from' night/*.log || true # quiet
+whole long --calibration long.npy --micro-batch 1
+current=$(readlink night/current.h5)
+
+# ---- interrupted after that: the statistics are not made again; and of no use once the model has changed
+interrupt 'night/*T??????.h5.partial' TERM --refresh-statistics
+[[ $got == 75 ]] || fail "an interrupted night gave $got"
+night 0 0 1 'statistics were made before the interruption'
+cmp "night/$current" night/current.h5 || fail "another container from the same model"
+interrupt 'night/*.statistics.h5.work/calibration.h5' USR1 --refresh-statistics
+change model.layers.2.mlp.up_proj.weight 'w * np.float32(1.05)'
+night 0 0 1 'is of no use after what has changed since'
+says 'quantized anew: model.layers.2.mlp.up_proj, its weights have changed'
+[[ ! $(find night -name '*.work' -o -name '*.partial') ]] || fail "left over: $(ls night)"
+
+# ---- everything anew; without statistics; the lock
+if [[ ! ${DECANT_TEST_SLURM-} ]]; then
+  echo 'reuse = no' >>nightly.ini
+  change model.layers.0.mlp.up_proj.weight 'w * np.float32(1.02)'
+  night 0 0 1 'up_proj.weight has changed'
+  ! grep -q 'as before\|statistics' said || fail "reuse = no takes something over"
+  whole anew --calibration long.npy --micro-batch 1
+  [[ ! $(find night -name '*.statistics.*') ]] || fail "left over: $(ls night)"
+  sed -i '/^reuse/d' nightly.ini
+  sed -i '/^calibration/d; s/^bits = .*/method = nf4/' nightly.ini
+  night 0 0 1 'everything is quantized anew: options' --accept # the gate would not have it
+  change model.layers.0.mlp.up_proj.weight 'w * np.float32(1.05)'
+  night 0 0 1 'as before: 20 of 21 matrices' --accept
+
+  flock night/lock sleep 3 &
+  sleep 0.3
+  night 75 0 0 'another night is at work'
+  wait
+fi
 echo "nightly: passed"

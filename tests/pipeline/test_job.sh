@@ -33,10 +33,22 @@ done
 on 2 calibrate --model "$model" --calibration "$tokens" --micro-batch 2 --output "$work/statistics.h5"
 on 3 run --model "$model" --statistics "$work/statistics.h5" --text "$tokens" --bits 5 --output "$work/again.h5" >/dev/null
 cmp "$work/1.h5" "$work/again.h5" || fail "statistics from a file give other bytes"
-python3 - "$work" <<'PY' || fail "statistics and container name different models"
-import h5py, sys
-statistics, container = (h5py.File(f"{sys.argv[1]}/{name}.h5").attrs["model_crc32"] for name in ("statistics", "1"))
-assert statistics == container != 0, (statistics, container)
+on 2 run --model "$model" --method nf4 --output "$work/nf4.h5" >/dev/null # data-free: without a fingerprint
+python3 - "$work" "$model" <<'PY' || fail "checksums of the model"
+import h5py, json, sys, zlib
+raw = open(sys.argv[2] + "/model.safetensors", "rb").read()
+begin = 8 + int.from_bytes(raw[:8], "little")
+entries = json.loads(raw[8:begin])
+files = {name: h5py.File(f"{sys.argv[1]}/{name}.h5") for name in ("statistics", "1", "nf4")}
+model = 0
+for layer in bytes(files["1"]["errors/layers"][()]).decode().split():
+    first, end = entries[layer + ".weight"]["data_offsets"]
+    own = zlib.crc32(raw[begin + first : begin + end])
+    for name in ("1", "nf4"):
+        assert files[name][layer].attrs["source_crc32"] == own, (name, layer)
+    model = zlib.crc32(own.to_bytes(4, "little"), model)
+for name, file in files.items():
+    assert file.attrs["model_crc32"] == model, name
 PY
 
 # ---- a job file says the same as the command line, which wins
@@ -93,6 +105,18 @@ PY
 on 2 validate "$work/1.h5" --text "$tokens" >"$work/alone" || fail "validate without the original"
 grep -q 'perplexity after' "$work/alone" || fail "validate without the original"
 grep -q 'decode products, batch 16 .* tokens/s' "$work/alone" || fail "no speed: $(cat "$work/alone")"
+# ---- sequences of 37 tokens, longer than the model's positions
+for case in "llama_mha 36 yes" "llama_mha 37 no" "llama_linear 9 yes" "llama_linear 10 no"; do # linear: times four
+  read -r other positions warns <<<"$case"
+  mkdir "$work/short" && cp "$source/tests/reference/$other"/{config.json,model.safetensors,tokens.npy} "$work/short"
+  sed -i "s/\"max_position_embeddings\": 128/\"max_position_embeddings\": $positions/" "$work/short/config.json"
+  mpirun -n 2 "$decant" calibrate --model "$work/short" --calibration "$work/short/tokens.npy" --device cpu \
+    --output "$work/short.h5" --overwrite 2>"$work/said"
+  count=$(grep -c 'warning: .*tokens.npy: sequences of 37 tokens, but the model was made for .* positions' "$work/said") || true
+  [[ $count == $([[ $warns == yes ]] && echo 1 || echo 0) ]] || fail "$case: $(cat "$work/said")"
+  rm -r "$work/short"
+done
+
 if ! nvidia-smi >/dev/null 2>&1; then
   "$decant" validate "$work/1.h5" --text "$tokens" --device auto >/dev/null 2>"$work/fallback"
   grep -q 'computing on the CPU' "$work/fallback" || fail "--device auto falls back to the CPU without a word"

@@ -126,6 +126,18 @@ PY
 on 2 calibrate --model "$work/changed" --calibration "$work/b.npy" --micro-batch 1 --output "$work/changed.h5"
 refused 3 'two models' "$work/token.a.h5" "$work/changed.h5"
 refused 3 'not statistics' "$work/token.a.h5" "$work/m.h5"
+cp "$work/token.b.h5" "$work/damaged.h5" && "$python" - "$work/damaged.h5" <<'PY'
+import sys
+import h5py
+with h5py.File(sys.argv[1]) as file:
+    place = file["model.layers.1.mlp.up_proj/fisher"].id.get_offset() + 101
+with open(sys.argv[1], "r+b") as file:
+    file.seek(place)
+    byte = file.read(1)[0]
+    file.seek(place)
+    file.write(bytes([byte ^ 1]))
+PY
+refused 3 'damaged.h5: dataset /model.layers.1.mlp.up_proj/fisher is damaged' "$work/token.a.h5" "$work/damaged.h5"
 refused 2 'two statistics files' "$work/token.a.h5"
 before=$(sha256sum "$work/token.ab.h5") got=0
 on 2 merge "$work"/token.{a,c}.h5 --output "$work/token.ab.h5" 2>/dev/null || got=$?

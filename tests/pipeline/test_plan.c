@@ -255,7 +255,8 @@ static void idle_shares_are_the_schedules(void **state)
         backward_s[s] = 3 * 10 * block; /* computed again */
     }
     decant_error err;
-    assert_int_equal(decant_schedule_idle_share(8, 16, forward_s, backward_s, idle, &err), DECANT_OK);
+    assert_int_equal(decant_schedule_idle_share(8, plan.slack, 16, forward_s, backward_s, 0, idle, &err),
+                     DECANT_OK);
     double flops = 0;
     for (int s = 0; s < 8; s++) {
         assert_true(plan.rank[s].idle > idle[s] - 1e-9 && plan.rank[s].idle < idle[s] + 1e-9);

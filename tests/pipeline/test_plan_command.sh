@@ -48,6 +48,23 @@ planned, size = json.load(open(sys.argv[1]))["container_bytes"], int(sys.argv[2]
 assert abs(planned - size) < 0.05 * size, (planned, size)
 PY
 
+# ---- checkpoints: streamed, boundaries and levels; resident, twice the sums of each replica
+for case in streamed:1:1 resident:2:2; do
+  IFS=: read -r memory replicas ranks <<<"$case"
+  "$decant" plan --model "$large" --bits 3.5 --memory $memory --ranks $ranks --replicas $replicas --sequences 100 --window 512 --device cpu \
+    --host-memory 4000G --json >"$work/$memory.json"
+done
+python3 - "$work/streamed.json" "$work/resident.json" <<'PY'
+import json, sys
+streamed, resident = [json.load(open(path)) for path in sys.argv[1:]]
+boundary = 4 * 100 * 512 * 8192
+levels = 2 * sum(2**b for b in range(2, 7)) * 80 * (4 * 8192 + 2 * 22016 + 8192)
+sparse = 4 * 0.0045 * streamed["quantized_weights"]
+assert 0 < streamed["checkpoint_bytes"] - (82 * boundary + levels + sparse) < 64 << 20, (streamed, boundary, levels, sparse)
+assert abs(resident["checkpoint_bytes"] / (2 * 2 * resident["statistics_bytes"]) - 1) < 1e-6, resident
+PY
+"$decant" plan --model "$large" --bits 3.5 --ranks 8 | grep -q 'checkpoints in OUTPUT.work: at most ' || fail "checkpoints are not told"
+
 # ---- exit statuses
 expect 4 'ranks, or --memory streamed' "${plan[@]}" --ranks 4 --memory resident
 expect 4 'GiB of device memory' "${plan[@]}" --ranks 1 --device-memory 2G

@@ -1,15 +1,10 @@
 #!/usr/bin/env bash
 # Jobs that are killed or interrupted go on from OUTPUT.work, on the same or another number of ranks, and end with the
 # bytes of an undisturbed one; work that belongs to another job, or is damaged, is refused; two jobs on one output are too.
-# DECANT_TEST_KILLS: how many kills at random moments (4).
+# DECANT_TEST_KILLS: how many kills at random moments (4), DECANT_TEST_SEED: which ones.
 set -euo pipefail
 . "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
-running=
-cleanup() {
-  [[ -z $running ]] || kill_all "$running"
-  rm -rf "$work"
-}
-trap cleanup EXIT
+. "$source/tests/pipeline/interrupted.sh"
 
 model=$source/tests/reference/llama_mha # three layers
 tokens=$work/tokens.npy                 # 14 sequences, so 14 micro-batches of one
@@ -22,49 +17,6 @@ PY
 common=(--model "$model" --calibration "$tokens" --micro-batch 1 --device cpu)
 run=(run "${common[@]}" --text "$model/tokens.npy" --bits 5)
 always=(--checkpoint-every 0)
-
-# through RANKS ARGUMENTS…: a job that comes to its end; what it tells is in err.
-through() {
-  local ranks=$1
-  shift
-  timeout 120 mpirun -n "$ranks" "$decant" "$@" >/dev/null 2>"$work/err" || fail "'$*' failed: $(cat "$work/err")"
-}
-
-# The processes of decant that write an output, mpirun left out.
-processes() { pgrep -f "^$decant .*--output $1( |\$)" || true; }
-
-# kill_all OUTPUT, kill_one OUTPUT: SIGKILL to every rank, or to one of them.
-kill_all() { for process in $(processes "$1"); do kill -KILL "$process" 2>/dev/null || true; done; }
-kill_one() { kill -KILL "$(processes "$1" | shuf -n 1)" 2>/dev/null || true; }
-
-# begin RANKS OUTPUT ARGUMENTS…: in the background; `job` is mpirun's process.
-begin() {
-  local ranks=$1
-  running=$2
-  shift 2
-  # mpirun may outlive ranks that were killed while they started
-  timeout 60 mpirun -n "$ranks" "$decant" "$@" --output "$running" >/dev/null 2>"$work/err" &
-  job=$!
-}
-
-# finish: its exit status in `got`, once no rank of it is left.
-finish() {
-  got=0
-  wait "$job" || got=$?
-  for _ in $(seq 1000); do
-    [[ -n $(processes "$running") ]] || break
-    sleep 0.01
-  done
-  running=
-}
-
-# wait_for FILE: false when the job was over before.
-wait_for() {
-  while [[ ! -e $1 ]]; do
-    kill -0 "$job" 2>/dev/null || return 1
-    sleep 0.002
-  done
-}
 
 through 1 "${run[@]}" --output "$work/whole.h5"
 [[ ! -e $work/whole.h5.work ]] || fail "a complete job left its work directory"
@@ -116,9 +68,11 @@ for _ in $(seq 20); do
   [[ -e $work/late.h5.work/statistics.h5 ]] && break
 done
 [[ ! -e $work/late.h5.work/calibration.h5.partial ]] || fail "sums of unfinished calibration are kept beside the finished ones"
-through 3 "${run[@]}" --output "$work/late.h5"
+through 3 "${run[@]}" --log "$work/late.log" --output "$work/late.h5"
 grep -q 'calibration is finished already' "$work/err" || fail "calibration was done again: $(cat "$work/err")"
 cmp "$work/whole.h5" "$work/late.h5" || fail "a job that went on after calibration gives other bytes"
+python3 -c 'import json, sys; [json.loads(line, parse_constant=int) for line in open(sys.argv[1])]' "$work/late.log" ||
+  fail "the log is not JSON: $(cat "$work/late.log")"
 
 # ---- replicas go on as replicas, on other numbers of stages; `decant calibrate` too, and with Hessians
 common+=(--method guided --guided-groups 2)
@@ -170,6 +124,14 @@ expect 2 'there, bits = 5; here, bits = 5.5' on 2 "${run[@]}" --bits 5.5 --outpu
 expect 2 'fisher = ' on 2 "${run[@]}" --fisher sequence --output "$out"
 expect 2 'calibration_crc32 = ' on 2 "${run[@]}" --calibration "$work/other.npy" --output "$out"
 expect 2 'model_crc32 = ' on 2 "${run[@]}" --model "$work/other" --output "$out"
+cp -r "$out.work" "$work/older.h5.work"
+python3 - "$work/older.h5.work/head" <<'PY'
+import re, sys, zlib
+text = re.sub("(?m)^program_version = .*$", "program_version = 0.0.1", open(sys.argv[1]).read())
+text = text[: text.index("checksum = ")]
+open(sys.argv[1], "w").write(text + "checksum = %08x\n" % zlib.crc32(text.encode()))
+PY
+expect 2 'there, program_version = 0.0.1; here, program_version = ' on 2 "${run[@]}" --output "$work/older.h5"
 expect 2 'command = calibrate' on 1 calibrate "${common[@]}" --output "$out"
 [[ $(cd "$out.work" && sha256sum calibration.h5 head) == "$before" ]] || fail "refused work was changed"
 cp -r "$out.work" "$work/torn.h5.work"
@@ -203,22 +165,19 @@ kill $holder 2>/dev/null || true
 wait $holder 2>/dev/null || true
 until flock -n "$out.work/lock" true; do sleep 0.1; done
 
-# ---- kills at random moments, of all ranks or of one, until the job is through
-out=$work/random.h5 kills=0 jobs=0 resumed=0
-while ((kills < ${DECANT_TEST_KILLS:-4})); do
-  begin $((RANDOM % 3 + 1)) "$out" "${run[@]}" --replicas 1 "${always[@]}"
-  wait_for "$out.work/head" || true
-  sleep "$(awk -v n=$RANDOM 'BEGIN { print n / 32768 * 2 }')"
-  if ((RANDOM % 2)); then kill_all "$out"; else kill_one "$out"; fi
-  finish
-  ! grep -Eq 'going on (after|from)' "$work/err" || resumed=$((resumed + 1))
-  if [[ -e $out ]]; then # it was through, though perhaps not gone
-    cmp "$work/whole.h5" "$out" || fail "after $kills kills a job gives other bytes"
-    rm "$out"
-    jobs=$((jobs + 1))
-  fi
-  [[ $got == 0 ]] || kills=$((kills + 1))
-done
-through 2 "${run[@]}" --replicas 1 --output "$out"
-cmp "$work/whole.h5" "$out" || fail "after $kills kills a job gives other bytes"
-echo "resumed jobs: passed; $kills kills, $resumed of the jobs after them went on, $((jobs + 1)) came to an end"
+begin 2 "$work/two.h5" "${run[@]}" "${always[@]}"
+wait_for "$work/two.h5.work/calibration.h5" || fail "the job was over before another could begin: make it longer"
+holders=$(processes "$work/two.h5")
+kill -STOP $holders
+cp "$work/two.h5.work/lock" "$work/holder"
+expect 2 "in use by another job, $(<"$work/holder")" on 2 "${run[@]}" --output "$work/two.h5"
+grep -qw "$(awk '{ print $2 }' "$work/holder")" <<<"$holders" || fail "the lock names $(<"$work/holder"), the job is $holders"
+kill -CONT $holders
+finish
+[[ $got == 0 ]] || fail "the job beside which another was refused ends with $got"
+cmp "$work/whole.h5" "$work/two.h5" || fail "the job beside which another was refused gives other bytes"
+
+# ---- kills at random moments, of one rank, of all, and of mpirun too, until the job is through
+python3 "$source/tests/pipeline/kill_loop.py" "${DECANT_TEST_KILLS:-4}" "${DECANT_TEST_SEED:-$RANDOM}" "$work/whole.h5" "$work/random.h5" 3,3,1,3,2 \
+  "$decant" "${run[@]}" --replicas 1 "${always[@]}"
+echo "resumed jobs: passed"

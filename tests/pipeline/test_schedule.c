@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MESSAGES_AHEAD = 3 }; /* pipeline/channel.c */
 enum { LAYERS_MAXIMUM = 80, STAGES_MAXIMUM = 70, SEQUENCES_MAXIMUM = 24 };
 
 /* ---- layers ---- */
@@ -213,30 +214,36 @@ static void matrices_are_shared_out_evenly(void **state)
         assert_int_equal(owners[i], expected[i]);
 }
 
+static void one_stage_passes_every_sequence_once_each_way(int stages, int stage, int slack, int64_t sequences)
+{
+    int64_t forward = 0, backward = 0, waiting_most = 0;
+    int64_t in_flight = decant_schedule_in_flight(stages, stage, slack, sequences);
+    for (int64_t i = 0; i < 2 * sequences; i++) {
+        decant_step step = decant_schedule_step(in_flight, sequences, i);
+        int64_t *next = step.direction == DECANT_FORWARD ? &forward : &backward;
+        assert_int_equal(step.batch, *next);
+        (*next)++;
+        assert_true(backward <= forward);
+        waiting_most = forward - backward > waiting_most ? forward - backward : waiting_most;
+    }
+    assert_int_equal(forward, sequences);
+    assert_int_equal(backward, sequences);
+    assert_int_equal(waiting_most, in_flight);
+    assert_true(waiting_most <= stages - stage + slack && waiting_most <= 2 * (stages - stage) - 1);
+}
+
 static void every_sequence_passes_once_each_way(void **state)
 {
     (void)state;
     for (int stages = 1; stages <= 9; stages++)
         for (int64_t sequences = 0; sequences <= SEQUENCES_MAXIMUM; sequences++)
-            for (int stage = 0; stage < stages; stage++) {
-                int64_t forward = 0, backward = 0, waiting_most = 0;
-                for (int64_t i = 0; i < 2 * sequences; i++) {
-                    decant_step step = decant_schedule_step(stages, stage, sequences, i);
-                    int64_t *next = step.direction == DECANT_FORWARD ? &forward : &backward;
-                    assert_int_equal(step.batch, *next);
-                    (*next)++;
-                    assert_true(backward <= forward);
-                    waiting_most = forward - backward > waiting_most ? forward - backward : waiting_most;
-                }
-                assert_int_equal(forward, sequences);
-                assert_int_equal(backward, sequences);
-                assert_int_equal(waiting_most, decant_schedule_in_flight(stages, stage, sequences));
-                assert_true(waiting_most <= stages - stage);
-            }
+            for (int stage = 0; stage < stages; stage++)
+                for (int slack = 0; slack < stages; slack++)
+                    one_stage_passes_every_sequence_once_each_way(stages, stage, slack, sequences);
 }
 
-/* Stages that take whatever step is possible, with queues between them that never fill. */
-static int64_t steps_until_stuck(int stages, int64_t sequences)
+/* Stages that take whatever step is possible, when a stage may be so many messages ahead of its neighbour. */
+static int64_t steps_until_stuck(int stages, int slack, int64_t sequences)
 {
     int64_t taken[STAGES_MAXIMUM] = {0}, forward[STAGES_MAXIMUM] = {0}, backward[STAGES_MAXIMUM] = {0},
             steps = 0;
@@ -245,11 +252,14 @@ static int64_t steps_until_stuck(int stages, int64_t sequences)
         for (int s = 0; s < stages; s++) {
             if (taken[s] == 2 * sequences)
                 continue;
-            decant_step step = decant_schedule_step(stages, s, sequences, taken[s]);
+            int64_t in_flight = decant_schedule_in_flight(stages, s, slack, sequences);
+            decant_step step = decant_schedule_step(in_flight, sequences, taken[s]);
             bool is_forward = step.direction == DECANT_FORWARD;
+            bool is_far_ahead = is_forward ? s < stages - 1 && forward[s] - forward[s + 1] >= MESSAGES_AHEAD
+                                           : s > 0 && backward[s] - backward[s - 1] >= MESSAGES_AHEAD;
             int64_t there = is_forward ? (s == 0 ? sequences : forward[s - 1])
                                        : (s == stages - 1 ? forward[s] : backward[s + 1]);
-            if (step.batch >= there)
+            if (step.batch >= there || is_far_ahead)
                 continue;
             (is_forward ? forward : backward)[s]++;
             taken[s]++;
@@ -265,9 +275,11 @@ static void nobody_waits_for_ever(void **state)
     (void)state;
     for (int stages = 1; stages <= 16; stages++)
         for (int64_t sequences = 1; sequences <= SEQUENCES_MAXIMUM; sequences++)
-            assert_int_equal(steps_until_stuck(stages, sequences), 2 * stages * sequences);
-    assert_int_equal(steps_until_stuck(STAGES_MAXIMUM, 3), 2 * STAGES_MAXIMUM * 3);
-    assert_int_equal(steps_until_stuck(STAGES_MAXIMUM, 200), 2 * STAGES_MAXIMUM * 200);
+            for (int slack = 0; slack < stages; slack++)
+                assert_int_equal(steps_until_stuck(stages, slack, sequences), 2 * stages * sequences);
+    assert_int_equal(steps_until_stuck(STAGES_MAXIMUM, 0, 3), 2 * STAGES_MAXIMUM * 3);
+    assert_int_equal(steps_until_stuck(STAGES_MAXIMUM, 0, 200), 2 * STAGES_MAXIMUM * 200);
+    assert_int_equal(steps_until_stuck(STAGES_MAXIMUM, STAGES_MAXIMUM - 1, 200), 2 * STAGES_MAXIMUM * 200);
 }
 
 /* ---- idle time ---- */
@@ -282,16 +294,40 @@ static void idle_share_is_the_known_bubble_when_stages_are_equal(void **state)
     decant_error err;
     for (int stages = 1; stages <= 8; stages++)
         for (int64_t sequences = 1; sequences <= SEQUENCES_MAXIMUM; sequences++) {
+            int slack = (int)(sequences % stages); /* makes no difference */
             for (int s = 0; s < stages; s++) {
                 forward_s[s] = 0.5;
                 backward_s[s] = 1.5;
             }
-            assert_int_equal(decant_schedule_idle_share(stages, sequences, forward_s, backward_s, idle, &err),
-                             DECANT_OK);
+            assert_int_equal(
+                decant_schedule_idle_share(stages, slack, sequences, forward_s, backward_s, 0, idle, &err),
+                DECANT_OK);
             for (int s = 0; s < stages; s++)
                 assert_true(fabs(idle[s] - (stages - 1.0) / ((double)sequences + stages - 1)) <
                             SHARE_TOLERANCE);
         }
+}
+
+/* Messages that take as long as half a pass of both directions are hidden by slack, and by nothing else. */
+static void slack_hides_messages(void **state)
+{
+    (void)state;
+    enum { STAGES = 8, SEQUENCES = 400 };
+    double forward_s[STAGES], backward_s[STAGES], idle[STAGES];
+    const double message_s = 1.5;
+    decant_error err;
+    for (int s = 0; s < STAGES; s++) {
+        forward_s[s] = 1;
+        backward_s[s] = 2;
+    }
+    assert_int_equal(
+        decant_schedule_idle_share(STAGES, 0, SEQUENCES, forward_s, backward_s, message_s, idle, &err),
+        DECANT_OK);
+    assert_true(idle[0] > 0.4);
+    assert_int_equal(
+        decant_schedule_idle_share(STAGES, STAGES - 1, SEQUENCES, forward_s, backward_s, message_s, idle, &err),
+        DECANT_OK);
+    assert_true(idle[0] < 0.05);
 }
 
 /* Two stages and two sequences, by hand: the first passes forward at 0–1 and 1–2, the second works at 1–4
@@ -302,7 +338,7 @@ static void idle_share_follows_the_dependencies(void **state)
     const double forward_s[] = {1, 1}, backward_s[] = {1, 2};
     double idle[2];
     decant_error err;
-    assert_int_equal(decant_schedule_idle_share(2, 2, forward_s, backward_s, idle, &err), DECANT_OK);
+    assert_int_equal(decant_schedule_idle_share(2, 0, 2, forward_s, backward_s, 0, idle, &err), DECANT_OK);
     assert_true(fabs(idle[0] - 4.0 / 8) < SHARE_TOLERANCE);
     assert_true(fabs(idle[1] - 2.0 / 8) < SHARE_TOLERANCE);
 }
@@ -313,7 +349,7 @@ static void busiest_stage_is_hardly_idle_when_sequences_are_many(void **state)
     const double forward_s[] = {1, 1.5, 1, 0.5}, backward_s[] = {2, 3, 2, 1};
     double idle[4];
     decant_error err;
-    assert_int_equal(decant_schedule_idle_share(4, 2000, forward_s, backward_s, idle, &err), DECANT_OK);
+    assert_int_equal(decant_schedule_idle_share(4, 0, 2000, forward_s, backward_s, 0, idle, &err), DECANT_OK);
     assert_true(idle[1] < 0.002);
     assert_true(fabs(idle[0] - 1.0 / 3) < 0.002);
     assert_true(fabs(idle[3] - 2.0 / 3) < 0.002);
@@ -325,9 +361,9 @@ static void idle_share_is_zero_when_nothing_is_done(void **state)
     const double forward_s[] = {1, 1}, backward_s[] = {1, 1}, nothing_s[] = {0, 0};
     double idle[2] = {-1, -1};
     decant_error err;
-    assert_int_equal(decant_schedule_idle_share(2, 0, forward_s, backward_s, idle, &err), DECANT_OK);
+    assert_int_equal(decant_schedule_idle_share(2, 0, 0, forward_s, backward_s, 0, idle, &err), DECANT_OK);
     assert_true(idle[0] == 0 && idle[1] == 0);
-    assert_int_equal(decant_schedule_idle_share(2, 5, nothing_s, nothing_s, idle, &err), DECANT_OK);
+    assert_int_equal(decant_schedule_idle_share(2, 0, 5, nothing_s, nothing_s, 0, idle, &err), DECANT_OK);
     assert_true(idle[0] == 0 && idle[1] == 0);
 }
 
@@ -352,6 +388,7 @@ int main(void)
         cmocka_unit_test(every_sequence_passes_once_each_way),
         cmocka_unit_test(nobody_waits_for_ever),
         cmocka_unit_test(idle_share_is_the_known_bubble_when_stages_are_equal),
+        cmocka_unit_test(slack_hides_messages),
         cmocka_unit_test(idle_share_follows_the_dependencies),
         cmocka_unit_test(busiest_stage_is_hardly_idle_when_sequences_are_many),
         cmocka_unit_test(idle_share_is_zero_when_nothing_is_done),

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # launch/decant.sbatch on a real Slurm of one node: a job that runs through, one whose plan does not fit, bad input, a job
-# that is signalled, leaves with 75, is requeued and ends with the undisturbed job's bytes, and a device that fails for good.
+# that is signalled twice, leaves with 75, is requeued and ends with the undisturbed job's bytes, and a device that fails for
+# good, for which a program stands in.
 # Skipped (77) where Slurm cannot start.
 set -euo pipefail
 decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
@@ -32,7 +33,7 @@ state() { scontrol show job "$1" | sed -n 's/.*JobState=\([A-Z]*\).*/\1/p'; }
 # ended JOB: waits for the end; a job that is requeued is let start at once (Slurm would wait two minutes).
 ended() {
   local now
-  for _ in {1..240}; do
+  for _ in {1..960}; do
     now=$(state "$1")
     case $now in
       COMPLETED | FAILED | CANCELLED) return ;;
@@ -72,24 +73,38 @@ job=$(submit "$decant" bad)
 expect "$job" 3 'absent.npy'
 [[ $(restarts "$job") == 0 ]] || fail "a job with bad input was requeued"
 
-# ---- signalled: what decant promises of 75 is stood in for by a program that keeps it, around the real one
-cat >saves <<STANDIN
-#!/bin/bash
-[[ \$1 == run && ! -e $work/saved.\$SLURM_PROCID ]] || exec "$decant" "\$@"
-trap 'touch $work/saved.\$SLURM_PROCID; exit 75' USR1
-touch $work/computing.\$SLURM_PROCID
-for _ in {1..600}; do sleep 0.1; done
-exit 70
-STANDIN
-chmod +x saves
-ini signalled signalled.h5
-job=$(submit "$work/saves" signalled)
-for _ in {1..200}; do [[ -e computing.0 && -e computing.1 ]] && break; sleep 0.1; done
-scancel --batch --signal=USR1 "$job" # what --signal=B:USR1@120 sends ahead of the limit
-expect "$job" 0 'back into the queue'
-[[ $(restarts "$job") == 1 ]] || fail "the signalled job was restarted $(restarts "$job") times"
-[[ -e saved.0 && -e saved.1 ]] || fail "not every rank was signalled"
-cmp plain.h5 signalled.h5 || fail "the requeued job gives other bytes"
+# ---- signalled while it calibrates, twice: decant leaves with 75 each time, and ends with the undisturbed job's bytes
+python3 -c 'import numpy as np; t = np.load("'"$model"'/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(10)]))'
+long=("micro-batch = 1" "checkpoint-every = 0")
+sed "s,^calibration.*,calibration = $work/long.npy,; /^micro-batch/d; /^quiet/d; /^output/d" plain.ini >long.ini
+printf '%s\n' "${long[@]}" "output = $work/signalled.h5" >>long.ini
+mpirun -n 1 "$decant" run --config long.ini --quiet --output "$work/undisturbed.h5"
+job=$(submit "$decant" long)
+# signalled WORKING: once there is a checkpoint of this run; what --signal=B:USR1@120 sends ahead of the limit, or TERM, as on
+# preemption
+signalled() {
+  local mark
+  mark=$(stat -c %Y%i signalled.h5.work/calibration.h5 2>/dev/null || true)
+  for _ in {1..6000}; do
+    if [[ $(stat -c %Y%i signalled.h5.work/calibration.h5 2>/dev/null || true) != "$mark" ]]; then
+      scancel --batch --signal="$1" "$job"
+      return
+    fi
+    [[ ! -e signalled.h5 ]] || fail "the job was over before it was signalled: make it longer"
+    scontrol show job "$job" | grep -q Reason=BeginTime && scontrol update JobId="$job" StartTime=now
+    sleep 0.02
+  done
+  fail "there is no checkpoint"
+}
+signalled USR1
+for _ in {1..400}; do grep -q 'decant saved its work (75): back into the queue' "decant-$job.log" && break; sleep 0.05; done
+signalled TERM
+expect "$job" 0 'decant saved its work (75): back into the queue'
+[[ $(restarts "$job") == 2 ]] || fail "the signalled job was restarted $(restarts "$job") times, not twice"
+[[ $(grep -c 'interrupted, can be resumed: ' "decant-$job.log") == 2 ]] || fail "decant did not leave by itself"
+[[ $(grep -c 'going on after' "decant-$job.log") == 2 ]] || fail "decant began anew"
+cmp undisturbed.h5 signalled.h5 || fail "the requeued job gives other bytes"
+[[ ! -e signalled.h5.work ]] || fail "a complete job left its work directory"
 
 # ---- a device that fails for good: three more times, then no more
 cat >fails <<STANDIN

@@ -2,6 +2,7 @@
  * models, as tests/reference/make_sensitivity_golden.py computed them in double, asked for in several orders.
  * Runs on the backend that DECANT_TEST_DEVICE names. */
 #include "io/safetensors.h"
+#include "stages/linear_weight.h"
 #include "stages/probe.h"
 #include "stages/source.h"
 #include "tests/kernels/device_arrays.h"
@@ -66,19 +67,17 @@ static void close_model(probed_model *model)
 static decant_comparison measure(probed_model *model, int block, int index)
 {
     decant_linear changed = model->whole.blocks[block].linears[index];
-    char tensor[DECANT_NAME_BYTES + 8];
-    decant_matrix host;
-    snprintf(tensor, sizeof tensor, "%s.weight", changed.name);
-    REQUIRE(decant_safetensors_matrix(model->weights, tensor, changed.rows, changed.columns, &host, err));
+    decant_linear_weight found;
+    REQUIRE(decant_linear_weight_find(model->weights, &changed, &found, err));
     int64_t count = changed.rows * changed.columns;
     float *values = malloc((size_t)count * sizeof *values);
-    decant_elements_to_f32(host.element, host.data, count, values);
+    decant_elements_to_f32(found.host.element, found.host.data, count, values);
     for (int64_t k = 0; k < count; k++)
         values[k] = (float)(values[k] * (1 + 0.5 * sin((double)(k + 1))));
     decant_matrix waved = {values, DECANT_F32, changed.rows, changed.columns};
     decant_comparison sums;
-    REQUIRE(model->backend->weights->place(model->backend, waved, DECANT_PLACE_COMPUTE, tensor, &changed.weight,
-                                           err));
+    REQUIRE(model->backend->weights->place(model->backend, waved, DECANT_PLACE_COMPUTE, found.tensor,
+                                           &changed.weight, err));
     REQUIRE(decant_probe_measure(model->probe, block, index, &changed, &sums, err));
     model->backend->weights->unplace(model->backend, &changed.weight);
     free(values);

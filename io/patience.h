@@ -1,0 +1,26 @@
+/* Calls that wait for the other ranks inside a library and may do so for ever when one of them failed in there.
+ * There is then nobody left to agree with: the process ends with a message, and the launcher ends the other
+ * ranks. */
+#ifndef DECANT_IO_PATIENCE_H
+#define DECANT_IO_PATIENCE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+typedef struct decant_patience {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool is_watched, is_over;
+    double seconds;
+    int rank;
+    const char *path; /* borrowed */
+} decant_patience;
+
+/* From now on until the end the call has `seconds`; after that `path`, a file that is not finished, is removed,
+ * one line is printed, and the process ends with the exit status of DECANT_ERROR_DISK. Without a thread to
+ * watch, it is not watched. */
+void decant_patience_begin(decant_patience *patience, double seconds, int rank, const char *path);
+void decant_patience_end(decant_patience *patience);
+
+#endif

@@ -1,0 +1,37 @@
+/* Greedy generation: after a prompt, the most likely token again and again, one sequence at a time. Keys and
+ * values of all tokens so far are kept, so that a new token costs one row through every layer.
+ *
+ * Works for every family as it is: a part whose backend has another attention in its table is given to the
+ * family's forward pass. That attention keeps keys and values, and attends over what was kept. */
+#ifndef DECANT_STAGES_GENERATION_H
+#define DECANT_STAGES_GENERATION_H
+
+#include "stages/model.h"
+
+typedef struct decant_generation decant_generation;
+
+/* `part` is a whole model in place, borrowed; it takes sequences of up to part->tokens, prompt and generated
+ * tokens together. Freed with decant_generation_destroy, which takes NULL and sets NULL. */
+decant_status decant_generation_create(const decant_model_part *part, decant_generation **generation,
+                                       decant_error *err);
+void decant_generation_destroy(decant_generation **generation);
+
+/* Forgets what was before and passes a prompt.
+ *   tokens   host [count], 1 … part->tokens
+ *   next     receives the most likely next token, the lowest among equals */
+decant_status decant_generation_begin(decant_generation *generation, const int32_t *tokens, int64_t count,
+                                      int32_t *next, decant_error *err);
+
+/* Passes one more token, as a rule the one that was most likely; no more than part->tokens in all. */
+decant_status decant_generation_step(decant_generation *generation, int32_t token, int32_t *next,
+                                     decant_error *err);
+
+/* How many tokens have passed; going back to an earlier count forgets those after it. */
+int64_t decant_generation_count(const decant_generation *generation);
+void decant_generation_go_back(decant_generation *generation, int64_t count);
+
+/* Bytes of keys and values that a sequence of `tokens` tokens keeps: pure. */
+int64_t decant_generation_kept_bytes(const decant_model_config *config, decant_element activation,
+                                     int64_t tokens);
+
+#endif

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# launch/decant.sbatch without Slurm, under mpirun: runs through, refuses what the plan refuses, and leaves with decant's own 75
+# when it is signalled; the same command goes on, and ends with the undisturbed bytes. tests/slurm/test_batch.sh is its twin.
+set -euo pipefail
+export DECANT=${DECANT_PROGRAM:?} RANKS=2
+source=${DECANT_TEST_SOURCE:?}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+fail() { echo "FAILED: $*" >&2; cat said >&2; exit 1; }
+# batch STATUS PATTERN: here, in the background or not
+batch() {
+  local got=0
+  "$source/launch/decant.sbatch" job.ini >said 2>&1 || got=$?
+  [[ $got == "$1" ]] || fail "the job ended with $got, not $1"
+  grep -q -- "$2" said || fail "the job does not say '$2'"
+}
+
+model=$source/tests/reference/llama_mha
+python3 -c 'import numpy as np; t = np.load("'"$model"'/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(10)]))'
+printf '%s\n' "model = $model" "calibration = $work/long.npy" "bits = 5" "micro-batch = 1" "checkpoint-every = 0" \
+  "device = cpu" "output = $work/job.h5" >job.ini
+mpirun -n 1 "$DECANT" run --config job.ini --quiet --output "$work/undisturbed.h5"
+
+batch 0 'decant.sbatch: done'
+cmp job.h5 undisturbed.h5 || fail "other bytes than mpirun's"
+batch 2 'stopped with 2' # the output exists
+rm job.h5
+
+"$source/launch/decant.sbatch" job.ini >said 2>&1 &
+for _ in {1..3000}; do [[ ! -e job.h5.work/calibration.h5 ]] || break; sleep 0.01; done
+kill -USR1 $!
+got=0
+wait $! || got=$?
+[[ $got == 75 ]] || fail "a signalled job ended with $got"
+grep -q 'decant saved its work (75); run it again to go on' said || fail "it does not say that it can go on"
+[[ ! -e job.h5 ]] || fail "a signalled job left an output"
+batch 0 'going on after'
+cmp job.h5 undisturbed.h5 || fail "a job that went on gives other bytes"
+
+rm job.h5
+echo 'host-memory = 1M' >>job.ini
+batch 4 'nothing was started'
+[[ ! -e job.h5 && $(compgen -G '*.failures' || true) == "" ]] || fail "left over: $(ls)"
+echo "decant.sbatch without Slurm: passed"

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Weights that a method may stumble over: rows of zeros, constant rows, rows of fewer values than levels, matrices of zeros,
+# and Fisher sums that are zero because of them, come out as they were; weights that are no numbers are refused by name; so
+# are tokens outside of the vocabulary.
+set -euo pipefail
+. "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
+python3 -c 'import h5py' 2>/dev/null || { echo "h5py is not here"; exit 77; }
+model=$source/tests/reference/llama_mha tokens=$source/tests/reference/llama_mha/tokens.npy
+
+# change FOLDER CODE: a copy of the model in which CODE changed the tensors, by name in `t`.
+change() {
+  mkdir "$1" && cp "$model/config.json" "$1" && python3 - "$model/model.safetensors" "$1/model.safetensors" "$2" <<'PY'
+import json, struct, sys
+import numpy as np
+raw = bytearray(open(sys.argv[1], "rb").read())
+size = struct.unpack("<Q", raw[:8])[0]
+t = {}
+for name, entry in json.loads(raw[8 : 8 + size]).items():
+    if name != "__metadata__":
+        assert entry["dtype"] == "F32"
+        begin, end = (8 + size + offset for offset in entry["data_offsets"])
+        t[name.removesuffix(".weight")] = np.frombuffer(memoryview(raw)[begin:end], "<f4").reshape(entry["shape"])
+exec(sys.argv[3])
+open(sys.argv[2], "wb").write(raw)
+PY
+}
+
+# ---- rows that are easy. Without o_proj nothing flows back to q, k and v of its block: their Fisher sums are zero.
+change "$work/easy" '
+up = t["model.layers.1.mlp.up_proj"]
+up[0] = 0
+up[1] = 0.5
+up[2] = np.resize([-0.25, 0.125, 0.75], up.shape[1])
+up[3] = 0
+up[3, 7] = -0.375
+t["model.layers.0.self_attn.o_proj"][:] = 0
+'
+for method in kmeans rtn nf4 higgs kmeans,rtn,nf4,higgs; do
+  bits=(--bit-widths 4)
+  [[ $method != nf4 ]] || bits=()
+  [[ $method != *,* ]] || bits=(--bits 4.8)
+  on 2 run --model "$work/easy" --calibration "$tokens" --text "$tokens" --method "$method" "${bits[@]}" --overwrite \
+    --output "$work/easy.h5" >"$work/result" || fail "$method stumbles"
+  PYTHONPATH=$source/examples python3 - "$work" "$method" <<'PY' || fail "$method: $(cat "$work/result")"
+import sys
+import h5py, numpy as np
+from read_container import read_layer
+with h5py.File(sys.argv[1] + "/easy.h5") as container:
+    for name in bytes(container["errors/layers"][:]).decode().split():
+        assert np.isfinite(read_layer(container, name)).all(), name
+        assert np.isfinite(container[name].attrs["relative_error"]), name
+    up = read_layer(container, "model.layers.1.mlp.up_proj")
+    assert (up[0] == 0).all(), up[0]
+    assert (read_layer(container, "model.layers.0.self_attn.o_proj") == 0).all()
+    # A rotation spreads a row over all values, and a grid has none where a row needs them.
+    exact = container["model.layers.1.mlp.up_proj"].attrs["method"][:6] == b"kmeans"
+    if exact:
+        assert (up[1] == 0.5).all() and set(up[2]) == {-0.25, 0.125, 0.75}, up[1:3]
+        assert up[3, 7] == -0.375 and (np.delete(up[3], 7) == 0).all(), up[3]
+    else:
+        assert abs(up[1] - 0.5).max() < 0.2, up[1]
+    for key in "perplexity_original", "perplexity_quantized", "kl_divergence":
+        assert np.isfinite(container.attrs[key]), key
+PY
+done
+
+# ---- no numbers
+cases=0
+while IFS='|' read -r value place method; do
+  change "$work/bad.$((++cases))" "t['model.layers.1.mlp.up_proj'][$place] = $value"
+  expect 3 'model.layers.1.mlp.up_proj.*row 3, column 5' on 3 run --model "$work/bad.$cases" --method "$method" --bit-widths 4 \
+    --calibration "$tokens" --output "$work/no.h5"
+done <<'CASES'
+np.nan|3, 5|rtn
+np.inf|3, 5|kmeans
+-np.inf|3, 5|higgs
+CASES
+for tensor in model.norm model.embed_tokens model.layers.2.input_layernorm; do
+  change "$work/$tensor" "t['$tensor'].reshape(-1)[3] = np.nan"
+  expect 3 'no number\|not finite\|is not a number' on 3 run --model "$work/$tensor" --method kmeans --bit-widths 4 \
+    --calibration "$tokens" --output "$work/no.h5"
+done
+
+# ---- tokens outside of the vocabulary
+python3 - "$tokens" "$work" <<'PY'
+import sys
+import numpy as np
+tokens = np.load(sys.argv[1])
+for name, value in {"beyond": 1 << 20, "negative": -1}.items():
+    changed = tokens.copy()
+    changed[1, 4] = value
+    np.save(f"{sys.argv[2]}/{name}.npy", changed)
+PY
+for name in beyond negative; do
+  expect 3 "$name.npy: token 4 of sequence 1 is .*outside the vocabulary" on 2 run --model "$model" --calibration "$work/$name.npy" \
+    --bits 5 --output "$work/no.h5"
+  expect 3 "$name.npy: token 4 of sequence 1 is .*outside the vocabulary" on 2 run --model "$model" --calibration "$tokens" \
+    --text "$work/$name.npy" --bits 5 --output "$work/no.h5"
+done
+[[ ! -e $work/no.h5 && ! -e $work/no.h5.partial ]] || fail "a refused job left a file"
+echo "strange weights: passed"
