@@ -9,6 +9,7 @@ enum {
     MOST_LEVELS = 1 << DECANT_BITS_MAXIMUM,
     MARK_WORDS = 512, /* of the pattern, marked at once */
     VECTOR = 8,       /* BF16 numbers in sixteen bytes */
+    REMAINDERS = 512, /* of the sparse part of a row, in shared memory at once */
 };
 
 /* ---- beginning ---- */
@@ -180,25 +181,35 @@ static __global__ void __launch_bounds__(THREADS) objective_kernel(decant_cuda_g
         result->error.weighted += product + crossed;
 }
 
-/* weighted += eᵀ H e */
+/* A block a row: weighted += eᵀ H e. The whole row may be in the sparse part. */
 static __global__ void __launch_bounds__(THREADS) remainder_kernel(decant_cuda_guided g)
 {
-    const int lane = (int)threadIdx.x % DECANT_WARP;
-    const int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / DECANT_WARP, n = g.columns;
-    if (row >= g.rows)
-        return;
+    __shared__ double parts[WARPS];
+    __shared__ uint32_t columns[REMAINDERS];
+    __shared__ float rests[REMAINDERS];
+    const int64_t row = blockIdx.x, n = g.columns;
     const float *hessian = g.hessian + group_of(g, row) * n * n;
     const uint32_t begin = g.packed.sparse.row_offsets[row], end = g.packed.sparse.row_offsets[row + 1];
     double sum = 0;
-    for (uint32_t i = begin + lane; i < end; i += DECANT_WARP) {
-        double inner = 0;
-        for (uint32_t k = begin; k < end; k++)
-            inner += (double)hessian[g.packed.sparse.columns[k] * n + g.packed.sparse.columns[i]] *
-                     remainder_of(g, row, k);
-        sum += inner * remainder_of(g, row, i);
+    for (uint32_t first = begin; first < end; first += REMAINDERS) {
+        const int count = (int)min((uint32_t)REMAINDERS, end - first);
+        __syncthreads(); /* earlier readers are done */
+        for (int k = (int)threadIdx.x; k < count; k += THREADS) {
+            columns[k] = g.packed.sparse.columns[first + k];
+            rests[k] = remainder_of(g, row, first + k);
+        }
+        __syncthreads();
+        for (uint32_t i = begin + threadIdx.x; i < end; i += THREADS) {
+            const int64_t column = g.packed.sparse.columns[i];
+            double inner = 0;
+#pragma unroll 8
+            for (int k = 0; k < count; k++)
+                inner += (double)rests[k] * hessian[columns[k] * n + column];
+            sum += inner * remainder_of(g, row, i);
+        }
     }
-    sum = decant_warp_sum(sum);
-    if (lane == 0)
+    sum = decant_block_sum(sum, parts);
+    if (threadIdx.x == 0)
         g.results[row].error.weighted += sum;
 }
 
@@ -276,6 +287,6 @@ decant_status decant_cuda_guided_store(decant_backend *backend, const decant_cud
     DECANT_RETURN_ON_FAILURE(add_objective<true>(backend, g, err));
     if (g->packed.sparse.count == 0)
         return DECANT_OK;
-    remainder_kernel<<<(unsigned)((g->rows + WARPS - 1) / WARPS), THREADS, 0, stream>>>(*g);
+    remainder_kernel<<<(unsigned)g->rows, THREADS, 0, stream>>>(*g);
     return decant_cuda_launched(backend, "guide, sparse remainders", err);
 }
