@@ -106,6 +106,7 @@ void decant_container_close(decant_container **container); /* takes NULL, sets N
 /* Where it was opened, for messages; owned by the container. */
 const char *decant_container_path(const decant_container *container);
 
+/* Also where it cannot be told, because the file cannot be read: who opens it then hears why. */
 bool decant_container_has(const decant_container *container, const char *path);
 
 /* Type and shape of a dataset; DECANT_ERROR_INPUT when there is none or its type is not one of decant_stored.

@@ -10,10 +10,22 @@
 #include <string.h>
 #include <unistd.h>
 
-/* For opening a file together, which takes milliseconds, or some seconds where many do it at once. */
-static const double PATIENCE_S = 60;
+/* What ranks do together takes milliseconds, or seconds where many do it; closing may take as long as the file
+ * system needs for the data. Once something has failed there is nothing to wait for. */
+static const double OPENING_S = 40, CLOSING_S = 600, GIVING_UP_S = 20;
 
-decant_status decant_writer_close_data(decant_container_writer *writer, decant_error *err)
+/* HDF5 and Open MPI wait for ever for a rank that failed in there. The rank that knows of a failure is the
+ * first to lose its patience, then rank 0, so that one line tells it. */
+static void begin_together(const decant_container_writer *writer, double seconds, const char *call,
+                           decant_patience *patience)
+{
+    bool has_reason = writer->failed != DECANT_OK;
+    double share = has_reason ? 1 : writer->ranks->rank == 0 ? 1.5 : 2;
+    decant_patience_begin(patience, share * seconds, writer->ranks->rank, writer->file.partial, call,
+                          has_reason ? writer->failure.message : NULL);
+}
+
+decant_status decant_writer_close_data(decant_container_writer *writer, bool gives_up, decant_error *err)
 {
     decant_status status = DECANT_OK;
     if (writer->target >= 0 && H5Dclose(writer->target) < 0)
@@ -22,9 +34,14 @@ decant_status decant_writer_close_data(decant_container_writer *writer, decant_e
     writer->target = H5I_INVALID_HID;
     hid_t data = writer->data;
     writer->data = H5I_INVALID_HID;
-    if (data >= 0 && H5Fclose(data) < 0 && status == DECANT_OK)
+    if (data < 0)
+        return status;
+    decant_patience patience;
+    begin_together(writer, gives_up ? GIVING_UP_S : CLOSING_S, "closing it", &patience);
+    if (H5Fclose(data) < 0 && status == DECANT_OK)
         status = decant_hdf5_fail(err, DECANT_ERROR_DISK, __FILE__, __LINE__, "%s: cannot be closed",
                                   writer->file.partial);
+    decant_patience_end(&patience);
     return status;
 }
 
@@ -33,7 +50,7 @@ decant_status decant_writer_enter_structure(decant_container_writer *writer, dec
     decant_status status = DECANT_OK;
     if (writer->data < 0)
         return DECANT_OK;
-    status = decant_writer_close_data(writer, err);
+    status = decant_writer_close_data(writer, false, err);
     if (status == DECANT_OK)
         status = decant_partial_file_flush(&writer->file, err);
     return decant_ranks_agree(writer->ranks, status, err);
@@ -62,10 +79,7 @@ static decant_status open_together(decant_container_writer *writer, decant_error
     decant_patience patience;
     hid_t access_list;
     DECANT_TRY(decant_ranks_agree(writer->ranks, prepare_to_open(writer, &access_list, err), err));
-    /* Open MPI's ranks wait for each other for ever when one of them cannot open the file; rank 0 is the first
-     * to lose its patience, so that one line tells it. */
-    decant_patience_begin(&patience, writer->ranks->rank == 0 ? PATIENCE_S : 1.5 * PATIENCE_S,
-                          writer->ranks->rank, writer->file.partial);
+    begin_together(writer, OPENING_S, "opening it", &patience);
     writer->data = H5Fopen(writer->file.partial, H5F_ACC_RDWR, access_list);
     if (writer->data < 0)
         status = decant_hdf5_fail(err, DECANT_ERROR_DISK, __FILE__, __LINE__, "%s: cannot be opened",

@@ -85,32 +85,52 @@ const char *decant_container_path(const decant_container *container)
 
 /* ---- find things ---- */
 
-bool decant_container_has(const decant_container *container, const char *path)
+typedef enum presence { ABSENT, PRESENT, UNREADABLE } presence;
+
+/* Soft and external links may lead out of the file, so what is behind one is absent. */
+static presence find_link(const decant_container *container, const char *path)
+{
+    H5L_info_t link;
+    htri_t exists = H5Lexists(container->file, path, H5P_DEFAULT);
+    if (exists <= 0)
+        return exists == 0 ? ABSENT : UNREADABLE;
+    if (H5Lget_info(container->file, path, &link, H5P_DEFAULT) < 0)
+        return UNREADABLE;
+    return link.type == H5L_TYPE_HARD ? PRESENT : ABSENT;
+}
+
+static presence find(const decant_container *container, const char *path)
 {
     char prefix[DECANT_CONTAINER_PATH_BYTES];
     size_t length = strlen(path);
     if (length == 0 || length >= sizeof prefix || path[0] != '/')
-        return false;
+        return ABSENT;
     if (length == 1)
-        return true;
-    for (const char *end = path; *end;) {
+        return PRESENT;
+    presence found = PRESENT;
+    for (const char *end = path; *end && found == PRESENT;) {
         end += 1 + strcspn(end + 1, "/");
         snprintf(prefix, sizeof prefix, "%.*s", (int)(end - path), path);
-        H5L_info_t link;
-        /* Soft and external links may lead out of the file. */
-        if (end[-1] == '/' || H5Lget_info(container->file, prefix, &link, H5P_DEFAULT) < 0 ||
-            link.type != H5L_TYPE_HARD)
-            return false;
+        found = end[-1] == '/' ? ABSENT : find_link(container, prefix);
     }
-    return true;
+    return found;
+}
+
+bool decant_container_has(const decant_container *container, const char *path)
+{
+    return find(container, path) != ABSENT;
 }
 
 decant_status decant_container_open_object(const decant_container *container, const char *path, hid_t *object,
                                            decant_error *err)
 {
     *object = H5I_INVALID_HID;
-    if (!decant_container_has(container, path))
+    presence found = find(container, path);
+    if (found == ABSENT)
         return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: has no %.256s", container->path, path);
+    if (found == UNREADABLE)
+        return decant_hdf5_fail(err, DECANT_ERROR_INPUT, __FILE__, __LINE__, "%s: %s cannot be read",
+                                container->path, path);
     *object = H5Oopen(container->file, path, H5P_DEFAULT);
     if (*object < 0)
         return decant_hdf5_fail(err, DECANT_ERROR_INPUT, __FILE__, __LINE__, "%s: %s cannot be opened",

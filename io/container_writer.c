@@ -284,7 +284,7 @@ void decant_container_discard(decant_container_writer **writer)
     decant_error ignored;
     if (!*writer)
         return;
-    decant_writer_close_data(*writer, &ignored);
+    decant_writer_close_data(*writer, true, &ignored);
     decant_structure_free(&(*writer)->structure);
     decant_partial_file_close(&(*writer)->file); /* removes what was not published */
     decant_memory_free((*writer)->datasets);

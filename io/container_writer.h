@@ -47,8 +47,9 @@ static inline bool decant_writer_is_first(const decant_container_writer *writer)
  * afterwards. DECANT_ERROR_DISK, on every rank, when they are not. */
 decant_status decant_writer_enter_structure(decant_container_writer *writer, decant_error *err);
 
-/* Collective in the data phase, else nothing. Every rank closes the file; DECANT_ERROR_DISK when that fails. */
-decant_status decant_writer_close_data(decant_container_writer *writer, decant_error *err);
+/* Collective in the data phase, else nothing. Every rank closes the file; DECANT_ERROR_DISK when that fails.
+ *   gives_up   something has failed before, and the file goes: it is not waited for long */
+decant_status decant_writer_close_data(decant_container_writer *writer, bool gives_up, decant_error *err);
 
 /* Rank 0, in the structure phase. Puts the structure into the file. DECANT_ERROR_DISK when it cannot be
  * written. */

@@ -11,11 +11,16 @@
 
 static void give_up(const decant_patience *patience)
 {
-    fprintf(stderr,
-            "decant: rank %d: %s: %s: opening it on all ranks together did not end within %.0f s, so one of "
-            "them has failed "
-            "inside MPI; look whether every machine can write there, and run the same command again\n",
-            patience->rank, decant_status_sentence(DECANT_ERROR_DISK), patience->path, patience->seconds);
+    const char *status = decant_status_sentence(DECANT_ERROR_DISK);
+    if (patience->reason)
+        fprintf(stderr, "decant: rank %d: %s: %s (and %s on all ranks together did not end within %.0f s)\n",
+                patience->rank, status, patience->reason, patience->call, patience->seconds);
+    else
+        fprintf(
+            stderr,
+            "decant: rank %d: %s: %s: %s on all ranks together did not end within %.0f s, so one of them has "
+            "failed inside MPI; look whether every machine can write there, and run the same command again\n",
+            patience->rank, status, patience->path, patience->call, patience->seconds);
     unlink(patience->path);
     _exit(decant_status_exit(DECANT_ERROR_DISK));
 }
@@ -36,10 +41,12 @@ static void *watch(void *argument)
     return NULL;
 }
 
-void decant_patience_begin(decant_patience *patience, double seconds, int rank, const char *path)
+void decant_patience_begin(decant_patience *patience, double seconds, int rank, const char *path,
+                           const char *call, const char *reason)
 {
     pthread_condattr_t attributes;
-    *patience = (decant_patience){.seconds = seconds, .rank = rank, .path = path};
+    *patience =
+        (decant_patience){.seconds = seconds, .rank = rank, .path = path, .call = call, .reason = reason};
     pthread_mutex_init(&patience->lock, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);

@@ -183,15 +183,16 @@ static bool is_empty(const char *line, size_t size_bytes)
 static decant_status read_lines(question_reader *reader, const char *path, const decant_mapped_file *file,
                                 decant_error *err)
 {
-    const char *at = (const char *)file->data, *end = at + file->size_bytes;
+    size_t offset = 0;
     decant_status status = DECANT_OK;
-    for (int64_t number = 1; at < end && status == DECANT_OK; number++) {
-        const char *newline = memchr(at, '\n', (size_t)(end - at));
-        size_t size_bytes = (size_t)((newline ? newline : end) - at);
+    for (int64_t number = 1; offset < file->size_bytes && status == DECANT_OK; number++) {
+        const char *at = (const char *)file->data + offset;
+        const char *newline = memchr(at, '\n', file->size_bytes - offset);
+        size_t size_bytes = newline ? (size_t)(newline - at) : file->size_bytes - offset;
         snprintf(reader->origin, sizeof reader->origin, "%s, line %lld", path, (long long)number);
         if (!is_empty(at, size_bytes))
             status = read_line(reader, at, size_bytes, err);
-        at += size_bytes + 1;
+        offset += size_bytes + 1;
     }
     if (status == DECANT_OK && reader->set->question_count == 0)
         return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: has no question", path);

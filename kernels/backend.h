@@ -186,11 +186,13 @@ typedef struct decant_model_kernels {
                                         const float *log_sum_exp, decant_matrix dy, decant_matrix dq,
                                         decant_matrix dk, decant_matrix dv, decant_error *err);
 
-    /* Attention, forward, of one query, a sequence's last token, over keys and values that were kept: all that
-     * it sees. shape->tokens, window and sequences mean nothing here. q, y [1, heads · head_dimension]; keys,
-     * values [n, key_value_heads · head_dimension], n at least 1 */
+    /* One more token of a sequence whose keys and values are kept: puts k and v into row *position of keys and
+     * values, then attends, forward, over the rows up to it, the last shape->window of them.
+     *   q, y [1, heads · head_dimension]; k, v [1, key_value_heads · head_dimension]
+     *   keys, values [room, key_value_heads · head_dimension]; position device [1], below room */
     decant_status (*attention_step)(decant_backend *backend, const decant_attention_shape *shape,
-                                    decant_matrix q, decant_matrix keys, decant_matrix values, decant_matrix y,
+                                    decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix keys,
+                                    decant_matrix values, const int32_t *position, decant_matrix y,
                                     decant_error *err);
 
     /* y = silu(gate) ∘ up, all [T, intermediate]. */

@@ -1,4 +1,7 @@
-/* See generation.h. The logits are F32, as for questions. */
+/* See generation.h. The logits are F32, as for questions.
+ *
+ * What a step does is the same for every token but for what three small arrays hold: the token's embedding, the
+ * angles of its position, and the position itself. So it is recorded once and replayed (kernels/backend.h). */
 #include "stages/generation.h"
 
 #include "base/memory.h"
@@ -9,55 +12,41 @@ typedef struct keeping_backend {
     decant_model_kernels model;
     decant_backend *actual;
     decant_matrix *keys, *values; /* [layers] of [part's tokens, key_value_heads · head_dimension] */
+    int32_t *position;            /* device [1]: tokens that were kept before a step */
     int layer;                    /* whose forward pass is under way */
-    int64_t position;             /* tokens that were kept before it */
 } keeping_backend;
 
 struct decant_generation {
     const decant_model_part *whole;
     keeping_backend keeping;
-    decant_model_part part; /* the same on the keeping backend; its angles begin at the present position */
+    decant_model_part prompt_part; /* the same on the keeping backend */
+    decant_model_part step_part;   /* the same with angles of one position, its own */
     decant_activations *kept;
     decant_matrix x, y; /* [tokens, hidden] */
     decant_matrix normed, logits;
     float *inverse_rms;
-    float *host_logits; /* [vocabulary] */
+    float *host_logits;          /* [vocabulary] */
+    decant_recording *recording; /* of a step; NULL until the first one after a prompt */
     int64_t count;
 };
 
 /* ---- attention that keeps keys and values ---- */
 
-static decant_status keep(keeping_backend *keeping, decant_matrix kept, decant_matrix rows, decant_error *err)
-{
-    decant_matrix target = decant_matrix_rows(kept, keeping->position, rows.rows);
-    return keeping->actual->memory->copy(keeping->actual, target.data, rows.data, decant_matrix_bytes(rows),
-                                         err);
-}
-
-/* The first of `count` tokens that the last one sees. */
-static int64_t first_seen(const decant_attention_shape *shape, int64_t count)
-{
-    return shape->window > 0 && count > shape->window ? count - shape->window : 0;
-}
-
-/* Of a whole prompt, or of one token behind those that were kept. */
+/* Of a whole prompt, whose first token is the sequence's, or of one token behind those that were kept. */
 static decant_status attend(decant_backend *backend, const decant_attention_shape *shape, decant_matrix q,
                             decant_matrix k, decant_matrix v, decant_matrix y, float *log_sum_exp,
                             decant_error *err)
 {
     keeping_backend *keeping = (keeping_backend *)backend;
     decant_backend *actual = keeping->actual;
+    const decant_memory_kernels *memory = actual->memory;
     decant_matrix keys = keeping->keys[keeping->layer], values = keeping->values[keeping->layer];
-    int64_t count = keeping->position + q.rows, first = first_seen(shape, count);
     decant_status status;
-    DECANT_TRY(keep(keeping, keys, k, err));
-    DECANT_TRY(keep(keeping, values, v, err));
-    if (q.rows > 1)
-        DECANT_TRY(actual->model->attention(actual, shape, q, k, v, y, log_sum_exp, err));
-    else
-        DECANT_TRY(actual->model->attention_step(actual, shape, q,
-                                                 decant_matrix_rows(keys, first, count - first),
-                                                 decant_matrix_rows(values, first, count - first), y, err));
+    if (q.rows == 1)
+        return actual->model->attention_step(actual, shape, q, k, v, keys, values, keeping->position, y, err);
+    DECANT_TRY(memory->copy(actual, keys.data, k.data, decant_matrix_bytes(k), err));
+    DECANT_TRY(memory->copy(actual, values.data, v.data, decant_matrix_bytes(v), err));
+    DECANT_TRY(actual->model->attention(actual, shape, q, k, v, y, log_sum_exp, err));
 done:
     return status;
 }
@@ -75,6 +64,8 @@ static decant_status create_keeping(const decant_model_part *part, keeping_backe
     keeping->model.attention = attend;
     keeping->backend.model = &keeping->model;
     keeping->actual = actual;
+    DECANT_TRY(actual->memory->allocate(actual, sizeof *keeping->position, "a position", &memory, err));
+    keeping->position = memory;
     DECANT_TRY(decant_memory_allocate(list_bytes, "keys and values", &memory, err));
     keeping->keys = memory;
     DECANT_TRY(decant_memory_allocate(list_bytes, "keys and values", &memory, err));
@@ -95,6 +86,8 @@ static void destroy_keeping(keeping_backend *keeping, int layers)
         actual->memory->release(actual, &keeping->keys[layer].data);
         actual->memory->release(actual, &keeping->values[layer].data);
     }
+    void *position = keeping->position;
+    actual->memory->release(actual, &position);
     decant_memory_free(keeping->keys);
     decant_memory_free(keeping->values);
 }
@@ -108,30 +101,65 @@ int64_t decant_generation_kept_bytes(const decant_model_config *config, decant_e
 
 /* ---- generation ---- */
 
+/* Floats of one position's angles; a family without has none. */
+static size_t angle_bytes(const decant_model_part *part)
+{
+    return part->cosines ? (size_t)(part->config->head_dimension / 2) * sizeof(float) : 0;
+}
+
+static decant_status create_parts(decant_generation *g, decant_error *err)
+{
+    const decant_memory_kernels *memory = g->whole->backend->memory;
+    size_t size_bytes = angle_bytes(g->whole);
+    void *angles = NULL;
+    decant_status status = DECANT_OK;
+    g->prompt_part = *g->whole;
+    g->prompt_part.backend = &g->keeping.backend;
+    g->step_part = g->prompt_part;
+    g->step_part.cosines = g->step_part.sines = NULL;
+    if (size_bytes == 0)
+        goto done;
+    DECANT_TRY(memory->allocate(g->whole->backend, size_bytes, "rotary angles", &angles, err));
+    g->step_part.cosines = angles;
+    DECANT_TRY(memory->allocate(g->whole->backend, size_bytes, "rotary angles", &angles, err));
+    g->step_part.sines = angles;
+done:
+    return status;
+}
+
+static decant_status create_head(decant_generation *g, decant_error *err)
+{
+    decant_backend *backend = g->whole->backend;
+    const decant_model_config *config = g->whole->config;
+    void *memory;
+    decant_status status;
+    g->logits = (decant_matrix){.element = DECANT_F32, .rows = 1, .columns = config->vocabulary_size};
+    DECANT_TRY(decant_activation_create(backend, 1, config->hidden_size, "the final norm", &g->normed, err));
+    DECANT_TRY(backend->memory->allocate(backend, sizeof(float), "the final norm", &memory, err));
+    g->inverse_rms = memory;
+    DECANT_TRY(
+        backend->memory->allocate(backend, decant_matrix_bytes(g->logits), "logits", &g->logits.data, err));
+    DECANT_TRY(decant_memory_allocate(decant_matrix_bytes(g->logits), "logits", &memory, err));
+    g->host_logits = memory;
+done:
+    return status;
+}
+
 decant_status decant_generation_create(const decant_model_part *part, decant_generation **generation,
                                        decant_error *err)
 {
     decant_backend *backend = part->backend;
-    int64_t hidden = part->config->hidden_size, vocabulary = part->config->vocabulary_size;
-    void *memory;
+    int64_t hidden = part->config->hidden_size;
     decant_status status;
     DECANT_TRY(decant_memory_allocate(sizeof **generation, "generation", (void **)generation, err));
     decant_generation *g = *generation;
     g->whole = part;
     DECANT_TRY(create_keeping(part, &g->keeping, err));
-    g->part = *part;
-    g->part.backend = &g->keeping.backend;
+    DECANT_TRY(create_parts(g, err));
     DECANT_TRY(part->family->create_activations(part, &g->kept, err));
     DECANT_TRY(decant_activation_create(backend, part->tokens, hidden, "the input of a block", &g->x, err));
     DECANT_TRY(decant_activation_create(backend, part->tokens, hidden, "the output of a block", &g->y, err));
-    DECANT_TRY(decant_activation_create(backend, 1, hidden, "the final norm", &g->normed, err));
-    DECANT_TRY(
-        backend->memory->allocate(backend, sizeof(float), "the final norm", (void **)&g->inverse_rms, err));
-    g->logits = (decant_matrix){.element = DECANT_F32, .rows = 1, .columns = vocabulary};
-    DECANT_TRY(
-        backend->memory->allocate(backend, decant_matrix_bytes(g->logits), "logits", &g->logits.data, err));
-    DECANT_TRY(decant_memory_allocate(decant_matrix_bytes(g->logits), "logits", &memory, err));
-    g->host_logits = memory;
+    DECANT_TRY(create_head(g, err));
 done:
     if (status != DECANT_OK)
         decant_generation_destroy(generation);
@@ -144,9 +172,12 @@ void decant_generation_destroy(decant_generation **generation)
     if (!g)
         return;
     decant_backend *backend = g->whole->backend;
-    void **arrays[] = {&g->x.data, &g->y.data, &g->normed.data, &g->logits.data, (void **)&g->inverse_rms};
+    backend->recordings->drop(backend, &g->recording);
+    void *arrays[] = {g->x.data,         g->y.data,      g->normed.data,
+                      g->logits.data,    g->inverse_rms, g->step_part.cosines,
+                      g->step_part.sines};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
-        backend->memory->release(backend, arrays[i]);
+        backend->memory->release(backend, &arrays[i]);
     if (g->kept)
         g->whole->family->destroy_activations(g->whole, &g->kept);
     if (g->keeping.actual)
@@ -156,61 +187,104 @@ void decant_generation_destroy(decant_generation **generation)
     *generation = NULL;
 }
 
-static int32_t most_likely(const float *logits, int64_t vocabulary)
+/* From the embeddings in x through all blocks and, for the last of the `rows` tokens, the head. */
+static decant_status pass(decant_generation *g, const decant_model_part *part, int64_t rows, decant_error *err)
 {
-    int64_t best = 0;
-    for (int64_t i = 1; i < vocabulary; i++)
-        if (logits[i] > logits[best])
-            best = i;
-    return (int32_t)best;
-}
-
-/* `rows` tokens behind the g->count that were kept. */
-static decant_status pass(decant_generation *g, const int32_t *tokens, int64_t rows, int32_t *next,
-                          decant_error *err)
-{
-    const decant_model_part *whole = g->whole;
-    int64_t angles = g->count * (whole->config->head_dimension / 2);
+    decant_matrix x = decant_matrix_rows(g->x, 0, rows), y = decant_matrix_rows(g->y, 0, rows);
     decant_status status;
-    g->keeping.position = g->count;
-    g->part.cosines = whole->cosines + angles;
-    g->part.sines = whole->sines + angles;
-    DECANT_TRY(decant_model_embed(&g->part, tokens, decant_matrix_rows(g->x, 0, rows), err));
-    for (int layer = 0; layer < whole->layer_count; layer++) {
+    for (int layer = 0; layer < part->layer_count; layer++) {
         g->keeping.layer = layer;
-        DECANT_TRY(whole->family->forward(&g->part, &g->part.blocks[layer], decant_matrix_rows(g->x, 0, rows),
-                                          decant_matrix_rows(g->y, 0, rows), g->kept, err));
-        decant_matrix output = g->y;
-        g->y = g->x;
-        g->x = output;
+        DECANT_TRY(part->family->forward(part, &part->blocks[layer], x, y, g->kept, err));
+        decant_matrix output = y;
+        y = x;
+        x = output;
     }
-    DECANT_TRY(decant_model_head(whole, decant_matrix_rows(g->x, rows - 1, 1), g->normed, g->inverse_rms,
+    DECANT_TRY(decant_model_head(g->whole, decant_matrix_rows(x, rows - 1, 1), g->normed, g->inverse_rms,
                                  g->logits, err));
-    DECANT_TRY(whole->backend->memory->download(whole->backend, g->host_logits, g->logits.data,
-                                                decant_matrix_bytes(g->logits), err));
-    *next = most_likely(g->host_logits, g->logits.columns);
-    g->count += rows;
 done:
     return status;
+}
+
+/* For a decant_work. */
+static decant_status issue_step(void *context, decant_error *err)
+{
+    decant_generation *g = context;
+    return pass(g, &g->step_part, 1, err);
+}
+
+/* What a step takes besides its recording. */
+static decant_status set_position(decant_generation *g, decant_error *err)
+{
+    decant_backend *backend = g->whole->backend;
+    const decant_memory_kernels *memory = backend->memory;
+    size_t size_bytes = angle_bytes(g->whole);
+    int64_t angles = g->count * (g->whole->config->head_dimension / 2);
+    int32_t position = (int32_t)g->count;
+    decant_status status;
+    DECANT_TRY(memory->upload(backend, g->keeping.position, &position, sizeof position, err));
+    if (size_bytes == 0)
+        goto done;
+    DECANT_TRY(memory->copy(backend, g->step_part.cosines, g->whole->cosines + angles, size_bytes, err));
+    DECANT_TRY(memory->copy(backend, g->step_part.sines, g->whole->sines + angles, size_bytes, err));
+done:
+    return status;
+}
+
+/* The most likely token by the logits of the pass that was issued last, which had `rows` tokens. */
+static decant_status finish_pass(decant_generation *g, int64_t rows, int32_t *next, decant_error *err)
+{
+    decant_backend *backend = g->whole->backend;
+    int64_t best = 0;
+    decant_status status =
+        backend->memory->download(backend, g->host_logits, g->logits.data, decant_matrix_bytes(g->logits), err);
+    if (status != DECANT_OK)
+        return status;
+    for (int64_t i = 1; i < g->logits.columns; i++)
+        if (g->host_logits[i] > g->host_logits[best])
+            best = i;
+    *next = (int32_t)best;
+    g->count += rows;
+    return DECANT_OK;
 }
 
 decant_status decant_generation_begin(decant_generation *generation, const int32_t *tokens, int64_t count,
                                       int32_t *next, decant_error *err)
 {
-    generation->count = 0;
-    if (count < 1 || count > generation->whole->tokens)
+    decant_generation *g = generation;
+    decant_backend *backend = g->whole->backend;
+    decant_status status;
+    if (count < 1 || count > g->whole->tokens)
         return DECANT_ERROR(err, DECANT_ERROR_BUG, "a prompt of %lld tokens, there is room for %lld",
-                            (long long)count, (long long)generation->whole->tokens);
-    return pass(generation, tokens, count, next, err);
+                            (long long)count, (long long)g->whole->tokens);
+    g->count = 0;
+    backend->recordings->drop(backend, &g->recording); /* a longer pass may take other scratch */
+    DECANT_TRY(set_position(g, err));
+    DECANT_TRY(decant_model_embed(g->whole, tokens, decant_matrix_rows(g->x, 0, count), err));
+    DECANT_TRY(pass(g, &g->prompt_part, count, err));
+    DECANT_TRY(finish_pass(g, count, next, err));
+done:
+    return status;
 }
 
 decant_status decant_generation_step(decant_generation *generation, int32_t token, int32_t *next,
                                      decant_error *err)
 {
-    if (generation->count >= generation->whole->tokens)
+    decant_generation *g = generation;
+    decant_backend *backend = g->whole->backend;
+    decant_status status;
+    if (g->count >= g->whole->tokens)
         return DECANT_ERROR(err, DECANT_ERROR_BUG, "there is room for %lld tokens and no more",
-                            (long long)generation->whole->tokens);
-    return pass(generation, &token, 1, next, err);
+                            (long long)g->whole->tokens);
+    DECANT_TRY(set_position(g, err));
+    DECANT_TRY(decant_model_embed(&g->step_part, &token, decant_matrix_rows(g->x, 0, 1), err));
+    if (g->recording)
+        DECANT_TRY(backend->recordings->replay(backend, g->recording, err));
+    else
+        DECANT_TRY(backend->recordings->record(backend, (decant_work){.issue = issue_step, .context = g},
+                                               &g->recording, err));
+    DECANT_TRY(finish_pass(g, 1, next, err));
+done:
+    return status;
 }
 
 int64_t decant_generation_count(const decant_generation *generation)

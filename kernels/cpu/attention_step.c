@@ -1,4 +1,4 @@
-/* Attention of one query over keys and values that were kept from earlier tokens. A head is one thread's work,
+/* Attention of one more token over keys and values that were kept. A head is one thread's work,
  * its sums in the keys' order. */
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/operations.h"
@@ -30,17 +30,23 @@ static void attend(const decant_attention_shape *shape, int64_t head, decant_mat
 }
 
 decant_status decant_cpu_attention_step(decant_backend *backend, const decant_attention_shape *shape,
-                                        decant_matrix q, decant_matrix keys, decant_matrix values,
-                                        decant_matrix y, decant_error *err)
+                                        decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix keys,
+                                        decant_matrix values, const int32_t *position, decant_matrix y,
+                                        decant_error *err)
 {
-    const int threads = decant_cpu_threads_for(backend, keys.rows * q.columns);
+    const int64_t first = decant_first_key(shape, *position), count = *position + 1 - first;
+    const int threads = decant_cpu_threads_for(backend, count * q.columns);
     void *scratch;
-    size_t scratch_bytes = (size_t)(threads * keys.rows) * sizeof(float);
+    size_t scratch_bytes = (size_t)(threads * count) * sizeof(float);
     decant_status status = decant_cpu_scratch(backend, scratch_bytes, &scratch, err);
     if (status != DECANT_OK)
         return status;
+    memcpy(decant_matrix_rows(keys, *position, 1).data, k.data, decant_matrix_bytes(k));
+    memcpy(decant_matrix_rows(values, *position, 1).data, v.data, decant_matrix_bytes(v));
+    decant_matrix seen_keys = decant_matrix_rows(keys, first, count);
+    decant_matrix seen_values = decant_matrix_rows(values, first, count);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t head = 0; head < shape->heads; head++)
-        attend(shape, head, q, keys, values, y, (float *)scratch + decant_cpu_thread() * keys.rows);
+        attend(shape, head, q, seen_keys, seen_values, y, (float *)scratch + decant_cpu_thread() * count);
     return DECANT_OK;
 }

@@ -30,8 +30,9 @@ decant_status decant_cuda_attention(decant_backend *backend, const decant_attent
                                     decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
                                     float *log_sum_exp, decant_error *err);
 decant_status decant_cuda_attention_step(decant_backend *backend, const decant_attention_shape *shape,
-                                         decant_matrix q, decant_matrix keys, decant_matrix values,
-                                         decant_matrix y, decant_error *err);
+                                         decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix keys,
+                                         decant_matrix values, const int32_t *position, decant_matrix y,
+                                         decant_error *err);
 decant_status decant_cuda_attention_backward(decant_backend *backend, const decant_attention_shape *shape,
                                              decant_matrix q, decant_matrix k, decant_matrix v, decant_matrix y,
                                              const float *log_sum_exp, decant_matrix dy, decant_matrix dq,

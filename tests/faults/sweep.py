@@ -26,7 +26,7 @@ import sys
 import time
 
 RANKS = 3
-SECONDS = 180  # for a job that takes two: machines that tests run on are busy, and MPI is given 60 to open a file
+SECONDS = 100  # for a job that takes two: machines that tests run on are busy, and MPI is given 60 to open a file
 
 # Functions that say to which stage a call belongs; the innermost one that is found here decides.
 STAGES = {
@@ -48,7 +48,6 @@ ALLOCATION = re.compile(r"(aligned_alloc )?decant_memory_allocate (allocate|run_
 STATUSES = {"memory": {4}, "library": {3, 4}, "missing": {3, 4}, "read": {3, 4}, "short": {3, 4}, "end": {3, 4}, "map": {3, 4}}
 STATUSES.update({"page": {3}, "create": {4}, "write": {4}, "part": {4}, "space": {4}, "sync": {4}, "rename": {4}})
 PATIENCE = "did not end within"  # the message of io/patience.c, by a rank that waited for the one that failed
-ENDED_BY_MPIRUN = {"create"}
 WORK_FILES = {"lock", "head", "calibration.h5", "statistics.h5"}
 OLDER = b"an older output\n"
 
@@ -99,7 +98,7 @@ class Job:
             with open(self.output, "wb") as file:
                 file.write(OLDER)
 
-    def run(self, older=False, fault=None):
+    def run(self, older=False, fault=None, ended_by_mpirun=False):
         report = self.folder + ".report"
         os.makedirs(report, exist_ok=True)
         variables = {"LD_PRELOAD": self.sweep.inject, "DECANT_FAULT_FOLDER": self.folder, "DECANT_FAULT_REPORT": report}
@@ -108,7 +107,7 @@ class Job:
         # A rank's own status is wanted, so mpirun shall not end the others when one of them ends with a failure; but where
         # the fault is one that MPI does not survive, that is what ends them.
         command = ["mpirun", "-n", str(RANKS)]
-        command += ["--mca", "orte_abort_on_non_zero_status", "0"] * (not fault or fault.kind not in ENDED_BY_MPIRUN)
+        command += ["--mca", "orte_abort_on_non_zero_status", "0"] * (not ended_by_mpirun)
         for name, value in variables.items():
             command += ["-x", f"{name}={value}"]
         command += [self.sweep.program] + [argument.format(here=self.folder) for argument in self.arguments]
@@ -239,8 +238,12 @@ class Sweep:
         job, older = fault.job, self.chance.random() < 0.5
         job.prepare(older)
         result = job.run(older, fault)
+        ended_by_mpirun = result.status is None
+        if ended_by_mpirun:
+            job.prepare(older)
+            result = job.run(older, fault, True)
         hit = list(job.calls())
-        wrong = self.judge(fault, result, older) if hit else ["the call was not made again"]
+        wrong = self.judge(fault, result, older, ended_by_mpirun) if hit else ["the call was not made again"]
         outcome = "wrong" if wrong else "borne" if result.status == 0 else "told"
         self.tally[(fault.job.name, hit[0].stage if hit else fault.stage, fault.kind, fault.rank, outcome)] += 1
         if not wrong and result.status != 0 and (not os.path.exists(job.output) or job.bytes() == OLDER):
@@ -251,7 +254,7 @@ class Sweep:
             self.findings.append(fault)
             print(f"{describe(fault)}\n  " + "\n  ".join(wrong + result.errors[:12] + [f"{result.status} {result.ranks}"]), flush=True)
 
-    def judge(self, fault, result, older):
+    def judge(self, fault, result, older, ended_by_mpirun):
         job, lines = fault.job, [line for line in result.errors if line.startswith("decant: ")]
         if result.status is None:
             return ["hangs"]
@@ -259,7 +262,7 @@ class Sweep:
             right = set(result.ranks) == {0} and not job.left_over() and job.bytes() == job.expected
             return [] if right else [f"status 0, but ranks {result.ranks}, left over {job.left_over()}, or other bytes"]
         wrong = []
-        aborted = fault.kind in ENDED_BY_MPIRUN or any("MPI_ABORT" in line for line in result.errors)
+        aborted = ended_by_mpirun or any("MPI_ABORT" in line for line in result.errors)
         allowed = STATUSES[fault.kind] | ({2} if fault.file.endswith(".work/head") else set())  # refused, as work of another job
         if not set(result.ranks) <= {result.status} | ({None} if aborted else set()) or result.status not in allowed:
             wrong.append(f"exit status {result.status}, of the ranks {result.ranks}, not {allowed}")

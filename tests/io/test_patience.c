@@ -7,7 +7,8 @@
 
 /* In a process of its own: a call that takes `call_us`, watched for `seconds`. Its exit status, and what it
  * printed. */
-static int watched_call(const char *path, double seconds, useconds_t call_us, char *printed, size_t size)
+static int watched_call(const char *path, const char *reason, double seconds, useconds_t call_us, char *printed,
+                        size_t size)
 {
     int pipe_ends[2], status;
     assert_int_equal(pipe(pipe_ends), 0);
@@ -15,7 +16,7 @@ static int watched_call(const char *path, double seconds, useconds_t call_us, ch
     if (child == 0) {
         decant_patience patience;
         dup2(pipe_ends[1], STDERR_FILENO);
-        decant_patience_begin(&patience, seconds, 2, path);
+        decant_patience_begin(&patience, seconds, 2, path, "opening it", reason);
         usleep(call_us);
         decant_patience_end(&patience);
         _exit(0);
@@ -35,11 +36,14 @@ static void a_call_that_hangs_ends_the_process(void **state)
     char path[256], printed[1024];
     scratch_write(at, "out.h5.partial", "half", 4);
     scratch_path(at, "out.h5.partial", path, sizeof path);
-    assert_int_equal(watched_call(path, 1, 60 * 1000000, printed, sizeof printed), 4);
+    assert_int_equal(watched_call(path, NULL, 1, 60 * 1000000, printed, sizeof printed), 4);
     assert_int_equal(strncmp(printed, "decant: rank 2: ", 16), 0);
     assert_non_null(strstr(printed, path));
     assert_ptr_equal(strchr(printed, '\n'), printed + strlen(printed) - 1);
     assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(watched_call(path, "no space for /a", 1, 60 * 1000000, printed, sizeof printed), 4);
+    assert_non_null(strstr(printed, "decant: rank 2: "));
+    assert_non_null(strstr(printed, ": no space for /a (and opening it"));
 }
 
 static void a_call_that_returns_goes_on(void **state)
@@ -48,7 +52,7 @@ static void a_call_that_returns_goes_on(void **state)
     char path[256], printed[1024];
     scratch_write(at, "out.h5.partial", "half", 4);
     scratch_path(at, "out.h5.partial", path, sizeof path);
-    assert_int_equal(watched_call(path, 60, 1000, printed, sizeof printed), 0);
+    assert_int_equal(watched_call(path, NULL, 60, 1000, printed, sizeof printed), 0);
     assert_string_equal(printed, "");
     assert_int_equal(access(path, F_OK), 0);
 }

@@ -112,21 +112,29 @@ static void check_forward(decant_backend *backend, attention_case *attention)
     expect_close(backend, attention->log_sum_exp.matrix, attention->log_sum_exp.values, "log-sum-exp");
 }
 
-/* The same queries one at a time over the keys that each sees, into the same y. */
+/* The same tokens one at a time, their keys and values kept on the way, into the same y. */
 static void check_steps(decant_backend *backend, attention_case *attention)
 {
     const decant_attention_shape *shape = &attention->shape;
-    decant_matrix y = attention->y.matrix;
+    decant_matrix q = attention->q.matrix, k = attention->k.matrix, v = attention->v.matrix,
+                  y = attention->y.matrix;
+    device_array keys = activation_array(backend, k.rows + 1, k.columns, 1, 11),
+                 values = activation_array(backend, v.rows + 1, v.columns, 1, 12);
+    void *position;
     assert_int_equal(shape->sequences, 1);
+    REQUIRE(backend->memory->allocate(backend, sizeof(int32_t), "a position", &position, err));
     REQUIRE(backend->memory->zero(backend, y.data, decant_matrix_bytes(y), err));
-    for (int64_t query = 0; query < shape->tokens; query++) {
-        int64_t first = first_key(shape, query), count = query + 1 - first;
-        REQUIRE(backend->model->attention_step(
-            backend, shape, decant_matrix_rows(attention->q.matrix, query, 1),
-            decant_matrix_rows(attention->k.matrix, first, count),
-            decant_matrix_rows(attention->v.matrix, first, count), decant_matrix_rows(y, query, 1), err));
+    for (int32_t t = 0; t < shape->tokens; t++) {
+        REQUIRE(backend->memory->upload(backend, position, &t, sizeof t, err));
+        REQUIRE(backend->model->attention_step(backend, shape, decant_matrix_rows(q, t, 1),
+                                               decant_matrix_rows(k, t, 1), decant_matrix_rows(v, t, 1),
+                                               keys.matrix, values.matrix, position,
+                                               decant_matrix_rows(y, t, 1), err));
     }
     expect_close(backend, y, attention->y.values, "attention step by step");
+    backend->memory->release(backend, &position);
+    drop(backend, &keys);
+    drop(backend, &values);
 }
 
 static void run_backward(decant_backend *backend, attention_case *attention)

@@ -39,7 +39,12 @@ grep -q 'decant saved its work (75); run it again to go on' said || fail "it doe
 batch 0 'going on after'
 cmp job.h5 undisturbed.h5 || fail "a job that went on gives other bytes"
 
+# ---- a step that was not launched, for which srun may say 0, is a failure
 rm job.h5
+printf '#!/bin/bash\n[[ $1 == run ]] || exec %s "$@"\n' "$DECANT" >unlaunched
+chmod +x unlaunched
+DECANT=$work/unlaunched batch 5 'decant failed with 5'
+
 echo 'host-memory = 1M' >>job.ini
 batch 4 'nothing was started'
 [[ ! -e job.h5 && $(compgen -G '*.failures' || true) == "" ]] || fail "left over: $(ls)"

@@ -14,24 +14,34 @@ cd "$work"
 
 fail() { echo "FAILED: $*" >&2; cat said night/report.txt night/*.log >&2; exit 1; }
 
-# A night, here or as a job of Slurm; what it says is in `said`.
-call() {
-  local status=0
-  if [[ ! ${DECANT_TEST_SLURM-} ]]; then
-    "$source/launch/nightly" nightly.ini "$@" >said 2>&1 || status=$?
+# begin OPTIONS…: a night, here or as a job of Slurm; `job` is its number, what it says is in `said`.
+begin() {
+  if [[ ${DECANT_TEST_SLURM-} ]]; then
+    job=$(sbatch --parsable --ntasks=2 --output=said --wrap="exec $source/launch/nightly $work/nightly.ini $*")
   else
-    sbatch --wait --ntasks=2 --output=said --wrap="exec $source/launch/nightly $work/nightly.ini $*" >/dev/null || status=$?
+    "$source/launch/nightly" nightly.ini "$@" >said 2>&1 &
+    job=$!
   fi
-  return $status
+}
+# finish: its exit status in `got`.
+finish() {
+  got=0
+  if [[ ${DECANT_TEST_SLURM-} ]]; then
+    until scontrol show job "$job" | grep -qE 'JobState=(COMPLETED|FAILED|CANCELLED)'; do sleep 0.2; done
+    got=$(scontrol show job "$job" | sed -n 's/.* ExitCode=\([0-9]*\):.*/\1/p')
+  else
+    wait "$job" || got=$?
+  fi
 }
 asked() { grep -c "^$1 " asked || true; }
 # night STATUS CALIBRATIONS RUNS PATTERN OPTIONS…: the exit status, how often decant was asked, a line of the report.
 night() {
-  local status=$1 calibrations=$2 runs=$3 pattern=$4 got=0
+  local status=$1 calibrations=$2 runs=$3 pattern=$4
   shift 4
   : >asked
   sleep 1.1 # nights are named by the second
-  call "$@" || got=$?
+  begin "$@"
+  finish
   [[ $got == "$status" ]] || fail "the night gave $got, not $status"
   [[ $(asked calibrate) == "$calibrations" && $(asked run) == "$runs" ]] || fail "decant was asked: $(cat asked)"
   grep -q -- "$pattern" said || fail "the night does not say '$pattern'"
@@ -49,6 +59,7 @@ cp -r "$source/tests/reference/llama_mha" model
 cat >program <<STANDIN
 #!/bin/bash
 [[ \${OMPI_COMM_WORLD_RANK:-\${PMIX_RANK:-0}} != 0 ]] || echo "\$@" >>$work/asked
+[[ ! -e $work/unlaunched || \$1 != run ]] || exit 0
 exec "$decant" "\$@"
 STANDIN
 chmod +x program
@@ -121,54 +132,64 @@ sed -i 's/^bits = .*/bits = 1.5/' nightly.ini # less than the smallest candidate
 night 2 0 1 'decant ended with 2'
 says 'bits: 6 became 1.5'
 [[ $(readlink night/current.h5) == "$current" ]] || fail "a night that failed has changed current.h5"
+[[ ! $(find night -name '*.ini' -o -name begun.json) ]] || fail "left over: $(ls night)"
 sed -i 's/^bits = .*/bits = 6/' nightly.ini
 
 # ---- interrupted while it calibrates: what was saved is gone on from, and the container is that of an undisturbed night
-interrupt() { # until FILE is there, then SIGNAL to the night
+# interrupt FILE SIGNAL OPTIONS…: a night that is sent SIGNAL as soon as there is FILE
+interrupt() {
+  local file=$1 signal=$2
+  shift 2
   : >asked
   sleep 1.1
-  if [[ ${DECANT_TEST_SLURM-} ]]; then
-    job=$(sbatch --parsable --ntasks=2 --output=said --wrap="exec $source/launch/nightly $work/nightly.ini $3")
-  else
-    # shellcheck disable=SC2086 # options
-    "$source/launch/nightly" nightly.ini $3 >said 2>&1 &
-    job=$!
-  fi
-  for _ in {1..3000}; do compgen -G "$1" >/dev/null && break; sleep 0.005; done
-  compgen -G "$1" >/dev/null || fail "there is no $1"
-  if [[ ! ${DECANT_TEST_SLURM-} ]]; then
-    kill -"$2" "$job"
-    got=0
-    wait "$job" || got=$?
-  else
-    scancel --batch --signal="$2" "$job"
-    for _ in {1..960}; do scontrol show job "$job" | grep -qE 'JobState=(COMPLETED|FAILED)' && break; sleep 0.25; done
-    got=$(scontrol show job "$job" | sed -n 's/.* ExitCode=\([0-9]*\):.*/\1/p')
-  fi
+  begin "$@"
+  for _ in {1..3000}; do ! compgen -G "$file" >/dev/null || break; sleep 0.005; done
+  compgen -G "$file" >/dev/null || fail "there is no $file"
+  if [[ ${DECANT_TEST_SLURM-} ]]; then scancel --batch --signal="$signal" "$job"; else kill -"$signal" "$job"; fi
+  finish
 }
-"$python" -c 'import numpy as np; t = np.load("model/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(10)]))'
+"$python" -c 'import numpy as np; t = np.load("model/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(20)]))'
 change model.norm.weight 'w / 10'
 sed -i "s,^calibration = .*,calibration = $work/long.npy," nightly.ini
+sed -i '/^quiet/d' nightly.ini
 echo 'checkpoint-every = 0' >>nightly.ini
-interrupt 'night/*.statistics.h5.work/calibration.h5' USR1 ''
+interrupt 'night/*.statistics.h5.work/calibration.h5' USR1
 [[ $got == 75 ]] || fail "an interrupted night gave $got"
 says 'calibration holds other tokens' 'interrupted; the next call goes on'
 [[ $(readlink night/current.h5) == "$current" ]] || fail "an interrupted night has changed current.h5"
 night 0 1 1 'goes on where it was interrupted'
-grep -q 'going on after\|going on from' night/*.log || true # quiet
+grep -q 'going on after\|going on from' night/*.log || fail "decant began anew"
 whole long --calibration long.npy --micro-batch 1
-current=$(readlink night/current.h5)
 
 # ---- interrupted after that: the statistics are not made again; and of no use once the model has changed
-interrupt 'night/*T??????.h5.partial' TERM --refresh-statistics
+cp night/current.h5 before.h5
+for _ in {1..5}; do # the container may be complete before the signal comes
+  interrupt 'night/*T??????.h5.partial' TERM --refresh-statistics
+  [[ $got == 0 ]] || break
+done
 [[ $got == 75 ]] || fail "an interrupted night gave $got"
 night 0 0 1 'statistics were made before the interruption'
-cmp "night/$current" night/current.h5 || fail "another container from the same model"
+cmp before.h5 night/current.h5 || fail "another container from the same model"
 interrupt 'night/*.statistics.h5.work/calibration.h5' USR1 --refresh-statistics
+[[ $got == 75 ]] || fail "an interrupted night gave $got"
 change model.layers.2.mlp.up_proj.weight 'w * np.float32(1.05)'
 night 0 0 1 'is of no use after what has changed since'
 says 'quantized anew: model.layers.2.mlp.up_proj, its weights have changed'
 [[ ! $(find night -name '*.work' -o -name '*.partial') ]] || fail "left over: $(ls night)"
+
+# ---- a step that was not launched, for which srun may say 0: no container, and the next call goes on
+touch unlaunched
+change model.layers.1.mlp.gate_proj.weight 'w * np.float32(1.02)'
+night 5 0 1 'decant ended with 5'
+rm unlaunched
+night 0 0 1 'goes on where it was interrupted'
+
+# ---- a night that was killed when all but its last step was done: its container is not taken for an unfinished one
+current=$(readlink night/current.h5)
+echo "{\"night\": \"${current%.h5}\", \"record\": {}, \"refresh\": false}" >night/begun.json
+night 0 0 0 'nothing has changed'
+"$decant" verify night/current.h5 >/dev/null || fail "current.h5 was removed"
+[[ ! -e night/begun.json ]] || fail "left over: $(ls night)"
 
 # ---- everything anew; without statistics; the lock
 if [[ ! ${DECANT_TEST_SLURM-} ]]; then

@@ -4,15 +4,17 @@
 usage: kill_loop.py KILLS SEED WHOLE OUTPUT RANKS PROGRAM ARGUMENTS...
 
 WHOLE is the output of an undisturbed job, OUTPUT what the killed ones write, RANKS with how many each is begun, as
-"3,3,3,1,2": taken in turn. A kill is SIGKILL to one rank, to all, or to all with mpirun, a moment after the job's log said
-that some stage was over, or after it was begun. Prints how many were killed in which stage, and fails when an output has
-other bytes, when a rank outlives the others, or when no job ever went on from what was saved.
+"3,3,3,1,2": taken in turn; now and then what was saved is removed before. A kill is SIGKILL to one rank, to all, or to all
+with mpirun, a moment after the job's log said that some stage was over, or after it was begun. Prints how many were killed
+in which stage, and fails when an output has other bytes, when a rank outlives the others, or when no job ever went on from
+what was saved.
 """
 import collections
 import filecmp
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,7 +82,7 @@ def kill(process):
         pass
 
 
-def wait_until(condition, seconds, pause=0.002):
+def wait_until(condition, seconds, pause=0.01):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -132,7 +134,8 @@ class Loop:
         wait_until(lambda: self.job.poll() is not None or ranks_of(self.program, self.output), JOB_S)
         if awaited:
             order = list(DOING)
-            wait_until(lambda: self.job.poll() is not None or order.index(last_event(self.log)) >= order.index(awaited), JOB_S)
+            goal = order.index(awaited)
+            wait_until(lambda: self.job.poll() is not None or order.index(last_event(self.log)) >= goal, JOB_S, 0.002)
         time.sleep(self.random.random() ** 2 * (1 if awaited is None else 0.1))
         who = self.random.choice(["one rank", "all ranks", "all and mpirun"])
         ranks = ranks_of(self.program, self.output)
@@ -161,6 +164,8 @@ class Loop:
     def run(self, kills, ranks):
         turn = 0
         while sum(self.counts.values()) < kills:
+            if self.random.random() < 0.25:  # else few would be killed early
+                shutil.rmtree(self.output + ".work", ignore_errors=True)
             self.begin(ranks[turn % len(ranks)])
             turn += 1
             before = sum(self.counts.values())

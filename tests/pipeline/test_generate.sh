@@ -6,8 +6,9 @@ set -euo pipefail
 reference=$source/tests/reference
 
 for name in llama_gqa_tied mistral_window qwen2_biases; do
-  model=$reference/$name
-  "$decant" run --model "$model" --method rtn --bit-widths 3 --output "$work/$name.h5" --quiet --device cpu >/dev/null
+  model=$reference/$name method=(--method rtn)
+  [[ $name == qwen2_biases ]] && method=(--method kmeans --calibration "$model/tokens.npy" --outliers 2%)
+  "$decant" run --model "$model" "${method[@]}" --bit-widths 3 --output "$work/$name.h5" --quiet --device cpu >/dev/null
   "$decant" export "$work/$name.h5" --output "$work/$name.f32" --model "$model" --element f32 >/dev/null
   for weights in "$model" "$work/$name.f32"; do
     "$decant" generate "$work/$name.h5" --model "$weights" --prompt "$reference/prompts.npy" --new-tokens 24 --quiet --json \

@@ -133,8 +133,8 @@ static void streamed_bytes_are_those_summed_by_hand(void **state)
     assert_int_equal(memory.calibration.head, 2 * 2 * 6 * 8 + 2 * 6 * 32 + 4 * 6);
     assert_int_equal(memory.calibration.boundaries, 5 * 2 * 12 * 8);
     assert_int_equal(memory.calibration.kept, 12 * (2 * 132 + 4 * 6));
-    /* four boundaries of 4 · 6 rows wait, and half of one on its way to a checkpoint; 88 rows of levels a block;
-     * tokens */
+    /* four boundaries of 4 · 6 rows wait, and half of one on its way to a checkpoint; 88 rows of levels a
+     * block; tokens */
     decant_rank_share idle = whole_model(false, true);
     idle.layers.count = 0;
     int64_t program = plan_one_rank(&shape, idle).at[DECANT_STAGE_CALIBRATE].host;

@@ -42,7 +42,7 @@ through 1 "${run[@]}" --memory resident --output "$work/whole.h5"
 through 2 calibrate "${common[@]}" --memory resident --replicas 2 --output "$work/statistics.h5"
 
 # ---- checkpoints change nothing, and nothing is left of them
-for ranks in 1 2 3 8; do
+for ranks in 1 3 8; do
   through $ranks "${run[@]}" "${streamed[@]}" "${always[@]}" --log "$work/log" --output "$work/all.$ranks.h5"
   grep -q '"event":"checkpoint","boundaries":0,"backward":6,"of":6' "$work/log" || fail "no checkpoints: $(cat "$work/log")"
   cmp "$work/whole.h5" "$work/all.$ranks.h5" || fail "a streamed job with checkpoints on $ranks ranks gives other bytes"
@@ -55,7 +55,7 @@ through 1 "${run[@]}" "${streamed[@]}" --log "$work/log" --output "$work/none.h5
 # The files of a kind in a work directory, by number, as "0 1 2".
 numbers() { (cd "$1" && for file in "$2".*.h5; do [[ ! -e $file ]] || echo "${file//[^0-9]/ }"; done | awk '{ print $1 }' | sort -n | xargs); }
 
-# killed_at FILE RANKS OUTPUT OPTIONS…: killed once FILE is in its work directory, and not through.
+# killed_at FILE RANKS OUTPUT OPTIONS…: killed once FILE, which must come to be, is in its work directory; not through.
 killed_at() {
   local file=$1 ranks=$2 output=$3 tries=0
   shift 3
@@ -72,22 +72,20 @@ killed_at() {
 # ---- killed while layers go forward, while they go backward, and when all have: goes on, on any number of ranks
 planned=$("$decant" plan --model "$model" --calibration "$tokens" --sequences 14 --window 37 --bits 5 --memory streamed --device cpu --json |
   python3 -c 'import json, sys; print(json.load(sys.stdin)["checkpoint_bytes"])')
-cases=0
-for file in boundary.2.h5 boundary.6.h5 gradient.5.h5 gradient.3.h5 gradient.1.h5 gradient.0.h5; do
-  ranks=$((cases++ % 3 + 1))
+for case in boundary.2:1:3 boundary.4:3:2 gradient.5:3:1 gradient.3:1:2 gradient.1:2:5 gradient.0:2:3; do
+  IFS=: read -r file ranks others <<<"$case"
+  file=$file.h5
   killed_at $file $ranks "$work/$file" "${run[@]}" "${streamed[@]}"
   held=$(cat "$work/$file.work"/*.h5* | wc -c)
   ((held <= planned)) || fail "$held bytes are in the work directory, $planned were planned"
   echo "killed at $file on $ranks: $held bytes; boundaries $(numbers "$work/$file.work" boundary); gradients $(numbers "$work/$file.work" gradient);" \
     "layers $(numbers "$work/$file.work" layer)"
-  for others in $((cases % 3 + 1)) $((cases % 2 ? 5 : 2)); do
-    cp -r "$work/$file.work" "$work/on.h5.work"
-    through $others "${run[@]}" "${streamed[@]}" --output "$work/on.h5"
-    grep -q 'going on after' "$work/err" || fail "not resumed: $(cat "$work/err")"
-    cmp "$work/whole.h5" "$work/on.h5" || fail "killed at $file, gone on with $others ranks: other bytes"
-    [[ ! -e $work/on.h5.work ]] || fail "a complete job left its work directory"
-    rm "$work/on.h5"
-  done
+  cp -r "$work/$file.work" "$work/on.h5.work"
+  through "$others" "${run[@]}" "${streamed[@]}" --output "$work/on.h5"
+  grep -q 'going on after' "$work/err" || fail "not resumed: $(cat "$work/err")"
+  cmp "$work/whole.h5" "$work/on.h5" || fail "killed at $file, gone on with $others ranks: other bytes"
+  [[ ! -e $work/on.h5.work ]] || fail "a complete job left its work directory"
+  rm "$work/on.h5"
 done
 
 # ---- what is there is used: other costs and activations, with their checksums right, give other bytes
@@ -110,7 +108,7 @@ cmp -s "$work/whole.h5" "$work/forged.h5" && fail "what a checkpoint holds is no
 mkdir "$work/scratch"
 killed_at gradient.3.h5 2 "$work/replicas.h5" calibrate "${common[@]}" --memory streamed --replicas 2
 cp -r "$work/replicas.h5.work" "$work/first.work"
-for ranks in 2 4 6; do
+for ranks in 2 6; do
   rm -rf "$work/replicas.h5"*
   cp -r "$work/first.work" "$work/replicas.h5.work"
   expect 2 'there, replicas = 2; here, replicas = 1' on 2 calibrate "${common[@]}" --replicas 1 --output "$work/replicas.h5"
@@ -122,7 +120,7 @@ done
 # ---- every method: what is kept of each until the choice is saved, codes and rotations included
 methods=(--method kmeans,guided,higgs,rtn,nf4 --bit-widths 2,3,4)
 through 1 "${run[@]}" "${methods[@]}" --memory resident --output "$work/methods.h5"
-killed_at gradient.3.h5 2 "$work/killed.h5" "${run[@]}" "${methods[@]}" "${streamed[@]}"
+killed_at gradient.4.h5 2 "$work/killed.h5" "${run[@]}" "${methods[@]}" "${streamed[@]}"
 through 3 "${run[@]}" "${methods[@]}" "${streamed[@]}" --output "$work/killed.h5"
 grep -q 'going on after' "$work/err" || fail "not resumed: $(cat "$work/err")"
 cmp "$work/methods.h5" "$work/killed.h5" || fail "several methods, gone on with: other bytes"

@@ -74,7 +74,7 @@ expect "$job" 3 'absent.npy'
 [[ $(restarts "$job") == 0 ]] || fail "a job with bad input was requeued"
 
 # ---- signalled while it calibrates, twice: decant leaves with 75 each time, and ends with the undisturbed job's bytes
-python3 -c 'import numpy as np; t = np.load("'"$model"'/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(10)]))'
+python3 -c 'import numpy as np; t = np.load("'"$model"'/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(30)]))'
 long=("micro-batch = 1" "checkpoint-every = 0")
 sed "s,^calibration.*,calibration = $work/long.npy,; /^micro-batch/d; /^quiet/d; /^output/d" plain.ini >long.ini
 printf '%s\n' "${long[@]}" "output = $work/signalled.h5" >>long.ini

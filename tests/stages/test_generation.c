@@ -127,6 +127,45 @@ static void kept_keys_and_values_change_nothing(void **state)
         check_family(*state, names[i]);
 }
 
+/* How often a block's forward pass was issued, of the family that is counted. */
+typedef struct counted_family {
+    decant_family family; /* first: a part's family is looked around */
+    const decant_family *actual;
+    int forwards;
+} counted_family;
+
+static decant_status count_forward(const decant_model_part *part, const decant_block *block, decant_matrix x,
+                                   decant_matrix y, decant_activations *kept, decant_error *err)
+{
+    counted_family *counted = (counted_family *)part->family;
+    counted->forwards++;
+    return counted->actual->forward(part, block, x, y, kept, err);
+}
+
+/* A GPU issues a step twice, once for itself and once to record it, and replays it from then on. */
+static void steps_are_replayed(void **state)
+{
+    enum { STEPS = 9 };
+    sample_model model;
+    decant_generation *generation;
+    int32_t next;
+    open_model(*state, "llama_gqa_tied", &model);
+    counted_family counted = {.family = *model.part.family, .actual = model.part.family};
+    counted.family.forward = count_forward;
+    model.part.family = &counted.family;
+    int layers = model.part.layer_count;
+    REQUIRE(decant_generation_create(&model.part, &generation, err));
+    REQUIRE(decant_generation_begin(generation, model.tokens.tokens, PROMPT, &next, err));
+    assert_int_equal(counted.forwards, layers);
+    for (int i = 0; i < STEPS; i++)
+        REQUIRE(decant_generation_step(generation, next, &next, err));
+    bool replays = strcmp(model.backend->name, "cuda") == 0;
+    assert_int_equal(counted.forwards, layers * (1 + (replays ? 2 : STEPS)));
+    decant_generation_destroy(&generation);
+    model.part.family = counted.actual;
+    close_model(&model);
+}
+
 static void kept_bytes_are_those_of_all_layers(void **state)
 {
     sample_model model;
@@ -139,6 +178,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kept_keys_and_values_change_nothing),
+        cmocka_unit_test(steps_are_replayed),
         cmocka_unit_test(kept_bytes_are_those_of_all_layers),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);
