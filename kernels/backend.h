@@ -266,6 +266,12 @@ typedef struct decant_quantize_kernels {
                                    int64_t n_sensitive, int64_t n_outliers, decant_sparse_pattern *pattern,
                                    decant_error *err);
 
+    /* What each weight adds to Σ F (w − ŵ)² of a packed matrix without a sparse part: cost = F (w − ŵ)², which
+     * is what it would save to keep the weight apart. fisher, cost  device F32 [rows, columns]; fisher NULL:
+     * all ones */
+    decant_status (*weigh_errors)(decant_backend *backend, decant_matrix weight, const float *fisher,
+                                  const decant_packed_matrix *packed, float *cost, decant_error *err);
+
     /* Levels of every row that minimise Σ F (w − level)² over the weights not in the pattern, for several
      * widths at once. A row whose F is all zero counts every weight once. Rounded to F16, ascending; a row with
      * fewer distinct weights than levels repeats its last one. bits [n_widths] ascending, each 2 … 8; seed is

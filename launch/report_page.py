@@ -33,12 +33,13 @@ def section(title: str, text: str, *parts: str) -> str:
 
 def summary_table(containers: Sequence[Container]) -> str:
     heads = ["container", "method", "bits", "size", "perplexity", "KL", "same top",
-             "predicted", "measured"]  # fmt: skip
+             "predicted", "measured", "loss by sums", "loss measured"]  # fmt: skip
     rows = []
     for c in sorted(containers, key=lambda c: (c.family, c.bits)):
         cells = [cell(c.bits, "{:.3f}"), cell(c.quantized_bytes, "{:.1f} MB", 1e-6), cell(c.perplexity, "{:.3f}"),
                  cell(c.divergence, "{:.4f}"), cell(c.top1, "{:.1f} %", 100), cell(c.predicted, "{:.4f}"),
-                 cell(c.came_true, "{:.4f}")]  # fmt: skip
+                 cell(c.came_true, "{:.4f}"), cell(c.predicted_from_sums, "{:.4f}"),
+                 cell(c.measured, "{:.4f}")]  # fmt: skip
         rows.append(
             f'<tr><td>{html.escape(c.name)}</td><td class="text">{html.escape(c.family)}</td>'
             + "".join(f"<td>{text}</td>" for text in cells)
@@ -107,7 +108,7 @@ def render(title: str, containers: Sequence[Container], logs: dict[str, Log]) ->
         original = next((c.perplexity_original for c in containers if c.perplexity_original is not None), None)
         count = f"{len(containers)} container" + ("s" if len(containers) != 1 else "")
         said = "" if original is None else f"; the 16-bit model's perplexity on the same text is {original:.3f}"
-        body += [f"<p>{count}{said}. Bits are a weight's share of everything stored; predicted and measured are in nats a token: the loss increase, or the KL divergence where sensitivities were measured by that.</p>", summary_table(containers)]
+        body += [f"<p>{count}{said}. Bits are a weight's share of everything stored; predicted and measured are in nats a token: the loss increase, or the KL divergence where sensitivities were measured by that. Beside these stands the loss increase that Fisher sums, or Hessians of guided, predict for the same choice, and the one that was measured.</p>", summary_table(containers)]
     body += quality_sections(containers) + layer_sections(containers) + job_sections(logs)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'

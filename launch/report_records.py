@@ -44,6 +44,7 @@ class Container:
     divergence: float | None
     top1: float | None
     predicted: float | None
+    predicted_from_sums: float | None  # the loss increase by Fisher sums or Hessians, where sensitivities were measured
     measured: float | None
     layers: list[Layer] = field(repr=False)
 
@@ -149,6 +150,7 @@ def read_container(path: Path) -> Container:
                 divergence=number_or_none(about, "kl_divergence"),
                 top1=number_or_none(about, "top1_agreement"),
                 predicted=number_or_none(about, "predicted_loss_increase"),
+                predicted_from_sums=number_or_none(about, "predicted_from_sums"),
                 measured=number_or_none(about, "measured_loss_increase"),
                 layers=[read_layer(file, name) for name in names],
             )

@@ -47,17 +47,13 @@ static decant_status split_names(decant_container_plan *plan, decant_error *err)
     return status;
 }
 
-/* Weights that the layer's k-means candidates keep apart, whatever was chosen: from what they store. */
-static int64_t sparse_count_of(const decant_table_row *row, int64_t rows, int64_t columns)
+/* Weights that a candidate keeps apart: from what it stores. */
+static int64_t sparse_count_of(const decant_candidate *candidate, int64_t rows, int64_t columns)
 {
-    for (int i = 0; i < row->candidates; i++) {
-        const decant_candidate *candidate = &row->candidate[i];
-        if (!decant_candidate_has_sparse(candidate))
-            continue;
-        int64_t sparse = candidate->bytes - decant_packed_bytes(rows, columns, candidate->code_bits, 0);
-        return sparse <= 0 ? 0 : (sparse - (rows + 1) * 4) / (decant_sparse_index_bytes(columns) + 2);
-    }
-    return 0;
+    if (decant_candidate_is_on_grid(candidate))
+        return 0;
+    int64_t sparse = candidate->bytes - decant_packed_bytes(rows, columns, candidate->code_bits, 0);
+    return sparse <= 0 ? 0 : (sparse - (rows + 1) * 4) / (decant_sparse_index_bytes(columns) + 2);
 }
 
 /* What a layer's own attributes say of its size. */
@@ -76,7 +72,8 @@ static decant_status read_layer_size(const decant_container *container, const ch
     if (status != DECANT_OK)
         return status;
     row->weights = rows * columns;
-    row->sparse_count = sparse_count_of(row, rows, columns);
+    for (int i = 0; i < row->candidates; i++)
+        row->candidate[i].sparse_count = sparse_count_of(&row->candidate[i], rows, columns);
     return DECANT_OK;
 }
 
@@ -153,8 +150,7 @@ cJSON *decant_container_plan_as_json(const decant_container_plan *plan)
         cJSON_AddNumberToObject(layer, "group", (double)choice->group);
         cJSON_AddNumberToObject(layer, "weights", (double)row->weights);
         cJSON_AddNumberToObject(layer, "stored_bytes", (double)choice->bytes);
-        cJSON_AddNumberToObject(layer, "sparse_count",
-                                decant_candidate_has_sparse(choice) ? (double)row->sparse_count : 0);
+        cJSON_AddNumberToObject(layer, "sparse_count", (double)choice->sparse_count);
         cJSON_AddNumberToObject(layer, "relative_error", choice->relative);
         cJSON_AddNumberToObject(layer, plan->predicts_loss ? "predicted_loss_increase" : "error_times_weights",
                                 choice->predicted);

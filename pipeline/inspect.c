@@ -11,8 +11,9 @@ static const char *const real_attributes[] = {"bits"};
 static const char *const optional_integers[] = {"calibration_sequences", "calibration_length",
                                                 "calibration_crc32"};
 static const char *const optional_reals[] = {
-    "predicted_loss_increase", "predicted_lower_bound", "calibration_loss", "perplexity_original",
-    "perplexity_quantized",    "kl_divergence",         "top1_agreement",   "measured_loss_increase"};
+    "predicted_loss_increase", "predicted_lower_bound", "predicted_from_sums",
+    "calibration_loss",        "perplexity_original",   "perplexity_quantized",
+    "kl_divergence",           "top1_agreement",        "measured_loss_increase"};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 /* What was measured of the layers' sensitivities, and how well it was predicted; NULL when nothing was. */

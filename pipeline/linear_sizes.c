@@ -10,29 +10,42 @@ static int64_t larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
+static int64_t pattern_bytes(int64_t rows, int64_t count)
+{
+    return 4 * (rows + 1) + 4 * count;
+}
+
 static void size_linear(const decant_job_shape *shape, const decant_linear *linear, decant_linear_size *size)
 {
     const decant_recipe *recipe = &shape->recipe;
     int64_t rows = linear->rows, columns = linear->columns;
-    int64_t count = decant_recipe_has_levels(recipe) ? decant_recipe_sparse_count(recipe, rows, columns) : 0;
+    int64_t count = decant_recipe_sparse_count(recipe, rows, columns);
     decant_candidate_list list;
     decant_error unread; /* the options were checked: something is offered */
     decant_recipe_offer(recipe, rows, columns, &list, &unread);
-    *size = (decant_linear_size){
-        .rows = rows, .columns = columns, .weights = rows * columns, .sparse_count = count};
+    *size = (decant_linear_size){.rows = rows, .columns = columns, .weights = rows * columns};
     size->sums_bytes =
         (int64_t)sizeof(float) * decant_fisher_sums_floats(rows, columns, recipe->hessian_groups);
-    size->pattern_bytes = count > 0 ? 4 * (rows + 1) + 4 * count : 0;
+    size->pattern_bytes = count > 0 ? pattern_bytes(rows, count) : 0;
     size->smallest_bytes = list.count > 0 ? decant_candidate_list_smallest(&list) : 0;
     for (int i = 0; i < list.count; i++) {
         const decant_candidate *candidate = &list.candidate[i];
+        bool own_sparse = decant_candidate_has_own_sparse(recipe, candidate);
         size->largest_bytes = larger(size->largest_bytes, candidate->bytes);
         if (decant_candidate_is_on_grid(candidate))
             size->trial_bytes = larger(size->trial_bytes, candidate->bytes);
         else
             size->levels_bytes += rows << (candidate->code_bits + 1);
         if (candidate->method == DECANT_METHOD_GUIDED)
-            size->levels_bytes += (int64_t)decant_planes_bytes(rows, columns, candidate->code_bits) + 2 * count;
+            size->levels_bytes +=
+                (int64_t)decant_planes_bytes(rows, columns, candidate->code_bits) + 2 * candidate->sparse_count;
+        if (own_sparse && candidate->sparse_count > 0)
+            size->levels_bytes += pattern_bytes(rows, candidate->sparse_count);
+        if (own_sparse) /* stages/methods/guided_sparse.c: nearest levels and what their errors cost */
+            size->trial_bytes =
+                larger(size->trial_bytes,
+                       4 * rows * columns + decant_packed_bytes(rows, columns, candidate->code_bits, 0));
+        count = larger(count, candidate->sparse_count);
     }
     size->stored_bytes = size->largest_bytes;
     if (shape->bits > 0) {
@@ -47,7 +60,6 @@ static void size_linear(const decant_job_shape *shape, const decant_linear *line
 void decant_linear_size_add(decant_linear_size *sum, const decant_linear_size *size)
 {
     sum->weights += size->weights;
-    sum->sparse_count += size->sparse_count;
     sum->sums_bytes += size->sums_bytes;
     sum->pattern_bytes += size->pattern_bytes;
     sum->levels_bytes += size->levels_bytes;

@@ -9,8 +9,7 @@
 /* One linear layer: what it stores and what waits of it between measuring and choosing. */
 typedef struct decant_linear_size {
     int64_t rows, columns;
-    int64_t weights; /* rows · columns */
-    int64_t sparse_count;
+    int64_t weights;        /* rows · columns */
     int64_t sums_bytes;     /* its Fisher sums, and its Hessians where there are any */
     int64_t pattern_bytes;  /* sparse pattern where it is computed */
     int64_t levels_bytes;   /* levels of every width; with them the codes and sparse values of guided ones */

@@ -109,6 +109,51 @@ void decant_describe_numbers(const decant_number_list *list, char *text, size_t 
         used += (size_t)snprintf(text + used, size - used, "%s%lld", i ? "," : "", (long long)list->value[i]);
 }
 
+/* ---- fractions ---- */
+
+static bool insert_fraction(decant_fraction_list *list, double value)
+{
+    int place = list->count;
+    while (place > 0 && list->value[place - 1] >= value)
+        place--;
+    if (place < list->count && list->value[place] == value)
+        return true;
+    if (list->count == DECANT_SETTINGS_MAXIMUM)
+        return false;
+    memmove(&list->value[place + 1], &list->value[place], (size_t)(list->count - place) * sizeof *list->value);
+    list->value[place] = value;
+    list->count++;
+    return true;
+}
+
+bool decant_parse_fractions(const char *text, double minimum, double maximum, decant_fraction_list *list)
+{
+    *list = (decant_fraction_list){0};
+    for (const char *at = text;; at++) {
+        char *end;
+        if (strspn(at, "0123456789.") == 0 || strspn(at, "0123456789.") != strcspn(at, ",%"))
+            return false;
+        double value = strtod(at, &end) / 100;
+        if (end == at)
+            return false;
+        end += *end == '%';
+        if ((*end != ',' && *end != '\0') || value < minimum || value > maximum ||
+            !insert_fraction(list, value))
+            return false;
+        at = end;
+        if (*at == '\0')
+            return true;
+    }
+}
+
+void decant_describe_fractions(const decant_fraction_list *list, char *text, size_t size)
+{
+    size_t used = 0;
+    text[0] = '\0';
+    for (int i = 0; i < list->count && used < size; i++)
+        used += (size_t)snprintf(text + used, size - used, "%s%.10g%%", i ? "," : "", 100 * list->value[i]);
+}
+
 /* ---- choices ---- */
 
 /* The number of the choice that the first `length` bytes of text name, or -1. */

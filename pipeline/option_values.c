@@ -143,6 +143,9 @@ decant_status decant_option_set(const option_row *row, const char *value, decant
     case OPTION_NUMBERS:
         good = decant_parse_numbers(value, row->minimum, row->maximum, field);
         break;
+    case OPTION_FRACTIONS:
+        good = decant_parse_fractions(value, row->minimum, row->maximum, field);
+        break;
     case OPTION_SET:
         good = decant_parse_set(row->argument, value, field);
         break;
@@ -199,6 +202,9 @@ void decant_option_describe(const option_row *row, const decant_options *options
         break;
     case OPTION_NUMBERS:
         decant_describe_numbers(field, text, size);
+        break;
+    case OPTION_FRACTIONS:
+        decant_describe_fractions(field, text, size);
         break;
     case OPTION_SIZE:
     case OPTION_INTEGER:

@@ -7,18 +7,19 @@
 
 typedef enum option_kind {
     OPTION_PATH,
-    OPTION_INTEGER,  /* int64_t */
-    OPTION_NUMBER,   /* int */
-    OPTION_SEED,     /* uint64_t */
-    OPTION_REAL,     /* double */
-    OPTION_FRACTION, /* double, given in percent */
-    OPTION_CHOICE,   /* int, an index into `argument` split at '|' */
-    OPTION_SET,      /* unsigned, a bit for each choice of `argument` that is named */
-    OPTION_WIDTHS,   /* decant_bit_widths */
-    OPTION_NUMBERS,  /* decant_number_list */
-    OPTION_SIZE,     /* int64_t, bytes */
-    OPTION_SWEEP,    /* decant_sweep */
-    OPTION_FLAG,     /* bool */
+    OPTION_INTEGER,   /* int64_t */
+    OPTION_NUMBER,    /* int */
+    OPTION_SEED,      /* uint64_t */
+    OPTION_REAL,      /* double */
+    OPTION_FRACTION,  /* double, given in percent */
+    OPTION_CHOICE,    /* int, an index into `argument` split at '|' */
+    OPTION_SET,       /* unsigned, a bit for each choice of `argument` that is named */
+    OPTION_WIDTHS,    /* decant_bit_widths */
+    OPTION_NUMBERS,   /* decant_number_list */
+    OPTION_FRACTIONS, /* decant_fraction_list, given in percent */
+    OPTION_SIZE,      /* int64_t, bytes */
+    OPTION_SWEEP,     /* decant_sweep */
+    OPTION_FLAG,      /* bool */
 } option_kind;
 
 typedef struct option_row {

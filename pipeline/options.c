@@ -61,6 +61,8 @@ static const option_row option_table[] = {
      "times that guided solves for levels and goes through codes; 0: k-means, to compare"},
     {"guided-damping", OPTION_FRACTION, "PERCENT", "1%", FIELD(guided_damping), 0, 1, true,
      "added to a Hessian's diagonal for guided, of its mean"},
+    {"guided-sparse", OPTION_FRACTIONS, "PERCENTS", NULL, FIELD(guided_sparse), 0, 0.5, true,
+     "weights that guided keeps apart for their errors, each a candidate: 0,0.2,0.45"},
     {"seed", OPTION_SEED, "N", "0", FIELD(seed), 0, 0, true,
      "seed of higgs's signs, of --levels lloyd, of noise and of random tokens"},
     {"sensitivity", OPTION_CHOICE, "fisher|noise|measured", "fisher", FIELD(sensitivity), 0, 0, true,
@@ -206,12 +208,14 @@ decant_recipe decant_options_recipe(const decant_options *options)
         .hessian_groups = decant_options_hessian_groups(options),
         .guided_rounds = options->guided_rounds,
         .guided_damping = options->guided_damping,
+        .guided_sparse_count = options->guided_sparse.count,
     };
     for (int i = 0; i < DECANT_METHODS; i++)
         recipe.uses[i] = options->methods >> i & 1;
     memcpy(recipe.width, options->bit_widths.width, sizeof recipe.width);
     memcpy(recipe.dimension, options->grid_dimensions.value, sizeof recipe.dimension);
     memcpy(recipe.group, options->groups.value, sizeof recipe.group);
+    memcpy(recipe.guided_sparse, options->guided_sparse.value, sizeof recipe.guided_sparse);
     return recipe;
 }
 

@@ -101,6 +101,7 @@ typedef struct decant_options {
     int levels;       /* decant_level_search */
     int guided_groups, guided_rounds;
     double guided_damping;
+    decant_fraction_list guided_sparse; /* none: --sensitive and --outliers, as k-means */
     uint64_t seed;
 
     int sensitivity;               /* decant_sensitivity_kind */

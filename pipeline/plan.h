@@ -73,7 +73,9 @@ typedef struct decant_plan {
     int64_t weights;               /* quantized */
     int64_t container_bytes, smallest_bytes,
         largest_bytes;        /* the container, as asked, and at the ends of --bit-widths */
-    int64_t statistics_bytes; /* of a file of Fisher sums */
+    int64_t statistics_bytes; /* of a file of Fisher sums, with Hessians where there are any */
+    int64_t hessian_bytes,
+        block_hessian_bytes; /* of all blocks, and of one: as many are there at once as sums */
     int64_t work_bytes; /* OUTPUT.work at its largest, while a checkpoint is written; 0: nothing is saved */
 } decant_plan;
 

@@ -155,8 +155,18 @@ static void print_seconds(const decant_plan *plan, const decant_plan_request *re
                 plan->faster_replicas, plan->faster_s);
 }
 
+static void print_hessians(const decant_plan *plan, FILE *stream)
+{
+    if (plan->hessian_bytes > 0)
+        fprintf(stream, "Hessians of guided: %.2f GB, %.2f GB a layer; %s\n", gb(plan->hessian_bytes),
+                gb(plan->block_hessian_bytes),
+                plan->streamed ? "those of one layer are there at a time"
+                               : "each rank has those of its layers, and frees one as its matrix is quantized");
+}
+
 static void print_files(const decant_plan *plan, FILE *stream)
 {
+    print_hessians(plan, stream);
     if (!plan->shape.quantizes) {
         fprintf(stream, "statistics file: %.2f GB", gb(plan->statistics_bytes));
     } else {
@@ -256,6 +266,7 @@ static void print_json(const decant_plan *plan, const decant_plan_request *reque
     cJSON_AddNumberToObject(object, "container_bytes", (double)plan->container_bytes);
     cJSON_AddNumberToObject(object, "container_smallest_bytes", (double)plan->smallest_bytes);
     cJSON_AddNumberToObject(object, "container_largest_bytes", (double)plan->largest_bytes);
+    cJSON_AddNumberToObject(object, "hessian_bytes", (double)plan->hessian_bytes);
     cJSON_AddNumberToObject(object, "statistics_bytes", (double)plan->statistics_bytes);
     cJSON_AddNumberToObject(object, "checkpoint_bytes", (double)plan->work_bytes);
     cJSON *ranks = cJSON_AddArrayToObject(object, "rank");

@@ -3,16 +3,25 @@
 
 #include "base/memory.h"
 
+static int guided_candidates(const decant_recipe *recipe)
+{
+    int fractions = recipe->guided_sparse_count > 0 ? recipe->guided_sparse_count : 1;
+    return recipe->uses[DECANT_METHOD_GUIDED] ? recipe->widths * fractions : 0;
+}
+
 /* LLaMA-7B shapes on one H100, tests/gpu/RESULTS.md: 128 sequences of 2048 tokens are 1.075e16 operations
  * in 21.7 s; 6.48e9 weights at 2, 3 and 4 bits in 3.0 s, and 0.79 s more for each of 5 and 6 bits; 13.5 GB of
  * weights from the page cache in 0.7 s; 3.3 GB written in 4.8 s. Between ranks nothing was measured, and grids
- * are taken to cost no more than reading, checksums and k-means at small widths do. */
+ * are taken to cost no more than reading, checksums and k-means at small widths do. A guided candidate, 3 bits
+ * in three rounds of four sweeps: 38.5 s, on an H200 (tests/bench/bench_guided); other widths were not
+ * measured. */
 decant_rates decant_rates_measured(const decant_recipe *recipe)
 {
     const double weights = 6.476e9;
     double seconds = 3.0;
     for (int i = 0; i < recipe->widths && recipe->uses[DECANT_METHOD_KMEANS]; i++)
         seconds += recipe->width[i] > 4 ? 0.79 : 0;
+    seconds += guided_candidates(recipe) * 38.5 * recipe->guided_rounds / 3;
     return (decant_rates){
         .flop_s = 1.075e16 / 21.7,
         .quantized_s = weights / seconds,
@@ -348,6 +357,8 @@ void decant_plan_file_sizes(decant_plan *plan, const decant_linear_sizes *sizes)
     plan->container_bytes = sizes->all.stored_bytes + rest;
     plan->smallest_bytes = sizes->all.smallest_bytes + rest;
     plan->largest_bytes = sizes->all.largest_bytes + rest;
+    plan->hessian_bytes = sizes->all.sums_bytes - 4 * sizes->all.weights;
+    plan->block_hessian_bytes = plan->hessian_bytes / plan->shape.config->layers; /* blocks are alike */
     plan->statistics_bytes = sizes->all.sums_bytes + sizes->count * FISHER_RECORD_BYTES;
     if (plan->shape.calibrates)
         plan->work_bytes = plan->streamed ? streamed_work_bytes(plan, sizes) : resident_work_bytes(plan);

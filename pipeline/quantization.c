@@ -95,7 +95,6 @@ static decant_status quantize_matrix(decant_backend *backend, const decant_recip
         .source_checksum = arriving->checksum,
         .candidates = task->layer->candidates,
         .weights = task->linear.rows * task->linear.columns,
-        .sparse_count = task->layer->sparse.count,
     };
     memcpy(task->row->candidate, task->layer->candidate, sizeof task->row->candidate);
     if (task->fisher)

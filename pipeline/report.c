@@ -165,6 +165,14 @@ static void describe_choice(const decant_error_table *table, const int *chosen, 
     }
 }
 
+/* What candidates are predicted from before anything is measured. */
+static const char *predicting_sums(const decant_options *options)
+{
+    return decant_options_hessian_groups(options) == 0      ? "Fisher sums"
+           : options->methods == 1u << DECANT_METHOD_GUIDED ? "Hessians"
+                                                            : "Fisher sums and Hessians";
+}
+
 void decant_report_sensitivity(decant_job *job, const decant_sensitivity *sensitivity, double seconds)
 {
     const decant_agreement *agreement = &sensitivity->agreement;
@@ -184,9 +192,9 @@ void decant_report_sensitivity(decant_job *job, const decant_sensitivity *sensit
             job->log,
             "one matrix at a time, %lld matrices: predicted from %s %.4f in sum, measured %.4f (ratio "
             "%.3f), Pearson %.3f",
-            (long long)agreement->count, is_noise ? "noise" : "Fisher sums", agreement->predicted_sum,
-            agreement->measured_sum, agreement->predicted_sum / agreement->measured_sum,
-            agreement->correlation);
+            (long long)agreement->count, is_noise ? "noise" : predicting_sums(job->options),
+            agreement->predicted_sum, agreement->measured_sum,
+            agreement->predicted_sum / agreement->measured_sum, agreement->correlation);
     decant_log_event(job->log, "sensitivity",
                      "\"seconds\":%.3f,\"kind\":\"%s\",\"measure\":\"%s\",\"sequences\":%lld,\"length\":%lld,"
                      "\"negatives\":%lld,\"compared\":%lld,\"predicted_sum\":%.9g,\"measured_sum\":%.9g,"

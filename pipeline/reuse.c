@@ -143,10 +143,11 @@ static bool take_figures(const decant_candidate_list *list, const decant_table_r
     for (int i = 0; i < list->count; i++) {
         const decant_candidate *here = &list->candidate[i], *there = &stored->candidate[i];
         if (here->method != there->method || here->code_bits != there->code_bits ||
-            here->dimension != there->dimension || here->group != there->group || here->bytes != there->bytes)
+            here->dimension != there->dimension || here->group != there->group ||
+            here->sparse != there->sparse || here->bytes != there->bytes)
             return false;
         row->candidate[i] = *here;
-        row->candidate[i].predicted = there->predicted;
+        row->candidate[i].predicted = row->candidate[i].from_sums = there->predicted;
         row->candidate[i].relative = there->relative;
     }
     return true;
@@ -166,9 +167,6 @@ static decant_status compare_matrix(const decant_job *job, const decant_recipe *
     decant_table_row row = {
         .source_checksum = job->weight_checksums[matrix],
         .weights = linear.rows * linear.columns,
-        .sparse_count = decant_recipe_has_levels(recipe)
-                            ? decant_recipe_sparse_count(recipe, linear.rows, linear.columns)
-                            : 0,
     };
     reuse->is_same[matrix] = strcmp(reuse->plan.name[matrix], linear.name) == 0 &&
                              has_layer_integer(reuse, linear.name, "rows", linear.rows) &&

@@ -53,23 +53,20 @@ double decant_candidate_width(const decant_candidate *candidate)
 
 void decant_candidate_describe(const decant_candidate *candidate, char *text, size_t size)
 {
-    char dimension[16] = "", group[32] = "";
+    char dimension[16] = "", group[32] = "", sparse[32] = "";
     if (candidate->method == DECANT_METHOD_HIGGS)
         snprintf(dimension, sizeof dimension, " p=%d", candidate->dimension);
     if (candidate->group > 0 && candidate->method != DECANT_METHOD_NF4)
         snprintf(group, sizeof group, " g=%lld", (long long)candidate->group);
-    snprintf(text, size, "%s %.4g%s%s", decant_method_name((decant_method)candidate->method),
-             decant_candidate_width(candidate), dimension, group);
+    if (candidate->method == DECANT_METHOD_GUIDED && candidate->sparse > 0)
+        snprintf(sparse, sizeof sparse, " + %.3g %%", 100 * candidate->sparse);
+    snprintf(text, size, "%s %.4g%s%s%s", decant_method_name((decant_method)candidate->method),
+             decant_candidate_width(candidate), dimension, group, sparse);
 }
 
 bool decant_candidate_is_on_grid(const decant_candidate *candidate)
 {
     return decant_method_is_on_grid((decant_method)candidate->method);
-}
-
-bool decant_candidate_has_sparse(const decant_candidate *candidate)
-{
-    return !decant_candidate_is_on_grid(candidate);
 }
 
 bool decant_candidates_share_grid(const decant_candidate *a, const decant_candidate *b)
@@ -90,6 +87,19 @@ static bool is_had_by_some(const decant_candidate_list *list, double width)
     return false;
 }
 
+/* What it keeps apart and what it stores. */
+static void size_candidate(const decant_recipe *recipe, const decant_method_operations *method, int64_t rows,
+                           int64_t columns, decant_candidate *candidate)
+{
+    if (decant_candidate_has_own_sparse(recipe, candidate)) {
+        candidate->sparse_count = decant_fraction_count(candidate->sparse, rows, columns);
+    } else if (!decant_candidate_is_on_grid(candidate)) {
+        candidate->sparse = recipe->sensitive + recipe->outliers;
+        candidate->sparse_count = decant_recipe_sparse_count(recipe, rows, columns);
+    }
+    candidate->bytes = method->bytes(candidate, rows, columns, candidate->sparse_count);
+}
+
 decant_status decant_recipe_offer(const decant_recipe *recipe, int64_t rows, int64_t columns,
                                   decant_candidate_list *list, decant_error *err)
 {
@@ -105,8 +115,7 @@ decant_status decant_recipe_offer(const decant_recipe *recipe, int64_t rows, int
                                 "--grid-dimension",
                                 DECANT_CANDIDATES);
         for (int j = first; j < list->count; j++)
-            list->candidate[j].bytes = method->bytes(&list->candidate[j], rows, columns,
-                                                     decant_recipe_sparse_count(recipe, rows, columns));
+            size_candidate(recipe, method, rows, columns, &list->candidate[j]);
     }
     if (list->count == 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE,
@@ -162,6 +171,14 @@ int64_t decant_fraction_count(double fraction, int64_t rows, int64_t columns)
 
 int64_t decant_recipe_sparse_count(const decant_recipe *recipe, int64_t rows, int64_t columns)
 {
-    return decant_fraction_count(recipe->sensitive, rows, columns) +
-           decant_fraction_count(recipe->outliers, rows, columns);
+    bool is_shared = recipe->uses[DECANT_METHOD_KMEANS] ||
+                     (recipe->uses[DECANT_METHOD_GUIDED] && recipe->guided_sparse_count == 0);
+    return is_shared ? decant_fraction_count(recipe->sensitive, rows, columns) +
+                           decant_fraction_count(recipe->outliers, rows, columns)
+                     : 0;
+}
+
+bool decant_candidate_has_own_sparse(const decant_recipe *recipe, const decant_candidate *candidate)
+{
+    return candidate->method == DECANT_METHOD_GUIDED && recipe->guided_sparse_count > 0;
 }

@@ -33,26 +33,31 @@ typedef struct decant_recipe {
     int64_t dimension[DECANT_SETTINGS_MAXIMUM]; /* of HIGGS's grids: 1 … 4 */
     int groups;
     int64_t group[DECANT_SETTINGS_MAXIMUM]; /* columns that share a scale in HIGGS and RTN; 0: the whole row */
-    double sensitive, outliers;             /* fractions of a matrix; for k-means and guided */
+    double sensitive, outliers;             /* fractions of a matrix; for k-means, and guided without its own */
     decant_level_search search;             /* for k-means, and what guided starts from */
     int hessian_groups;                     /* behind the Fisher sums of a layer; 0 without guided */
     int guided_rounds;                      /* see decant_guided_search */
     double guided_damping;
-    uint64_t seed;    /* of Lloyd's k-means and of HIGGS's signs */
-    double curvature; /* T' / N, see quantize.h; unused without Fisher sums */
+    int guided_sparse_count; /* fractions of a matrix that guided keeps apart for their errors, each a */
+    double guided_sparse[DECANT_SETTINGS_MAXIMUM]; /* candidate, ascending; 0 of them: those of k-means */
+    uint64_t seed;                                 /* of Lloyd's k-means and of HIGGS's signs */
+    double curvature;                              /* T' / N, see quantize.h; unused without Fisher sums */
 } decant_recipe;
 
 /* One possibility, and once it was tried what it costs. The same on every rank, and sent as it is: no padding.
  */
 typedef struct decant_candidate {
-    int32_t method;    /* decant_method */
-    int32_t code_bits; /* of a code */
-    int32_t dimension; /* columns that one code stands for; 1 in all methods but HIGGS */
-    int32_t rotation;  /* columns that are mixed before coding; 1: none */
-    int64_t group;     /* columns that share a scale, 0: the whole row; 0 too where rows have levels */
-    int64_t bytes;     /* everything that is stored */
-    double predicted;  /* loss increase; relative · weights where there are no Fisher sums */
-    double relative;   /* Σ (w − ŵ)² / Σ w² */
+    int32_t method;       /* decant_method */
+    int32_t code_bits;    /* of a code */
+    int32_t dimension;    /* columns that one code stands for; 1 in all methods but HIGGS */
+    int32_t rotation;     /* columns that are mixed before coding; 1: none */
+    int64_t group;        /* columns that share a scale, 0: the whole row; 0 too where rows have levels */
+    double sparse;        /* fraction of the weights that are kept apart, where rows have levels; else 0 */
+    int64_t sparse_count; /* the same as a number of weights */
+    int64_t bytes;        /* everything that is stored */
+    double predicted;     /* loss increase; relative · weights where there are no Fisher sums */
+    double from_sums; /* the same by Fisher sums or Hessians, whatever sensitivities are measured afterwards */
+    double relative;  /* Σ (w − ŵ)² / Σ w² */
 } decant_candidate;
 
 typedef struct decant_candidate_list {
@@ -84,11 +89,8 @@ int64_t decant_candidate_list_smallest(const decant_candidate_list *list);
 /* Code bits a weight: code_bits / dimension. */
 double decant_candidate_width(const decant_candidate *candidate);
 
-/* Short, for people: "kmeans 3", "higgs 2.5 p=2", "rtn 4 g=64". */
+/* Short, for people: "kmeans 3", "higgs 2.5 p=2", "rtn 4 g=64", "guided 3 + 0.45 %". */
 void decant_candidate_describe(const decant_candidate *candidate, char *text, size_t size);
-
-/* Has the candidate a sparse part beside the dense one? */
-bool decant_candidate_has_sparse(const decant_candidate *candidate);
 
 /* Are the rows on a grid that they share, or has each its own levels? */
 bool decant_candidate_is_on_grid(const decant_candidate *candidate);
@@ -112,7 +114,12 @@ int64_t decant_grid_bytes(int64_t rows, int64_t columns, int code_bits, int dime
 /* How many weights a fraction of a matrix is: rounded to nearest. */
 int64_t decant_fraction_count(double fraction, int64_t rows, int64_t columns);
 
-/* Weights that the recipe's k-means and guided candidates keep apart. */
+/* Weights that the recipe's k-means candidates keep apart, and its guided ones without fractions of their own;
+ * 0 when it has neither.
+ */
 int64_t decant_recipe_sparse_count(const decant_recipe *recipe, int64_t rows, int64_t columns);
+
+/* Does the candidate keep apart what has the largest errors, and not what k-means does? */
+bool decant_candidate_has_own_sparse(const decant_recipe *recipe, const decant_candidate *candidate);
 
 #endif

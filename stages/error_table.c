@@ -6,8 +6,8 @@
 
 #include <stdlib.h>
 
-_Static_assert(sizeof(decant_candidate) == 48, "travels between ranks as it is: no padding");
-_Static_assert(sizeof(decant_table_row) == 32 + DECANT_CANDIDATES * sizeof(decant_candidate), "the same");
+_Static_assert(sizeof(decant_candidate) == 72, "travels between ranks as it is: no padding");
+_Static_assert(sizeof(decant_table_row) == 24 + DECANT_CANDIDATES * sizeof(decant_candidate), "the same");
 
 static int by_matrix(const void *left, const void *right)
 {
@@ -58,6 +58,7 @@ static void summarize(const decant_error_table *table, const int *chosen, decant
         summary->weights += row->weights;
         summary->bytes += row->candidate[chosen[layer]].bytes;
         summary->predicted += row->candidate[chosen[layer]].predicted;
+        summary->from_sums += row->candidate[chosen[layer]].from_sums;
     }
     summary->bits = 8.0 * (double)summary->bytes / (double)summary->weights;
     summary->lower_bound = summary->predicted;

@@ -11,7 +11,6 @@ typedef struct decant_table_row {
     uint32_t source_checksum; /* CRC-32 of the original tensor's bytes */
     int32_t candidates;
     int64_t weights; /* rows · columns */
-    int64_t sparse_count;
     decant_candidate candidate[DECANT_CANDIDATES];
 } decant_table_row;
 
@@ -31,6 +30,7 @@ typedef struct decant_plan_summary {
     int64_t bytes;
     double bits;        /* 8 · bytes / weights */
     double predicted;   /* loss increase */
+    double from_sums;   /* the same by Fisher sums or Hessians; 0 for a plan read from a container */
     double lower_bound; /* no choice within the budget predicts less */
 } decant_plan_summary;
 

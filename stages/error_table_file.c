@@ -17,6 +17,7 @@ typedef struct columns {
     int64_t method_bytes;           /* of all names */
     int32_t *code_bits, *dimension; /* [candidates] */
     int64_t *group;                 /* [candidates] */
+    double *sparse;                 /* [candidates] */
     int64_t *bytes;                 /* [layers, candidates] */
     double *predicted, *relative;   /* the same */
 } columns;
@@ -27,6 +28,7 @@ static void free_columns(columns *c)
     decant_memory_free(c->code_bits);
     decant_memory_free(c->dimension);
     decant_memory_free(c->group);
+    decant_memory_free(c->sparse);
     decant_memory_free(c->bytes);
     decant_memory_free(c->predicted);
     decant_memory_free(c->relative);
@@ -43,6 +45,7 @@ static decant_status create_columns(int64_t layers, int64_t candidates, int64_t 
     DECANT_TRY(decant_memory_allocate(wide * sizeof *c->code_bits, what, (void **)&c->code_bits, err));
     DECANT_TRY(decant_memory_allocate(wide * sizeof *c->dimension, what, (void **)&c->dimension, err));
     DECANT_TRY(decant_memory_allocate(wide * sizeof *c->group, what, (void **)&c->group, err));
+    DECANT_TRY(decant_memory_allocate(wide * sizeof *c->sparse, what, (void **)&c->sparse, err));
     DECANT_TRY(decant_memory_allocate(all * sizeof *c->bytes, what, (void **)&c->bytes, err));
     DECANT_TRY(decant_memory_allocate(all * sizeof *c->predicted, what, (void **)&c->predicted, err));
     DECANT_TRY(decant_memory_allocate(all * sizeof *c->relative, what, (void **)&c->relative, err));
@@ -79,6 +82,7 @@ decant_status decant_error_table_define(decant_container_writer *writer, const d
         {"/errors/code_bits", DECANT_STORED_I32, &wide, &datasets->code_bits},
         {"/errors/dimension", DECANT_STORED_I32, &wide, &datasets->dimension},
         {"/errors/group", DECANT_STORED_I64, &wide, &datasets->group},
+        {"/errors/sparse", DECANT_STORED_F64, &wide, &datasets->sparse},
         {"/errors/stored_bytes", DECANT_STORED_I64, &all, &datasets->bytes},
         {"/errors/predicted", DECANT_STORED_F64, &all, &datasets->predicted},
         {"/errors/relative", DECANT_STORED_F64, &all, &datasets->relative},
@@ -99,6 +103,7 @@ static void fill_columns(const decant_error_table *table, columns *c)
         c->code_bits[i % c->candidates] = candidate->code_bits;
         c->dimension[i % c->candidates] = candidate->dimension;
         c->group[i % c->candidates] = candidate->group;
+        c->sparse[i % c->candidates] = candidate->sparse;
         c->bytes[i] = candidate->bytes;
         c->predicted[i] = candidate->predicted;
         c->relative[i] = candidate->relative;
@@ -118,6 +123,7 @@ decant_status decant_error_table_write(decant_container_writer *writer, const de
     DECANT_TRY(decant_container_write(writer, datasets->code_bits, 0, wide, c.code_bits, err));
     DECANT_TRY(decant_container_write(writer, datasets->dimension, 0, wide, c.dimension, err));
     DECANT_TRY(decant_container_write(writer, datasets->group, 0, wide, c.group, err));
+    DECANT_TRY(decant_container_write(writer, datasets->sparse, 0, wide, c.sparse, err));
     DECANT_TRY(decant_container_write(writer, datasets->bytes, 0, all, c.bytes, err));
     DECANT_TRY(decant_container_write(writer, datasets->predicted, 0, all, c.predicted, err));
     DECANT_TRY(decant_container_write(writer, datasets->relative, 0, all, c.relative, err));
@@ -128,7 +134,7 @@ done:
 
 /* ---- reading ---- */
 
-static const char method_dataset[] = "/errors/methods";
+static const char method_dataset[] = "/errors/methods", sparse_dataset[] = "/errors/sparse";
 
 /* How many layers, candidates and bytes of methods' names the datasets have. */
 static decant_status read_shapes(const decant_container *container, int64_t *layers, int64_t *candidates,
@@ -152,7 +158,8 @@ done:
     return status;
 }
 
-/* What the candidates are. Version 1 had k-means alone and called its code bits "bits". */
+/* What the candidates are. Version 1 had k-means alone and called its code bits "bits"; fractions of sparse
+ * weights came later, to tell guided candidates apart. */
 static decant_status read_descriptions(const decant_container *container, columns *c, decant_error *err)
 {
     decant_shape wide = {1, {c->candidates}}, text = {1, {c->method_bytes}};
@@ -170,6 +177,8 @@ static decant_status read_descriptions(const decant_container *container, column
     DECANT_TRY(
         decant_container_read(container, "/errors/dimension", DECANT_STORED_I32, &wide, c->dimension, err));
     DECANT_TRY(decant_container_read(container, "/errors/group", DECANT_STORED_I64, &wide, c->group, err));
+    if (decant_container_has(container, sparse_dataset))
+        DECANT_TRY(decant_container_read(container, sparse_dataset, DECANT_STORED_F64, &wide, c->sparse, err));
 done:
     return status;
 }
@@ -196,12 +205,16 @@ static decant_status take_candidates(const columns *c, decant_table_row *row, de
         decant_method method;
         if (!next_method(&names, &method) || c->code_bits[i] < DECANT_GRID_BITS_MINIMUM ||
             c->code_bits[i] > DECANT_GRID_BITS_MAXIMUM || c->dimension[i] < 1 ||
-            c->dimension[i] > DECANT_GRID_DIMENSION_MAXIMUM || c->group[i] < 0)
+            c->dimension[i] > DECANT_GRID_DIMENSION_MAXIMUM || c->group[i] < 0 ||
+            !(c->sparse[i] >= 0 && c->sparse[i] <= 1))
             return DECANT_ERROR(err, DECANT_ERROR_INPUT,
                                 "candidate %lld of the container's error table is none that decant knows",
                                 (long long)i);
-        row->candidate[i] = (decant_candidate){
-            .method = method, .code_bits = c->code_bits[i], .dimension = c->dimension[i], .group = c->group[i]};
+        row->candidate[i] = (decant_candidate){.method = method,
+                                               .code_bits = c->code_bits[i],
+                                               .dimension = c->dimension[i],
+                                               .group = c->group[i],
+                                               .sparse = c->sparse[i]};
     }
     return DECANT_OK;
 }

@@ -8,7 +8,7 @@
 
 /* Numbers of the datasets. */
 typedef struct decant_error_table_datasets {
-    int methods, code_bits, dimension, group, bytes, predicted, relative;
+    int methods, code_bits, dimension, group, sparse, bytes, predicted, relative;
 } decant_error_table_datasets;
 
 /* Collective, as the define calls of the container are. */

@@ -50,8 +50,8 @@ static decant_status define_packed(decant_container_writer *writer, const decant
                            (decant_shape){3, {rows, bits, words}}, &datasets->codes, err));
     DECANT_TRY(define_part(writer, linear->name, "levels", DECANT_STORED_F16,
                            (decant_shape){2, {rows, (int64_t)1 << bits}}, &datasets->levels, err));
-    if (facts->row->sparse_count > 0)
-        DECANT_TRY(define_sparse(writer, linear, facts->row->sparse_count, datasets, err));
+    if (facts->choice->sparse_count > 0)
+        DECANT_TRY(define_sparse(writer, linear, facts->choice->sparse_count, datasets, err));
 done:
     return status;
 }
@@ -108,7 +108,6 @@ static decant_status set_attributes(decant_container_writer *writer, const decan
     const decant_candidate *choice = facts->choice;
     char path[DECANT_CONTAINER_PATH_BYTES];
     snprintf(path, sizeof path, "/%s", linear->name);
-    int64_t sparse_count = decant_candidate_has_sparse(choice) ? facts->row->sparse_count : 0;
     decant_status status;
     DECANT_TRY(decant_container_set_text(writer, path, "method",
                                          decant_method_name((decant_method)choice->method), err));
@@ -119,7 +118,7 @@ static decant_status set_attributes(decant_container_writer *writer, const decan
         DECANT_TRY(decant_container_set_integer(writer, path, "bits", choice->code_bits, err));
     DECANT_TRY(decant_container_set_integer(writer, path, "rows", linear->rows, err));
     DECANT_TRY(decant_container_set_integer(writer, path, "columns", linear->columns, err));
-    DECANT_TRY(decant_container_set_integer(writer, path, "sparse_count", sparse_count, err));
+    DECANT_TRY(decant_container_set_integer(writer, path, "sparse_count", choice->sparse_count, err));
     DECANT_TRY(decant_container_set_integer(writer, path, "stored_bytes", choice->bytes, err));
     DECANT_TRY(decant_container_set_integer(writer, path, "source_crc32", facts->row->source_checksum, err));
     if (facts->predicts_loss)

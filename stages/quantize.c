@@ -132,7 +132,24 @@ typedef struct layer_array {
     size_t size_bytes;
 } layer_array;
 
-enum { LAYER_ARRAYS = 3 * DECANT_CANDIDATES + 2 };
+enum { LAYER_ARRAYS = 5 * DECANT_CANDIDATES + 2 };
+
+decant_sparse_pattern decant_quantized_layer_sparse(const decant_quantized_layer *layer, int candidate)
+{
+    if (layer->own_sparse[candidate].count > 0)
+        return layer->own_sparse[candidate];
+    return layer->candidate[candidate].sparse_count > 0 ? layer->sparse : (decant_sparse_pattern){0};
+}
+
+static int list_pattern(decant_sparse_pattern *pattern, int64_t rows, layer_array *arrays)
+{
+    int count = 0;
+    if (pattern->row_offsets)
+        arrays[count++] = (layer_array){(void **)&pattern->row_offsets, (size_t)(rows + 1) * 4};
+    if (pattern->columns)
+        arrays[count++] = (layer_array){(void **)&pattern->columns, (size_t)pattern->count * 4};
+    return count;
+}
 
 /* Lists the arrays that the layer has; returns how many. */
 static int list_arrays(decant_quantized_layer *layer, layer_array arrays[LAYER_ARRAYS])
@@ -146,13 +163,11 @@ static int list_arrays(decant_quantized_layer *layer, layer_array arrays[LAYER_A
             arrays[count++] = (layer_array){(void **)&layer->planes[i],
                                             decant_planes_bytes(layer->rows, layer->columns, bits)};
         if (layer->sparse_values[i])
-            arrays[count++] = (layer_array){(void **)&layer->sparse_values[i], (size_t)layer->sparse.count * 2};
+            arrays[count++] = (layer_array){(void **)&layer->sparse_values[i],
+                                            (size_t)decant_quantized_layer_sparse(layer, i).count * 2};
+        count += list_pattern(&layer->own_sparse[i], layer->rows, arrays + count);
     }
-    if (layer->sparse.row_offsets)
-        arrays[count++] = (layer_array){(void **)&layer->sparse.row_offsets, (size_t)(layer->rows + 1) * 4};
-    if (layer->sparse.columns)
-        arrays[count++] = (layer_array){(void **)&layer->sparse.columns, (size_t)layer->sparse.count * 4};
-    return count;
+    return count + list_pattern(&layer->sparse, layer->rows, arrays + count);
 }
 
 decant_status decant_quantized_layer_park(decant_backend *backend, decant_quantized_layer *layer,
@@ -220,6 +235,7 @@ static void release_candidate(decant_backend *backend, decant_quantized_layer *l
     backend->memory->release(backend, (void **)&layer->levels[candidate]);
     backend->memory->release(backend, (void **)&layer->planes[candidate]);
     backend->memory->release(backend, (void **)&layer->sparse_values[candidate]);
+    free_pattern(backend, &layer->own_sparse[candidate]);
 }
 
 void decant_quantized_layer_free(decant_backend *backend, decant_quantized_layer *layer)

@@ -15,16 +15,20 @@
 typedef struct decant_quantized_layer {
     int64_t rows, columns;
     uint64_t seed;
-    decant_sparse_pattern sparse; /* of the k-means and guided candidates */
+    decant_sparse_pattern sparse; /* of the k-means candidates, and of guided ones without their own */
     int candidates;
     decant_candidate candidate[DECANT_CANDIDATES];
     uint16_t
         *levels[DECANT_CANDIDATES]; /* F16 [rows, 2^code_bits] of k-means and guided candidates, else NULL */
     uint32_t
         *planes[DECANT_CANDIDATES]; /* of guided candidates, whose codes cannot be found again, else NULL */
-    uint16_t *sparse_values[DECANT_CANDIDATES]; /* F16 [sparse.count], of these too */
-    bool is_parked;                             /* the arrays are in host memory */
+    uint16_t *sparse_values[DECANT_CANDIDATES];          /* F16 [sparse.count], of these too */
+    decant_sparse_pattern own_sparse[DECANT_CANDIDATES]; /* of guided candidates that have their own */
+    bool is_parked;                                      /* the arrays are in host memory */
 } decant_quantized_layer;
+
+/* What a candidate keeps apart; the arrays stay the layer's. */
+decant_sparse_pattern decant_quantized_layer_sparse(const decant_quantized_layer *layer, int candidate);
 
 /* A layer in the packed form that is stored: one of the two; the other is empty. */
 typedef struct decant_encoded_layer {

@@ -13,18 +13,14 @@ static void name_dataset(const decant_linear *linear, const char *name, char pat
     snprintf(path, DECANT_CONTAINER_PATH_BYTES, "/%s/%s", linear->name, name);
 }
 
-static int64_t sparse_count(const decant_recipe *recipe, const decant_linear *linear)
-{
-    return decant_recipe_has_levels(recipe) ? decant_recipe_sparse_count(recipe, linear->rows, linear->columns)
-                                            : 0;
-}
-
 /* ---- the arrays that a candidate may have ---- */
 
-enum { LEVELS, PLANES, SPARSE_VALUES, ARRAYS };
+enum { LEVELS, PLANES, SPARSE_VALUES, OWN_ROWS, OWN_COLUMNS, ARRAYS };
 
-static const char *const ARRAY_NAMES[ARRAYS] = {"levels", "planes", "sparse_values"};
-static const decant_stored ARRAY_TYPES[ARRAYS] = {DECANT_STORED_F16, DECANT_STORED_U32, DECANT_STORED_F16};
+static const char *const ARRAY_NAMES[ARRAYS] = {"levels", "planes", "sparse_values", "sparse_rows",
+                                                "sparse_columns"};
+static const decant_stored ARRAY_TYPES[ARRAYS] = {DECANT_STORED_F16, DECANT_STORED_U32, DECANT_STORED_F16,
+                                                  DECANT_STORED_U32, DECANT_STORED_U32};
 
 static void name_array(const decant_linear *linear, int array, int candidate,
                        char path[DECANT_CONTAINER_PATH_BYTES])
@@ -34,17 +30,21 @@ static void name_array(const decant_linear *linear, int array, int candidate,
     name_dataset(linear, name, path);
 }
 
-/* No elements: the candidate has none. */
-static decant_shape array_shape(const decant_linear *linear, const decant_candidate *candidate, int64_t sparse,
+/* No elements: the candidate has none.  has_own: a sparse pattern */
+static decant_shape array_shape(const decant_linear *linear, const decant_candidate *candidate, bool has_own,
                                 int array)
 {
-    int64_t bits = candidate->code_bits;
+    int64_t bits = candidate->code_bits, sparse = candidate->sparse_count;
     bool is_guided = candidate->method == DECANT_METHOD_GUIDED;
     if (array == LEVELS && !decant_candidate_is_on_grid(candidate))
         return (decant_shape){2, {linear->rows, (int64_t)1 << bits}};
     if (array == PLANES && is_guided)
         return (decant_shape){3, {linear->rows, bits, (linear->columns + 31) / 32}};
-    return (decant_shape){1, {array == SPARSE_VALUES && is_guided ? sparse : 0}};
+    if (array == SPARSE_VALUES)
+        return (decant_shape){1, {is_guided ? sparse : 0}};
+    if (!has_own || sparse == 0)
+        return (decant_shape){1, {0}};
+    return (decant_shape){1, {array == OWN_ROWS ? linear->rows + 1 : array == OWN_COLUMNS ? sparse : 0}};
 }
 
 static int64_t elements_of(const decant_shape *shape)
@@ -57,14 +57,17 @@ static int64_t elements_of(const decant_shape *shape)
 
 static int *dataset_of(decant_quantized_datasets *datasets, int array, int candidate)
 {
-    int *const ids[ARRAYS] = {datasets->levels, datasets->planes, datasets->sparse_values};
+    int *const ids[ARRAYS] = {datasets->levels, datasets->planes, datasets->sparse_values, datasets->own_rows,
+                              datasets->own_columns};
     return &ids[array][candidate];
 }
 
 static void **place_of(decant_quantized_layer *layer, int array, int candidate)
 {
     void **const places[ARRAYS] = {(void **)&layer->levels[candidate], (void **)&layer->planes[candidate],
-                                   (void **)&layer->sparse_values[candidate]};
+                                   (void **)&layer->sparse_values[candidate],
+                                   (void **)&layer->own_sparse[candidate].row_offsets,
+                                   (void **)&layer->own_sparse[candidate].columns};
     return places[array];
 }
 
@@ -82,7 +85,7 @@ decant_status decant_quantized_file_define(decant_container_writer *writer, cons
                                            const decant_linear *linear, decant_quantized_datasets *datasets,
                                            decant_error *err)
 {
-    int64_t sparse = sparse_count(recipe, linear);
+    int64_t sparse = decant_recipe_sparse_count(recipe, linear->rows, linear->columns);
     decant_candidate_list list;
     decant_status status;
     memset(datasets, -1, sizeof *datasets);
@@ -94,7 +97,8 @@ decant_status decant_quantized_file_define(decant_container_writer *writer, cons
     for (int i = 0; i < list.count * ARRAYS; i++) {
         char path[DECANT_CONTAINER_PATH_BYTES];
         int array = i % ARRAYS, candidate = i / ARRAYS;
-        decant_shape shape = array_shape(linear, &list.candidate[candidate], sparse, array);
+        bool has_own = decant_candidate_has_own_sparse(recipe, &list.candidate[candidate]);
+        decant_shape shape = array_shape(linear, &list.candidate[candidate], has_own, array);
         if (elements_of(&shape) == 0)
             continue;
         name_array(linear, array, candidate, path);
@@ -118,7 +122,7 @@ decant_status decant_quantized_file_write(decant_container_writer *writer, const
     double costs[DECANT_CANDIDATES][COSTS];
     decant_status status;
     for (int i = 0; i < layer->candidates; i++) {
-        costs[i][0] = layer->candidate[i].predicted;
+        costs[i][0] = layer->candidate[i].from_sums;
         costs[i][1] = layer->candidate[i].relative;
     }
     DECANT_TRY(decant_container_write(writer, datasets->source, 0, 1, &row->source_checksum, err));
@@ -126,7 +130,8 @@ decant_status decant_quantized_file_write(decant_container_writer *writer, const
         decant_container_write(writer, datasets->costs, 0, (int64_t)layer->candidates * COSTS, costs, err));
     for (int i = 0; i < layer->candidates * ARRAYS; i++) {
         int array = i % ARRAYS, candidate = i / ARRAYS;
-        decant_shape shape = array_shape(linear, &layer->candidate[candidate], layer->sparse.count, array);
+        bool has_own = layer->own_sparse[candidate].count > 0;
+        decant_shape shape = array_shape(linear, &layer->candidate[candidate], has_own, array);
         if (elements_of(&shape) > 0)
             DECANT_TRY(decant_container_write(writer, *dataset_of(datasets, array, candidate), 0,
                                               elements_of(&shape), *place_of(layer, array, candidate), err));
@@ -168,8 +173,9 @@ done:
 }
 
 /* The candidates' costs, and the arrays that they have. */
-static decant_status read_candidates(const decant_container *file, const decant_linear *linear, int64_t sparse,
-                                     decant_quantized_layer *layer, decant_error *err)
+static decant_status read_candidates(const decant_container *file, const decant_recipe *recipe,
+                                     const decant_linear *linear, decant_quantized_layer *layer,
+                                     decant_error *err)
 {
     double costs[DECANT_CANDIDATES][COSTS];
     char path[DECANT_CONTAINER_PATH_BYTES];
@@ -179,14 +185,16 @@ static decant_status read_candidates(const decant_container *file, const decant_
                                      &(decant_shape){2, {layer->candidates, COSTS}}, costs, err));
     for (int i = 0; i < layer->candidates; i++) {
         decant_candidate *candidate = &layer->candidate[i];
-        candidate->predicted = costs[i][0];
+        bool has_own = decant_candidate_has_own_sparse(recipe, candidate);
+        candidate->predicted = candidate->from_sums = costs[i][0];
         candidate->relative = costs[i][1];
         for (int array = 0; array < ARRAYS; array++) {
-            decant_shape shape = array_shape(linear, candidate, sparse, array);
+            decant_shape shape = array_shape(linear, candidate, has_own, array);
             name_array(linear, array, i, path);
             if (elements_of(&shape) > 0)
                 DECANT_TRY(read_array(file, path, ARRAY_TYPES[array], shape, place_of(layer, array, i), err));
         }
+        layer->own_sparse[i].count = layer->own_sparse[i].columns ? candidate->sparse_count : 0;
     }
 done:
     return status;
@@ -196,17 +204,17 @@ decant_status decant_quantized_file_read(const decant_container *file, const dec
                                          const decant_linear *linear, decant_quantized_layer *layer,
                                          decant_table_row *row, decant_error *err)
 {
-    int64_t sparse = sparse_count(recipe, linear);
+    int64_t sparse = decant_recipe_sparse_count(recipe, linear->rows, linear->columns);
     char path[DECANT_CONTAINER_PATH_BYTES];
     decant_candidate_list list;
     decant_status status;
     *layer = (decant_quantized_layer){
         .rows = linear->rows, .columns = linear->columns, .seed = recipe->seed, .is_parked = true};
-    *row = (decant_table_row){.weights = linear->rows * linear->columns, .sparse_count = sparse};
+    *row = (decant_table_row){.weights = linear->rows * linear->columns};
     DECANT_TRY(decant_recipe_offer(recipe, linear->rows, linear->columns, &list, err));
     layer->candidates = list.count;
     memcpy(layer->candidate, list.candidate, sizeof layer->candidate);
-    DECANT_TRY(read_candidates(file, linear, sparse, layer, err));
+    DECANT_TRY(read_candidates(file, recipe, linear, layer, err));
     if (sparse > 0)
         DECANT_TRY(read_pattern(file, linear, sparse, &layer->sparse, err));
     name_dataset(linear, "source_crc32", path);

@@ -315,6 +315,8 @@ static decant_status set_provenance(decant_container_writer *writer, const decan
         DECANT_TRY(decant_container_set_real(writer, "/", "predicted_loss_increase", summary->predicted, err));
         DECANT_TRY(decant_container_set_real(writer, "/", "predicted_lower_bound", summary->lower_bound, err));
     }
+    if (contents->origin->sequences > 0 && contents->sensitivity->kind != DECANT_SENSITIVITY_FISHER)
+        DECANT_TRY(decant_container_set_real(writer, "/", "predicted_from_sums", summary->from_sums, err));
 done:
     return status;
 }

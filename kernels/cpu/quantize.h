@@ -16,6 +16,8 @@ decant_status decant_cpu_measure(decant_backend *backend, decant_matrix weight, 
                                  decant_matrix_error *error, decant_error *err);
 decant_status decant_cpu_encode(decant_backend *backend, decant_matrix weight, decant_packed_matrix *packed,
                                 decant_error *err);
+decant_status decant_cpu_weigh_errors(decant_backend *backend, decant_matrix weight, const float *fisher,
+                                      const decant_packed_matrix *packed, float *cost, decant_error *err);
 decant_status decant_cpu_guide(decant_backend *backend, decant_matrix weight,
                                const decant_guided_search *search, decant_packed_matrix *packed,
                                decant_matrix_error *error, decant_error *err);

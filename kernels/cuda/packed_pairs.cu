@@ -16,7 +16,9 @@
  * bytes. A warp copies x for the words c, c + 4, c + 8, c + 12 of its unit, a quarter of it, ahead of using it.
  */
 #include "kernels/cuda/early_launch.cuh"
-#include "kernels/cuda/sparse_rows.cuh"
+#include "kernels/cuda/packed.cuh"
+#include "kernels/cuda/tensor_core.cuh"
+#include "kernels/cuda/token_sparse.h"
 
 enum {
     TILE_ROWS = 16,
@@ -46,7 +48,8 @@ typedef struct pairs_call {
     const __nv_bfloat16 *x; /* [tokens, columns] */
     __nv_bfloat16 *y;       /* [tokens, rows] */
     int tokens, groups;
-    bool sparse, accumulate;
+    const float *sparse; /* [tokens, rows] or NULL: the product of the sparse part */
+    bool accumulate;
 } pairs_call;
 
 /* ---- tables ---- */
@@ -216,35 +219,16 @@ static __device__ __forceinline__ void add_quarter(float (&sums)[ROW_TILES][TILE
 
 /* ---- the kernel ---- */
 
-/* Where a block's arrays lie in shared memory, in bytes. The products of the sparse part, then the warps' sums,
- * take the place of x in the end. */
+/* Where a block's arrays lie in shared memory, in bytes. The warps' sums take the place of x in the end. */
 template <int BITS, int TILES> struct shared_layout {
     static constexpr int TOKENS = TILES * TILE_TOKENS;
     static constexpr int STAGE_BYTES = TILES * QUARTER_BYTES;
     static constexpr int STAGES_AT = ROW_TILES * TABLE_BYTES<BITS>;
     static constexpr int STAGES_BYTES = WARPS * STAGES * STAGE_BYTES;
     static constexpr int PARTS_BYTES = WARPS * ROWS * TOKENS * 4;
-    static constexpr int PRODUCTS = (STAGES_BYTES > PARTS_BYTES ? STAGES_BYTES : PARTS_BYTES) / 4;
-    static constexpr int SPARSE_AT = STAGES_AT + PRODUCTS * 4; /* all of it but the products */
-    static constexpr int LEVELS_AT = SPARSE_AT + (ROWS + 1) * 4 + ROWS * TOKENS * 4;
+    static constexpr int LEVELS_AT = STAGES_AT + (STAGES_BYTES > PARTS_BYTES ? STAGES_BYTES : PARTS_BYTES);
     static constexpr int TOTAL = LEVELS_AT + ROWS * (1 << BITS) * 2;
 };
-
-/* All of the sparse part, into its sums; x is spent. */
-template <int TOKENS>
-static __device__ __forceinline__ void multiply_sparse(const pairs_call &call, const decant_sparse_rows &sparse,
-                                                       int rows, int first_token)
-{
-    const __nv_bfloat16 *x = call.x + (int64_t)first_token * call.packed.columns;
-    for (int begin = 0; begin < sparse.count; begin += sparse.window) {
-        const int end = min(begin + sparse.window, sparse.count);
-        decant_multiply_entries<TOKENS>(sparse, begin, begin + (int)threadIdx.x, end, THREADS, x,
-                                        call.packed.columns, call.tokens - 1 - first_token);
-        __syncthreads();
-        decant_keep_products<TOKENS>(sparse, rows, begin, end, THREADS);
-        __syncthreads();
-    }
-}
 
 template <int BITS, int TILES, bool WHOLE>
 __global__ void __launch_bounds__(THREADS, 1) packed_pairs_kernel(const __grid_constant__ pairs_call call)
@@ -264,11 +248,6 @@ __global__ void __launch_bounds__(THREADS, 1) packed_pairs_kernel(const __grid_c
 
     unit_codes<BITS> codes, next;
     load_unit<BITS, WHOLE>(codes, packed, first_row, warp); /* zeros where there is none */
-    const int rows = min(ROWS, packed.rows - first_row);
-    decant_sparse_rows sparse = {};
-    if (call.sparse)
-        sparse = decant_open_sparse_rows<TOKENS>(packed, first_row, rows, layout::PRODUCTS, THREADS,
-                                                 shared + layout::STAGES_AT);
     fill_tables<BITS>(packed, first_row, (uint16_t *)(shared + layout::LEVELS_AT), shared);
     decant_let_next_kernel_begin();
     decant_wait_for_earlier_kernels();
@@ -302,8 +281,6 @@ __global__ void __launch_bounds__(THREADS, 1) packed_pairs_kernel(const __grid_c
     }
     decant_copy_wait<0>();
     __syncthreads(); /* x is spent */
-    if (call.sparse)
-        multiply_sparse<TOKENS>(call, sparse, rows, first_token);
 #pragma unroll
     for (int tile = 0; tile < ROW_TILES; tile++)
 #pragma unroll
@@ -318,7 +295,7 @@ __global__ void __launch_bounds__(THREADS, 1) packed_pairs_kernel(const __grid_c
                   token = first_token + own_token;
         if (row >= packed.rows || token >= call.tokens)
             continue;
-        float sum = call.sparse ? sparse.sums[own_row * TOKENS + own_token] : 0.0f;
+        float sum = call.sparse ? call.sparse[(int64_t)token * packed.rows + row] : 0.0f;
         for (int part = 0; part < WARPS; part++)
             sum += parts[part][own_row][own_token];
         __nv_bfloat16 *target = call.y + (int64_t)token * packed.rows + row;
@@ -362,7 +339,12 @@ decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
     call.y = (__nv_bfloat16 *)y.data;
     call.tokens = (int)x.rows;
     call.groups = (call.tokens + GROUP_TOKENS - 1) / GROUP_TOKENS;
-    call.sparse = sparse;
+    if (sparse) {
+        void *scratch;
+        DECANT_RETURN_ON_FAILURE(
+            decant_cuda_scratch(backend, decant_token_sparse_bytes(x, packed), &scratch, err));
+        DECANT_RETURN_ON_FAILURE(decant_cuda_token_sparse(backend, x, packed, scratch, &call.sparse, err));
+    }
     call.accumulate = accumulate;
     const cudaError_t code = packed->bits == 2   ? launch_width<2>(context, call)
                              : packed->bits == 3 ? launch_width<3>(context, call)

@@ -37,8 +37,13 @@ typedef struct parities_call {
     __nv_bfloat16 *y;       /* [tokens, rows] */
     int tokens, groups;     /* groups of tokens, each for other blocks */
     int blocks;             /* of one group */
-    int products;           /* of sparse entries that a block has room for */
-    bool sparse, accumulate;
+    /* the sparse part: of one token, multiplied here, where a block has room for so many products; of several,
+     * multiplied before */
+    bool sparse;
+    int products;
+    int64_t entries;
+    const float *sparse_products; /* [tokens, rows] or NULL */
+    bool accumulate;
 } parities_call;
 
 /* Where a block's arrays lie in shared memory, in bytes. */
@@ -60,7 +65,7 @@ static __host__ __device__ __forceinline__ shared_layout layout_of(int tiles, in
     layout.coefficients = TOKENS * units * PRODUCTS * OPERAND_BYTES;
     layout.parts = layout.coefficients + tiles * TILE_ROWS * COEFFICIENT_STRIDE<BITS> * 4;
     layout.sparse = (layout.parts + tiles * WARPS * TILE_ROWS * TOKENS * 4 + 15) / 16 * 16;
-    layout.rings = layout.sparse + (sparse ? decant_sparse_rows_bytes(tiles * TILE_ROWS, TOKENS, products) : 0);
+    layout.rings = layout.sparse + (sparse ? decant_sparse_rows_bytes(tiles * TILE_ROWS, products) : 0);
     layout.total = layout.rings + WARPS * STAGES<BITS, TOKENS> * UNIT_BYTES<BITS>;
     return layout;
 }
@@ -144,7 +149,7 @@ static __device__ __forceinline__ void fetch_unit(const decant_packed_view &pack
     for (int bit = 0; bit < BITS; bit++, source += packed.words) {
         const uint32_t target = slot + bit * OPERAND_BYTES + lane * 16;
         if constexpr (WHOLE) {
-            decant_copy_16(target, source, word < packed.words);
+            decant_copy_line_16(target, source, word < packed.words);
         } else {
 #pragma unroll
             for (int i = 0; i < LANE_WORDS; i++)
@@ -156,20 +161,36 @@ static __device__ __forceinline__ void fetch_unit(const decant_packed_view &pack
 
 /* ---- levels ---- */
 
+/* The levels of the row of the block that a thread turns. */
+template <int BITS> struct own_levels {
+    uint2 fours[(1 << BITS) / 4];
+};
+
+template <int BITS>
+static __device__ __forceinline__ own_levels<BITS> load_levels(const decant_packed_view &packed,
+                                                               const block_share &share)
+{
+    const int row = min(share.first_tile * TILE_ROWS + (int)threadIdx.x, packed.rows - 1);
+    const uint2 *levels = (const uint2 *)(packed.levels + ((int64_t)row << BITS));
+    own_levels<BITS> own;
+#pragma unroll
+    for (int i = 0; i < (1 << BITS) / 4; i++)
+        own.fours[i] = levels[i];
+    return own;
+}
+
 /* The transform of every row of the block: f(0), then −2 c_S for the other subsets. */
 template <int BITS>
-static __device__ __forceinline__ void transform_levels(const decant_packed_view &packed,
-                                                        const block_share &share, float *coefficients)
+static __device__ __forceinline__ void transform_levels(const own_levels<BITS> &own, const block_share &share,
+                                                        float *coefficients)
 {
     constexpr int LEVELS = 1 << BITS;
-    const int row = share.first_tile * TILE_ROWS + threadIdx.x;
     if ((int)threadIdx.x >= share.tiles * TILE_ROWS)
         return;
     float values[LEVELS];
-    const __half *levels = packed.levels + (int64_t)min(row, packed.rows - 1) * LEVELS;
 #pragma unroll
     for (int i = 0; i < LEVELS; i += 4) {
-        const uint2 four = *(const uint2 *)(levels + i);
+        const uint2 four = own.fours[i / 4];
         const float2 low = __half22float2(*(const __half2 *)&four.x);
         const float2 high = __half22float2(*(const __half2 *)&four.y);
         values[i] = low.x;
@@ -382,25 +403,23 @@ static __device__ __forceinline__ void add_units(const parities_call &call, cons
                                       parts + tile * TILE_PARTS);
     }
     if (TOKENS == 1)
-        decant_multiply_entries<1>(sparse, 0, count * THREADS + (int)threadIdx.x, entries, THREADS, x, 0, 0);
+        decant_multiply_entries(sparse, 0, count * THREADS + (int)threadIdx.x, entries, THREADS, x);
 }
 
 /* The products of the sparse part, window by window; those of the last one are left in [*begin, *end). The
- * first window of one token has been made already. Ends with a barrier. */
-template <int TOKENS>
+ * first window has been made already. Ends with a barrier. */
 static __device__ __forceinline__ void multiply_sparse(const parities_call &call, const block_share &share,
                                                        const decant_sparse_rows &sparse, int *begin, int *end)
 {
     const __nv_bfloat16 *x = call.x + (int64_t)share.first_token * call.packed.columns;
     for (*begin = 0;; *begin = *end) {
         *end = min(*begin + sparse.window, sparse.count);
-        if (TOKENS > 1 || *begin > 0)
-            decant_multiply_entries<TOKENS>(sparse, *begin, *begin + (int)threadIdx.x, *end, THREADS, x,
-                                            call.packed.columns, call.tokens - 1 - share.first_token);
+        if (*begin > 0)
+            decant_multiply_entries(sparse, *begin, *begin + (int)threadIdx.x, *end, THREADS, x);
         __syncthreads();
         if (*end == sparse.count)
             return;
-        decant_keep_products<TOKENS>(sparse, rows_of(call.packed, share), *begin, *end, THREADS);
+        decant_keep_products(sparse, rows_of(call.packed, share), *begin, *end, THREADS);
         __syncthreads();
     }
 }

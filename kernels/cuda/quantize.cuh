@@ -10,6 +10,7 @@
  *   kmeans_lloyd.cu       clusters by k-means++ and Lloyd's iterations
  *   levels.cu             clusters to levels
  *   codes.cu              nearest levels: measuring and packing
+ *   weigh_errors.cu       what each weight's error costs
  *   guided*.cu            levels and codes under a Hessian; guided.cuh
  *
  * Each step issues its work on the backend's stream and does not wait for it. */
@@ -136,6 +137,8 @@ decant_status decant_cuda_levels_of_clusters(decant_backend *backend, const deca
 decant_status decant_cuda_select_sparse(decant_backend *backend, decant_matrix weight, const float *fisher,
                                         int64_t n_sensitive, int64_t n_outliers, decant_sparse_pattern *pattern,
                                         decant_error *err);
+decant_status decant_cuda_weigh_errors(decant_backend *backend, decant_matrix weight, const float *fisher,
+                                       const decant_packed_matrix *packed, float *cost, decant_error *err);
 decant_status decant_cuda_measure(decant_backend *backend, decant_matrix weight, const float *fisher,
                                   const decant_sparse_pattern *pattern, int bits, const uint16_t *levels,
                                   decant_matrix_error *error, decant_error *err);

@@ -31,6 +31,15 @@ static __device__ __forceinline__ void decant_copy_16(uint32_t target, const voi
                  : "memory");
 }
 
+/* The same of an array that is read once, in pieces shorter than a cache line but to its end: the rest of the
+ * line comes along to the L2 cache, so that memory is read in whole lines. */
+static __device__ __forceinline__ void decant_copy_line_16(uint32_t target, const void *source, bool valid)
+{
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target), "l"(source),
+                 "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
 static __device__ __forceinline__ void decant_copy_4(uint32_t target, const void *source, bool valid)
 {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(target), "l"(source), "r"(valid ? 4 : 0)

@@ -6,7 +6,7 @@
  * Predicted loss increase: ½ T'/N Σ (w − ŵ)ᵀ H (w − ŵ). The diagonal of H, with a group for every channel, is
  * the token form of F, so the factor is that of quantize.h; H keeps in addition what the errors of two columns
  * do to one token. */
-#include "stages/methods/methods.h"
+#include "stages/methods/guided.h"
 
 enum { SWEEPS = 4 }; /* a round; as in the paper */
 
@@ -14,10 +14,16 @@ static bool offer(const decant_recipe *recipe, int64_t columns, decant_candidate
 {
     (void)columns;
     for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++) {
-        const decant_candidate candidate = {
+        decant_candidate candidate = {
             .method = DECANT_METHOD_GUIDED, .code_bits = bits, .dimension = 1, .rotation = 1};
-        if (decant_recipe_asks_for(recipe, &candidate) && !decant_candidate_append(list, &candidate))
-            return false;
+        if (!decant_recipe_asks_for(recipe, &candidate))
+            continue;
+        int fractions = recipe->guided_sparse_count;
+        for (int i = 0; i < (fractions > 0 ? fractions : 1); i++) {
+            candidate.sparse = fractions > 0 ? recipe->guided_sparse[i] : 0;
+            if (!decant_candidate_append(list, &candidate))
+                return false;
+        }
     }
     return true;
 }
@@ -27,18 +33,18 @@ static int64_t bytes(const decant_candidate *candidate, int64_t rows, int64_t co
     return decant_packed_bytes(rows, columns, candidate->code_bits, sparse_count);
 }
 
-/* From the k-means levels to guided ones, which the layer keeps with their codes. */
-static decant_status guide_candidate(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
+decant_status decant_guide_candidate(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
                                      const decant_guided_search *search, int index,
                                      decant_quantized_layer *layer, decant_error *err)
 {
     decant_candidate *candidate = &layer->candidate[index];
-    int64_t count = layer->sparse.count;
+    const decant_sparse_pattern sparse = decant_quantized_layer_sparse(layer, index);
+    int64_t count = sparse.count;
     decant_packed_matrix packed = {.rows = layer->rows,
                                    .columns = layer->columns,
                                    .bits = candidate->code_bits,
                                    .levels = layer->levels[index],
-                                   .sparse = layer->sparse};
+                                   .sparse = sparse};
     decant_matrix_error error;
     decant_status status;
     DECANT_TRY(backend->memory->allocate(backend, decant_planes_bytes(layer->rows, layer->columns, packed.bits),
@@ -68,9 +74,11 @@ static decant_status evaluate(decant_backend *backend, const decant_recipe *reci
         .rounds = recipe->guided_rounds,
         .sweeps = SWEEPS,
     };
+    if (recipe->guided_sparse_count > 0)
+        return decant_guided_with_sparse(backend, recipe, weight, fisher, &search, first, count, layer, err);
     DECANT_TRY(decant_levels_fit(backend, recipe, weight, fisher, first, count, layer, err));
     for (int i = 0; i < count; i++)
-        DECANT_TRY(guide_candidate(backend, recipe, weight, &search, first + i, layer, err));
+        DECANT_TRY(decant_guide_candidate(backend, recipe, weight, &search, first + i, layer, err));
 done:
     return status;
 }
@@ -79,14 +87,15 @@ static decant_status encode(decant_backend *backend, const decant_quantized_laye
                             decant_matrix weight, decant_encoded_layer *encoded, decant_error *err)
 {
     decant_packed_matrix *packed = &encoded->packed;
+    int64_t count = decant_quantized_layer_sparse(layer, candidate).count;
     decant_status status;
     (void)weight;
     DECANT_TRY(decant_levels_pack(backend, layer, candidate, packed, err));
     DECANT_TRY(backend->memory->copy(backend, packed->planes, layer->planes[candidate],
                                      decant_planes_bytes(layer->rows, layer->columns, packed->bits), err));
-    if (layer->sparse.count > 0)
+    if (count > 0)
         DECANT_TRY(backend->memory->copy(backend, packed->sparse_values, layer->sparse_values[candidate],
-                                         (size_t)layer->sparse.count * sizeof *packed->sparse_values, err));
+                                         (size_t)count * sizeof *packed->sparse_values, err));
 done:
     return status;
 }

@@ -26,8 +26,9 @@ static decant_status measure_candidate(decant_backend *backend, const decant_rec
 {
     decant_candidate *candidate = &layer->candidate[index];
     decant_matrix_error error;
-    decant_status status = backend->quantize->measure(backend, weight, fisher, &layer->sparse,
-                                                      candidate->code_bits, layer->levels[index], &error, err);
+    const decant_sparse_pattern sparse = decant_quantized_layer_sparse(layer, index);
+    decant_status status = backend->quantize->measure(backend, weight, fisher, &sparse, candidate->code_bits,
+                                                      layer->levels[index], &error, err);
     if (status == DECANT_OK)
         decant_candidate_measured(recipe, &error, fisher != NULL, layer->rows * layer->columns, candidate);
     return status;
@@ -83,16 +84,17 @@ decant_status decant_levels_pack(decant_backend *backend, const decant_quantized
                                  decant_packed_matrix *packed, decant_error *err)
 {
     int bits = layer->candidate[candidate].code_bits;
-    int64_t count = layer->sparse.count;
+    const decant_sparse_pattern sparse = decant_quantized_layer_sparse(layer, candidate);
+    int64_t count = sparse.count;
     decant_status status;
     DECANT_TRY(decant_packed_matrix_create(backend, layer->rows, layer->columns, bits, count, packed, err));
     DECANT_TRY(backend->memory->copy(backend, packed->levels, layer->levels[candidate],
                                      (size_t)layer->rows << (bits + 1), err));
     if (count > 0) {
-        DECANT_TRY(backend->memory->copy(backend, packed->sparse.row_offsets, layer->sparse.row_offsets,
+        DECANT_TRY(backend->memory->copy(backend, packed->sparse.row_offsets, sparse.row_offsets,
                                          (size_t)(layer->rows + 1) * 4, err));
-        DECANT_TRY(backend->memory->copy(backend, packed->sparse.columns, layer->sparse.columns,
-                                         (size_t)count * 4, err));
+        DECANT_TRY(
+            backend->memory->copy(backend, packed->sparse.columns, sparse.columns, (size_t)count * 4, err));
     }
 done:
     return status;

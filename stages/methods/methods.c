@@ -41,4 +41,5 @@ void decant_candidate_measured(const decant_recipe *recipe, const decant_matrix_
     candidate->relative = error->norm > 0 ? error->squared / error->norm : 0;
     candidate->predicted =
         has_fisher ? 0.5 * recipe->curvature * error->weighted : candidate->relative * (double)weights;
+    candidate->from_sums = candidate->predicted;
 }

@@ -32,7 +32,7 @@ def make_version_1(file: h5py.File) -> None:
     assert set(errors["methods"][:].tobytes().split()) == {b"kmeans"}
     bits = errors.create_dataset("bits", data=errors["code_bits"][:], track_times=False)
     bits.attrs["crc32"] = np.int64(zlib.crc32(bits[:].tobytes()))
-    for name in ("methods", "code_bits", "dimension", "group"):
+    for name in ("methods", "code_bits", "dimension", "group", "sparse"):
         del errors[name]
     file.attrs["schema_version"] = np.int64(1)
 

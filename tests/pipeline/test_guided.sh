@@ -51,6 +51,35 @@ assert math.isclose(one["predicted_loss_increase"], replicas["predicted_loss_inc
 assert 0 < many["predicted_loss_increase"] < few["predicted_loss_increase"], (few, many)
 PY
 
+# ---- sparse parts of its own: the budget decides how large, by the objective or by what each matrix alone does
+own=(run --model "$model" --calibration "$tokens" --method guided --bit-widths 2,3 --guided-sparse 0,0.5,2 --guided-groups 3)
+on 1 "${own[@]}" --bits 5.1 --output "$work/own.h5"
+on 2 "${own[@]}" --bits 5.1 --memory streamed --output "$work/own.streamed.h5"
+cmp "$work/own.h5" "$work/own.streamed.h5" || fail "sparse parts of its own give other bytes when streamed"
+for ranks in 1 2; do
+  on $ranks "${own[@]}" --bits 5.1 --sensitivity measured --sensitivity-sequences 2 --output "$work/measured.$ranks.h5"
+done
+cmp "$work/measured.1.h5" "$work/measured.2.h5" || fail "measured sensitivities of guided depend on the ranks"
+for name in own measured.1; do
+  "$decant" verify "$work/$name.h5" >/dev/null || fail "verify $name"
+  "$decant" inspect --json "$work/$name.h5" >"$work/$name.json"
+  "$decant" allocate "$work/$name.h5" --bits 5.1 --json >"$work/$name.again.json"
+done
+python3 - "$work" <<'PY'
+import json, sys
+read = lambda name: json.load(open(f"{sys.argv[1]}/{name}.json"))
+for name in "own", "measured.1":
+    made, again = read(name), read(name + ".again")
+    assert ("predicted_from_sums" in made) == (name != "own") and made.get("predicted_from_sums", 1) > 0
+    assert made["bits"] <= 5.1 and 0 < made["predicted_loss_increase"], made
+    for layer, planned in zip(made["layers"], again["layers"]):
+        fractions = [round(share * layer["weights"]) for share in (0, 0.005, 0.02)]
+        assert layer["method"] == "guided" and layer["sparse_count"] in fractions, layer
+        assert [layer[key] for key in ("bits", "sparse_count", "stored_bytes")] == \
+            [planned[key] for key in ("bits", "sparse_count", "stored_bytes")], (layer, planned)
+    assert name != "own" or len({layer["sparse_count"] > 0 for layer in made["layers"]}) == 2, "no choice was made"
+PY
+
 # ---- refused
 on 1 calibrate --model "$model" --calibration "$tokens" --output "$work/plain.h5"
 no=(run --model "$model" --method guided --bit-widths 3 --output "$work/no.h5" --device cpu --quiet)

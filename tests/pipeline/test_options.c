@@ -56,7 +56,8 @@ static void methods_grids_and_fractional_widths_are_read(void **state)
     decant_error err;
     assert_int_equal(READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--bits", "4",
                           "--output", "o", "--method", "nf4,kmeans,higgs", "--bit-widths", "4,2.67,2.5",
-                          "--grid-dimension", "3,2", "--group", "64,0", "--seed", "7"),
+                          "--grid-dimension", "3,2", "--group", "64,0", "--seed", "7", "--guided-sparse",
+                          "0.45%,0,0.2"),
                      DECANT_OK);
     decant_recipe recipe = decant_options_recipe(&options);
     assert_true(recipe.uses[DECANT_METHOD_KMEANS] && recipe.uses[DECANT_METHOD_HIGGS]);
@@ -68,13 +69,19 @@ static void methods_grids_and_fractional_widths_are_read(void **state)
     assert_true(recipe.dimension[0] == 2 && recipe.dimension[1] == 3);
     assert_int_equal(recipe.groups, 2);
     assert_true(recipe.group[0] == 0 && recipe.group[1] == 64 && recipe.seed == 7);
+    assert_int_equal(recipe.guided_sparse_count, 3);
+    assert_true(recipe.guided_sparse[0] == 0 && recipe.guided_sparse[1] == 0.2 / 100 &&
+                recipe.guided_sparse[2] == 0.45 / 100);
     char text[1024];
     decant_options_describe(&options, text, sizeof text);
+    assert_non_null(strstr(text, "guided-sparse=0%,0.2%,0.45%"));
     assert_non_null(
         strstr(text, "method=kmeans,higgs,nf4 bit-widths=2.5,2.67,4 grid-dimension=2,3 group=0,64"));
-    const char *bad[][2] = {{"--method", "kmeans,"},         {"--method", ""},  {"--method", "kmean"},
-                            {"--grid-dimension", "0"},       {"--group", "-1"}, {"--group", "0,,1"},
-                            {"--group", "1,2,3,4,5,6,7,8,9"}};
+    const char *bad[][2] = {
+        {"--method", "kmeans,"},          {"--method", ""},          {"--method", "kmean"},
+        {"--grid-dimension", "0"},        {"--group", "-1"},         {"--group", "0,,1"},
+        {"--group", "1,2,3,4,5,6,7,8,9"}, {"--guided-sparse", "60"}, {"--guided-sparse", "0,,1"},
+        {"--guided-sparse", "1%%"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(READ(&options, &err, "run", (char *)bad[i][0], (char *)bad[i][1]), DECANT_ERROR_USAGE);
 }

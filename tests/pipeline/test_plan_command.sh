@@ -19,6 +19,11 @@ grep -qE '^ +0-15 +0-31 +2 ' "$work/out" || fail "64 ranks: $(cat "$work/out")"
 "$decant" plan --model "$model" --device cpu | grep -q 'no times' || fail "times on the CPU, where none were measured"
 "$decant" plan --model "$model" --device cpu --teraflops 0.1 | grep -q 'expected seconds' || fail "a rate is not used"
 
+"$decant" plan --model "$large" --window 2048 --bit-widths 3 --method guided --guided-groups 2 --ranks 8 \
+  --device-memory 80G >"$work/out"
+# 80 layers of 2 groups: 4 bytes x (6 x 8192^2 + 22016^2) a group
+grep -q 'Hessians of guided: 567.91 GB, 7.10 GB a layer' "$work/out" || fail "Hessians are not stated: $(cat "$work/out")"
+
 # ---- for programs: the sums agree with the parts
 "${plan[@]}" --ranks 64 --replicas 8 --json >"$work/plan.json"
 python3 - "$work/plan.json" <<'PY'

@@ -118,7 +118,7 @@ for ranks in 2 6; do
 done
 
 # ---- every method: what is kept of each until the choice is saved, codes and rotations included
-methods=(--method kmeans,guided,higgs,rtn,nf4 --bit-widths 2,3,4)
+methods=(--method kmeans,guided,higgs,rtn,nf4 --bit-widths 2,3,4 --guided-sparse 0,1)
 through 1 "${run[@]}" "${methods[@]}" --memory resident --output "$work/methods.h5"
 killed_at gradient.4.h5 2 "$work/killed.h5" "${run[@]}" "${methods[@]}" "${streamed[@]}"
 through 3 "${run[@]}" "${methods[@]}" "${streamed[@]}" --output "$work/killed.h5"

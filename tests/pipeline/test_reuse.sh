@@ -66,7 +66,7 @@ reused 2 "$work/reused.h5" 21 "${old[@]}" --bit-widths 4
 
 # ---- other methods, without statistics and mixed with k-means
 on 2 calibrate --model "$model" --calibration "$tokens" --method guided --output "$work/guided.h5"
-for options in "--statistics $work/guided.h5 --old-statistics --method kmeans,guided --bits 5.6" "--method higgs --bit-widths 4" "--method higgs,rtn,nf4 --bits 4.8 --grid-dimension 1,2 --group 0,16" \
+for options in "--statistics $work/guided.h5 --old-statistics --method kmeans,guided --guided-sparse 0,1 --bits 5.6" "--method higgs --bit-widths 4" "--method higgs,rtn,nf4 --bits 4.8 --grid-dimension 1,2 --group 0,16" \
   "${old[*]} --method kmeans,higgs,rtn --bits 5.6 --group 0,24"; do
   # shellcheck disable=SC2086 # several options in one word
   on 1 run --model "$model" $options --output "$work/other.h5" --overwrite

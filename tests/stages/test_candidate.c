@@ -101,6 +101,42 @@ static void mixtures_keep_one_order_for_all_shapes(void **state)
     assert_string_equal(text, "higgs 2.5 p=2");
 }
 
+static void guided_fractions_are_candidates_of_every_width(void **state)
+{
+    (void)state;
+    const double widths[] = {2, 3};
+    const int64_t rows = 10, columns = 576;
+    decant_recipe recipe = recipe_of(DECANT_METHOD_GUIDED, 2, widths);
+    recipe.uses[DECANT_METHOD_KMEANS] = true;
+    recipe.sensitive = recipe.outliers = 0.01;
+    decant_candidate_list list;
+    decant_error err;
+    assert_int_equal(decant_recipe_offer(&recipe, rows, columns, &list, &err), DECANT_OK);
+    assert_int_equal(list.count, 4); /* without fractions of its own guided takes those of k-means */
+    for (int i = 0; i < list.count; i++) {
+        assert_int_equal(list.candidate[i].sparse_count, 2 * 58);
+        assert_false(decant_candidate_has_own_sparse(&recipe, &list.candidate[i]));
+    }
+    recipe.guided_sparse_count = 3;
+    recipe.guided_sparse[1] = 0.0045;
+    recipe.guided_sparse[2] = 0.1;
+    const int64_t counts[] = {0, 26, 576};
+    assert_int_equal(decant_recipe_offer(&recipe, rows, columns, &list, &err), DECANT_OK);
+    assert_int_equal(list.count, 2 + 2 * 3);
+    for (int i = 0; i < list.count; i++) {
+        const decant_candidate *candidate = &list.candidate[i];
+        bool own = candidate->method == DECANT_METHOD_GUIDED;
+        assert_int_equal(candidate->code_bits, own ? 2 + (i - 2) / 3 : 2 + i);
+        assert_int_equal(candidate->sparse_count, own ? counts[(i - 2) % 3] : 2 * 58);
+        assert_int_equal(candidate->bytes,
+                         decant_packed_bytes(rows, columns, candidate->code_bits, candidate->sparse_count));
+        assert_true(decant_candidate_has_own_sparse(&recipe, candidate) == own);
+    }
+    char text[64];
+    decant_candidate_describe(&list.candidate[6], text, sizeof text);
+    assert_string_equal(text, "guided 3 + 0.45 %");
+}
+
 static void widths_that_nobody_has_are_refused_by_name(void **state)
 {
     (void)state;
@@ -160,6 +196,7 @@ int main(void)
         cmocka_unit_test(sizes_are_those_of_the_arrays),
         cmocka_unit_test(rotation_is_the_largest_power_of_two_that_divides),
         cmocka_unit_test(mixtures_keep_one_order_for_all_shapes),
+        cmocka_unit_test(guided_fractions_are_candidates_of_every_width),
         cmocka_unit_test(widths_that_nobody_has_are_refused_by_name),
         cmocka_unit_test(more_candidates_than_a_layer_may_have_are_refused),
         cmocka_unit_test(data_is_needed_by_methods_with_levels_and_by_no_other),

@@ -185,21 +185,16 @@ static decant_recipe recipe_of_all(const decant_backend *backend)
     return recipe;
 }
 
-static void errors_are_those_of_the_packed_form_when_candidates_are_mixed(void **state)
+static void check_candidates(decant_backend *backend, const test_matrix *matrix,
+                             const decant_quantized_layer *layer)
 {
-    decant_backend *backend = *state;
-    test_matrix matrix = make_matrix(backend, 1);
-    decant_recipe recipe = recipe_of_all(backend);
-    decant_quantized_layer layer;
-    REQUIRE(decant_quantize_layer(backend, &recipe, "a.weight", matrix.weight.matrix, matrix.fisher.matrix.data,
-                                  &layer, err));
-    assert_int_equal(layer.candidates, 3 + 2 * (3 + 4 + 3) + 2 * 3 + 1 + (backend->quantize->guide ? 3 : 0));
-    for (int i = 0; i < layer.candidates; i++) {
-        const decant_candidate *candidate = &layer.candidate[i];
+    for (int i = 0; i < layer->candidates; i++) {
+        const decant_candidate *candidate = &layer->candidate[i];
         decant_encoded_layer encoded;
-        REQUIRE(decant_quantized_layer_encode(backend, &layer, i, matrix.weight.matrix, &encoded, err));
-        assert_int_equal(encoded.grid.form.points != NULL, !decant_candidate_has_sparse(candidate));
-        decant_matrix_error error = error_of(backend, &matrix, (decant_method)candidate->method, &encoded);
+        REQUIRE(decant_quantized_layer_encode(backend, layer, i, matrix->weight.matrix, &encoded, err));
+        assert_int_equal(encoded.packed.sparse.count, candidate->sparse_count);
+        assert_int_equal(encoded.grid.form.points != NULL, decant_candidate_is_on_grid(candidate));
+        decant_matrix_error error = error_of(backend, matrix, (decant_method)candidate->method, &encoded);
         double relative = error.squared / error.norm, predicted = 0.5 * CURVATURE * error.weighted;
         if (fabs(candidate->relative - relative) > MEASURE_TOLERANCE * relative ||
             fabs(candidate->predicted - predicted) > MEASURE_TOLERANCE * predicted ||
@@ -212,7 +207,115 @@ static void errors_are_those_of_the_packed_form_when_candidates_are_mixed(void *
         }
         decant_encoded_layer_free(backend, &encoded);
     }
+}
+
+static void errors_are_those_of_the_packed_form_when_candidates_are_mixed(void **state)
+{
+    decant_backend *backend = *state;
+    test_matrix matrix = make_matrix(backend, 1);
+    decant_recipe recipe = recipe_of_all(backend);
+    decant_quantized_layer layer;
+    REQUIRE(decant_quantize_layer(backend, &recipe, "a.weight", matrix.weight.matrix, matrix.fisher.matrix.data,
+                                  &layer, err));
+    assert_int_equal(layer.candidates, 3 + 2 * (3 + 4 + 3) + 2 * 3 + 1 + (backend->quantize->guide ? 3 : 0));
+    check_candidates(backend, &matrix, &layer);
     decant_quantized_layer_free(backend, &layer);
+    drop_matrix(backend, &matrix);
+}
+
+/* Guided and k-means on one layer, with sparse parts of their own, through host memory and back. */
+static void errors_are_those_of_the_packed_form_when_sparse_parts_differ(void **state)
+{
+    decant_backend *backend = *state;
+    decant_recipe recipe = recipe_of_all(backend);
+    decant_quantized_layer layer;
+    if (!backend->quantize->guide)
+        skip();
+    test_matrix matrix = make_matrix(backend, 4);
+    memset(recipe.uses, 0, sizeof recipe.uses);
+    recipe.uses[DECANT_METHOD_KMEANS] = recipe.uses[DECANT_METHOD_GUIDED] = true;
+    recipe.guided_sparse_count = 3;
+    recipe.guided_sparse[1] = 0.0045;
+    recipe.guided_sparse[2] = 0.05;
+    REQUIRE(decant_quantize_layer(backend, &recipe, "a.weight", matrix.weight.matrix, matrix.fisher.matrix.data,
+                                  &layer, err));
+    assert_int_equal(layer.candidates, 3 + 3 * 3);
+    for (int i = 3; i < layer.candidates; i += 3) /* less is missing where a twentieth is kept apart */
+        assert_true(layer.candidate[i + 2].predicted < layer.candidate[i].predicted);
+    REQUIRE(decant_quantized_layer_park(backend, &layer, err));
+    REQUIRE(decant_quantized_layer_unpark(backend, &layer, err));
+    check_candidates(backend, &matrix, &layer);
+    decant_quantized_layer_free(backend, &layer);
+    drop_matrix(backend, &matrix);
+}
+
+/* What stands beside the nearest levels has Σ F (w − ŵ)² below that of SqueezeLLM's rule for as many. */
+static void weights_kept_apart_are_those_with_the_largest_errors(void **state)
+{
+    decant_backend *backend = *state;
+    decant_recipe recipe = recipe_of_all(backend);
+    if (!backend->quantize->guide)
+        skip();
+    test_matrix matrix = make_matrix(backend, 5);
+    memset(recipe.uses, 0, sizeof recipe.uses);
+    recipe.uses[DECANT_METHOD_GUIDED] = true;
+    recipe.guided_rounds = 0;
+    double weighted[2][3];
+    for (int own = 0; own < 2; own++) {
+        decant_quantized_layer layer;
+        recipe.guided_sparse_count = own;
+        recipe.guided_sparse[0] = recipe.sensitive + recipe.outliers;
+        REQUIRE(decant_quantize_layer(backend, &recipe, "a.weight", matrix.weight.matrix,
+                                      matrix.fisher.matrix.data, &layer, err));
+        assert_int_equal(layer.candidates, 3);
+        for (int i = 0; i < 3; i++) {
+            decant_encoded_layer encoded;
+            REQUIRE(decant_quantized_layer_encode(backend, &layer, i, matrix.weight.matrix, &encoded, err));
+            weighted[own][i] = error_of(backend, &matrix, DECANT_METHOD_KMEANS, &encoded).weighted;
+            decant_encoded_layer_free(backend, &encoded);
+        }
+        decant_quantized_layer_free(backend, &layer);
+    }
+    for (int i = 0; i < 3; i++)
+        assert_true(weighted[1][i] < weighted[0][i]);
+    drop_matrix(backend, &matrix);
+}
+
+static void costs_are_those_of_each_error(void **state)
+{
+    decant_backend *backend = *state;
+    test_matrix matrix = make_matrix(backend, 6);
+    decant_recipe recipe = recipe_of_all(backend);
+    decant_quantized_layer layer;
+    const size_t size_bytes = (size_t)ROWS * COLUMNS * sizeof(float);
+    float *cost = NULL;
+    memset(recipe.uses, 0, sizeof recipe.uses);
+    recipe.uses[DECANT_METHOD_KMEANS] = true;
+    recipe.sensitive = recipe.outliers = 0;
+    REQUIRE(backend->memory->allocate(backend, size_bytes, "costs", (void **)&cost, err));
+    REQUIRE(decant_quantize_layer(backend, &recipe, "a.weight", matrix.weight.matrix, matrix.fisher.matrix.data,
+                                  &layer, err));
+    for (int i = 0; i < layer.candidates; i++)
+        for (int with_fisher = 0; with_fisher < 2; with_fisher++) {
+            double *values = calloc(ROWS * COLUMNS, sizeof *values);
+            decant_encoded_layer encoded;
+            REQUIRE(decant_quantized_layer_encode(backend, &layer, i, matrix.weight.matrix, &encoded, err));
+            REQUIRE(backend->quantize->weigh_errors(backend, matrix.weight.matrix,
+                                                    with_fisher ? matrix.fisher.matrix.data : NULL,
+                                                    &encoded.packed, cost, err));
+            decode_packed(backend, &encoded.packed, values);
+            float *found = downloaded(backend, cost, size_bytes);
+            for (int j = 0; j < ROWS * COLUMNS; j++) {
+                double miss = matrix.weight.values[j] - values[j];
+                double expected = (with_fisher ? matrix.fisher.values[j] : 1) * miss * miss;
+                assert_true(fabs(found[j] - expected) <= 1e-6 * expected);
+            }
+            free(found);
+            free(values);
+            decant_encoded_layer_free(backend, &encoded);
+        }
+    decant_quantized_layer_free(backend, &layer);
+    backend->memory->release(backend, (void **)&cost);
     drop_matrix(backend, &matrix);
 }
 
@@ -291,6 +394,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(errors_are_those_of_the_packed_form_when_candidates_are_mixed),
+        cmocka_unit_test(errors_are_those_of_the_packed_form_when_sparse_parts_differ),
+        cmocka_unit_test(weights_kept_apart_are_those_with_the_largest_errors),
+        cmocka_unit_test(costs_are_those_of_each_error),
         cmocka_unit_test(predictions_are_relative_errors_times_weights_when_there_is_no_data),
         cmocka_unit_test(higgs_errors_are_the_grids_constants),
         cmocka_unit_test(the_tensor_is_named_when_a_weight_is_not_finite),
