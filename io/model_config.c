@@ -6,6 +6,7 @@
 #include "io/config_reader.h"
 #include "io/json.h"
 #include "io/mapped_file.h"
+#include "io/opt_config.h"
 
 #include <limits.h>
 #include <math.h>
@@ -63,6 +64,7 @@ static decant_status read_sizes(decant_config_reader reader, decant_model_config
     DECANT_TRY(
         decant_config_read_integer(reader, "max_position_embeddings", 0, &config->maximum_positions, err));
     DECANT_TRY(decant_config_read_flag(reader, "tie_word_embeddings", &config->tied_head, err));
+    config->embedding_width = config->hidden_size;
     /* 0 stands for absent until the division is known to come out even. */
     int64_t derived = config->hidden_size % config->heads == 0 ? config->hidden_size / config->heads : 0;
     if (absent_keys_of(config).head_dimension > 0)
@@ -96,6 +98,7 @@ static decant_status check_sizes(const decant_model_config *config, const char *
     int64_t widest = config->vocabulary_size;
     widest = config->intermediate_size > widest ? config->intermediate_size : widest;
     widest = attention_width > widest ? attention_width : widest;
+    widest = config->position_rows > widest ? config->position_rows : widest;
     int64_t elements, bytes;
     enum { MATRICES_OF_A_LAYER = 16, BYTES_OF_F64 = 8 };
     if (__builtin_mul_overflow(config->hidden_size * widest, (int64_t)config->layers, &elements) ||
@@ -234,14 +237,11 @@ static decant_status read_element(decant_config_reader reader, decant_element *e
     return status;
 }
 
-static decant_status read_members(decant_config_reader reader, decant_model_config *config, decant_error *err)
+static decant_status read_epsilon(decant_config_reader reader, decant_model_config *config, decant_error *err)
 {
-    decant_status status = DECANT_OK;
-    bool found;
     double epsilon = 0;
-    DECANT_TRY(read_architecture(reader, config, err));
-    DECANT_TRY(read_sizes(reader, config, err));
-    DECANT_TRY(check_sizes(config, reader.origin, err));
+    bool found;
+    decant_status status;
     DECANT_TRY(decant_config_read_real(reader, "rms_norm_eps", 1, &found, &epsilon, err));
     config->norm_epsilon = (float)epsilon;
     if (!found)
@@ -249,12 +249,37 @@ static decant_status read_members(decant_config_reader reader, decant_model_conf
     if (!(config->norm_epsilon > 0))
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: \"rms_norm_eps\" %g is 0 in single precision", reader.origin,
                     epsilon);
+done:
+    return status;
+}
+
+/* What the families of the decoder block have beside the architecture. */
+static decant_status read_decoder(decant_config_reader reader, decant_model_config *config, decant_error *err)
+{
+    decant_status status;
+    DECANT_TRY(read_sizes(reader, config, err));
+    DECANT_TRY(check_sizes(config, reader.origin, err));
+    DECANT_TRY(read_epsilon(reader, config, err));
     DECANT_TRY(read_rotary(reader, config, err));
     DECANT_TRY(read_window(reader, config, err));
-    DECANT_TRY(read_element(reader, &config->element, err));
     DECANT_TRY(decant_config_require_text(reader, "hidden_act", "silu", err));
     DECANT_TRY(decant_config_require_false(reader, "attention_bias", err));
     DECANT_TRY(decant_config_require_false(reader, "mlp_bias", err));
+done:
+    return status;
+}
+
+static decant_status read_members(decant_config_reader reader, decant_model_config *config, decant_error *err)
+{
+    decant_status status;
+    DECANT_TRY(read_architecture(reader, config, err));
+    if (strcmp(config->architecture, "OPTForCausalLM") == 0) {
+        DECANT_TRY(decant_opt_config_read(reader, config, err));
+        DECANT_TRY(check_sizes(config, reader.origin, err));
+    } else {
+        DECANT_TRY(read_decoder(reader, config, err));
+    }
+    DECANT_TRY(read_element(reader, &config->element, err));
     DECANT_TRY(
         decant_config_require_absent(reader, "quantization_config", "the model is quantized already", err));
 done:

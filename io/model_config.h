@@ -29,12 +29,16 @@ typedef struct decant_model_config {
     int64_t hidden_size;
     int64_t intermediate_size;
     int64_t vocabulary_size;
-    int layers;                           /* num_hidden_layers */
-    int heads;                            /* num_attention_heads */
-    int key_value_heads;                  /* num_key_value_heads; heads when absent */
-    int head_dimension;                   /* head_dim; hidden_size / heads when absent */
-    float norm_epsilon;                   /* rms_norm_eps */
-    double rotary_base;                   /* rope_theta; 10000 when absent */
+    int layers;              /* num_hidden_layers */
+    int heads;               /* num_attention_heads */
+    int key_value_heads;     /* num_key_value_heads; heads when absent */
+    int head_dimension;      /* head_dim; hidden_size / heads when absent */
+    int64_t embedding_width; /* of a token's row in the embedding: hidden_size, or word_embed_proj_dim */
+    int64_t position_rows;   /* of the table of learned positions; 0: positions are rotary */
+    bool norm_behind;        /* do_layer_norm_before is false: blocks norm what their halves give */
+    bool plain_mlp;          /* a block's MLP is two matrices, without a gate */
+    float norm_epsilon;      /* rms_norm_eps; 1e-5 for OPT, whose configs have none */
+    double rotary_base;      /* rope_theta; 10000 when absent */
     decant_rotary_scaling rotary_scaling; /* rope_scaling, or inside rope_parameters */
     int64_t sliding_window;               /* sliding_window: keys a query sees, itself included; 0 when null */
     int64_t maximum_positions;            /* max_position_embeddings */

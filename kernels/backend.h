@@ -145,6 +145,16 @@ typedef struct decant_model_kernels {
     decant_status (*rms_norm_backward)(decant_backend *backend, decant_matrix dy, decant_matrix x,
                                        decant_matrix weight, const float *inverse_rms, decant_matrix dx,
                                        decant_error *err);
+    /* y = (x − mean(x)) / sqrt(variance(x) + epsilon) ∘ weight + bias, row by row; the variance is that of the
+     * row itself, over hidden.
+     *   x, y [T, hidden]; weight, bias [1, hidden] placed */
+    decant_status (*layer_norm)(decant_backend *backend, decant_matrix x, decant_matrix weight,
+                                decant_matrix bias, float epsilon, decant_matrix y, decant_error *err);
+    /* dx = the gradient through layer_norm of dy, or dx += it when accumulate. Mean and variance are found
+     * again from x. dx may be dy when not accumulate. */
+    decant_status (*layer_norm_backward)(decant_backend *backend, decant_matrix dy, decant_matrix x,
+                                         decant_matrix weight, float epsilon, bool accumulate, decant_matrix dx,
+                                         decant_error *err);
 
     /* y = x weightᵀ, or y += x weightᵀ when accumulate.  x [T, in], weight [out, in] placed for compute, y [T,
      * out], of the activations' type or F32. */
@@ -153,7 +163,8 @@ typedef struct decant_model_kernels {
     /* dx = dy weight, or dx += dy weight when accumulate.  dy [T, out], dx [T, in]. */
     decant_status (*linear_backward)(decant_backend *backend, decant_matrix dy, decant_matrix weight,
                                      bool accumulate, decant_matrix dx, decant_error *err);
-    /* y[t, :] += bias.  y [T, out], bias [1, out] placed. */
+    /* y[t, :] += bias[t mod B, :]: a linear layer's bias for B = 1, learned positions of sequences of B tokens
+     * else.  y [T, out], bias [B, out] placed, B >= 1. */
     decant_status (*add_bias)(decant_backend *backend, decant_matrix y, decant_matrix bias, decant_error *err);
     /* Adds one sequence to the Fisher sums of a linear layer.  dy [T, out], x [T, in], fisher device F32 [out,
      * in]. */
@@ -202,6 +213,12 @@ typedef struct decant_model_kernels {
     decant_status (*silu_multiply_backward)(decant_backend *backend, decant_matrix gate, decant_matrix up,
                                             decant_matrix dy, decant_matrix dgate, decant_matrix dup,
                                             decant_error *err);
+
+    /* x = max(x, 0), in place. */
+    decant_status (*relu)(decant_backend *backend, decant_matrix x, decant_error *err);
+    /* dx = dy where y, the result of relu, is above 0, else 0. dx may be dy. */
+    decant_status (*relu_backward)(decant_backend *backend, decant_matrix y, decant_matrix dy, decant_matrix dx,
+                                   decant_error *err);
 
     /* Mean cross-entropy of next-token prediction, and its gradient.
      *   logits [T, vocabulary], of the activations' type or F32: row t predicts tokens[t + 1]; replaced by the

@@ -13,15 +13,22 @@ static int64_t positions_of(const decant_model_config *config)
 }
 
 /* Rotary positions go on for ever, so longer sequences are computed all the same; but what a model makes of
- * positions that it was not trained on says little of it. */
-static void warn_of_length(decant_job *job, const char *origin, int64_t length)
+ * positions that it was not trained on says little of it. Learned ones end. */
+static decant_status check_length(decant_job *job, const char *origin, int64_t length, decant_error *err)
 {
     int64_t positions = positions_of(&job->config);
-    if (length > positions)
-        decant_log_say(job->log,
-                       "warning: %s: sequences of %lld tokens, but the model was made for %lld positions "
-                       "(max_position_embeddings in its config.json)",
-                       origin, (long long)length, (long long)positions);
+    if (length <= positions)
+        return DECANT_OK;
+    if (job->config.position_rows > 0)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                            "%s: sequences of %lld tokens, but the model has learned %lld positions "
+                            "(max_position_embeddings in its config.json): ask for shorter ones",
+                            origin, (long long)length, (long long)positions);
+    decant_log_say(job->log,
+                   "warning: %s: sequences of %lld tokens, but the model was made for %lld positions "
+                   "(max_position_embeddings in its config.json)",
+                   origin, (long long)length, (long long)positions);
+    return DECANT_OK;
 }
 
 /* Token ids that every rank reads for itself; all must have read the same.
@@ -34,7 +41,9 @@ static decant_status read_tokens(decant_job *job, const char *path, int64_t wind
     status = decant_ranks_agree(job->ranks, status, err);
     if (status != DECANT_OK)
         return status;
-    warn_of_length(job, path, tokens->length + tokens_behind);
+    status = check_length(job, path, tokens->length + tokens_behind, err);
+    if (status != DECANT_OK)
+        return status;
     return decant_ranks_require_equal(job->ranks, &tokens->checksum, sizeof tokens->checksum, path, err);
 }
 
@@ -45,7 +54,9 @@ static decant_status read_questions(decant_job *job, decant_question_set *questi
     status = decant_ranks_agree(job->ranks, status, err);
     if (status != DECANT_OK)
         return status;
-    warn_of_length(job, path, decant_question_set_longest(questions));
+    status = check_length(job, path, decant_question_set_longest(questions), err);
+    if (status != DECANT_OK)
+        return status;
     return decant_ranks_require_equal(job->ranks, &questions->checksum, sizeof questions->checksum, path, err);
 }
 
@@ -87,9 +98,9 @@ decant_status decant_job_read_sensitivity_tokens(decant_job *job, decant_token_a
         return read_tokens(job, options->calibration, options->window, options->sensitivity_sequences, 0,
                            tokens, err);
     decant_log_say(job->log, "no --calibration: sensitivities are measured on random tokens");
-    warn_of_length(job, "--window", options->window);
-    return decant_ranks_agree(job->ranks,
-                              decant_random_tokens(options->sensitivity_sequences, options->window,
-                                                   job->config.vocabulary_size, options->seed, tokens, err),
-                              err);
+    decant_status status = check_length(job, "--window", options->window, err);
+    if (status == DECANT_OK)
+        status = decant_random_tokens(options->sensitivity_sequences, options->window,
+                                      job->config.vocabulary_size, options->seed, tokens, err);
+    return decant_ranks_agree(job->ranks, status, err);
 }

@@ -90,19 +90,36 @@ static decant_block_sizes block_sizes(const rank_view *view)
     return sizes;
 }
 
-/* Embedding, final norm and head as a part holds them, in elements; stages/model.c: load_ends. */
+/* What a part holds of the model's ends, in elements; stages/model.c. */
+static decant_end_sizes ends_of(const rank_view *view, bool begins, bool ends)
+{
+    decant_end_sizes sizes;
+    decant_family_end_sizes(view->shape->family, view->shape->config, begins, ends, &sizes);
+    return sizes;
+}
+
+static decant_end_sizes end_sizes(const rank_view *view)
+{
+    return ends_of(view, view->share->has_embedding, view->share->has_head);
+}
+
 static int64_t end_elements(const rank_view *view)
 {
-    bool twice = view->share->has_embedding && view->share->has_head && !view->shape->config->tied_head;
-    bool any = view->share->has_embedding || view->share->has_head;
-    return (twice ? 2 : any ? 1 : 0) * view->vocabulary * view->hidden;
+    return end_sizes(view).matrices;
+}
+
+static int64_t embedding_elements(const rank_view *view)
+{
+    decant_end_tensor embedding;
+    view->shape->family->end(view->shape->config, DECANT_END_EMBEDDING, &embedding);
+    return embedding.rows * embedding.columns;
 }
 
 /* Norms and biases: F32 on a device, where a weight of one row becomes that; on the CPU they stay in the mapped
  * file. */
 static int64_t vector_bytes(const rank_view *view, int64_t blocks)
 {
-    int64_t weights = blocks * block_sizes(view).vector_weights + (view->share->has_head ? view->hidden : 0);
+    int64_t weights = blocks * block_sizes(view).vector_weights + end_sizes(view).vectors;
     return view->shape->cuda ? 4 * weights : 0;
 }
 
@@ -116,10 +133,16 @@ static int64_t placed_bytes(const rank_view *view, int64_t linear_weights, int64
            vector_bytes(view, blocks);
 }
 
-/* stages/rotary_angles.c */
-static int64_t angle_bytes(const rank_view *view, int64_t tokens)
+/* What a part has of its own for so many rows: the angles of stages/rotary_angles.c, and the room beside
+ * projections of stages/model.c. */
+static int64_t part_bytes(const rank_view *view, int64_t rows)
 {
-    return 2 * 4 * tokens * (view->shape->config->head_dimension / 2);
+    const decant_model_config *config = view->shape->config;
+    int64_t angles = config->position_rows > 0 ? 0 : 2 * 4 * rows * (config->head_dimension / 2);
+    int64_t projected_rows = view->share->has_embedding || view->share->has_head ? rows : 0;
+    decant_end_tensor projection;
+    view->shape->family->end(config, DECANT_END_PROJECTION_IN, &projection);
+    return angles + decant_activation_bytes(view->shape) * projected_rows * projection.columns;
 }
 
 /* The rank's part of the model's files. */
@@ -142,7 +165,7 @@ static int64_t read_bytes(const rank_view *view)
                (blocks * largest_block_weights(view) + end_elements(view));
     bool by_rows =
         !view->shape->cuda && share->has_embedding && !(share->has_head && view->shape->config->tied_head);
-    int64_t unread = by_rows ? view->vocabulary * view->hidden : 0;
+    int64_t unread = by_rows ? embedding_elements(view) : 0;
     return file_bytes(view) - (int64_t)decant_element_bytes(view->shape->element) * unread;
 }
 
@@ -178,7 +201,7 @@ static decant_calibration_bytes resident_bytes(const rank_view *view)
     int64_t rows = shape->micro_batch * shape->window, all = sum_of(view).weights;
     int64_t held = share->slots * share->layers.count; /* block inputs, and what is kept of each */
     return (decant_calibration_bytes){
-        .weights = placed_bytes(view, all, share->layers.count) + angle_bytes(view, rows),
+        .weights = placed_bytes(view, all, share->layers.count) + part_bytes(view, rows),
         .fisher = sum_of(view).sums_bytes,
         .boundaries = (held + 2) * boundary_bytes(view, rows), /* output and gradient besides */
         .kept = (share->retain ? held : 1) * kept_bytes(view, rows),
@@ -186,16 +209,19 @@ static decant_calibration_bytes resident_bytes(const rank_view *view)
     };
 }
 
-/* The embedding and the head while they are in, with the final norm: for the first layer, for the last. */
+static int64_t end_bytes(const rank_view *view, bool begins, bool ends)
+{
+    decant_end_sizes sizes = ends_of(view, begins, ends);
+    return view->shape->cuda ? decant_compute_bytes(view->shape) * sizes.matrices + 4 * sizes.vectors : 0;
+}
+
+/* What comes with the embedding and with the head while they are in: for the first layer, for the last. */
 static int64_t largest_end_bytes(const rank_view *view)
 {
     const decant_rank_share *share = view->share;
-    bool together = share->layers.count == 1 && share->has_embedding && share->has_head;
-    int64_t ends = together ? end_elements(view)
-                            : (share->has_embedding || share->has_head ? view->vocabulary * view->hidden : 0);
-    return view->shape->cuda
-               ? decant_compute_bytes(view->shape) * ends + (share->has_head ? 4 * view->hidden : 0)
-               : 0;
+    if (share->layers.count == 1)
+        return end_bytes(view, share->has_embedding, share->has_head);
+    return larger(end_bytes(view, share->has_embedding, false), end_bytes(view, false, share->has_head));
 }
 
 /* Streamed (stages/streamed_calibration.c): the weights of a layer and of the next one; forward, one of the
@@ -211,7 +237,7 @@ static decant_calibration_bytes streamed_bytes(const rank_view *view, int64_t qu
                          ? blocks * (decant_compute_bytes(shape) * block + 4 * block_sizes(view).vector_weights)
                          : 0;
     return (decant_calibration_bytes){
-        .weights = placed + angle_bytes(view, rows) + quantizing,
+        .weights = placed + part_bytes(view, rows) + quantizing,
         .fisher = largest_block_sums(view),
         .boundaries = 5 * boundary_bytes(view, rows),
         .kept = kept_bytes(view, rows),
@@ -405,7 +431,7 @@ static void plan_validation(rank_view *view, decant_rank_memory *memory)
     int64_t whole = end_elements(view) + layers * block_sizes(view).vector_weights;
     view->working = larger(view->working, decant_validation_working_bytes(shape, view->share->has_head));
     at->device = placed_bytes(view, all.weights, layers) + placed_bytes(view, 0, layers) + all.packed_bytes +
-                 2 * angle_bytes(view, rows) + kept_bytes(view, rows) + 3 * boundary_bytes(view, rows) +
+                 2 * part_bytes(view, rows) + kept_bytes(view, rows) + 3 * boundary_bytes(view, rows) +
                  view->working;
     if (view->share->has_head) { /* window by window, both models' logits */
         int64_t window = shape->validation_window;

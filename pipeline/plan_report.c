@@ -300,6 +300,9 @@ decant_status decant_plan_command(const decant_options *options, FILE *stream, d
     decant_status status;
     DECANT_TRY(decant_family_read(options->model, &config, &family, err));
     decant_plan_request request = make_request(options, &config, family);
+    if (config.position_rows > 0 && request.shape.window > config.maximum_positions)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "--window %lld, but the model has learned %lld positions",
+                    (long long)request.shape.window, (long long)config.maximum_positions);
     DECANT_TRY(decant_plan_choose(&request, &plan, err));
     if (options->json) {
         print_json(&plan, &request, stream);

@@ -240,14 +240,15 @@ static void note(decant_plan *plan, int rank, decant_job_stage stage, double sec
     plan->seconds[stage] = larger(plan->seconds[stage], seconds);
 }
 
-/* Embedding, norms and head as the model's files have them. */
+/* Ends, norms and biases as the model's files have them. */
 static int64_t whole_tensor_bytes(const decant_job_shape *shape)
 {
     const decant_model_config *config = shape->config;
     decant_block_sizes sizes;
+    decant_end_sizes ends;
     shape->family->sizes(shape->family, config, &sizes);
-    int64_t weights = (config->tied_head ? 1 : 2) * config->vocabulary_size * config->hidden_size +
-                      config->hidden_size + config->layers * sizes.vector_weights;
+    decant_family_end_sizes(shape->family, config, true, true, &ends);
+    int64_t weights = ends.matrices + ends.vectors + config->layers * sizes.vector_weights;
     return (int64_t)decant_element_bytes(shape->element) * weights;
 }
 

@@ -104,7 +104,8 @@ double decant_schedule_block_cost(const decant_model_config *config, int64_t tok
     double hidden = (double)config->hidden_size, length = (double)tokens;
     double queries = (double)config->heads * config->head_dimension;
     double keys = (double)config->key_value_heads * config->head_dimension;
-    double weights = 2 * hidden * queries + 2 * hidden * keys + 3 * hidden * (double)config->intermediate_size;
+    double mlp = (config->plain_mlp ? 2 : 3) * hidden * (double)config->intermediate_size;
+    double weights = 2 * hidden * queries + 2 * hidden * keys + mlp;
     double attention = queries * (length + 1); /* scores and values over (T + 1) / 2 keys on average */
     return length * (weights + attention);
 }

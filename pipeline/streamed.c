@@ -175,7 +175,10 @@ static void save(decant_calibration_run *run, decant_streamed *streamed, bool le
                        layers, error.message);
     if (!leaves)
         return;
-    if (status == DECANT_OK)
+    if (status == DECANT_OK && saved->boundaries == 0 && saved->left == layers)
+        status = DECANT_ERROR(&error, DECANT_INTERRUPTED,
+                              "no layer was passed yet, so the same command begins anew");
+    else if (status == DECANT_OK)
         status = DECANT_ERROR(&error, DECANT_INTERRUPTED,
                               "what enters %d of %d layers, and %d layers that went backward, are in %s; the "
                               "same command goes on from there",

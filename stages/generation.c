@@ -20,7 +20,7 @@ struct decant_generation {
     const decant_model_part *whole;
     keeping_backend keeping;
     decant_model_part prompt_part; /* the same on the keeping backend */
-    decant_model_part step_part;   /* the same with angles of one position, its own */
+    decant_model_part step_part;   /* the same with angles of one position, its own, at that position */
     decant_activations *kept;
     decant_matrix x, y; /* [tokens, hidden] */
     decant_matrix normed, logits;
@@ -221,6 +221,7 @@ static decant_status set_position(decant_generation *g, decant_error *err)
     int64_t angles = g->count * (g->whole->config->head_dimension / 2);
     int32_t position = (int32_t)g->count;
     decant_status status;
+    g->step_part.first_position = g->count;
     DECANT_TRY(memory->upload(backend, g->keeping.position, &position, sizeof position, err));
     if (size_bytes == 0)
         goto done;

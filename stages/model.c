@@ -145,34 +145,66 @@ bool decant_model_part_ends(const decant_model_part *part)
     return part->first_layer + part->layer_count == part->config->layers;
 }
 
-static const char embedding_name[] = "model.embed_tokens.weight";
+static decant_matrix *end_of(decant_model_part *part, decant_end which)
+{
+    decant_matrix *const ends[DECANT_ENDS] = {
+        [DECANT_END_EMBEDDING] = &part->embedding,
+        [DECANT_END_PROJECTION_IN] = &part->projection_in,
+        [DECANT_END_POSITIONS] = &part->positions,
+        [DECANT_END_NORM] = &part->final_norm,
+        [DECANT_END_NORM_BIAS] = &part->final_norm_bias,
+        [DECANT_END_PROJECTION_OUT] = &part->projection_out,
+        [DECANT_END_HEAD] = &part->head,
+    };
+    return ends[which];
+}
+
+static decant_status place_end(decant_model_part *part, const decant_weight_source *source, decant_end which,
+                               decant_error *err)
+{
+    decant_end_tensor tensor;
+    part->family->end(part->config, which, &tensor);
+    if (tensor.rows == 0)
+        return DECANT_OK;
+    return place_tensor(part->backend, source, tensor.name, tensor.rows, tensor.columns, end_of(part, which),
+                        err);
+}
 
 decant_status decant_model_embedding_place(decant_model_part *part, const decant_weight_source *source,
                                            decant_error *err)
 {
-    const decant_model_config *config = part->config;
-    if (!decant_model_part_begins(part))
-        return DECANT_OK;
-    return place_tensor(part->backend, source, embedding_name, config->vocabulary_size, config->hidden_size,
-                        &part->embedding, err);
+    decant_status status = DECANT_OK;
+    for (int i = 0; i < DECANT_ENDS && decant_model_part_begins(part); i++)
+        if (decant_end_is_first((decant_end)i))
+            DECANT_TRY(place_end(part, source, (decant_end)i, err));
+done:
+    return status;
 }
 
 decant_status decant_model_head_place(decant_model_part *part, const decant_weight_source *source,
                                       decant_error *err)
 {
-    const decant_model_config *config = part->config;
     decant_status status = DECANT_OK;
     if (!decant_model_part_ends(part))
         return DECANT_OK;
-    DECANT_TRY(place_tensor(part->backend, source, "model.norm.weight", 1, config->hidden_size,
-                            &part->final_norm, err));
-    if (config->tied_head && part->embedding.data)
+    if (part->config->tied_head && part->embedding.data)
         part->head = part->embedding;
-    else
-        DECANT_TRY(place_tensor(part->backend, source, config->tied_head ? embedding_name : "lm_head.weight",
-                                config->vocabulary_size, config->hidden_size, &part->head, err));
+    for (int i = 0; i < DECANT_ENDS; i++)
+        if (!decant_end_is_first((decant_end)i) && !end_of(part, (decant_end)i)->data)
+            DECANT_TRY(place_end(part, source, (decant_end)i, err));
 done:
     return status;
+}
+
+/* Room between a projection and the embedding or the head. */
+static decant_status create_projected(decant_model_part *part, decant_error *err)
+{
+    decant_end_tensor projection;
+    part->family->end(part->config, DECANT_END_PROJECTION_IN, &projection);
+    if (projection.rows == 0 || !(decant_model_part_begins(part) || decant_model_part_ends(part)))
+        return DECANT_OK;
+    return decant_activation_create(part->backend, part->rows, projection.columns, "a projection",
+                                    &part->projected, err);
 }
 
 decant_status decant_model_part_outline(decant_backend *backend, const decant_model_config *config,
@@ -200,8 +232,10 @@ decant_status decant_model_part_outline(decant_backend *backend, const decant_mo
         for (int index = 0; index < DECANT_BLOCK_VECTORS; index++)
             part->family->vector(part->family, config, first_layer + i, index, &part->blocks[i].vectors[index]);
     }
-    DECANT_TRY(
-        decant_rotary_angles_create(backend, config, tokens, sequences, &part->cosines, &part->sines, err));
+    DECANT_TRY(create_projected(part, err));
+    if (config->position_rows == 0)
+        DECANT_TRY(
+            decant_rotary_angles_create(backend, config, tokens, sequences, &part->cosines, &part->sines, err));
 done:
     if (status != DECANT_OK)
         decant_model_part_unload(part);
@@ -288,11 +322,10 @@ void decant_model_block_leave(decant_model_part *part, int block)
 void decant_model_ends_leave(decant_model_part *part)
 {
     decant_backend *backend = part->backend;
-    if (part->head.data != part->embedding.data) /* else the same placed array */
-        backend->weights->unplace(backend, &part->head);
-    part->head.data = NULL;
-    backend->weights->unplace(backend, &part->embedding);
-    backend->weights->unplace(backend, &part->final_norm);
+    if (part->head.data == part->embedding.data) /* the same placed array */
+        part->head.data = NULL;
+    for (int i = 0; i < DECANT_ENDS; i++)
+        backend->weights->unplace(backend, end_of(part, (decant_end)i));
 }
 
 void decant_model_part_unload(decant_model_part *part)
@@ -304,6 +337,7 @@ void decant_model_part_unload(decant_model_part *part)
         decant_model_block_leave(part, i);
     decant_memory_free(part->blocks);
     decant_model_ends_leave(part);
+    backend->memory->release(backend, &part->projected.data);
     void *cosines = part->cosines, *sines = part->sines;
     backend->memory->release(backend, &cosines);
     backend->memory->release(backend, &sines);
@@ -333,11 +367,13 @@ static int64_t vector_bytes(const decant_vector *vector)
 
 int64_t decant_model_part_weight_bytes(const decant_model_part *part)
 {
-    const decant_matrix *ends[] = {&part->embedding, &part->final_norm, &part->head};
+    decant_model_part ends = *part; /* end_of gives no constant address */
     int64_t bytes = 0;
-    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
-        if (ends[i]->data && !(ends[i] == &part->head && part->head.data == part->embedding.data))
-            bytes += (int64_t)decant_matrix_bytes(*ends[i]);
+    if (ends.head.data == ends.embedding.data)
+        ends.head.data = NULL;
+    for (int i = 0; i < DECANT_ENDS; i++)
+        if (end_of(&ends, (decant_end)i)->data)
+            bytes += (int64_t)decant_matrix_bytes(*end_of(&ends, (decant_end)i));
     for (int i = 0; i < part->layer_count; i++) {
         const decant_block *block = &part->blocks[i];
         for (int index = 0; index < DECANT_BLOCK_VECTORS; index++)
@@ -350,22 +386,78 @@ int64_t decant_model_part_weight_bytes(const decant_model_part *part)
 
 /* ---- the model's ends ---- */
 
+/* Adds the rows of learned positions that each of the sequences takes. */
+static decant_status add_positions(const decant_model_part *part, decant_matrix x, decant_error *err)
+{
+    int64_t tokens = x.rows / decant_model_part_sequences(part, x.rows);
+    int64_t learned = part->config->maximum_positions, first = part->first_position;
+    if (first + tokens > learned) /* whoever takes sequences in checks their length */
+        return DECANT_ERROR(err, DECANT_ERROR_BUG, "a sequence of %lld tokens, but there are %lld positions",
+                            (long long)(first + tokens), (long long)learned);
+    decant_matrix rows = decant_matrix_rows(part->positions, part->positions.rows - learned + first, tokens);
+    return part->backend->model->add_bias(part->backend, x, rows, err);
+}
+
 decant_status decant_model_embed(const decant_model_part *part, const int32_t *tokens, decant_matrix x,
                                  decant_error *err)
 {
-    return part->backend->model->embed(part->backend, tokens, part->embedding, x, err);
+    decant_backend *backend = part->backend;
+    const decant_model_kernels *model = backend->model;
+    bool projects = part->projection_in.data != NULL;
+    decant_matrix embedded = projects ? decant_matrix_rows(part->projected, 0, x.rows) : x;
+    decant_status status;
+    DECANT_TRY(model->embed(backend, tokens, part->embedding, embedded, err));
+    if (projects)
+        DECANT_TRY(model->linear(backend, embedded, part->projection_in, false, x, err));
+    if (part->positions.data)
+        DECANT_TRY(add_positions(part, x, err));
+done:
+    return status;
+}
+
+/* *normed is x itself in a family without a final norm. */
+static decant_status final_norm(const decant_model_part *part, decant_matrix x, decant_matrix *normed,
+                                float *inverse_rms, decant_error *err)
+{
+    decant_backend *backend = part->backend;
+    float epsilon = part->config->norm_epsilon;
+    if (part->final_norm_bias.data)
+        return backend->model->layer_norm(backend, x, part->final_norm, part->final_norm_bias, epsilon, *normed,
+                                          err);
+    if (part->final_norm.data)
+        return backend->model->rms_norm(backend, x, part->final_norm, epsilon, *normed, inverse_rms, err);
+    *normed = x;
+    return DECANT_OK;
 }
 
 decant_status decant_model_head(const decant_model_part *part, decant_matrix x, decant_matrix normed,
                                 float *inverse_rms, decant_matrix logits, decant_error *err)
 {
     decant_backend *backend = part->backend;
+    const decant_model_kernels *model = backend->model;
     decant_status status;
-    DECANT_TRY(backend->model->rms_norm(backend, x, part->final_norm, part->config->norm_epsilon, normed,
-                                        inverse_rms, err));
-    DECANT_TRY(backend->model->linear(backend, normed, part->head, false, logits, err));
+    DECANT_TRY(final_norm(part, x, &normed, inverse_rms, err));
+    if (part->projection_out.data) {
+        decant_matrix projected = decant_matrix_rows(part->projected, 0, x.rows);
+        DECANT_TRY(model->linear(backend, normed, part->projection_out, false, projected, err));
+        normed = projected;
+    }
+    DECANT_TRY(model->linear(backend, normed, part->head, false, logits, err));
 done:
     return status;
+}
+
+static decant_status final_norm_backward(const decant_model_part *part, decant_matrix dnormed, decant_matrix x,
+                                         const float *inverse_rms, decant_matrix dx, decant_error *err)
+{
+    decant_backend *backend = part->backend;
+    if (part->final_norm_bias.data)
+        return backend->model->layer_norm_backward(backend, dnormed, x, part->final_norm,
+                                                   part->config->norm_epsilon, false, dx, err);
+    decant_status status = backend->memory->zero(backend, dx.data, decant_matrix_bytes(dx), err);
+    if (status != DECANT_OK)
+        return status;
+    return backend->model->rms_norm_backward(backend, dnormed, x, part->final_norm, inverse_rms, dx, err);
 }
 
 decant_status decant_model_head_backward(const decant_model_part *part, decant_matrix dlogits, decant_matrix x,
@@ -373,10 +465,19 @@ decant_status decant_model_head_backward(const decant_model_part *part, decant_m
                                          decant_error *err)
 {
     decant_backend *backend = part->backend;
+    const decant_model_kernels *model = backend->model;
+    bool has_norm = part->final_norm.data != NULL;
+    decant_matrix before_norm = has_norm ? dnormed : dx;
     decant_status status;
-    DECANT_TRY(backend->model->linear_backward(backend, dlogits, part->head, false, dnormed, err));
-    DECANT_TRY(backend->memory->zero(backend, dx.data, decant_matrix_bytes(dx), err));
-    DECANT_TRY(backend->model->rms_norm_backward(backend, dnormed, x, part->final_norm, inverse_rms, dx, err));
+    if (part->projection_out.data) {
+        decant_matrix dprojected = decant_matrix_rows(part->projected, 0, x.rows);
+        DECANT_TRY(model->linear_backward(backend, dlogits, part->head, false, dprojected, err));
+        DECANT_TRY(model->linear_backward(backend, dprojected, part->projection_out, false, before_norm, err));
+    } else {
+        DECANT_TRY(model->linear_backward(backend, dlogits, part->head, false, before_norm, err));
+    }
+    if (has_norm)
+        DECANT_TRY(final_norm_backward(part, dnormed, x, inverse_rms, dx, err));
 done:
     return status;
 }

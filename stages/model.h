@@ -10,7 +10,7 @@
 #include "io/safetensors.h"
 #include "kernels/backend.h"
 
-enum { DECANT_BLOCK_LINEARS = 7, DECANT_BLOCK_VECTORS = 7, DECANT_NAME_BYTES = 128 };
+enum { DECANT_BLOCK_LINEARS = 7, DECANT_BLOCK_VECTORS = 10, DECANT_NAME_BYTES = 128 };
 
 /* A linear layer: its place in the model and, once a part is loaded, its weight. */
 typedef struct decant_linear {
@@ -34,6 +34,29 @@ typedef struct decant_block {
     decant_linear linears[DECANT_BLOCK_LINEARS];
     decant_vector vectors[DECANT_BLOCK_VECTORS];
 } decant_block;
+
+/* The tensors before the first block and behind the last. These are never quantized. */
+typedef enum decant_end {
+    DECANT_END_EMBEDDING,      /* [vocabulary, width of the embedding] */
+    DECANT_END_PROJECTION_IN,  /* [hidden, width of the embedding]: from the embedding to the first block */
+    DECANT_END_POSITIONS,      /* [positions, hidden], learned: added to the first block's input; the model's
+                                  first position is in the row maximum_positions from the last */
+    DECANT_END_NORM,           /* [1, hidden]: the scale of the final norm */
+    DECANT_END_NORM_BIAS,      /* [1, hidden]: that norm is a layer norm */
+    DECANT_END_PROJECTION_OUT, /* [width of the embedding, hidden]: from the final norm to the head */
+    DECANT_END_HEAD,           /* [vocabulary, width of the embedding]; the embedding again when tied */
+    DECANT_ENDS,
+} decant_end;
+
+static inline bool decant_end_is_first(decant_end which)
+{
+    return which <= DECANT_END_POSITIONS;
+}
+
+typedef struct decant_end_tensor {
+    const char *name;      /* of constant memory */
+    int64_t rows, columns; /* 0: the family has none in this place */
+} decant_end_tensor;
 
 /* Where weights come from: a model folder, or a container. */
 typedef struct decant_weight_source {
@@ -70,14 +93,17 @@ typedef struct decant_model_part {
     const decant_family *family;
     int first_layer, layer_count; /* may be 0 */
     decant_block *blocks;         /* [layer_count] */
-    decant_matrix embedding;      /* [vocabulary, hidden] where this part begins the model, else data NULL */
-    decant_matrix final_norm;     /* where this part ends the model, else data NULL */
-    decant_matrix head;           /* [vocabulary, hidden]; the embedding again when tied */
-    float *cosines, *sines; /* device F32 [sequences · tokens, head_dimension / 2]: the angles of a sequence,
-                               once for each */
-    int64_t tokens;         /* longest sequence it can take */
-    int64_t sequences;      /* of that length that it can take at once */
-    int64_t rows;           /* sequences · tokens that it was made for; most that reshaping may come to */
+    /* Those of decant_end, data NULL where this part or the family has none of them; the head is the embedding
+     * itself where it is tied and both are here. */
+    decant_matrix embedding, projection_in, positions;
+    decant_matrix final_norm, final_norm_bias, projection_out, head;
+    decant_matrix projected; /* device [rows, width of the embedding], beside a projection: working space */
+    float *cosines, *sines;  /* device F32 [sequences · tokens, head_dimension / 2]: the angles of a sequence,
+                                once for each; NULL where positions are learned */
+    int64_t tokens;          /* longest sequence it can take */
+    int64_t sequences;       /* of that length that it can take at once */
+    int64_t first_position;  /* of a sequence's first token, for decant_model_embed; 0 at first */
+    int64_t rows;            /* sequences · tokens that it was made for; most that reshaping may come to */
 } decant_model_part;
 
 /* What a block keeps of its forward pass for its backward pass; sized for all sequences that the part takes at
@@ -112,6 +138,9 @@ struct decant_family {
     void (*vector)(const decant_family *family, const decant_model_config *config, int layer, int index,
                    decant_vector *vector);
 
+    /* Name and shape of a tensor at the model's ends: pure. */
+    void (*end)(const decant_model_config *config, decant_end which, decant_end_tensor *tensor);
+
     /* What a block's vectors and create_activations will take: pure. */
     void (*sizes)(const decant_family *family, const decant_model_config *config, decant_block_sizes *sizes);
 
@@ -133,6 +162,15 @@ struct decant_family {
 /* The family of a config; DECANT_ERROR_INPUT naming the architecture when decant does not know it. */
 decant_status decant_family_find(const decant_model_config *config, const decant_family **family,
                                  decant_error *err);
+
+/* Elements of the tensors at the model's ends, those with one row apart. */
+typedef struct decant_end_sizes {
+    int64_t matrices, vectors;
+} decant_end_sizes;
+
+/* What a part takes that begins the model, ends it, or both, a tied head counted once: pure. */
+void decant_family_end_sizes(const decant_family *family, const decant_model_config *config, bool begins,
+                             bool ends, decant_end_sizes *sizes);
 
 /* Reads the config of `path` (io/model_config.h) and finds its family. Of a config that cannot be read the
  * architecture is looked at first: an unknown one has keys of its own, and is itself what is wrong. */
@@ -222,11 +260,13 @@ decant_status decant_activation_create(decant_backend *backend, int64_t rows, in
 decant_status decant_linear_forward(decant_backend *backend, const decant_linear *linear, decant_matrix x,
                                     bool accumulate, decant_matrix y, decant_error *err);
 
-/* x[t, :] = embedding[tokens[t], :] for all rows of x; this part has the embedding. */
+/* x[t, :] = embedding[tokens[t], :] for all rows of x, projected and with learned positions added where the
+ * family has them; this part has the embedding. */
 decant_status decant_model_embed(const decant_model_part *part, const int32_t *tokens, decant_matrix x,
                                  decant_error *err);
 
-/* logits [T, vocabulary] = head(norm(x)) of one sequence; this part has the head.
+/* logits [T, vocabulary] = head(norm(x)) of one sequence, without the norm and with a projection where the
+ * family has it so; this part has the head.
  *   normed [T, hidden], inverse_rms [T]   scratch, kept for the backward pass */
 decant_status decant_model_head(const decant_model_part *part, decant_matrix x, decant_matrix normed,
                                 float *inverse_rms, decant_matrix logits, decant_error *err);

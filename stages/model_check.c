@@ -91,11 +91,12 @@ decant_status decant_model_check_shapes(const decant_container *container, decan
     }
     for (int block = 0; block < config.layers; block++)
         DECANT_TRY(check_block(container, &config, family, block, err));
-    DECANT_TRY(
-        check_tensor(container, "model.embed_tokens.weight", config.vocabulary_size, config.hidden_size, err));
-    DECANT_TRY(check_tensor(container, "model.norm.weight", 1, config.hidden_size, err));
-    if (!config.tied_head)
-        DECANT_TRY(check_tensor(container, "lm_head.weight", config.vocabulary_size, config.hidden_size, err));
+    for (int i = 0; i < DECANT_ENDS; i++) {
+        decant_end_tensor tensor;
+        family->end(&config, (decant_end)i, &tensor);
+        if (tensor.rows > 0)
+            DECANT_TRY(check_tensor(container, tensor.name, tensor.rows, tensor.columns, err));
+    }
 done:
     decant_model_config_free(&config);
     return status;

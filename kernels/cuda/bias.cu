@@ -1,12 +1,14 @@
-/* The bias of a linear layer, added to every row of its output: one block a row. */
+/* The bias of a linear layer, added to every row of its output, and learned positions, whose rows are taken in
+ * turn: one block a row. */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
 
 enum { THREADS = 256 };
 
 template <typename T, typename Bias>
-__global__ void __launch_bounds__(THREADS) add_bias_kernel(T *y, const Bias *bias, int columns)
+__global__ void __launch_bounds__(THREADS) add_bias_kernel(T *y, const Bias *biases, int bias_rows, int columns)
 {
+    const Bias *bias = biases + (int64_t)(blockIdx.x % bias_rows) * columns;
     T *row = y + (int64_t)blockIdx.x * columns;
     for (int i = threadIdx.x; i < columns; i += THREADS)
         row[i] = decant_from_float<T>(decant_to_float(row[i]) + decant_to_float(bias[i]));
@@ -16,7 +18,7 @@ template <typename T, typename Bias>
 static void add_bias(cudaStream_t stream, decant_matrix y, decant_matrix bias)
 {
     add_bias_kernel<<<(unsigned)y.rows, THREADS, 0, stream>>>((T *)y.data, (const Bias *)bias.data,
-                                                              (int)y.columns);
+                                                              (int)bias.rows, (int)y.columns);
 }
 
 decant_status decant_cuda_add_bias(decant_backend *backend, decant_matrix y, decant_matrix bias,

@@ -5,6 +5,8 @@ extern const decant_model_kernels decant_cuda_model_kernels = {
     .embed = decant_cuda_embed,
     .rms_norm = decant_cuda_rms_norm,
     .rms_norm_backward = decant_cuda_rms_norm_backward,
+    .layer_norm = decant_cuda_layer_norm,
+    .layer_norm_backward = decant_cuda_layer_norm_backward,
     .linear = decant_cuda_linear,
     .linear_backward = decant_cuda_linear_backward,
     .add_bias = decant_cuda_add_bias,
@@ -16,6 +18,8 @@ extern const decant_model_kernels decant_cuda_model_kernels = {
     .attention_step = decant_cuda_attention_step,
     .silu_multiply = decant_cuda_silu_multiply,
     .silu_multiply_backward = decant_cuda_silu_multiply_backward,
+    .relu = decant_cuda_relu,
+    .relu_backward = decant_cuda_relu_backward,
     .cross_entropy = decant_cuda_cross_entropy,
 };
 

@@ -14,6 +14,11 @@ decant_status decant_cuda_rms_norm(decant_backend *backend, decant_matrix x, dec
 decant_status decant_cuda_rms_norm_backward(decant_backend *backend, decant_matrix dy, decant_matrix x,
                                             decant_matrix weight, const float *inverse_rms, decant_matrix dx,
                                             decant_error *err);
+decant_status decant_cuda_layer_norm(decant_backend *backend, decant_matrix x, decant_matrix weight,
+                                     decant_matrix bias, float epsilon, decant_matrix y, decant_error *err);
+decant_status decant_cuda_layer_norm_backward(decant_backend *backend, decant_matrix dy, decant_matrix x,
+                                              decant_matrix weight, float epsilon, bool accumulate,
+                                              decant_matrix dx, decant_error *err);
 decant_status decant_cuda_linear(decant_backend *backend, decant_matrix x, decant_matrix weight,
                                  bool accumulate, decant_matrix y, decant_error *err);
 decant_status decant_cuda_linear_backward(decant_backend *backend, decant_matrix dy, decant_matrix weight,
@@ -42,6 +47,9 @@ decant_status decant_cuda_silu_multiply(decant_backend *backend, decant_matrix g
 decant_status decant_cuda_silu_multiply_backward(decant_backend *backend, decant_matrix gate, decant_matrix up,
                                                  decant_matrix dy, decant_matrix dgate, decant_matrix dup,
                                                  decant_error *err);
+decant_status decant_cuda_relu(decant_backend *backend, decant_matrix x, decant_error *err);
+decant_status decant_cuda_relu_backward(decant_backend *backend, decant_matrix y, decant_matrix dy,
+                                        decant_matrix dx, decant_error *err);
 decant_status decant_cuda_cross_entropy(decant_backend *backend, decant_matrix logits, const int32_t *tokens,
                                         bool gradient, double *loss, decant_error *err);
 

@@ -7,6 +7,7 @@
  * with biases and norms of heads where the family has them. The forward pass keeps every named array but x and
  * y. The backward pass consumes them: a gradient is written over an array that is spent by then, so `kept`
  * serves one backward pass and needs no room of its own for it. */
+#include "stages/families/block_steps.h"
 #include "stages/families/decoder_activations.h"
 
 #include <stdio.h>
@@ -56,25 +57,20 @@ void decant_decoder_vector(const decant_family *family, const decant_model_confi
 
 static decant_attention_shape attention_shape(const decant_model_part *part, int64_t rows)
 {
-    const decant_model_config *config = part->config;
-    return (decant_attention_shape){
-        .sequences = decant_model_part_sequences(part, rows),
-        .tokens = rows / decant_model_part_sequences(part, rows),
-        .heads = config->heads,
-        .key_value_heads = config->key_value_heads,
-        .head_dimension = config->head_dimension,
-        .window = part->family->decoder->sliding_window ? config->sliding_window : 0,
-    };
+    int64_t window = part->family->decoder->sliding_window ? part->config->sliding_window : 0;
+    return decant_block_attention_shape(part, rows, window);
 }
 
-/* One of q, k and v from n1. */
-static decant_status project(decant_backend *backend, const decant_linear *linear, const decant_vector *bias,
-                             decant_matrix n1, decant_matrix y, decant_error *err)
+void decant_decoder_end(const decant_model_config *config, decant_end which, decant_end_tensor *tensor)
 {
-    decant_status status = decant_linear_forward(backend, linear, n1, false, y, err);
-    if (status != DECANT_OK || bias->length == 0)
-        return status;
-    return backend->model->add_bias(backend, y, bias->values, err);
+    static const char embedding[] = "model.embed_tokens.weight";
+    const int64_t vocabulary = config->vocabulary_size, hidden = config->hidden_size;
+    const decant_end_tensor tensors[DECANT_ENDS] = {
+        [DECANT_END_EMBEDDING] = {embedding, vocabulary, hidden},
+        [DECANT_END_NORM] = {"model.norm.weight", 1, hidden},
+        [DECANT_END_HEAD] = {config->tied_head ? embedding : "lm_head.weight", vocabulary, hidden},
+    };
+    *tensor = tensors[which];
 }
 
 /* [rows, heads · head_dimension] with each head a row of its own. */
@@ -167,9 +163,11 @@ static decant_status forward_attention(const decant_model_part *part, const deca
     decant_status status;
     DECANT_TRY(model->rms_norm(backend, x, vectors[DECANT_INPUT_NORM].values, part->config->norm_epsilon, n1,
                                kept->input_inverse_rms, err));
-    DECANT_TRY(project(backend, &linears[QUERY], &vectors[DECANT_QUERY_BIAS], n1, q.unnormed, err));
-    DECANT_TRY(project(backend, &linears[KEY], &vectors[DECANT_KEY_BIAS], n1, k.unnormed, err));
-    DECANT_TRY(project(backend, &linears[VALUE], &vectors[DECANT_VALUE_BIAS], n1, v, err));
+    DECANT_TRY(decant_block_project(backend, &linears[QUERY], &vectors[DECANT_QUERY_BIAS], n1, false,
+                                    q.unnormed, err));
+    DECANT_TRY(
+        decant_block_project(backend, &linears[KEY], &vectors[DECANT_KEY_BIAS], n1, false, k.unnormed, err));
+    DECANT_TRY(decant_block_project(backend, &linears[VALUE], &vectors[DECANT_VALUE_BIAS], n1, false, v, err));
     DECANT_TRY(forward_heads(part, &q, err));
     DECANT_TRY(forward_heads(part, &k, err));
     DECANT_TRY(model->attention(backend, &shape, q.rotated, k.rotated, v, a, kept->log_sum_exp, err));
@@ -209,26 +207,6 @@ decant_status decant_decoder_forward(const decant_model_part *part, const decant
     return status == DECANT_OK ? forward_mlp(part, block, kept, y, err) : status;
 }
 
-/* One linear layer's share of the backward pass: its Fisher sum and Hessians. The token form and Hessians take
- * all rows at once; the gradient of a sequence is squared by itself. */
-static decant_status add_fisher(const decant_model_part *part, const decant_block_fisher *fisher, int index,
-                                decant_matrix dy, decant_matrix x, decant_error *err)
-{
-    if (!fisher || !fisher->sums[index])
-        return DECANT_OK;
-    bool together = fisher->form == DECANT_FISHER_TOKEN;
-    const int64_t rows = together ? x.rows : x.rows / decant_model_part_sequences(part, x.rows);
-    decant_status status = DECANT_OK;
-    for (int64_t first = 0; first < x.rows && status == DECANT_OK; first += rows)
-        status =
-            part->backend->model->fisher_add(part->backend, fisher->form, decant_matrix_rows(dy, first, rows),
-                                             decant_matrix_rows(x, first, rows), fisher->sums[index], err);
-    if (status == DECANT_OK && fisher->hessian_groups > 0)
-        status = part->backend->model->gram_add(part->backend, dy, x, fisher->hessian_groups,
-                                                fisher->sums[index] + dy.columns * x.columns, err);
-    return status;
-}
-
 /* dx holds dy and becomes dh. */
 static decant_status backward_mlp(const decant_model_part *part, const decant_block *block,
                                   decant_activations *kept, const decant_block_fisher *fisher, decant_matrix dx,
@@ -244,11 +222,11 @@ static decant_status backward_mlp(const decant_model_part *part, const decant_bl
     decant_matrix u = decant_activation_of(part, kept, DECANT_UPS, rows), du = u;
     decant_matrix m = decant_activation_of(part, kept, DECANT_PRODUCTS, rows), dm = m;
     decant_status status;
-    DECANT_TRY(add_fisher(part, fisher, DOWN, dx, m, err));
+    DECANT_TRY(decant_block_add_fisher(part, fisher, DOWN, dx, m, err));
     DECANT_TRY(model->linear_backward(backend, dx, linears[DOWN].weight, false, dm, err));
     DECANT_TRY(model->silu_multiply_backward(backend, g, u, dm, dg, du, err));
-    DECANT_TRY(add_fisher(part, fisher, GATE, dg, n2, err));
-    DECANT_TRY(add_fisher(part, fisher, UP, du, n2, err));
+    DECANT_TRY(decant_block_add_fisher(part, fisher, GATE, dg, n2, err));
+    DECANT_TRY(decant_block_add_fisher(part, fisher, UP, du, n2, err));
     DECANT_TRY(model->linear_backward(backend, dg, linears[GATE].weight, false, dn2, err));
     DECANT_TRY(model->linear_backward(backend, du, linears[UP].weight, true, dn2, err));
     DECANT_TRY(model->rms_norm_backward(backend, dn2, h, block->vectors[DECANT_POST_ATTENTION_NORM].values,
@@ -276,15 +254,15 @@ static decant_status backward_attention(const decant_model_part *part, const dec
                   dk = decant_activation_of(part, kept, DECANT_KEY_GRADIENTS, rows),
                   dv = decant_activation_of(part, kept, DECANT_VALUE_GRADIENTS, rows);
     decant_status status;
-    DECANT_TRY(add_fisher(part, fisher, OUTPUT, dx, a, err));
+    DECANT_TRY(decant_block_add_fisher(part, fisher, OUTPUT, dx, a, err));
     DECANT_TRY(model->linear_backward(backend, dx, linears[OUTPUT].weight, false, da, err));
     DECANT_TRY(model->attention_backward(backend, &shape, q.rotated, k.rotated, v, a, kept->log_sum_exp, da, dq,
                                          dk, dv, err));
     DECANT_TRY(backward_heads(part, &q, &dq, err));
     DECANT_TRY(backward_heads(part, &k, &dk, err));
-    DECANT_TRY(add_fisher(part, fisher, QUERY, dq, n1, err));
-    DECANT_TRY(add_fisher(part, fisher, KEY, dk, n1, err));
-    DECANT_TRY(add_fisher(part, fisher, VALUE, dv, n1, err));
+    DECANT_TRY(decant_block_add_fisher(part, fisher, QUERY, dq, n1, err));
+    DECANT_TRY(decant_block_add_fisher(part, fisher, KEY, dk, n1, err));
+    DECANT_TRY(decant_block_add_fisher(part, fisher, VALUE, dv, n1, err));
     DECANT_TRY(model->linear_backward(backend, dq, linears[QUERY].weight, false, dn1, err));
     DECANT_TRY(model->linear_backward(backend, dk, linears[KEY].weight, true, dn1, err));
     DECANT_TRY(model->linear_backward(backend, dv, linears[VALUE].weight, true, dn1, err));

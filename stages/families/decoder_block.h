@@ -32,6 +32,7 @@ enum {
 void decant_decoder_linear(const decant_model_config *config, int layer, int index, decant_linear *linear);
 void decant_decoder_vector(const decant_family *family, const decant_model_config *config, int layer, int index,
                            decant_vector *vector);
+void decant_decoder_end(const decant_model_config *config, decant_end which, decant_end_tensor *tensor);
 void decant_decoder_sizes(const decant_family *family, const decant_model_config *config,
                           decant_block_sizes *sizes);
 decant_status decant_decoder_create_activations(const decant_model_part *part, decant_activations **activations,
@@ -46,7 +47,8 @@ decant_status decant_decoder_backward(const decant_model_part *part, const decan
 /* All of them, and how many linear layers they have, for the initializer of a family. */
 #define DECANT_DECODER_FUNCTIONS                                                                               \
     .linear_count = DECANT_BLOCK_LINEARS, .linear = decant_decoder_linear, .vector = decant_decoder_vector,    \
-    .sizes = decant_decoder_sizes, .create_activations = decant_decoder_create_activations,                    \
+    .end = decant_decoder_end, .sizes = decant_decoder_sizes,                                                  \
+    .create_activations = decant_decoder_create_activations,                                                   \
     .destroy_activations = decant_decoder_destroy_activations, .forward = decant_decoder_forward,              \
     .backward = decant_decoder_backward
 

@@ -6,6 +6,7 @@
 
 extern const decant_family decant_family_llama;
 extern const decant_family decant_family_mistral;
+extern const decant_family decant_family_opt;
 extern const decant_family decant_family_qwen2;
 extern const decant_family decant_family_qwen3;
 

@@ -8,10 +8,8 @@ decant_status decant_family_find(const decant_model_config *config, const decant
                                  decant_error *err)
 {
     static const decant_family *const families[] = {
-        &decant_family_llama,
-        &decant_family_mistral,
-        &decant_family_qwen2,
-        &decant_family_qwen3,
+        &decant_family_llama, &decant_family_mistral, &decant_family_opt,
+        &decant_family_qwen2, &decant_family_qwen3,
     };
     char known[256] = "";
     size_t length = 0;
@@ -28,6 +26,22 @@ decant_status decant_family_find(const decant_model_config *config, const decant
     return DECANT_ERROR(err, DECANT_ERROR_INPUT,
                         "config.json: architecture \"%s\" is not one that decant knows (%s)",
                         config->architecture, known);
+}
+
+void decant_family_end_sizes(const decant_family *family, const decant_model_config *config, bool begins,
+                             bool ends, decant_end_sizes *sizes)
+{
+    *sizes = (decant_end_sizes){0};
+    for (int i = 0; i < DECANT_ENDS; i++) {
+        decant_end_tensor tensor;
+        decant_end which = (decant_end)i;
+        bool has_it = decant_end_is_first(which) ? begins : ends;
+        bool is_there = which == DECANT_END_HEAD && config->tied_head && begins;
+        if (!has_it || is_there)
+            continue;
+        family->end(config, which, &tensor);
+        *(tensor.rows == 1 ? &sizes->vectors : &sizes->matrices) += tensor.rows * tensor.columns;
+    }
 }
 
 decant_status decant_family_read(const char *path, decant_model_config *config, const decant_family **family,

@@ -32,6 +32,13 @@ static void linear(const decant_model_config *config, int layer, int index, deca
     snprintf(target->name, sizeof target->name, "%s", matrix->name);
 }
 
+static void end(const decant_model_config *config, decant_end which, decant_end_tensor *tensor)
+{
+    (void)config;
+    (void)which;
+    *tensor = (decant_end_tensor){.name = ""};
+}
+
 static void sizes(const decant_family *family, const decant_model_config *config, decant_block_sizes *target)
 {
     (void)family;
@@ -40,7 +47,7 @@ static void sizes(const decant_family *family, const decant_model_config *config
 }
 
 static const decant_family family_of_matrices = {
-    .architecture = "a model by its matrices", .linear_count = 1, .linear = linear, .sizes = sizes};
+    .architecture = "a model by its matrices", .linear_count = 1, .linear = linear, .end = end, .sizes = sizes};
 
 decant_status decant_family_of_matrices(const decant_safetensors *model, decant_model_config *config,
                                         const decant_family **family, decant_error *err)

@@ -8,7 +8,9 @@ static void check(const decant_model_config *config)
 {
     if (config->hidden_size < 1 || config->intermediate_size < 1 || config->vocabulary_size < 1 ||
         config->layers < 1 || config->heads < 1 || config->key_value_heads < 1 || config->head_dimension < 1 ||
-        config->heads % config->key_value_heads != 0)
+        config->heads % config->key_value_heads != 0 || config->embedding_width < 1 ||
+        config->embedding_width > config->hidden_size ||
+        (config->position_rows > 0 && config->position_rows <= config->maximum_positions))
         abort();
 }
 

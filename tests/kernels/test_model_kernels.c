@@ -98,14 +98,85 @@ static void norm_and_its_gradient_match(void **state)
     }
 }
 
+/* ---- layer norm ---- */
+
+/* The norm of a row, into `normed`. */
+static void layer_norm_of(const double *row, const norm_case *norm, const double *bias, double *normed)
+{
+    double mean = 0, variance = 0;
+    for (int64_t i = 0; i < norm->hidden; i++)
+        mean += row[i] / (double)norm->hidden;
+    for (int64_t i = 0; i < norm->hidden; i++)
+        variance += (row[i] - mean) * (row[i] - mean) / (double)norm->hidden;
+    for (int64_t i = 0; i < norm->hidden; i++)
+        normed[i] = (row[i] - mean) / sqrt(variance + epsilon) * norm->weight[i] + (bias ? bias[i] : 0);
+}
+
+static double layer_norm_objective(void *context)
+{
+    const norm_case *norm = context;
+    double normed[1024], sum = 0;
+    layer_norm_of(norm->x + norm->token * norm->hidden, norm, NULL, normed);
+    for (int64_t i = 0; i < norm->hidden; i++)
+        sum += norm->dy[norm->token * norm->hidden + i] * normed[i];
+    return sum;
+}
+
+static void check_layer_norm(decant_backend *backend, decant_element element, int64_t tokens, int64_t hidden)
+{
+    device_array x = activation_array(backend, tokens, hidden, 2, 1);
+    device_array weight = weight_array(backend, DECANT_PLACE_EXACT, element, 1, hidden, 1, 2);
+    device_array bias = weight_array(backend, DECANT_PLACE_EXACT, element, 1, hidden, 1, 3);
+    device_array y = activation_array(backend, tokens, hidden, 1, 5);
+    device_array dy = activation_array(backend, tokens, hidden, 1, 6);
+    device_array dx = activation_array(backend, tokens, hidden, 1, 7);
+    double *expected = doubles(tokens * hidden), *gradient = doubles(tokens * hidden);
+    norm_case norm = {tokens, hidden, weight.values, dy.values, x.values, 0};
+
+    for (int64_t t = 0; t < tokens; t++)
+        layer_norm_of(x.values + t * hidden, &norm, bias.values, expected + t * hidden);
+    REQUIRE(backend->model->layer_norm(backend, x.matrix, weight.matrix, bias.matrix, (float)epsilon, y.matrix,
+                                       err));
+    expect_close(backend, y.matrix, expected, "layer norm");
+
+    for (int64_t i = 0; i < tokens * hidden; i++) {
+        norm.token = i / hidden;
+        gradient[i] = slope(layer_norm_objective, &norm, &x.values[i]);
+        expected[i] = dx.values[i] + gradient[i];
+    }
+    REQUIRE(backend->model->layer_norm_backward(backend, dy.matrix, x.matrix, weight.matrix, (float)epsilon,
+                                                true, dx.matrix, err));
+    expect_close_at_scale(backend, dx.matrix, expected, 1,
+                          "gradient of the layer norm, added to what was there");
+    REQUIRE(backend->model->layer_norm_backward(backend, dy.matrix, x.matrix, weight.matrix, (float)epsilon,
+                                                false, dy.matrix, err));
+    expect_close_at_scale(backend, dy.matrix, gradient, 1, "gradient of the layer norm, over dy");
+    free(expected);
+    free(gradient);
+    device_array *arrays[] = {&x, &weight, &bias, &y, &dy, &dx};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        drop(backend, arrays[i]);
+}
+
+static void layer_norm_and_its_gradient_match(void **state)
+{
+    for (int element = DECANT_F32; element <= DECANT_BF16; element++) {
+        check_layer_norm(*state, (decant_element)element, 1, 1);
+        check_layer_norm(*state, (decant_element)element, 7, 37);
+        check_layer_norm(*state, (decant_element)element, 33, 64);
+        check_layer_norm(*state, (decant_element)element, 3, 577);
+    }
+}
+
 /* ---- bias ---- */
 
-static void check_bias(decant_backend *backend, decant_element element, int64_t tokens, int64_t columns)
+static void check_bias(decant_backend *backend, decant_element element, int64_t tokens, int64_t bias_rows,
+                       int64_t columns)
 {
     device_array y = activation_array(backend, tokens, columns, 2, 1);
-    device_array bias = weight_array(backend, DECANT_PLACE_EXACT, element, 1, columns, 3, 2);
+    device_array bias = weight_array(backend, DECANT_PLACE_EXACT, element, bias_rows, columns, 3, 2);
     for (int64_t i = 0; i < tokens * columns; i++)
-        y.values[i] += bias.values[i % columns];
+        y.values[i] += bias.values[i % (bias_rows * columns)];
     REQUIRE(backend->model->add_bias(backend, y.matrix, bias.matrix, err));
     expect_close(backend, y.matrix, y.values, "bias");
     drop(backend, &y);
@@ -115,9 +186,18 @@ static void check_bias(decant_backend *backend, decant_element element, int64_t 
 static void bias_is_added_to_every_row(void **state)
 {
     for (int element = DECANT_F32; element <= DECANT_BF16; element++) {
-        check_bias(*state, (decant_element)element, 1, 1);
-        check_bias(*state, (decant_element)element, 7, 256);
-        check_bias(*state, (decant_element)element, 5, 777);
+        check_bias(*state, (decant_element)element, 1, 1, 1);
+        check_bias(*state, (decant_element)element, 7, 1, 256);
+        check_bias(*state, (decant_element)element, 5, 1, 777);
+    }
+}
+
+static void positions_are_added_in_turn(void **state)
+{
+    for (int element = DECANT_F32; element <= DECANT_BF16; element++) {
+        check_bias(*state, (decant_element)element, 6, 2, 1);
+        check_bias(*state, (decant_element)element, 12, 3, 256);
+        check_bias(*state, (decant_element)element, 5, 5, 777);
     }
 }
 
@@ -315,6 +395,35 @@ static void silu_multiply_and_its_gradient_match(void **state)
     check_silu(*state, 3, 11, 500); /* e^500 has no float */
 }
 
+/* ---- ReLU ---- */
+
+static void check_relu(decant_backend *backend, int64_t tokens, int64_t columns)
+{
+    device_array x = activation_array(backend, tokens, columns, 2, 1);
+    device_array dy = activation_array(backend, tokens, columns, 1, 2);
+    device_array dx = activation_array(backend, tokens, columns, 1, 3);
+    for (int64_t i = 0; i < tokens * columns; i++) {
+        x.values[i] = fmax(x.values[i], 0);
+        dx.values[i] = x.values[i] > 0 ? dy.values[i] : 0;
+    }
+    REQUIRE(backend->model->relu(backend, x.matrix, err));
+    expect_close_at_scale(backend, x.matrix, x.values, 1, "relu");
+    REQUIRE(backend->model->relu_backward(backend, x.matrix, dy.matrix, dx.matrix, err));
+    expect_close_at_scale(backend, dx.matrix, dx.values, 1, "gradient of relu");
+    REQUIRE(backend->model->relu_backward(backend, x.matrix, dy.matrix, dy.matrix, err));
+    expect_close_at_scale(backend, dy.matrix, dx.values, 1, "gradient of relu, over dy");
+    drop(backend, &x);
+    drop(backend, &dy);
+    drop(backend, &dx);
+}
+
+static void relu_and_its_gradient_match(void **state)
+{
+    check_relu(*state, 1, 1);
+    check_relu(*state, 5, 13);
+    check_relu(*state, 67, 128);
+}
+
 /* ---- cross-entropy ---- */
 
 static double row_log_sum_exp(const double *row, int64_t count)
@@ -423,11 +532,14 @@ int main(void)
         cmocka_unit_test(a_weight_at_an_odd_address_can_be_placed),
         cmocka_unit_test(embed_takes_the_rows_that_the_tokens_name),
         cmocka_unit_test(norm_and_its_gradient_match),
+        cmocka_unit_test(layer_norm_and_its_gradient_match),
         cmocka_unit_test(bias_is_added_to_every_row),
+        cmocka_unit_test(positions_are_added_in_turn),
         cmocka_unit_test(linear_and_its_gradient_match),
         cmocka_unit_test(fisher_sums_match),
         cmocka_unit_test(rotary_turns_pairs_of_the_two_halves),
         cmocka_unit_test(silu_multiply_and_its_gradient_match),
+        cmocka_unit_test(relu_and_its_gradient_match),
         cmocka_unit_test(cross_entropy_and_its_gradient_match),
     };
     return cmocka_run_group_tests_name("model kernels", tests, open_backend, close_backend);

@@ -99,6 +99,15 @@ static void run_rows(recording *run)
     REQUIRE(model->silu_multiply_backward(backend, x, y, z, x, y, err)); /* outputs over inputs */
     record(run, x);
     record(run, y);
+    REQUIRE(model->layer_norm(backend, z, w, w, 1e-5f, y, err));
+    REQUIRE(model->layer_norm_backward(backend, dx, z, w, 1e-5f, true, x, err));
+    REQUIRE(model->relu(backend, y, err));
+    REQUIRE(model->relu_backward(backend, y, x, z, err));
+    REQUIRE(model->add_bias(backend, dx, decant_matrix_rows(z, 0, 101), err));
+    record(run, x);
+    record(run, y);
+    record(run, z);
+    record(run, dx);
 }
 
 static void run_attention(recording *run)

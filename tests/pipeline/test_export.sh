@@ -134,8 +134,8 @@ for model in (AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.floa
     assert abs(perplexity - expected) < 1e-4 * expected, (perplexity, expected)
 PY
 }
-for name in gqa bf16 mha; do
-  folder=$(echo "$source"/tests/reference/llama_"$name"*)
+for name in llama_gqa_tied llama_bf16_headdim llama_mha opt_before opt_behind; do
+  folder=$source/tests/reference/$name
   run --model "$folder" --calibration "$folder/tokens.npy" --method kmeans,higgs --bits 6.5 --output "$work/$name.h5"
   "$decant" export "$work/$name.h5" --output "$work/load-$name" --element f32 >/dev/null
   expected=$(perplexity perplexity_quantized "$decant" validate "$work/$name.h5" --text "$folder/tokens.npy" --quiet --device cpu)

@@ -5,7 +5,7 @@
 set -euo pipefail
 . "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 
-for name in llama3_scaled mistral_window qwen2_biases qwen3_norms; do
+for name in llama3_scaled mistral_window qwen2_biases qwen3_norms opt_before opt_behind; do
   model=$source/tests/reference/$name
   # Widths up to 8 without a sparse part: the quantized model must be close to the original.
   run=(run --replicas 1 --model "$model" --calibration "$model/tokens.npy" --text "$model/tokens.npy" --bits 8.9

@@ -5,7 +5,7 @@ set -euo pipefail
 . "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 reference=$source/tests/reference
 
-for name in llama_gqa_tied mistral_window qwen2_biases; do
+for name in llama_gqa_tied mistral_window qwen2_biases opt_before opt_behind; do
   model=$reference/$name method=(--method rtn)
   [[ $name == qwen2_biases ]] && method=(--method kmeans --calibration "$model/tokens.npy" --outliers 2%)
   "$decant" run --model "$model" "${method[@]}" --bit-widths 3 --output "$work/$name.h5" --quiet --device cpu >/dev/null

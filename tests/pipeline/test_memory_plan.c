@@ -118,6 +118,38 @@ static void biases_and_norms_of_heads_are_counted(void **state)
     assert_int_equal(normed.calibration.kept - plain.calibration.kept, 3 * 12 * (2 * (16 + 8) + 4 * (4 + 2)));
 }
 
+/* OPT: blocks of 4 · 8x8 + 2 · 20x8 = 576 weights, biases of 5 · 8 + 20 and two norms of 2 · 8. */
+static void the_ends_and_blocks_of_opt_are_counted(void **state)
+{
+    (void)state;
+    decant_model_config config = small_config();
+    snprintf(config.architecture, sizeof config.architecture, "OPTForCausalLM");
+    config.heads = config.key_value_heads = 2;
+    config.embedding_width = 8;
+    config.maximum_positions = 40;
+    config.position_rows = 42;
+    config.tied_head = config.plain_mlp = true;
+    decant_job_shape shape = small_shape(&config);
+    decant_rank_memory memory = plan_one_rank(&shape, whole_model(true, false));
+    /* the embedding, which is the head, 42 positions, the final norm; no angles */
+    const int64_t blocks = 2 * 3 * 576 + 4 * 3 * (60 + 32);
+    assert_int_equal(memory.calibration.weights, blocks + 2 * (32 * 8 + 42 * 8) + 4 * 2 * 8);
+    /* n1, q, k, v, a, s, n2 of 8, f and its gradient of 20 in BF16; two heads in F32 */
+    assert_int_equal(memory.calibration.kept, 3 * 12 * (2 * (7 * 8 + 2 * 20) + 4 * 2));
+    config.norm_behind = true; /* no n1, but m */
+    config.embedding_width = 6;
+    memory = plan_one_rank(&shape, whole_model(true, false));
+    /* two projections, 12 rows of a narrow activation; no final norm */
+    assert_int_equal(memory.calibration.weights, blocks + 2 * (32 * 6 + 42 * 8 + 2 * 6 * 8) + 2 * 12 * 6);
+    assert_int_equal(memory.calibration.kept, 3 * 12 * (2 * (7 * 8 + 2 * 20) + 4 * 2));
+    /* streamed: the embedding's end, which has the positions, is the larger one, less what comes after it */
+    config.vocabulary_size = 3200;
+    memory = plan_one_rank(&shape, whole_model(false, true));
+    assert_int_equal(memory.calibration.head, 2 * 2 * 6 * 8 + 2 * 6 * 3200 + 4 * 6 +
+                                                  2 * (3200 * 6 + 6 * 8 + 42 * 8) -
+                                                  (4 * 576 + 2 * (160 + 160) + (5 * 8 + 20) * 4 * 2));
+}
+
 static void streamed_bytes_are_those_summed_by_hand(void **state)
 {
     (void)state;
@@ -254,6 +286,9 @@ static void planned_bytes_are_those_taken_on_the_cpu(void **state)
     check_model("qwen3_norms", DECANT_BF16, 2, DECANT_FISHER_TOKEN, 0, false);
     check_model("qwen3_norms", DECANT_BF16, 1, DECANT_FISHER_TOKEN, 0, true);
     check_model("llama_mha", DECANT_F32, 2, DECANT_FISHER_SEQUENCE, 3, true);
+    check_model("opt_before", DECANT_F16, 1, DECANT_FISHER_TOKEN, 0, true);
+    check_model("opt_before", DECANT_F16, 3, DECANT_FISHER_SEQUENCE, 0, false);
+    check_model("opt_behind", DECANT_F32, 2, DECANT_FISHER_TOKEN, 0, true);
 }
 
 /* On the CPU, or the device of DECANT_TEST_DEVICE. */
@@ -308,6 +343,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(resident_bytes_are_those_summed_by_hand),
         cmocka_unit_test(biases_and_norms_of_heads_are_counted),
+        cmocka_unit_test(the_ends_and_blocks_of_opt_are_counted),
         cmocka_unit_test(streamed_bytes_are_those_summed_by_hand),
         cmocka_unit_test(replicas_quantize_what_they_own),
         cmocka_unit_test(planned_bytes_are_those_taken_on_the_cpu),

@@ -6,7 +6,7 @@ set -euo pipefail
 . "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 reference=$source/tests/reference questions=$source/tests/reference/questions.jsonl
 
-for name in llama_gqa_tied mistral_window qwen2_biases; do
+for name in llama_gqa_tied mistral_window qwen2_biases opt_before opt_behind; do
   model=$reference/$name
   "$decant" run --model "$model" --method rtn --bit-widths 3 --text "$model/tokens.npy" --choices "$questions" \
     --output "$work/$name.h5" --log "$work/$name.log" --quiet --device cpu --json >"$work/$name.json"

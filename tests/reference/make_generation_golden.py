@@ -23,7 +23,7 @@ import torch
 import transformers
 
 HERE = Path(__file__).resolve().parent
-MODELS = ("llama_gqa_tied", "mistral_window", "qwen2_biases")
+MODELS = ("llama_gqa_tied", "mistral_window", "qwen2_biases", "opt_before", "opt_behind")
 PROMPTS, LENGTH, NEW_TOKENS, VOCABULARY = 3, 17, 24, 80
 
 

@@ -17,6 +17,9 @@ Each model is an ordinary Hugging Face folder with seeded random weights, small 
     mistral_window       grouped-query, untied head, BF16, a sliding window of 9 tokens
     qwen2_biases         grouped-query, tied embeddings, F32, biases on q, k and v, a sliding_window that is switched off
     qwen3_norms          grouped-query, untied head, BF16, norms of the heads of q and k, a head_dim of its own
+    opt_before           norms before the halves of a block, learned positions, biases, ReLU, tied embeddings, F16
+    opt_behind           as OPT-350m: norms behind, projections to a narrower embedding, no final norm, F32; a middle
+                         that is narrower than the rest
 
 and in the same folder:
 
@@ -25,7 +28,7 @@ and in the same folder:
                                 NAME is e.g. model.layers.0.self_attn.q_proj
         logits                 [5, 37, vocabulary]
         loss                   [5]: each sequence's mean cross-entropy over its 36 next tokens
-        hidden.K               [37, hidden], sequence 0: K = 0 is the embedding, K = 1, 2, ... the output of block K - 1
+        hidden.K               [37, hidden], sequence 0: K = 0 enters the first block, K = 1, 2, ... is the output of block K - 1
                                (the last one before the final norm)
         gradient.NAME          [out, in], sequence 0: d loss / d weight
         fisher_sequence.NAME   [out, in]: sum over sequences of (d loss / d weight)^2
@@ -43,7 +46,7 @@ import dataclasses
 import importlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,6 +67,7 @@ FLOAT32_TOLERANCE = 2e-5
 LINEAR_NAMES = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+    "self_attn.out_proj", "fc1", "fc2",
 )  # fmt: skip
 
 
@@ -78,8 +82,12 @@ class Model:
     config: dict[str, Any]
 
 
+def class_prefix(model_type: str) -> str:
+    return "OPT" if model_type == "opt" else model_type.capitalize()
+
+
 def architecture(model_type: str) -> str:
-    return f"{model_type.capitalize()}ForCausalLM"
+    return f"{class_prefix(model_type)}ForCausalLM"
 
 
 def llama_config(**values: Any) -> dict[str, Any]:
@@ -96,6 +104,20 @@ def family_config(model_type: str, **values: Any) -> dict[str, Any]:
         "max_position_embeddings": 128,
         "bos_token_id": 1,
         "eos_token_id": 2,
+    } | values
+
+
+def opt_config(**values: Any) -> dict[str, Any]:
+    """The parts of config.json that all OPT models share, then the given values."""
+    return {
+        "architectures": [architecture("opt")],
+        "model_type": "opt",
+        "activation_function": "relu",
+        "bos_token_id": 2,
+        "dropout": 0.1,
+        "eos_token_id": 2,
+        "max_position_embeddings": 96,
+        "pad_token_id": 1,
     } | values
 
 
@@ -137,13 +159,19 @@ FAMILY_MODELS = (
         num_key_value_heads=2, head_dim=12, attention_bias=False, rms_norm_eps=1e-6, rope_theta=1000000.0,
         rope_scaling=None, sliding_window=None, use_sliding_window=False, max_window_layers=2,
         tie_word_embeddings=False, torch_dtype="bfloat16")),
+    Model("opt_before", seed=9, dtype=torch.float16, shards=1, config=opt_config(
+        vocab_size=80, hidden_size=32, ffn_dim=48, num_hidden_layers=3, num_attention_heads=4, word_embed_proj_dim=32,
+        do_layer_norm_before=True, torch_dtype="float16")),
+    Model("opt_behind", seed=10, dtype=torch.float32, shards=1, config=opt_config(
+        vocab_size=80, hidden_size=36, ffn_dim=28, num_hidden_layers=2, num_attention_heads=3, word_embed_proj_dim=20,
+        do_layer_norm_before=False, torch_dtype="float32")),
 )  # fmt: skip
 
 
 def make_weights(model: Model, generator: np.random.Generator) -> dict[str, Tensor]:
     """Random weights that keep activations, attention scores and logits near 1, so that no gradient is tiny."""
     c = model.config
-    hidden, intermediate, heads = c["hidden_size"], c["intermediate_size"], c["num_attention_heads"]
+    hidden, intermediate, heads = c["hidden_size"], c.get("intermediate_size"), c["num_attention_heads"]
     head_dim = c.get("head_dim", hidden // heads)
     queries, keys = heads * head_dim, c.get("num_key_value_heads", heads) * head_dim
 
@@ -156,6 +184,8 @@ def make_weights(model: Model, generator: np.random.Generator) -> dict[str, Tens
     def bias(length: int) -> Tensor:
         return torch.from_numpy(generator.standard_normal(length)).to(model.dtype)
 
+    if c["model_type"] == "opt":
+        return make_opt_weights(c, matrix, norm, bias)
     weights = {"model.embed_tokens.weight": matrix(c["vocab_size"], hidden)}
     for layer in range(c["num_hidden_layers"]):
         block = f"model.layers.{layer}."
@@ -178,6 +208,37 @@ def make_weights(model: Model, generator: np.random.Generator) -> dict[str, Tens
     weights["model.norm.weight"] = norm()
     if not c["tie_word_embeddings"]:
         weights["lm_head.weight"] = matrix(c["vocab_size"], hidden)
+    return weights
+
+
+def make_opt_weights(
+    c: dict[str, Any],
+    matrix: Callable[[int, int], Tensor],
+    norm: Callable[[], Tensor],
+    bias: Callable[[int], Tensor],
+) -> dict[str, Tensor]:
+    hidden, middle, width = c["hidden_size"], c["ffn_dim"], c["word_embed_proj_dim"]
+    before = c["do_layer_norm_before"]
+    weights = {
+        "model.decoder.embed_tokens.weight": matrix(c["vocab_size"], width),
+        "model.decoder.embed_positions.weight": matrix(c["max_position_embeddings"] + 2, hidden),
+    }
+    if width != hidden:
+        weights["model.decoder.project_in.weight"] = matrix(hidden, width)
+        weights["model.decoder.project_out.weight"] = matrix(width, hidden)
+    shapes = {f"self_attn.{name}_proj": (hidden, hidden) for name in ("q", "k", "v", "out")}
+    shapes |= {"fc1": (middle, hidden), "fc2": (hidden, middle)}
+    for layer in range(c["num_hidden_layers"]):
+        block = f"model.decoder.layers.{layer}."
+        for name, (rows, columns) in shapes.items():
+            weights[f"{block}{name}.weight"] = matrix(rows, columns)
+            weights[f"{block}{name}.bias"] = 0.3 * bias(rows)  # all layers have one: larger ones drown the rest
+        for name in ("self_attn_layer_norm", "final_layer_norm"):
+            weights[f"{block}{name}.weight"] = norm()
+            weights[f"{block}{name}.bias"] = 0.3 * bias(hidden)
+    if before:
+        weights["model.decoder.final_layer_norm.weight"] = norm()
+        weights["model.decoder.final_layer_norm.bias"] = 0.3 * bias(hidden)
     return weights
 
 
@@ -247,8 +308,9 @@ def attention_float64(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
-    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    groups = getattr(module, "num_key_value_groups", 1)  # OPT has none
+    key = key.repeat_interleave(groups, dim=1)
+    value = value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(2, 3) * scaling
     length = scores.shape[-1]
     ones = torch.ones(length, length, dtype=torch.bool)
@@ -260,12 +322,12 @@ def attention_float64(
 @contextlib.contextmanager
 def no_float32_inside(model_type: str = "llama") -> Iterator[None]:
     """Replace what transformers computes in float32 whatever the model's type."""
-    modeling, family = modeling_of(model_type), model_type.capitalize()
-    with (
-        mock.patch.object(getattr(modeling, f"{family}RMSNorm"), "forward", rms_norm_float64),
-        mock.patch.object(getattr(modeling, f"{family}RotaryEmbedding"), "forward", rotary_float64),
-        mock.patch.object(modeling, "eager_attention_forward", attention_float64),
-    ):
+    modeling, family = modeling_of(model_type), class_prefix(model_type)
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.object(modeling, "eager_attention_forward", attention_float64))
+        for name, forward in (("RMSNorm", rms_norm_float64), ("RotaryEmbedding", rotary_float64)):
+            if hasattr(modeling, family + name):  # OPT has neither
+                patches.enter_context(mock.patch.object(getattr(modeling, family + name), "forward", forward))
         yield
 
 
@@ -284,15 +346,20 @@ class Recorder:
         }
         for name, module in self.linears.items():
             module.register_forward_hook(self._keep_linear(name))
-        for module in (llama.model.embed_tokens, *llama.model.layers):
+        layers = getattr(llama.model, "decoder", llama.model).layers
+        layers[0].register_forward_pre_hook(self._keep_first)
+        for module in layers:
             module.register_forward_hook(self._keep_hidden)
 
     def _keep_linear(self, name: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            output.retain_grad()
-            self.inputs[name], self.outputs[name] = inputs[0].detach()[0], output
+            output.retain_grad()  # [1, tokens, out], or [tokens, out] in OPT's MLP
+            self.inputs[name], self.outputs[name] = inputs[0].detach().flatten(0, -2), output
 
         return hook
+
+    def _keep_first(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.hidden.append(inputs[0].detach()[0])
 
     def _keep_hidden(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.hidden.append(output.detach()[0])
@@ -301,7 +368,7 @@ class Recorder:
         """X [tokens, in] and dY [tokens, out] of the sequence that went through last."""
         gradient = self.outputs[name].grad
         assert gradient is not None
-        return self.inputs[name], gradient[0]
+        return self.inputs[name], gradient.flatten(0, -2)
 
     def fisher_terms(self, name: str) -> dict[str, Tensor]:
         """What the sequence that went through last adds to the two Fisher sums, in float64."""

@@ -24,7 +24,7 @@ import torch
 import transformers
 
 HERE = Path(__file__).resolve().parent
-MODELS = ("llama_gqa_tied", "mistral_window", "qwen2_biases")
+MODELS = ("llama_gqa_tied", "mistral_window", "qwen2_biases", "opt_before", "opt_behind")
 SUBJECTS = ("anatomy", "world history", "logic")
 QUESTIONS = 23
 VOCABULARY = 80

@@ -326,7 +326,8 @@ static void check_micro_batches(decant_backend *backend, const char *name, decan
 }
 
 static const char *const names[] = {"llama_mha",    "llama_gqa_tied", "llama_bf16_headdim", "llama3_scaled",
-                                    "llama_linear", "mistral_window", "qwen2_biases",       "qwen3_norms"};
+                                    "llama_linear", "mistral_window", "qwen2_biases",       "qwen3_norms",
+                                    "opt_before",   "opt_behind"};
 
 static void forward_gradients_and_sequence_fisher_match(void **state)
 {
@@ -413,7 +414,7 @@ static void a_config_of_an_unknown_family_is_refused_for_that(void **state)
     static const struct {
         const char *text, *message;
     } cases[] = {
-        {"{\"architectures\":[\"OPTForCausalLM\"],\"ffn_dim\":3072}", "\"OPTForCausalLM\" is not one"},
+        {"{\"architectures\":[\"GPT2LMHeadModel\"],\"n_embd\":768}", "\"GPT2LMHeadModel\" is not one"},
         {"{\"architectures\":[\"Qwen3ForCausalLM\"]}", "no \"hidden_size\""},
         {"{\"hidden_size\":64}", "\"architectures\""},
     };

@@ -121,8 +121,8 @@ static void check_family(decant_backend *backend, const char *name)
 
 static void kept_keys_and_values_change_nothing(void **state)
 {
-    static const char *const names[] = {"llama_mha",      "llama_gqa_tied", "llama3_scaled",
-                                        "mistral_window", "qwen2_biases",   "qwen3_norms"};
+    static const char *const names[] = {"llama_mha",    "llama_gqa_tied", "llama3_scaled", "mistral_window",
+                                        "qwen2_biases", "qwen3_norms",    "opt_before",    "opt_behind"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         check_family(*state, names[i]);
 }
