@@ -1,6 +1,7 @@
 /* y = x ŵᵀ from the packed form. The rows of x are rotated, into scratch and in their own type; few of them
- * then go to the lookup kernel, for more, rows of ŵ are decoded, still rotated, into a tile of scratch, and
- * cuBLAS multiplies. The tile is small enough to be still in the L2 cache when the product reads it. */
+ * then go to tensor cores (grid_tiles.cu) or, with several scales a row, to the lookup kernel; for more, rows
+ * of ŵ are decoded, still rotated, into a tile of scratch, and cuBLAS multiplies. The tile is small enough to
+ * be still in the L2 cache when the product reads it. */
 #include "kernels/cuda/grid_tiles.h"
 
 enum { THREADS = 256, TILE_BYTES = 32 << 20, TILE_ROWS_MULTIPLE = 256 };
@@ -83,7 +84,7 @@ decant_status decant_cuda_grid_linear(decant_backend *backend, decant_matrix x,
     decant_grid_cells cells;
     DECANT_RETURN_ON_FAILURE(decant_cuda_grid_cells(backend, &matrix->form, &cells, err));
     const bool rotated = matrix->form.rotation > 1;
-    const bool tiles = decant_cuda_context_of(backend)->packed_way == DECANT_PACKED_TILES &&
+    const bool tiles = decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
                        decant_cuda_grid_has_tiles(backend, x, matrix);
     const bool few = tiles || x.rows <= DECANT_GRID_VECTORS_MAXIMUM;
     const int64_t at_once = tile_rows(x.element, matrix);

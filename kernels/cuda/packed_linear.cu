@@ -1,7 +1,8 @@
 /* y = x ŵᵀ from the packed form; the way depends on the shapes alone:
  *
- *     very few tokens, up to 4 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
- *     up to 32 tokens, up to 4 bits, BF16   packed_pairs.cu      tensor cores, two columns a lookup
+ *     very few tokens, up to 5 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
+ *     up to 32 tokens, up to 4 bits, BF16   packed_tiles.cu      tensor cores, levels in registers
+ *     the same, when asked for              packed_pairs.cu      tensor cores, two columns a lookup
  *     up to 16 tokens, wider codes, BF16    packed_mma.cu        tensor cores, a lookup each
  *     up to 16 tokens otherwise             packed_vectors.cu    F32, or rows of x of odd lengths
  *     more tokens                           here                 decoded, then cuBLAS
@@ -9,13 +10,19 @@
  * In the last, rows are decoded into a tile of scratch, in the activations' type, small enough to be still in
  * the L2 cache when the product reads it.
  *
- * The sparse part is folded into the decoded tile, or into the lookup kernel, unless
+ * The sparse part is folded into the decoded tile, or multiplied beside or before the kernel, unless
  * DECANT_CUDA_SPARSE=cusparse: then the dense part goes these ways without it and cuSPARSE adds x Sᵀ to y.
  * Folded costs one more pass over the few sparse entries; cuSPARSE reads and writes y again. In BF16, folding
  * rounds level + value once, cuSPARSE rounds y twice. */
 #include "kernels/cuda/packed.cuh"
 
-enum { THREADS = 256, TILE_BYTES = 32 << 20, TILE_ROWS_MULTIPLE = 256, PAIRS_TOKENS = 32 };
+enum {
+    THREADS = 256,
+    TILE_BYTES = 32 << 20,
+    TILE_ROWS_MULTIPLE = 256,
+    PAIRS_TOKENS = 32,
+    PARITIES_TOKENS = 16
+};
 
 /* Dense columns of an octet leave together when the row's addresses allow. */
 template <typename T>
@@ -118,11 +125,11 @@ static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
 /* Parities cost by the token, lookups by the code: where the one overtakes the other (tests/gpu/RESULTS.md). */
 static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
+    static const int most[] = {0, 0, 8, 4, 2, 1}; /* tokens, of codes of 2, 3, 4 and 5 bits */
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
-    const int64_t most = packed->bits <= 3 ? 8 : 4;
-    return way != DECANT_PACKED_LOOKUPS && way != DECANT_PACKED_TILES &&
-           x.rows <= (way == DECANT_PACKED_PARITIES ? 16 : most) &&
-           decant_cuda_packed_has_parities(backend, x, packed);
+    const bool wanted = way == DECANT_PACKED_PARITIES ||
+                        (way == DECANT_PACKED_FASTEST && packed->bits <= 5 && x.rows <= most[packed->bits]);
+    return wanted && x.rows <= PARITIES_TOKENS && decant_cuda_packed_has_parities(backend, x, packed);
 }
 
 decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x,
@@ -136,7 +143,7 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
     const bool folded = has_sparse && !by_library;
     if (takes_parities(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_parities(backend, x, packed, folded, accumulate, y, err));
-    else if (decant_cuda_context_of(backend)->packed_way == DECANT_PACKED_TILES &&
+    else if (decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
              decant_cuda_packed_has_tiles(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_tiles(backend, x, packed, folded, accumulate, y, err));
     else if (x.rows <= PAIRS_TOKENS && decant_cuda_packed_has_pairs(backend, x, packed))

@@ -24,7 +24,6 @@
  * sixteen words of a unit a lane takes words 4t … 4t + 3, sixteen bytes of every plane, two words a product. */
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/parity_block.cuh"
-#include "kernels/cuda/token_sparse.h"
 
 /* ---- the kernel ---- */
 
@@ -55,8 +54,8 @@ finish_rows(const parities_call &call, const block_share &share, const token_fig
 #pragma unroll
         for (int token = 0; token < TOKENS; token++)
             sums[token] = scales[token] * part[token];
-        if (TOKENS == 1 && call.sparse)
-            sums[0] += decant_sum_of_products(sparse, own_row, lane, begin, end);
+        if (call.sparse)
+            decant_add_products<TOKENS>(sums, sparse, own_row, lane, begin, end);
 #pragma unroll
         for (int token = 0; token < TOKENS; token++) {
 #pragma unroll
@@ -68,10 +67,8 @@ finish_rows(const parities_call &call, const block_share &share, const token_fig
         if (row >= rows || lane >= TOKENS || token >= call.tokens)
             continue;
         own += coefficients[row * COEFFICIENT_STRIDE<BITS>] * constant;
-        if (TOKENS == 1 && call.sparse)
-            own += sparse.sums[row];
-        else if (call.sparse_products)
-            own += call.sparse_products[(int64_t)token * call.packed.rows + share.first_tile * TILE_ROWS + row];
+        if (call.sparse)
+            own += sparse.sums[row * TOKENS + lane];
         __nv_bfloat16 *target = call.y + (int64_t)token * call.packed.rows + share.first_tile * TILE_ROWS + row;
         *target = __float2bfloat16_rn(call.accumulate ? __bfloat162float(*target) + own : own);
     }
@@ -109,9 +106,11 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
     /* before the codes, behind which they would have to wait */
     const own_levels<BITS> levels = load_levels<BITS>(packed, share);
     decant_sparse_offsets offsets = {};
-    if (TOKENS == 1 && call.sparse) {
-        decant_prefetch_share(packed.sparse_columns, call.entries * 4, blockIdx.x, call.blocks, THREADS);
-        decant_prefetch_share(packed.sparse_values, call.entries * 2, blockIdx.x, call.blocks, THREADS);
+    if (call.sparse) {
+        decant_prefetch_share(packed.sparse_columns, call.entries * 4, blockIdx.x / call.groups, call.blocks,
+                              THREADS);
+        decant_prefetch_share(packed.sparse_values, call.entries * 2, blockIdx.x / call.groups, call.blocks,
+                              THREADS);
         offsets = decant_load_sparse_offsets(packed, share.first_tile * TILE_ROWS, rows_of(packed, share));
     }
     const unit_place begin = {first / share.units, first % share.units};
@@ -127,13 +126,13 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
     decant_let_next_kernel_begin();
     decant_sparse_rows sparse = {};
     decant_sparse_entry entry = {};
-    if (TOKENS == 1 && call.sparse)
-        sparse = decant_open_sparse_rows(packed, offsets, rows_of(packed, share), call.products,
-                                         shared + layout.sparse);
+    if (call.sparse)
+        sparse = decant_open_sparse_rows<TOKENS>(packed, offsets, rows_of(packed, share), call.products,
+                                                 shared + layout.sparse);
     transform_levels<BITS>(levels, share, coefficients);
     for (int i = threadIdx.x; i < share.tiles * WARPS * TILE_ROWS * TOKENS; i += THREADS)
         parts[i] = 0;
-    if (TOKENS == 1 && call.sparse)
+    if (call.sparse)
         entry = decant_sparse_entry_at(sparse, threadIdx.x, min(sparse.count, sparse.window));
 
     decant_wait_for_earlier_kernels();
@@ -142,8 +141,8 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
     add_units<BITS, TOKENS, WHOLE>(call, share, begin, fetched, count, ring, coefficients,
                                    parts + warp * TILE_ROWS * TOKENS, base + layout.operands, sparse, entry);
     int window_begin = 0, window_end = 0;
-    if (TOKENS == 1 && call.sparse)
-        multiply_sparse(call, share, sparse, &window_begin, &window_end);
+    if (call.sparse)
+        multiply_sparse<TOKENS>(call, share, sparse, &window_begin, &window_end);
     else
         __syncthreads(); /* all parts are there */
     finish_rows<BITS, TOKENS>(call, share, figures, coefficients, parts, sparse, window_begin, window_end);
@@ -153,7 +152,7 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
 
 enum {
     TILES_MAXIMUM = 32,      /* of a block */
-    PLANES_MAXIMUM = 4,      /* of codes */
+    PLANES_MAXIMUM = 5,      /* of codes */
     BLOCKS_EACH = 1,         /* of one group of tokens, to a multiprocessor */
     COLUMNS_MAXIMUM = 65536, /* the sum of a token's fixed-point values must fit an int */
     CAPABILITY_END = 100,    /* later devices have no binary tensor cores */
@@ -191,7 +190,7 @@ static bool fits(const decant_cuda *cuda, const decant_packed_view &packed, bool
 template <int BITS, int TOKENS>
 static int products_for(const decant_cuda *cuda, const decant_packed_view &packed, int blocks, int64_t entries)
 {
-    const int64_t average = entries / blocks, least = average * 3 / 2 + PRODUCTS_MORE;
+    const int64_t average = entries / blocks * TOKENS, least = average * 3 / 2 + PRODUCTS_MORE;
     const int64_t without = (int64_t)shared_bytes<BITS, TOKENS>(packed, blocks, true, 0) + 16;
     const int64_t all = (int64_t)cuda->shared_memory_bytes, half = (all + RESERVED_BYTES) / 2 - RESERVED_BYTES;
     const int64_t wanted = without + least * 4 <= half ? least : average * 2 + PRODUCTS_MORE;
@@ -234,7 +233,8 @@ static bool fits_width(const decant_cuda *cuda, const decant_packed_view &packed
 {
     return packed.bits == 2   ? fits<2, 1>(cuda, packed, sparse)
            : packed.bits == 3 ? fits<3, 1>(cuda, packed, sparse)
-                              : fits<4, 1>(cuda, packed, sparse);
+           : packed.bits == 4 ? fits<4, 1>(cuda, packed, sparse)
+                              : fits<5, 1>(cuda, packed, sparse);
 }
 
 bool decant_cuda_packed_has_parities(decant_backend *backend, decant_matrix x,
@@ -257,19 +257,13 @@ decant_status decant_cuda_packed_parities(decant_backend *backend, decant_matrix
     call.x = (const __nv_bfloat16 *)x.data;
     call.y = (__nv_bfloat16 *)y.data;
     call.tokens = (int)x.rows;
-    call.sparse = sparse && call.tokens == 1;
+    call.sparse = sparse;
     call.entries = packed->sparse.count;
     call.accumulate = accumulate;
-    if (sparse && call.tokens > 1) {
-        void *scratch;
-        DECANT_RETURN_ON_FAILURE(
-            decant_cuda_scratch(backend, decant_token_sparse_bytes(x, packed), &scratch, err));
-        DECANT_RETURN_ON_FAILURE(
-            decant_cuda_token_sparse(backend, x, packed, scratch, &call.sparse_products, err));
-    }
     const cudaError_t code = packed->bits == 2   ? launch_width<2>(context, call)
                              : packed->bits == 3 ? launch_width<3>(context, call)
-                                                 : launch_width<4>(context, call);
+                             : packed->bits == 4 ? launch_width<4>(context, call)
+                                                 : launch_width<5>(context, call);
     DECANT_RETURN_ON_FAILURE(decant_cuda_check(code, "packed_parities", err));
     return decant_cuda_launched(backend, "packed_parities", err);
 }

@@ -16,7 +16,7 @@ enum {
 };
 
 /* Tokens that one block takes: their counts, 4 (2^bits − 1) registers a token, must fit. */
-template <int BITS> constexpr int TOKENS_OF_WIDTH = BITS == 2 ? 8 : BITS == 3 ? 4 : 2;
+template <int BITS> constexpr int TOKENS_OF_WIDTH = BITS == 2 ? 8 : BITS == 3 ? 4 : BITS == 4 ? 2 : 1;
 
 /* Units in a warp's ring: 24 units of one plane in all; fewer where the operands of several tokens need the
  * room. */
@@ -37,12 +37,9 @@ typedef struct parities_call {
     __nv_bfloat16 *y;       /* [tokens, rows] */
     int tokens, groups;     /* groups of tokens, each for other blocks */
     int blocks;             /* of one group */
-    /* the sparse part: of one token, multiplied here, where a block has room for so many products; of several,
-     * multiplied before */
     bool sparse;
-    int products;
-    int64_t entries;
-    const float *sparse_products; /* [tokens, rows] or NULL */
+    int products;    /* of sparse entries and tokens that a block has room for */
+    int64_t entries; /* of the matrix */
     bool accumulate;
 } parities_call;
 
@@ -65,7 +62,7 @@ static __host__ __device__ __forceinline__ shared_layout layout_of(int tiles, in
     layout.coefficients = TOKENS * units * PRODUCTS * OPERAND_BYTES;
     layout.parts = layout.coefficients + tiles * TILE_ROWS * COEFFICIENT_STRIDE<BITS> * 4;
     layout.sparse = (layout.parts + tiles * WARPS * TILE_ROWS * TOKENS * 4 + 15) / 16 * 16;
-    layout.rings = layout.sparse + (sparse ? decant_sparse_rows_bytes(tiles * TILE_ROWS, products) : 0);
+    layout.rings = layout.sparse + (sparse ? decant_sparse_rows_bytes(tiles * TILE_ROWS, TOKENS, products) : 0);
     layout.total = layout.rings + WARPS * STAGES<BITS, TOKENS> * UNIT_BYTES<BITS>;
     return layout;
 }
@@ -359,8 +356,9 @@ static __device__ __forceinline__ void finish_tile(int (&counts)[TOKENS][(1 << B
 }
 
 /* A warp's run of units: `count` of them from `place` on, whose first copies are under way. Beside every unit
- * each of its lanes multiplies an entry of the first window of the sparse part, if there is one token: x and
- * the next entry are on their way meanwhile. `entry` is the lane's first. */
+ * each of its lanes has an entry of the first window of the sparse part: while one unit is counted, the next
+ * entry and the x of this one are on their way, and the products of the one before are stored. `entry` is the
+ * lane's first. */
 template <int BITS, int TOKENS, bool WHOLE>
 static __device__ __forceinline__ void add_units(const parities_call &call, const block_share &share,
                                                  unit_place place, unit_place fetched, int count, uint32_t ring,
@@ -369,7 +367,10 @@ static __device__ __forceinline__ void add_units(const parities_call &call, cons
 {
     const decant_packed_view &packed = call.packed;
     const __nv_bfloat16 *x = call.x + (int64_t)share.first_token * packed.columns;
-    const int entries = TOKENS == 1 && call.sparse ? min(sparse.count, sparse.window) : 0;
+    const int entries = call.sparse ? min(sparse.count, sparse.window) : 0;
+    const int last_token = call.tokens - 1 - share.first_token;
+    __nv_bfloat16 x_before[TOKENS];
+    __half value_before = entry.value;
     constexpr int TILE_PARTS = WARPS * TILE_ROWS * TOKENS, RING_BYTES = STAGES<BITS, TOKENS> * UNIT_BYTES<BITS>;
     const int lane = threadIdx.x % DECANT_WARP;
     const int token_bytes = share.units * PRODUCTS * OPERAND_BYTES;
@@ -385,16 +386,15 @@ static __device__ __forceinline__ void add_units(const parities_call &call, cons
         decant_copy_commit();
         free_slot = slot;
         const int own = i * THREADS + (int)threadIdx.x;
-        const __half value = entry.value;
-        float product = 0;
-        if (TOKENS == 1 && own < entries) {
-            product = decant_to_float(x[entry.column]);
+        if (i > 0 && own - THREADS < entries)
+            decant_store_products<TOKENS>(sparse, own - THREADS, value_before, x_before);
+        if (own < entries) {
+            decant_load_column<TOKENS>(x_before, x, entry.column, packed.columns, last_token);
+            value_before = entry.value;
             entry = decant_sparse_entry_at(sparse, own + THREADS, entries);
         }
         add_unit<BITS, TOKENS>(counts, ring + slot + lane * 16,
                                operands + place.unit * PRODUCTS * OPERAND_BYTES + lane * 16, token_bytes);
-        if (TOKENS == 1 && own < entries)
-            sparse.products[own] = product * __half2float(value);
         slot = slot + UNIT_BYTES<BITS> == RING_BYTES ? 0 : slot + UNIT_BYTES<BITS>;
         const int tile = place.tile;
         step(place, share.units);
@@ -402,12 +402,15 @@ static __device__ __forceinline__ void add_units(const parities_call &call, cons
             finish_tile<BITS, TOKENS>(counts, coefficients + tile * TILE_ROWS * COEFFICIENT_STRIDE<BITS>,
                                       parts + tile * TILE_PARTS);
     }
-    if (TOKENS == 1)
-        decant_multiply_entries(sparse, 0, count * THREADS + (int)threadIdx.x, entries, THREADS, x);
+    if (count > 0 && (count - 1) * THREADS + (int)threadIdx.x < entries)
+        decant_store_products<TOKENS>(sparse, (count - 1) * THREADS + (int)threadIdx.x, value_before, x_before);
+    decant_multiply_entries<TOKENS>(sparse, 0, count * THREADS + (int)threadIdx.x, entries, THREADS, x,
+                                    packed.columns, last_token);
 }
 
 /* The products of the sparse part, window by window; those of the last one are left in [*begin, *end). The
  * first window has been made already. Ends with a barrier. */
+template <int TOKENS>
 static __device__ __forceinline__ void multiply_sparse(const parities_call &call, const block_share &share,
                                                        const decant_sparse_rows &sparse, int *begin, int *end)
 {
@@ -415,11 +418,12 @@ static __device__ __forceinline__ void multiply_sparse(const parities_call &call
     for (*begin = 0;; *begin = *end) {
         *end = min(*begin + sparse.window, sparse.count);
         if (*begin > 0)
-            decant_multiply_entries(sparse, *begin, *begin + (int)threadIdx.x, *end, THREADS, x);
+            decant_multiply_entries<TOKENS>(sparse, *begin, *begin + (int)threadIdx.x, *end, THREADS, x,
+                                            call.packed.columns, call.tokens - 1 - share.first_token);
         __syncthreads();
         if (*end == sparse.count)
             return;
-        decant_keep_products(sparse, rows_of(call.packed, share), *begin, *end, THREADS);
+        decant_keep_products<TOKENS>(sparse, rows_of(call.packed, share), *begin, *end, THREADS);
         __syncthreads();
     }
 }

@@ -1,5 +1,5 @@
-/* The sparse part of a block's rows times one token, beside their dense part. All threads of the block share
- * the entries evenly, whatever rows they lie in: each entry's product with x goes to shared memory, a window of
+/* The sparse part of a block's rows times a few tokens, beside their dense part. All threads of the block share
+ * the entries evenly, whatever rows they lie in: each entry's products with x go to shared memory, a window of
  * entries at a time, and eight lanes a row add up those of the row, in an order that depends on the entries
  * alone. A few rows often hold many of the entries, and a row must not wait for one lane. */
 #ifndef DECANT_KERNELS_CUDA_SPARSE_ROWS_CUH
@@ -38,18 +38,19 @@ typedef struct decant_sparse_rows {
     const uint32_t *columns; /* [count], device */
     const __half *values;    /* [count], device */
     int *offsets;            /* [rows + 1], shared like all below */
-    float *sums;             /* [rows]: of the windows before the last */
-    float *products;         /* [window] */
+    float *sums;             /* [rows, TOKENS]: of the windows before the last */
+    float *products;         /* [TOKENS, window] */
     int count, window;
 } decant_sparse_rows;
 
-/* Shared memory for so many rows and products, bytes; a multiple of 16. */
-static __host__ __device__ __forceinline__ int decant_sparse_rows_bytes(int rows, int products)
+/* Shared memory for so many rows and products in all, bytes; a multiple of 16. */
+static __host__ __device__ __forceinline__ int decant_sparse_rows_bytes(int rows, int tokens, int products)
 {
-    return ((rows + 1) * 4 + rows * 4 + products * 4 + 15) / 16 * 16;
+    return ((rows + 1) * 4 + rows * tokens * 4 + products * 4 + 15) / 16 * 16;
 }
 
 /* By all threads of the block, which are as many as its rows or more; a barrier must follow. */
+template <int TOKENS>
 static __device__ __forceinline__ decant_sparse_rows
 decant_open_sparse_rows(const decant_packed_view &packed, const decant_sparse_offsets &offsets, int rows,
                         int products, unsigned char *shared)
@@ -58,13 +59,15 @@ decant_open_sparse_rows(const decant_packed_view &packed, const decant_sparse_of
     own.columns = packed.sparse_columns + offsets.first;
     own.values = packed.sparse_values + offsets.first;
     own.count = (int)(offsets.last - offsets.first);
-    own.window = products;
+    own.window = products / TOKENS;
     own.products = (float *)shared;
     own.sums = own.products + products;
-    own.offsets = (int *)(own.sums + rows);
+    own.offsets = (int *)(own.sums + rows * TOKENS);
     if ((int)threadIdx.x < rows) {
         own.offsets[threadIdx.x + 1] = (int)(offsets.end - offsets.first);
-        own.sums[threadIdx.x] = 0;
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++)
+            own.sums[threadIdx.x * TOKENS + t] = 0;
     }
     if (threadIdx.x == 0)
         own.offsets[0] = 0;
@@ -88,44 +91,75 @@ static __device__ __forceinline__ decant_sparse_entry decant_sparse_entry_at(con
     return found;
 }
 
-/* The products of the entries first, first + threads, … before `end`, in the window that begins at `begin`. */
-static __device__ __forceinline__ void decant_multiply_entries(const decant_sparse_rows &own, int begin,
-                                                               int first, int end, int threads,
-                                                               const __nv_bfloat16 *x)
+/* x of one column for all tokens; those beyond the last get the last one's. */
+template <int TOKENS>
+static __device__ __forceinline__ void decant_load_column(__nv_bfloat16 (&values)[TOKENS],
+                                                          const __nv_bfloat16 *x, uint32_t column, int columns,
+                                                          int last_token)
 {
-#pragma unroll 4
-    for (int entry = first; entry < end; entry += threads)
-        own.products[entry - begin] = __half2float(own.values[entry]) * decant_to_float(x[own.columns[entry]]);
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++)
+        values[t] = x[(int64_t)min(t, last_token) * columns + column];
 }
 
-/* A lane's share of the products of row `row` that lie in the window [begin, end). lane: 0 … DECANT_ROW_LANES
- * − 1.
- */
-static __device__ __forceinline__ float decant_sum_of_products(const decant_sparse_rows &own, int row, int lane,
-                                                               int begin, int end)
+/* Stores the products of the entry at `place` of the window. */
+template <int TOKENS>
+static __device__ __forceinline__ void decant_store_products(const decant_sparse_rows &own, int place,
+                                                             __half value, const __nv_bfloat16 (&x)[TOKENS])
+{
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++)
+        own.products[t * own.window + place] = __half2float(value) * decant_to_float(x[t]);
+}
+
+/* The products of the entries first, first + threads, … before `end`, in the window that begins at `begin`. */
+template <int TOKENS>
+static __device__ __forceinline__ void
+decant_multiply_entries(const decant_sparse_rows &own, int begin, int first, int end, int threads,
+                        const __nv_bfloat16 *x, int columns, int last_token)
+{
+#pragma unroll TOKENS> 4 ? 1 : TOKENS> 1 ? 2 : 4
+    for (int entry = first; entry < end; entry += threads) {
+        __nv_bfloat16 values[TOKENS];
+        decant_load_column<TOKENS>(values, x, own.columns[entry], columns, last_token);
+        decant_store_products<TOKENS>(own, entry - begin, own.values[entry], values);
+    }
+}
+
+/* sums[t] += a lane's share of the products of row `row` that lie in the window [begin, end). lane: 0 …
+ * DECANT_ROW_LANES − 1. */
+template <int TOKENS>
+static __device__ __forceinline__ void decant_add_products(float (&sums)[TOKENS], const decant_sparse_rows &own,
+                                                           int row, int lane, int begin, int end)
 {
     const int from = max(own.offsets[row], begin), to = min(own.offsets[row + 1], end);
-    float sum = 0;
 #pragma unroll 4
     for (int entry = from + lane; entry < to; entry += DECANT_ROW_LANES)
-        sum += own.products[entry - begin];
-    return sum;
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++)
+            sums[t] += own.products[t * own.window + entry - begin];
 }
 
 /* Adds the products of the window to the sums of the block's rows; by all `threads` of the block, whole warps.
- * A row's sum is always the same lane's. */
+ * A row's sums are always the same lanes'. */
+template <int TOKENS>
 static __device__ __forceinline__ void decant_keep_products(const decant_sparse_rows &own, int rows, int begin,
                                                             int end, int threads)
 {
+    static_assert(TOKENS <= DECANT_ROW_LANES, "a lane for each token");
     const int lane = threadIdx.x % DECANT_ROW_LANES;
     for (int base = 0; base < rows; base += threads / DECANT_ROW_LANES) {
         const int row = base + (int)threadIdx.x / DECANT_ROW_LANES;
-        float sum = decant_sum_of_products(own, min(row, rows - 1), lane, begin, end);
+        float sums[TOKENS] = {};
+        decant_add_products<TOKENS>(sums, own, min(row, rows - 1), lane, begin, end);
 #pragma unroll
-        for (int offset = 1; offset < DECANT_ROW_LANES; offset *= 2)
-            sum += __shfl_xor_sync(DECANT_ALL_LANES, sum, offset);
-        if (lane == 0 && row < rows)
-            own.sums[row] += sum;
+        for (int t = 0; t < TOKENS; t++) {
+#pragma unroll
+            for (int offset = 1; offset < DECANT_ROW_LANES; offset *= 2)
+                sums[t] += __shfl_xor_sync(DECANT_ALL_LANES, sums[t], offset);
+            if (lane == t && row < rows)
+                own.sums[row * TOKENS + t] += sums[t];
+        }
     }
 }
 

@@ -14,6 +14,7 @@ enum {
     THREADS = WARPS * DECANT_WARP,
     VECTOR_TOKENS = 8,
     ROW_ENTRIES = 256,
+    AHEAD = 4, /* entries that a lane loads before it has x */
 };
 
 static int padded_tokens(int64_t tokens)
@@ -60,22 +61,28 @@ typedef struct product_call {
     int tokens;
 } product_call;
 
-/* sums += the entries first, first + step, … before `end` of eight tokens. */
+/* sums += one entry of eight tokens. */
+static __device__ __forceinline__ void add_entry(float (&sums)[VECTOR_TOKENS], uint32_t column, __half weight,
+                                                 const __nv_bfloat16 *turned, int tokens)
+{
+    const uint4 four = *(const uint4 *)(turned + (int64_t)column * tokens);
+    const float value = __half2float(weight);
+    const uint32_t words[VECTOR_TOKENS / 2] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+    for (int i = 0; i < VECTOR_TOKENS; i++) /* a BF16 is the upper half of an F32 */
+        sums[i] =
+            fmaf(value, __uint_as_float(i % 2 ? words[i / 2] & 0xffff0000u : words[i / 2] << 16), sums[i]);
+}
+
+/* sums += the entries first, first + step, … before `end`. */
 static __device__ __forceinline__ void add_entries(float (&sums)[VECTOR_TOKENS],
                                                    const decant_packed_view &packed, uint32_t first,
                                                    uint32_t end, uint32_t step, const __nv_bfloat16 *turned,
                                                    int tokens)
 {
 #pragma unroll 4
-    for (uint32_t entry = first; entry < end; entry += step) {
-        const uint4 four = *(const uint4 *)(turned + (int64_t)packed.sparse_columns[entry] * tokens);
-        const float value = __half2float(packed.sparse_values[entry]);
-        const uint32_t words[VECTOR_TOKENS / 2] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-        for (int i = 0; i < VECTOR_TOKENS; i++) /* a BF16 is the upper half of an F32 */
-            sums[i] =
-                fmaf(value, __uint_as_float(i % 2 ? words[i / 2] & 0xffff0000u : words[i / 2] << 16), sums[i]);
-    }
+    for (uint32_t entry = first; entry < end; entry += step)
+        add_entry(sums, packed.sparse_columns[entry], packed.sparse_values[entry], turned, tokens);
 }
 
 /* Adds up over the lanes that have the same tokens. */
@@ -98,11 +105,24 @@ __global__ void __launch_bounds__(THREADS) product_kernel(const __grid_constant_
     const int first_row = (int)blockIdx.x * WARPS, row = min(first_row + warp, packed.rows - 1);
     const uint32_t begin = packed.row_offsets[row], end = packed.row_offsets[row + 1];
     const __nv_bfloat16 *turned = call.turned + lane % LANES * VECTOR_TOKENS;
+    const uint32_t own_end = min(end, begin + ROW_ENTRIES);
+    uint32_t columns[AHEAD];
+    __half values[AHEAD];
     decant_let_next_kernel_begin();
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) {
+        const uint32_t entry = begin + lane / LANES + i * ENTRIES;
+        columns[i] = entry < own_end ? packed.sparse_columns[entry] : 0;
+        values[i] = entry < own_end ? packed.sparse_values[entry] : __ushort_as_half(0);
+    }
     decant_wait_for_earlier_kernels();
     {
         float sums[VECTOR_TOKENS] = {};
-        add_entries(sums, packed, begin + lane / LANES, min(end, begin + ROW_ENTRIES), ENTRIES, turned, TOKENS);
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            if (begin + lane / LANES + i * ENTRIES < own_end)
+                add_entry(sums, columns[i], values[i], turned, TOKENS);
+        add_entries(sums, packed, begin + lane / LANES + AHEAD * ENTRIES, own_end, ENTRIES, turned, TOKENS);
         add_up<LANES>(sums);
         if (lane < LANES)
 #pragma unroll
