@@ -125,7 +125,7 @@ static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
 /* Parities cost by the token, lookups by the code: where the one overtakes the other (tests/gpu/RESULTS.md). */
 static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
-    static const int most[] = {0, 0, 8, 4, 2, 1}; /* tokens, of codes of 2, 3, 4 and 5 bits */
+    static const int most[] = {0, 0, 4, 4, 2, 1}; /* tokens, of codes of 2, 3, 4 and 5 bits */
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
     const bool wanted = way == DECANT_PACKED_PARITIES ||
                         (way == DECANT_PACKED_FASTEST && packed->bits <= 5 && x.rows <= most[packed->bits]);
