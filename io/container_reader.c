@@ -99,6 +99,17 @@ static presence find_link(const decant_container *container, const char *path)
     return link.type == H5L_TYPE_HARD ? PRESENT : ABSENT;
 }
 
+/* Nothing is in what is no group, and asking HDF5 there is an error, as where the file cannot be read. */
+static presence find_group(const decant_container *container, const char *path)
+{
+    hid_t object = H5Oopen(container->file, path, H5P_DEFAULT);
+    if (object < 0)
+        return UNREADABLE;
+    presence found = H5Iget_type(object) == H5I_GROUP ? PRESENT : ABSENT;
+    H5Oclose(object);
+    return found;
+}
+
 static presence find(const decant_container *container, const char *path)
 {
     char prefix[DECANT_CONTAINER_PATH_BYTES];
@@ -112,6 +123,8 @@ static presence find(const decant_container *container, const char *path)
         end += 1 + strcspn(end + 1, "/");
         snprintf(prefix, sizeof prefix, "%.*s", (int)(end - path), path);
         found = end[-1] == '/' ? ABSENT : find_link(container, prefix);
+        if (found == PRESENT && *end)
+            found = find_group(container, prefix);
     }
     return found;
 }

@@ -172,7 +172,7 @@ typedef struct decant_model_kernels {
                                 decant_matrix x, float *fisher, decant_error *err);
     /* Adds rows to the Hessians that guided quantization takes: H_k += xᵀ diag(s_k) x with s_k[t] the mean of
      * dy[t]² over the output channels of group k (decant_hessian_group_first). H stays symmetric to the last
-     * bit. Source: GuidedQuant (arXiv 2505.07004). NULL: this backend has none yet.
+     * bit. Source: GuidedQuant (arXiv 2505.07004).
      *   dy [T, out], x [T, in], hessian device F32 [groups, in, in] */
     decant_status (*gram_add)(decant_backend *backend, decant_matrix dy, decant_matrix x, int groups,
                               float *hessian, decant_error *err);
@@ -312,8 +312,8 @@ typedef struct decant_quantize_kernels {
     /* Levels and codes that lower (w − ŵ)ᵀ (H_k + λ) (w − ŵ) in every row, k the row's group. In turn, a row's
      * levels become the least-squares solution under its codes, rounded to F16 (kept where rounding would raise
      * the objective), and its codes go through cyclic coordinate descent. The objective never rises. Weights in
-     * the sparse part are exact and take no part. Source: LNQ, algorithm 1 of arXiv 2505.07004. NULL: this
-     * backend has none yet. packed  levels are those to start from, the sparse pattern is filled; levels,
+     * the sparse part are exact and take no part. Source: LNQ, algorithm 1 of arXiv 2505.07004.
+     * packed  levels are those to start from, the sparse pattern is filled; levels,
      * planes and sparse_values are filled: codes need not be the nearest levels error   of what was filled;
      * `weighted` is Σ (w − ŵ)ᵀ H (w − ŵ), without λ DECANT_ERROR_BUG should the objective of a row have risen
      * after all. */

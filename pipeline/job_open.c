@@ -73,22 +73,11 @@ done:
     return status;
 }
 
-/* Not every backend has every method yet. */
-static decant_status check_methods(const decant_job *job, decant_error *err)
-{
-    if (decant_options_hessian_groups(job->options) > 0 && !job->backend->quantize->guide)
-        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
-                            "--method guided does not run on device %s yet; use --device cpu",
-                            job->backend->name);
-    return DECANT_OK;
-}
-
 static decant_status open_local(decant_job *job, decant_error *err)
 {
     decant_container *container = NULL;
     decant_status status;
     DECANT_TRY(create_backend(job, err));
-    DECANT_TRY(check_methods(job, err));
     if (job->options->model[0]) {
         DECANT_TRY(open_model(job, err));
     } else {

@@ -213,8 +213,9 @@ static int64_t cuda_kmeans(const decant_job_shape *shape, int64_t rows, int64_t 
     return (rows + batches - 1) / batches * row;
 }
 
-/* kernels/cuda/guided.cu: δ, codes, marks, the gradient of a panel, steps of a block and results of all rows;
- * then codes as a matrix, parts of H, sums by level and the equations of the rows that are solved at once */
+/* kernels/cuda/guided.cu: δ in F32 and in parts, parts of H, codes, marks, the gradient of a panel, steps of a
+ * block and results of all rows; then codes as a matrix, sums by level and the equations of the rows that are
+ * solved at once */
 static int64_t cuda_guided(const decant_job_shape *shape, int64_t rows, int64_t columns, int bits)
 {
     const int64_t panel = 1024, block = 128, level_rows = 8192, result = 40, levels = (int64_t)1 << bits;
@@ -223,13 +224,14 @@ static int64_t cuda_guided(const decant_job_shape *shape, int64_t rows, int64_t 
     int64_t batches = (of_group + most - 1) / most, at_once = (of_group + batches - 1) / batches;
     const int64_t arrays[] = {4 * groups,
                               4 * rows * columns,
+                              2 * 2 * rows * columns,
+                              2 * 2 * groups * columns * columns,
                               rows * columns,
                               4 * rows * ((columns + 31) / 32),
                               4 * rows * panel,
                               4 * rows * block,
                               result * rows,
                               2 * at_once * levels * columns,
-                              2 * 3 * panel * columns,
                               4 * at_once * levels * panel,
                               8 * at_once * levels * levels,
                               8 * at_once * levels,

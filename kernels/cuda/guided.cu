@@ -1,6 +1,6 @@
 /* Guided quantization of a matrix: levels in closed form and codes by cyclic coordinate descent, in turn, under
  * H + λ of each row's group. Source: LNQ, algorithm 1 of arXiv 2505.07004. Here are the order of the steps, the
- * workspace, and the products with H, which cuBLAS multiplies in F32: nearly all of the work. */
+ * workspace, and the products with H, nearly all of the work. */
 #include "kernels/cuda/guided.cuh"
 #include "kernels/cuda/operations.h"
 
@@ -12,58 +12,115 @@ extern "C" {
 
 /* ---- products with H ---- */
 
-/* c [rows, n] = or += a [rows, k] times a part b of each group's H, which is symmetric; offset: of that part.
- */
-static decant_status multiply_groups(decant_backend *backend, const decant_cuda_guided *g, const float *a,
-                                     int64_t a_stride, int64_t k, int64_t offset, float *c, int64_t n,
-                                     bool accumulate, decant_error *err)
+/* Figures of rows times a part of each group's H. */
+struct grouped_product {
+    decant_element element; /* of both factors */
+    bool tf32;
+    const void *rows; /* [rows, length] */
+    int64_t stride;
+    const void *hessian; /* [groups, columns, columns] */
+    int from, length;    /* the columns that the figures are of */
+    int first, count;    /* those that are wanted */
+    float *target;       /* [rows, count], in rows of DECANT_GUIDED_PANEL */
+    bool accumulate;
+};
+
+/* target = or += Σ_i rows[:, i] H[from + i, first …) */
+static decant_status multiply_groups(decant_backend *backend, const decant_cuda_guided *g,
+                                     const grouped_product &p, decant_error *err)
 {
-    const int64_t columns = g->columns;
+    const size_t bytes = decant_element_bytes(p.element);
+    const int64_t columns = g->columns, offset = p.first * columns + p.from;
     decant_cuda_product product = {
-        .n = n,
-        .k = k,
-        .element = DECANT_F32,
-        .a_stride = a_stride,
+        .n = p.count,
+        .k = p.length,
+        .element = p.element,
+        .tf32 = p.tf32,
+        .a_stride = p.stride,
         .b_stride = columns,
-        .accumulate = accumulate,
+        .b_transposed = true, /* H is symmetric */
+        .accumulate = p.accumulate,
         .c_element = DECANT_F32,
         .c_stride = DECANT_GUIDED_PANEL,
     };
     if (g->rows % g->groups == 0) { /* groups of a size are one batch */
         product.m = g->rows / g->groups;
-        product.a = a;
-        product.b = g->hessian + offset;
-        product.c = c;
+        product.a = p.rows;
+        product.b = (const char *)p.hessian + (size_t)offset * bytes;
+        product.c = p.target;
         product.batch = g->groups;
-        product.a_batch = product.m * a_stride;
+        product.a_batch = product.m * p.stride;
         product.b_batch = columns * columns;
         product.c_batch = product.m * DECANT_GUIDED_PANEL;
         return decant_cuda_multiply(backend, &product, "guide", err);
     }
     for (int group = 0; group < g->groups; group++) {
-        const int64_t first = decant_hessian_group_first(g->rows, g->groups, group);
-        product.m = decant_hessian_group_first(g->rows, g->groups, group + 1) - first;
-        product.a = a + first * a_stride;
-        product.b = g->hessian + group * columns * columns + offset;
-        product.c = c + first * DECANT_GUIDED_PANEL;
+        const int64_t row = decant_hessian_group_first(g->rows, g->groups, group);
+        product.m = decant_hessian_group_first(g->rows, g->groups, group + 1) - row;
+        product.a = (const char *)p.rows + (size_t)(row * p.stride) * bytes;
+        product.b = (const char *)p.hessian + (size_t)(group * columns * columns + offset) * bytes;
+        product.c = p.target + row * DECANT_GUIDED_PANEL;
         DECANT_RETURN_ON_FAILURE(decant_cuda_multiply(backend, &product, "guide", err));
     }
     return DECANT_OK;
 }
 
+decant_status decant_cuda_guided_exact_gradient(decant_backend *backend, const decant_cuda_guided *g, int first,
+                                                int count, decant_error *err)
+{
+    const grouped_product product = {
+        .element = DECANT_F32,
+        .rows = g->missing,
+        .stride = g->columns,
+        .hessian = g->hessian,
+        .length = g->columns,
+        .first = first,
+        .count = count,
+        .target = g->gradient,
+    };
+    return multiply_groups(backend, g, product, err);
+}
+
 decant_status decant_cuda_guided_gradient(decant_backend *backend, const decant_cuda_guided *g, int first,
                                           int count, decant_error *err)
 {
-    return multiply_groups(backend, g, g->missing, g->columns, g->columns, first, g->gradient, count, false,
-                           err);
+    static const int pairs[][2] = {{1, 0}, {0, 1}, {0, 0}}; /* parts of δ and H; the largest product last */
+    const int64_t missing = (int64_t)g->rows * g->columns;
+    const int64_t hessian = (int64_t)g->groups * g->columns * g->columns;
+    for (int i = 0; i < 3; i++) {
+        const grouped_product product = {
+            .element = DECANT_BF16,
+            .rows = g->missing_parts + pairs[i][0] * missing,
+            .stride = g->columns,
+            .hessian = g->hessian_parts + pairs[i][1] * hessian,
+            .length = g->columns,
+            .first = first,
+            .count = count,
+            .target = g->gradient,
+            .accumulate = i > 0,
+        };
+        DECANT_RETURN_ON_FAILURE(multiply_groups(backend, g, product, err));
+    }
+    return DECANT_OK;
 }
 
 decant_status decant_cuda_guided_follow(decant_backend *backend, const decant_cuda_guided *g, int first, int at,
                                         int count, int length, decant_error *err)
 {
-    const int64_t offset = (int64_t)(first - length) * g->columns + first;
-    return multiply_groups(backend, g, g->steps, DECANT_GUIDED_BLOCK, length, offset, g->gradient + at, count,
-                           true, err);
+    const grouped_product product = {
+        .element = DECANT_F32,
+        .tf32 = true,
+        .rows = g->steps,
+        .stride = DECANT_GUIDED_BLOCK,
+        .hessian = g->hessian,
+        .from = first - length,
+        .length = length,
+        .first = first,
+        .count = count,
+        .target = g->gradient + at,
+        .accumulate = true,
+    };
+    return multiply_groups(backend, g, product, err);
 }
 
 /* ---- the workspace ---- */
@@ -88,14 +145,15 @@ static void place_workspace(decant_cuda_arena *arena, decant_cuda_guided *g)
     const size_t at_once = (size_t)g->at_once, columns = (size_t)g->columns;
     g->damping = (float *)decant_cuda_arena_take(arena, (size_t)g->groups * sizeof(float));
     g->missing = (float *)decant_cuda_arena_take(arena, all * sizeof(float));
+    g->missing_parts = (__nv_bfloat16 *)decant_cuda_arena_take(arena, DECANT_GUIDED_PARTS * all * 2);
+    g->hessian_parts = (__nv_bfloat16 *)decant_cuda_arena_take(arena, DECANT_GUIDED_PARTS * (size_t)g->groups *
+                                                                          columns * columns * 2);
     g->codes = (uint8_t *)decant_cuda_arena_take(arena, all);
     g->marks = (uint32_t *)decant_cuda_arena_take(arena, rows * (size_t)g->words * sizeof(uint32_t));
     g->gradient = (float *)decant_cuda_arena_take(arena, rows * DECANT_GUIDED_PANEL * sizeof(float));
     g->steps = (float *)decant_cuda_arena_take(arena, rows * DECANT_GUIDED_BLOCK * sizeof(float));
     g->results = (decant_guided_row *)decant_cuda_arena_take(arena, rows * sizeof(decant_guided_row));
     g->one_hot = (__nv_bfloat16 *)decant_cuda_arena_take(arena, at_once * levels * columns * 2);
-    g->parts = (__nv_bfloat16 *)decant_cuda_arena_take(arena, (size_t)DECANT_GUIDED_PARTS *
-                                                                  DECANT_GUIDED_PANEL * columns * 2);
     g->level_sums =
         (float *)decant_cuda_arena_take(arena, at_once * levels * DECANT_GUIDED_PANEL * sizeof(float));
     g->normal = (double *)decant_cuda_arena_take(arena, at_once * levels * levels * sizeof(double));
@@ -109,15 +167,13 @@ static decant_status search_rows(decant_backend *backend, const decant_cuda_guid
                                  const decant_guided_search *search, decant_error *err)
 {
     DECANT_RETURN_ON_FAILURE(decant_cuda_guided_begin(backend, g, search->damping, err));
-    DECANT_RETURN_ON_FAILURE(decant_cuda_guided_objective(backend, g, DECANT_GUIDED_BEFORE, err));
+    DECANT_RETURN_ON_FAILURE(decant_cuda_guided_before(backend, g, err));
     for (int round = 0; round < search->rounds; round++) {
         DECANT_RETURN_ON_FAILURE(decant_cuda_guided_levels(backend, g, err));
         for (int sweep = 0; sweep < search->sweeps; sweep++)
             DECANT_RETURN_ON_FAILURE(decant_cuda_guided_sweep(backend, g, err));
     }
-    DECANT_RETURN_ON_FAILURE(decant_cuda_guided_objective(backend, g, DECANT_GUIDED_AFTER, err));
-    DECANT_RETURN_ON_FAILURE(decant_cuda_guided_store(backend, g, err));
-    return decant_cuda_guided_objective(backend, g, DECANT_GUIDED_WEIGHTED, err);
+    return decant_cuda_guided_store(backend, g, err);
 }
 
 /* Waits for the figures of the rows and adds them. */

@@ -8,7 +8,12 @@
  *
  * What is missing, δ = w − ŵ, is kept; the gradient δᵀ H is computed for a panel of columns as one product, and
  * within the panel kept up to date block by block, by a product again, and within a block code by code. Each
- * step issues its work on the backend's stream and does not wait for it. */
+ * step issues its work on the backend's stream and does not wait for it.
+ *
+ * Decisions are made under gradients and sums of tensor cores. Each factor of a gradient is cut into two BF16
+ * numbers, and the product of the two small ones left out: a term is off by 2⁻¹⁵ of itself at most. Steps
+ * within a panel are multiplied in TF32, which rounds what changes, not what is. The objective that is
+ * reported, and must not rise, is a sum of F32 products. */
 #ifndef DECANT_KERNELS_CUDA_GUIDED_CUH
 #define DECANT_KERNELS_CUDA_GUIDED_CUH
 
@@ -24,7 +29,7 @@ enum {
     DECANT_GUIDED_BLOCK = 128,       /* columns whose codes are searched by one kernel */
     DECANT_GUIDED_PANEL = 1024,      /* columns whose gradient is computed by one product; whole blocks */
     DECANT_GUIDED_LEVEL_ROWS = 8192, /* rows times levels whose normal equations are made at once */
-    DECANT_GUIDED_PARTS = 3,         /* BF16 numbers that add up to an F32 one */
+    DECANT_GUIDED_PARTS = 2,         /* BF16 numbers that stand for an F32 one, up to 2⁻¹⁷ of it */
 };
 
 /* A matrix under search; device arrays of the backend's scratch where nothing else is said. */
@@ -33,19 +38,20 @@ typedef struct decant_cuda_guided {
     decant_packed_matrix packed;
     const float *hessian; /* [groups, columns, columns] */
     int rows, columns, groups, bits;
-    int words;                  /* ceil(columns / 32) */
-    float *damping;             /* λ, [groups] */
-    float *missing;             /* δ, [rows, columns]; 0 in the sparse part until the end */
-    uint8_t *codes;             /* [rows, columns] */
-    uint32_t *marks;            /* [rows, words] bit j % 32 of word j / 32: column j is in the sparse part */
-    float *gradient;            /* δᵀ H of a panel, [rows, DECANT_GUIDED_PANEL] */
-    float *steps;               /* what δ has changed by in a block, [rows, DECANT_GUIDED_BLOCK] */
-    decant_guided_row *results; /* [rows] */
+    int words;                    /* ceil(columns / 32) */
+    float *damping;               /* λ, [groups] */
+    float *missing;               /* δ, [rows, columns]; 0 in the sparse part */
+    __nv_bfloat16 *missing_parts; /* the same, [DECANT_GUIDED_PARTS, rows, columns] */
+    __nv_bfloat16 *hessian_parts; /* [DECANT_GUIDED_PARTS, groups, columns, columns] */
+    uint8_t *codes;               /* [rows, columns] */
+    uint32_t *marks;              /* [rows, words] bit j % 32 of word j / 32: column j is in the sparse part */
+    float *gradient;              /* δᵀ H of a panel, [rows, DECANT_GUIDED_PANEL] */
+    float *steps;                 /* what δ has changed by in a block, [rows, DECANT_GUIDED_BLOCK] */
+    decant_guided_row *results;   /* [rows] */
 
     /* normal equations of `at_once` rows */
     int at_once;
     __nv_bfloat16 *one_hot; /* P, [at_once · levels, columns] */
-    __nv_bfloat16 *parts;   /* of rows of H, [DECANT_GUIDED_PARTS, DECANT_GUIDED_PANEL, columns] */
     float *level_sums;      /* Pᵀ H of a panel, [at_once · levels, DECANT_GUIDED_PANEL] */
     double *normal;         /* [at_once, levels, levels] */
     double *right;          /* [at_once, levels] */
@@ -54,31 +60,29 @@ typedef struct decant_cuda_guided {
 
 /* ---- guided.cu ---- */
 
-/* gradient[:, 0 … count) = δᵀ H of the columns [first, first + count), each row under its group's H. */
+/* gradient[:, 0 … count) = δᵀ H of the columns [first, first + count), each row under its group's H; by parts,
+ * or in F32. */
 decant_status decant_cuda_guided_gradient(decant_backend *backend, const decant_cuda_guided *g, int first,
                                           int count, decant_error *err);
+decant_status decant_cuda_guided_exact_gradient(decant_backend *backend, const decant_cuda_guided *g, int first,
+                                                int count, decant_error *err);
 
-/* Adds to the columns of the panel from `first` on, `at` their place in it, what the steps of the `length`
- * columns before them change. */
+/* Adds to the gradient of the columns [first, first + count), which begins at column `at` of the panel, what
+ * the steps of the `length` columns before them change. */
 decant_status decant_cuda_guided_follow(decant_backend *backend, const decant_cuda_guided *g, int first, int at,
                                         int count, int length, decant_error *err);
 
 /* ---- guided_rows.cu ---- */
 
-/* Fills damping, marks, codes and missing from the levels to start from. */
+/* Fills damping, marks, codes, δ and the parts of H from the levels to start from. */
 decant_status decant_cuda_guided_begin(decant_backend *backend, const decant_cuda_guided *g, double damping,
                                        decant_error *err);
 
-/* Which figure of a row's result an objective goes to. */
-typedef enum decant_guided_figure {
-    DECANT_GUIDED_BEFORE,
-    DECANT_GUIDED_AFTER,
-    DECANT_GUIDED_WEIGHTED, /* the only one without λ */
-} decant_guided_figure;
-decant_status decant_cuda_guided_objective(decant_backend *backend, const decant_cuda_guided *g,
-                                           decant_guided_figure figure, decant_error *err);
+/* results[].before = δᵀ (H + λ) δ */
+decant_status decant_cuda_guided_before(decant_backend *backend, const decant_cuda_guided *g,
+                                        decant_error *err);
 
-/* Packs the codes, fills the sparse values, makes δ what the stored form misses, and measures it. */
+/* Packs the codes, fills the sparse values and the other figures of the results. */
 decant_status decant_cuda_guided_store(decant_backend *backend, const decant_cuda_guided *g, decant_error *err);
 
 /* ---- guided_levels.cu ---- */
@@ -94,6 +98,22 @@ decant_status decant_cuda_guided_levels(decant_backend *backend, const decant_cu
 decant_status decant_cuda_guided_sweep(decant_backend *backend, const decant_cuda_guided *g, decant_error *err);
 
 /* ---- device code of several of these files ---- */
+
+static __device__ __forceinline__ void decant_guided_split(float value, __nv_bfloat16 *first,
+                                                           __nv_bfloat16 *second)
+{
+    *first = __float2bfloat16_rn(value);
+    *second = __float2bfloat16_rn(value - __bfloat162float(*first));
+}
+
+/* δ at a place of [rows, columns], with its parts */
+static __device__ __forceinline__ void decant_guided_set_missing(const decant_cuda_guided &g, int64_t place,
+                                                                 float missing)
+{
+    g.missing[place] = missing;
+    decant_guided_split(missing, &g.missing_parts[place],
+                        &g.missing_parts[(int64_t)g.rows * g.columns + place]);
+}
 
 static __device__ __forceinline__ float decant_guided_level(const uint16_t *levels, int code)
 {

@@ -2,28 +2,32 @@
  * objective most while the others stay. With the row's gradient g = δᵀ H up to date, the best value of weight j
  * is w_j − δ_j + (g_j + λ δ_j) / (H_jj + λ), and its best code that of the nearest level.
  *
- * A warp takes a row through a block of 128 columns: lane i has columns i, i + 32, … with their gradients in
- * registers, the block of H on the diagonal is in shared memory. A step asks the lane of its column for the
- * best value, finds the nearest level by a vote (each lane has a threshold or several), and where the level
- * changes adds a row of H to the gradients. Products bring the change to the columns behind the block. */
+ * Half a warp takes a row through a block of 128 columns. Lane i has the best values of columns 4i … 4i + 3 of
+ * each half of the block in registers, and a threshold between levels, or several. A step asks the lane of its
+ * column for the best value, finds the nearest level by a vote, and adds to the best values behind it what the
+ * change of the level does to them: a row of H, each column divided by its H_jj + λ, from shared memory. Only
+ * what is behind the diagonal is there, so a best value stays as it was decided upon, and codes are made from
+ * them in the end. A column that takes no part has an infinite best value, and the highest level for its own:
+ * it changes nothing. Products bring the changes to the columns behind the block. */
 #include "kernels/cuda/guided.cuh"
 
 enum {
     BLOCK = DECANT_GUIDED_BLOCK,
-    WARPS = 16,
-    THREADS = WARPS * DECANT_WARP,
-    PER_LANE = BLOCK / DECANT_WARP, /* columns */
+    LANES = DECANT_WARP / 2, /* of a row */
+    VECTOR = 4,              /* floats in sixteen bytes */
+    STRETCH = LANES * VECTOR,
+    PER_LANE = BLOCK / LANES, /* columns */
+    THREADS = 512,
+    ROWS = THREADS / LANES, /* of a block of threads */
     TILE_BYTES = BLOCK * BLOCK * (int)sizeof(float),
+    BLOCKS_AT_ONCE = 3, /* on a multiprocessor of 227 KB of shared memory */
 };
 
-/* What a lane knows of its columns. */
+/* What a lane knows of its columns; column p of a lane is column_of(p, lane) of the block. */
 struct lane_columns {
-    float gradient[PER_LANE];
-    float base[PER_LANE];    /* the best value where the gradient is 0 */
-    float inverse[PER_LANE]; /* 1 / (H_jj + λ) */
-    float level[PER_LANE];   /* the level of the code */
-    int code[PER_LANE];
-    unsigned fixed[PER_LANE]; /* bit i: lane i's column takes no part */
+    float best[PER_LANE];
+    float level[PER_LANE]; /* of the code to begin with */
+    unsigned fixed;        /* bit p: takes no part */
 };
 
 /* The levels of the row, spread over the lanes. */
@@ -31,12 +35,53 @@ template <int SLOTS> struct lane_levels {
     float level[SLOTS], threshold[SLOTS];
 };
 
-/* All of the block's warps; rows and columns beyond `count` are zero. */
-static __device__ void load_tile(const float *hessian, int64_t stride, int count, float *tile)
+static __device__ __forceinline__ int column_of(int p, int lane)
 {
-    for (int i = (int)threadIdx.x; i < BLOCK * BLOCK; i += THREADS) {
-        const int row = i / BLOCK, column = i % BLOCK;
-        tile[i] = row < count && column < count ? hessian[row * stride + column] : 0;
+    return p / VECTOR * STRETCH + lane * VECTOR + p % VECTOR;
+}
+
+/* ---- loading ---- */
+
+/* Four elements of a row of H; those from `left` on are 0. */
+static __device__ __forceinline__ float4 load_four(const float *hessian, int left, bool vectors)
+{
+    if (vectors && left >= VECTOR)
+        return *(const float4 *)hessian;
+    float4 four = make_float4(0, 0, 0, 0);
+    if (left > 0)
+        four.x = hessian[0];
+    if (left > 1)
+        four.y = hessian[1];
+    if (left > 2)
+        four.z = hessian[2];
+    if (left > 3)
+        four.w = hessian[3];
+    return four;
+}
+
+/* All threads of the block: inverse[j] = 1 / (H_jj + λ), 0 where that cannot be; tile[j, t] = H_jt inverse[t]
+ * for t > j, else 0. hessian: the block on the diagonal. */
+static __device__ void load_tile(const float *hessian, int64_t stride, int count, float damping, float *inverse,
+                                 float *tile)
+{
+    const bool vectors = stride % VECTOR == 0 && (uintptr_t)hessian % 16 == 0;
+    const int t = (int)threadIdx.x;
+    if (t < BLOCK) {
+        const float curvature = t < count ? hessian[t * stride + t] + damping : 0;
+        inverse[t] = curvature > 0 ? 1 / curvature : 0;
+    }
+    __syncthreads();
+#pragma unroll 4
+    for (int i = t; i < BLOCK * BLOCK / VECTOR; i += THREADS) {
+        const int row = i / (BLOCK / VECTOR), column = i % (BLOCK / VECTOR) * VECTOR;
+        float4 four = make_float4(0, 0, 0, 0);
+        if (column + VECTOR - 1 > row && row < count)
+            four = load_four(hessian + row * stride + column, count - column, vectors);
+        four.x = column > row ? four.x * inverse[column] : 0;
+        four.y = column + 1 > row ? four.y * inverse[column + 1] : 0;
+        four.z = column + 2 > row ? four.z * inverse[column + 2] : 0;
+        four.w = column + 3 > row ? four.w * inverse[column + 3] : 0;
+        ((float4 *)tile)[i] = four;
     }
     __syncthreads();
 }
@@ -47,127 +92,155 @@ static __device__ lane_levels<SLOTS> load_levels(const uint16_t *levels, int cou
     lane_levels<SLOTS> mine;
 #pragma unroll
     for (int s = 0; s < SLOTS; s++) {
-        const int code = s * DECANT_WARP + lane;
+        const int code = s * LANES + lane;
         mine.level[s] = code < count ? decant_guided_level(levels, code) : 0;
         mine.threshold[s] = code < count ? decant_guided_threshold(levels, count, code) : INFINITY;
     }
     return mine;
 }
 
-static __device__ lane_columns load_columns(const decant_cuda_guided &g, const float *tile, float damping,
+/* at: where the block's gradient begins in the panel */
+static __device__ lane_columns load_columns(const decant_cuda_guided &g, const float *inverse, float damping,
                                             int64_t row, int first, int at, int count, int lane)
 {
     const uint16_t *levels = g.packed.levels + (row << g.bits);
+    const float highest = decant_guided_level(levels, (1 << g.bits) - 1);
     lane_columns mine;
+    mine.fixed = 0;
 #pragma unroll
-    for (int q = 0; q < PER_LANE; q++) {
-        const int t = q * DECANT_WARP + lane;
-        const int64_t place = row * g.columns + first + t;
-        const float curvature = tile[t * BLOCK + t] + damping;
-        const bool fixed = t >= count || !(curvature > 0) ||
-                           (g.marks[row * g.words + (first + t) / 32] >> (first + t) % 32 & 1);
-        mine.fixed[q] = __ballot_sync(DECANT_ALL_LANES, fixed);
-        mine.code[q] = 0;
-        mine.level[q] = mine.gradient[q] = mine.base[q] = mine.inverse[q] = 0;
-        if (t >= count)
+    for (int p = 0; p < PER_LANE; p++) {
+        const int t = column_of(p, lane), column = first + t;
+        const int64_t place = row * g.columns + column;
+        mine.best[p] = INFINITY;
+        mine.level[p] = highest;
+        if (t >= count || inverse[t] == 0 || (g.marks[row * g.words + column / 32] >> column % 32 & 1)) {
+            mine.fixed |= 1u << p;
             continue;
-        mine.code[q] = g.codes[place];
-        mine.level[q] = decant_guided_level(levels, mine.code[q]);
-        mine.gradient[q] = g.gradient[row * DECANT_GUIDED_PANEL + at + t];
-        if (fixed)
-            continue;
+        }
         const float weight = weight_at(g.weight.data, g.weight.element, place), missing = g.missing[place];
-        mine.inverse[q] = 1 / curvature;
-        mine.base[q] = weight - missing + damping * missing * mine.inverse[q];
+        const float gradient = g.gradient[row * DECANT_GUIDED_PANEL + at + t];
+        mine.best[p] = weight - missing + (gradient + damping * missing) * inverse[t];
+        mine.level[p] = decant_guided_level(levels, g.codes[place]);
     }
     return mine;
 }
 
-/* The level of this code, which is the same in all lanes. */
+/* ---- the descent ---- */
+
+/* The level that is nearest to a value, which is the same in all lanes of the row. */
 template <int SLOTS>
-static __device__ __forceinline__ float level_of(const lane_levels<SLOTS> &levels, int code)
+static __device__ __forceinline__ float nearest_level(const lane_levels<SLOTS> &levels, float value,
+                                                      unsigned lanes_of_row)
 {
-    float level = 0;
+    int code = 0;
 #pragma unroll
-    for (int s = 0; s < SLOTS; s++) {
-        const float candidate = __shfl_sync(DECANT_ALL_LANES, levels.level[s], code % DECANT_WARP);
-        level = code / DECANT_WARP == s ? candidate : level;
+    for (int s = 0; s < SLOTS; s++)
+        code += __popc(__ballot_sync(DECANT_ALL_LANES, value > levels.threshold[s]) & lanes_of_row);
+    float level = __shfl_sync(DECANT_ALL_LANES, levels.level[0], code, LANES);
+#pragma unroll
+    for (int s = 1; s < SLOTS; s++) {
+        const float other = __shfl_sync(DECANT_ALL_LANES, levels.level[s], code, LANES);
+        level = code / LANES == s ? other : level;
     }
     return level;
 }
 
 template <int SLOTS>
 static __device__ void descend(const lane_levels<SLOTS> &levels, const float *tile, int lane,
-                               lane_columns &mine)
+                               unsigned lanes_of_row, lane_columns &mine)
+{
+    const float4 *behind = (const float4 *)tile + lane;
+#pragma unroll
+    for (int stretch = 0; stretch < BLOCK / STRETCH; stretch++)
+        for (int owner = 0; owner < LANES; owner++)
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++, behind += BLOCK / VECTOR) {
+                const int decided = stretch * VECTOR + i;
+                float4 change[BLOCK / STRETCH];
+#pragma unroll
+                for (int s = stretch; s < BLOCK / STRETCH; s++)
+                    change[s] = behind[s * LANES];
+                const float best = __shfl_sync(DECANT_ALL_LANES, mine.best[decided], owner, LANES);
+                const float now = __shfl_sync(DECANT_ALL_LANES, mine.level[decided], owner, LANES);
+                const float step = now - nearest_level(levels, best, lanes_of_row);
+#pragma unroll
+                for (int s = stretch; s < BLOCK / STRETCH; s++) {
+                    mine.best[s * VECTOR] += step * change[s].x;
+                    mine.best[s * VECTOR + 1] += step * change[s].y;
+                    mine.best[s * VECTOR + 2] += step * change[s].z;
+                    mine.best[s * VECTOR + 3] += step * change[s].w;
+                }
+            }
+}
+
+/* ---- storing ---- */
+
+/* The codes of each lane's best values. */
+template <int SLOTS>
+static __device__ void find_codes(const lane_levels<SLOTS> &levels, int count, const lane_columns &mine,
+                                  int (&codes)[PER_LANE])
 {
 #pragma unroll
-    for (int q = 0; q < PER_LANE; q++)
-        for (int owner = 0; owner < DECANT_WARP; owner++) {
-            if (mine.fixed[q] >> owner & 1)
-                continue;
-            const float best =
-                __shfl_sync(DECANT_ALL_LANES, mine.base[q] + mine.gradient[q] * mine.inverse[q], owner);
-            const float now = __shfl_sync(DECANT_ALL_LANES, mine.level[q], owner);
-            int code = 0;
+    for (int p = 0; p < PER_LANE; p++)
+        codes[p] = 0;
 #pragma unroll
-            for (int s = 0; s < SLOTS; s++)
-                code += __popc(__ballot_sync(DECANT_ALL_LANES, best > levels.threshold[s]));
-            const float level = level_of(levels, code), step = now - level;
-            if (step == 0)
-                continue;
-            const float *hessian = tile + (q * DECANT_WARP + owner) * BLOCK + lane;
+    for (int s = 0; s < SLOTS; s++)
+        for (int i = 0; i < min(LANES, count); i++) {
+            const float threshold = __shfl_sync(DECANT_ALL_LANES, levels.threshold[s], i, LANES);
 #pragma unroll
-            for (int p = q; p < PER_LANE; p++)
-                mine.gradient[p] += step * hessian[p * DECANT_WARP];
-            if (lane == owner) {
-                mine.level[q] = level;
-                mine.code[q] = code;
-            }
+            for (int p = 0; p < PER_LANE; p++)
+                codes[p] += mine.best[p] > threshold;
         }
 }
 
-/* Writes codes, δ and what δ has changed by; `before` is the level that a column had. */
+/* Writes what δ has changed by, and codes and δ where it has. */
 static __device__ void store_columns(const decant_cuda_guided &g, const lane_columns &mine,
-                                     const float (&before)[PER_LANE], int64_t row, int first, int count,
-                                     int lane)
+                                     const int (&codes)[PER_LANE], int64_t row, int first, int lane)
 {
+    const uint16_t *levels = g.packed.levels + (row << g.bits);
 #pragma unroll
-    for (int q = 0; q < PER_LANE; q++) {
-        const int t = q * DECANT_WARP + lane;
+    for (int p = 0; p < PER_LANE; p++) {
+        const int t = column_of(p, lane);
         const int64_t place = row * g.columns + first + t;
-        const float step = before[q] - mine.level[q];
-        g.steps[row * BLOCK + t] = step;
-        if (t >= count || step == 0)
+        const float level = mine.fixed >> p & 1 ? mine.level[p] : decant_guided_level(levels, codes[p]);
+        g.steps[row * BLOCK + t] = mine.level[p] - level;
+        if (level == mine.level[p])
             continue;
-        g.codes[place] = (uint8_t)mine.code[q];
-        g.missing[place] = weight_at(g.weight.data, g.weight.element, place) - mine.level[q];
+        g.codes[place] = (uint8_t)codes[p];
+        decant_guided_set_missing(g, place, weight_at(g.weight.data, g.weight.element, place) - level);
     }
 }
 
+/* ---- the kernel ---- */
+
 /* The codes of the columns [first, first + count), whose gradients begin at column `at` of the panel;
- * blockIdx.y is the group. */
+ * blockIdx.y is the group. Where rows end in the middle of a warp, its other half repeats the last one and
+ * stores nothing.
+ */
 template <int SLOTS>
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS, SLOTS == 1 ? BLOCKS_AT_ONCE : 1)
     descend_kernel(decant_cuda_guided g, int first, int at, int count)
 {
-    extern __shared__ float tile[];
-    const int lane = (int)threadIdx.x % DECANT_WARP;
+    extern __shared__ __align__(16) float tile[];
+    __shared__ float inverse[BLOCK];
+    const int lane = (int)threadIdx.x % LANES, levels_of_row = 1 << g.bits;
+    const unsigned lanes_of_row = threadIdx.x & LANES ? 0xffff0000u : 0x0000ffffu;
     const int64_t group = blockIdx.y, n = g.columns;
     const int64_t begin = g.rows * group / g.groups, end = g.rows * (group + 1) / g.groups;
-    const int64_t block_row = begin + (int64_t)blockIdx.x * WARPS, row = block_row + threadIdx.x / DECANT_WARP;
+    const int64_t block_row = begin + (int64_t)blockIdx.x * ROWS, own_row = block_row + threadIdx.x / LANES;
     if (block_row >= end)
         return;
-    load_tile(g.hessian + group * n * n + first * n + first, n, count, tile);
-    if (row >= end)
-        return;
-    const lane_levels<SLOTS> levels = load_levels<SLOTS>(g.packed.levels + (row << g.bits), 1 << g.bits, lane);
-    lane_columns mine = load_columns(g, tile, g.damping[group], row, first, at, count, lane);
-    float before[PER_LANE];
-#pragma unroll
-    for (int q = 0; q < PER_LANE; q++)
-        before[q] = mine.level[q];
-    descend(levels, tile, lane, mine);
-    store_columns(g, mine, before, row, first, count, lane);
+    const int64_t row = min(own_row, end - 1);
+    const float damping = g.damping[group];
+    load_tile(g.hessian + group * n * n + first * n + first, n, count, damping, inverse, tile);
+    const lane_levels<SLOTS> levels =
+        load_levels<SLOTS>(g.packed.levels + (row << g.bits), levels_of_row, lane);
+    lane_columns mine = load_columns(g, inverse, damping, row, first, at, count, lane);
+    descend(levels, tile, lane, lanes_of_row, mine);
+    int codes[PER_LANE];
+    find_codes(levels, levels_of_row, mine, codes);
+    if (own_row < end)
+        store_columns(g, mine, codes, row, first, lane);
 }
 
 template <int SLOTS>
@@ -175,7 +248,7 @@ static decant_status descend_block(decant_backend *backend, const decant_cuda_gu
                                    int count, decant_error *err)
 {
     const int of_group = (g->rows + g->groups - 1) / g->groups;
-    const dim3 blocks((unsigned)((of_group + WARPS - 1) / WARPS), (unsigned)g->groups);
+    const dim3 blocks((unsigned)((of_group + ROWS - 1) / ROWS), (unsigned)g->groups);
     DECANT_RETURN_ON_FAILURE(decant_cuda_check(
         cudaFuncSetAttribute(descend_kernel<SLOTS>, cudaFuncAttributeMaxDynamicSharedMemorySize, TILE_BYTES),
         "guide, shared memory", err));
@@ -188,12 +261,14 @@ static decant_status descend_by_width(decant_backend *backend, const decant_cuda
                                       int count, decant_error *err)
 {
     switch (g->bits) {
-    case 6:
+    case 5:
         return descend_block<2>(backend, g, first, at, count, err);
-    case 7:
+    case 6:
         return descend_block<4>(backend, g, first, at, count, err);
-    case 8:
+    case 7:
         return descend_block<8>(backend, g, first, at, count, err);
+    case 8:
+        return descend_block<16>(backend, g, first, at, count, err);
     default:
         return descend_block<1>(backend, g, first, at, count, err);
     }

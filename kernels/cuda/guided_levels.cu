@@ -3,10 +3,9 @@
  *
  *     Pᵀ (H + λ) P Δ = Pᵀ (H + λ) δ.
  *
- * Pᵀ H is one product for many rows, on tensor cores: P is exact in BF16, and H is cut into three BF16 numbers
- * that add up to it, so that sums are as good as those of F32 numbers. What remains is adding its columns by
- * their codes, and a small system a row, in F64. Solving for the change, not for the levels, keeps the rounding
- * of the sums small against what is sought. */
+ * Pᵀ H is one product for many rows, on tensor cores: P is exact in BF16, and H is cut into two BF16 numbers.
+ * What remains is adding its columns by their codes, and a small system a row, in F64. Solving for the change,
+ * not for the levels, keeps the rounding of the sums small against what is sought. */
 #include "kernels/cuda/guided.cuh"
 #include "kernels/cuda/operations.h"
 
@@ -26,22 +25,6 @@ struct row_batch {
 };
 
 /* ---- Pᵀ H ---- */
-
-/* A block a row of H: its BF16 parts. hessian: the first of these rows. */
-static __global__ void __launch_bounds__(THREADS)
-    split_kernel(const float *hessian, int columns, __nv_bfloat16 *parts)
-{
-    const int64_t row = (int64_t)blockIdx.x * columns, part = (int64_t)DECANT_GUIDED_PANEL * columns;
-    for (int i = (int)threadIdx.x; i < columns; i += THREADS) {
-        float rest = hessian[row + i];
-#pragma unroll
-        for (int p = 0; p < DECANT_GUIDED_PARTS; p++) {
-            const __nv_bfloat16 rounded = __float2bfloat16_rn(rest);
-            parts[p * part + row + i] = rounded;
-            rest -= __bfloat162float(rounded);
-        }
-    }
-}
 
 /* A block a row: Pᵀ. N columns a thread. */
 template <int N>
@@ -88,10 +71,7 @@ static decant_status sum_by_level(decant_backend *backend, const decant_cuda_gui
                                   int first, int width, decant_error *err)
 {
     const int64_t columns = g->columns;
-    const float *hessian = g->hessian + (batch.group * columns + first) * columns;
-    split_kernel<<<(unsigned)width, THREADS, 0, decant_cuda_of(backend)->stream>>>(hessian, g->columns,
-                                                                                   g->parts);
-    DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, parts of H", err));
+    const __nv_bfloat16 *hessian = g->hessian_parts + (batch.group * columns + first) * columns;
     for (int part = DECANT_GUIDED_PARTS - 1; part >= 0; part--) { /* the smallest first */
         const decant_cuda_product product = {
             .m = (int64_t)batch.rows << g->bits,
@@ -100,7 +80,7 @@ static decant_status sum_by_level(decant_backend *backend, const decant_cuda_gui
             .element = DECANT_BF16,
             .a = g->one_hot,
             .a_stride = columns,
-            .b = g->parts + part * DECANT_GUIDED_PANEL * columns, /* H is symmetric */
+            .b = hessian + part * g->groups * columns * columns, /* H is symmetric */
             .b_stride = columns,
             .b_transposed = true,
             .accumulate = part != DECANT_GUIDED_PARTS - 1,
@@ -340,7 +320,7 @@ static __global__ void __launch_bounds__(THREADS) follow_kernel(decant_cuda_guid
         const int code = places[g.codes[at]];
         g.codes[at] = (uint8_t)code;
         if (!(g.marks[row * g.words + j / 32] >> j % 32 & 1))
-            g.missing[at] = weight_at(g.weight.data, g.weight.element, at) - values[code];
+            decant_guided_set_missing(g, at, weight_at(g.weight.data, g.weight.element, at) - values[code]);
     }
 }
 

@@ -8,6 +8,8 @@ enum {
     WARPS = THREADS / DECANT_WARP,
     MOST_LEVELS = 1 << DECANT_BITS_MAXIMUM,
     MARK_WORDS = 512, /* of the pattern, marked at once */
+    VECTOR = 8,       /* BF16 numbers in sixteen bytes */
+    REMAINDERS = 512, /* of the sparse part of a row, in shared memory at once */
 };
 
 /* ---- beginning ---- */
@@ -24,6 +26,38 @@ static __global__ void __launch_bounds__(THREADS) damping_kernel(decant_cuda_gui
     sum = decant_block_sum(sum, parts);
     if (threadIdx.x == 0)
         g.damping[blockIdx.x] = (float)(damping * sum / (double)n);
+}
+
+/* The parts of H, N elements a thread. */
+template <int N>
+static __global__ void __launch_bounds__(THREADS) split_kernel(decant_cuda_guided g, int64_t count)
+{
+    const int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * N;
+    if (i >= count)
+        return;
+    float values[N], firsts[N], rests[N];
+    decant_load(g.hessian + i, values);
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        firsts[j] = __bfloat162float(__float2bfloat16_rn(values[j]));
+        rests[j] = values[j] - firsts[j];
+    }
+    decant_store(g.hessian_parts + i, firsts);
+    decant_store(g.hessian_parts + count + i, rests);
+}
+
+static decant_status split_hessian(decant_backend *backend, const decant_cuda_guided *g, decant_error *err)
+{
+    const cudaStream_t stream = decant_cuda_of(backend)->stream;
+    const int64_t count = (int64_t)g->groups * g->columns * g->columns;
+    const bool vectors = decant_has_vectors<__nv_bfloat16>(count, g->hessian);
+    const int64_t per_block = (int64_t)THREADS * (vectors ? VECTOR : 1);
+    const unsigned blocks = (unsigned)((count + per_block - 1) / per_block);
+    if (vectors)
+        split_kernel<VECTOR><<<blocks, THREADS, 0, stream>>>(*g, count);
+    else
+        split_kernel<1><<<blocks, THREADS, 0, stream>>>(*g, count);
+    return decant_cuda_launched(backend, "guide, parts of H", err);
 }
 
 /* A block a row: the pattern as bits. */
@@ -59,7 +93,7 @@ static __global__ void __launch_bounds__(THREADS) nearest_kernel(decant_cuda_gui
                 code += half;
         const bool sparse = g.marks[row * g.words + j / 32] >> j % 32 & 1;
         g.codes[row * n + j] = (uint8_t)code;
-        g.missing[row * n + j] = sparse ? 0 : weight - values[code];
+        decant_guided_set_missing(g, row * n + j, sparse ? 0 : weight - values[code]);
     }
 }
 
@@ -71,6 +105,7 @@ decant_status decant_cuda_guided_begin(decant_backend *backend, const decant_cud
     const decant_cuda_rows pattern = decant_cuda_rows_of(g->weight, NULL, &g->packed.sparse, 0, g->rows);
     damping_kernel<<<(unsigned)g->groups, THREADS, 0, stream>>>(*g, damping);
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, damping", err));
+    DECANT_RETURN_ON_FAILURE(split_hessian(backend, g, err));
     mark_kernel<<<rows, THREADS, 0, stream>>>(*g, pattern);
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, marks", err));
     nearest_kernel<<<rows, THREADS, 0, stream>>>(*g);
@@ -79,14 +114,29 @@ decant_status decant_cuda_guided_begin(decant_backend *backend, const decant_cud
         cudaMemsetAsync(g->results, 0, (size_t)g->rows * sizeof(decant_guided_row), stream), "guide", err);
 }
 
-/* ---- the objective ---- */
+/* ---- the sparse part ---- */
 
-static __device__ double *figure_of(decant_guided_row *result, decant_guided_figure figure)
+/* What a stored sparse value misses; i: its place in the pattern. */
+static __device__ float remainder_of(const decant_cuda_guided &g, int64_t row, uint32_t i)
 {
-    return figure == DECANT_GUIDED_BEFORE  ? &result->before
-           : figure == DECANT_GUIDED_AFTER ? &result->after
-                                           : &result->error.weighted;
+    const int64_t at = row * g.columns + g.packed.sparse.columns[i];
+    const double weight = weight_at(g.weight.data, g.weight.element, at);
+    const double level = decant_guided_level(g.packed.levels + (row << g.bits), g.codes[at]);
+    return (float)(weight - level - (double)__half2float(__ushort_as_half(g.packed.sparse_values[i])));
 }
+
+static __device__ void store_sparse(const decant_cuda_guided &g, int64_t row)
+{
+    const decant_sparse_pattern &pattern = g.packed.sparse;
+    const uint16_t *levels = g.packed.levels + (row << g.bits);
+    for (uint32_t i = pattern.row_offsets[row] + threadIdx.x; i < pattern.row_offsets[row + 1]; i += THREADS) {
+        const int64_t at = row * g.columns + pattern.columns[i];
+        const double weight = weight_at(g.weight.data, g.weight.element, at);
+        g.packed.sparse_values[i] = finite_f16(weight - (double)decant_guided_level(levels, g.codes[at]));
+    }
+}
+
+/* ---- objectives: a warp a row ---- */
 
 static __device__ int group_of(const decant_cuda_guided &g, int64_t row)
 {
@@ -96,38 +146,89 @@ static __device__ int group_of(const decant_cuda_guided &g, int64_t row)
     return group;
 }
 
-/* A warp a row: adds the part of the columns [first, first + count). */
-static __global__ void __launch_bounds__(THREADS)
-    objective_kernel(decant_cuda_guided g, decant_guided_figure figure, int first, int count)
+/* Adds the part of the columns [first, first + count). In the end, `weighted` gets δᵀ H δ and what crosses with
+ * the remainders e of the sparse part: 2 eᵀ H δ. */
+template <bool END>
+static __global__ void __launch_bounds__(THREADS) objective_kernel(decant_cuda_guided g, int first, int count)
 {
     const int lane = (int)threadIdx.x % DECANT_WARP;
     const int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / DECANT_WARP;
     if (row >= g.rows)
         return;
-    const double damping = figure == DECANT_GUIDED_WEIGHTED ? 0 : (double)g.damping[group_of(g, row)];
     const float *missing = g.missing + row * g.columns + first;
     const float *gradient = g.gradient + row * DECANT_GUIDED_PANEL;
-    double sum = 0;
+    double product = 0, squares = 0, crossed = 0;
     for (int j = lane; j < count; j += DECANT_WARP) {
         const double delta = missing[j];
-        sum += delta * (gradient[j] + damping * delta);
+        product += delta * gradient[j];
+        squares += delta * delta;
     }
-    sum = decant_warp_sum(sum);
-    if (lane == 0)
-        *figure_of(&g.results[row], figure) += sum;
+    if (END && g.packed.sparse.count > 0)
+        for (uint32_t i = g.packed.sparse.row_offsets[row] + lane; i < g.packed.sparse.row_offsets[row + 1];
+             i += DECANT_WARP) {
+            const int64_t j = (int64_t)g.packed.sparse.columns[i] - first;
+            if (j >= 0 && j < count)
+                crossed += 2.0 * remainder_of(g, row, i) * gradient[j];
+        }
+    product = decant_warp_sum(product);
+    squares = decant_warp_sum(squares);
+    crossed = decant_warp_sum(crossed);
+    if (lane != 0)
+        return;
+    decant_guided_row *result = &g.results[row];
+    *(END ? &result->after : &result->before) += product + squares * g.damping[group_of(g, row)];
+    if (END)
+        result->error.weighted += product + crossed;
 }
 
-decant_status decant_cuda_guided_objective(decant_backend *backend, const decant_cuda_guided *g,
-                                           decant_guided_figure figure, decant_error *err)
+/* A block a row: weighted += eᵀ H e. The whole row may be in the sparse part. */
+static __global__ void __launch_bounds__(THREADS) remainder_kernel(decant_cuda_guided g)
+{
+    __shared__ double parts[WARPS];
+    __shared__ uint32_t columns[REMAINDERS];
+    __shared__ float rests[REMAINDERS];
+    const int64_t row = blockIdx.x, n = g.columns;
+    const float *hessian = g.hessian + group_of(g, row) * n * n;
+    const uint32_t begin = g.packed.sparse.row_offsets[row], end = g.packed.sparse.row_offsets[row + 1];
+    double sum = 0;
+    for (uint32_t first = begin; first < end; first += REMAINDERS) {
+        const int count = (int)min((uint32_t)REMAINDERS, end - first);
+        __syncthreads(); /* earlier readers are done */
+        for (int k = (int)threadIdx.x; k < count; k += THREADS) {
+            columns[k] = g.packed.sparse.columns[first + k];
+            rests[k] = remainder_of(g, row, first + k);
+        }
+        __syncthreads();
+        for (uint32_t i = begin + threadIdx.x; i < end; i += THREADS) {
+            const int64_t column = g.packed.sparse.columns[i];
+            double inner = 0;
+#pragma unroll 8
+            for (int k = 0; k < count; k++)
+                inner += (double)rests[k] * hessian[columns[k] * n + column];
+            sum += inner * remainder_of(g, row, i);
+        }
+    }
+    sum = decant_block_sum(sum, parts);
+    if (threadIdx.x == 0)
+        g.results[row].error.weighted += sum;
+}
+
+template <bool END>
+static decant_status add_objective(decant_backend *backend, const decant_cuda_guided *g, decant_error *err)
 {
     const unsigned blocks = (unsigned)((g->rows + WARPS - 1) / WARPS);
     for (int first = 0; first < g->columns; first += DECANT_GUIDED_PANEL) {
         const int left = g->columns - first, count = left < DECANT_GUIDED_PANEL ? left : DECANT_GUIDED_PANEL;
-        DECANT_RETURN_ON_FAILURE(decant_cuda_guided_gradient(backend, g, first, count, err));
-        objective_kernel<<<blocks, THREADS, 0, decant_cuda_of(backend)->stream>>>(*g, figure, first, count);
+        DECANT_RETURN_ON_FAILURE(decant_cuda_guided_exact_gradient(backend, g, first, count, err));
+        objective_kernel<END><<<blocks, THREADS, 0, decant_cuda_of(backend)->stream>>>(*g, first, count);
         DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, objective", err));
     }
     return DECANT_OK;
+}
+
+decant_status decant_cuda_guided_before(decant_backend *backend, const decant_cuda_guided *g, decant_error *err)
+{
+    return add_objective<false>(backend, g, err);
 }
 
 /* ---- what is stored ---- */
@@ -150,34 +251,25 @@ static __device__ void pack_codes(const decant_cuda_guided &g, int64_t row)
     }
 }
 
-static __device__ void store_sparse(const decant_cuda_guided &g, int64_t row)
-{
-    const decant_sparse_pattern &pattern = g.packed.sparse;
-    const uint16_t *levels = g.packed.levels + (row << g.bits);
-    for (uint32_t i = pattern.row_offsets[row] + threadIdx.x; i < pattern.row_offsets[row + 1]; i += THREADS) {
-        const int64_t at = row * g.columns + pattern.columns[i];
-        const double weight = weight_at(g.weight.data, g.weight.element, at);
-        const double miss = weight - (double)decant_guided_level(levels, g.codes[at]);
-        const uint16_t value = finite_f16(miss);
-        g.packed.sparse_values[i] = value;
-        g.missing[at] = (float)(miss - (double)__half2float(__ushort_as_half(value)));
-    }
-}
-
 /* A block a row. */
 static __global__ void __launch_bounds__(THREADS) store_kernel(decant_cuda_guided g)
 {
     __shared__ double parts[WARPS];
     const int64_t row = blockIdx.x, n = g.columns;
-    pack_codes(g, row);
-    if (g.packed.sparse.count > 0)
-        store_sparse(g, row);
-    __syncthreads(); /* δ of the sparse part is there */
     double squared = 0, norm = 0;
+    pack_codes(g, row);
     for (int64_t at = row * n + threadIdx.x; at < (row + 1) * n; at += THREADS) {
         const double weight = weight_at(g.weight.data, g.weight.element, at), delta = g.missing[at];
         squared += delta * delta;
         norm += weight * weight;
+    }
+    if (g.packed.sparse.count > 0) {
+        store_sparse(g, row);
+        for (uint32_t i = g.packed.sparse.row_offsets[row] + threadIdx.x; /* those that it has stored itself */
+             i < g.packed.sparse.row_offsets[row + 1]; i += THREADS) {
+            const double rest = remainder_of(g, row, i);
+            squared += rest * rest;
+        }
     }
     squared = decant_block_sum(squared, parts);
     norm = decant_block_sum(norm, parts);
@@ -189,6 +281,12 @@ static __global__ void __launch_bounds__(THREADS) store_kernel(decant_cuda_guide
 
 decant_status decant_cuda_guided_store(decant_backend *backend, const decant_cuda_guided *g, decant_error *err)
 {
-    store_kernel<<<(unsigned)g->rows, THREADS, 0, decant_cuda_of(backend)->stream>>>(*g);
-    return decant_cuda_launched(backend, "guide, storing", err);
+    const cudaStream_t stream = decant_cuda_of(backend)->stream;
+    store_kernel<<<(unsigned)g->rows, THREADS, 0, stream>>>(*g);
+    DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, storing", err));
+    DECANT_RETURN_ON_FAILURE(add_objective<true>(backend, g, err));
+    if (g->packed.sparse.count == 0)
+        return DECANT_OK;
+    remainder_kernel<<<(unsigned)g->rows, THREADS, 0, stream>>>(*g);
+    return decant_cuda_launched(backend, "guide, sparse remainders", err);
 }

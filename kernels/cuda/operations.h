@@ -69,6 +69,7 @@ decant_status decant_cuda_compare(decant_backend *backend, decant_matrix origina
 typedef struct decant_cuda_product {
     int64_t m, n, k;
     decant_element element; /* of a and b */
+    bool tf32;              /* F32 factors may be rounded to TF32 */
     const void *a;          /* [m, k], or [k, m] when a_transposed */
     int64_t a_stride;       /* elements from a row to the next as stored, likewise below */
     bool a_transposed;

@@ -21,17 +21,18 @@ decant_status decant_cuda_multiply(decant_backend *backend, const decant_cuda_pr
     cublasOperation_t a_operation = product->a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasOperation_t b_operation = product->b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     cudaDataType type = type_of(product->element), c_type = type_of(product->c_element);
+    const cublasComputeType_t compute = product->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
     int m = (int)product->m, n = (int)product->n, k = (int)product->k;
     cublasStatus_t code;
     if (product->batch <= 1)
         code = cublasGemmEx(blas, b_operation, a_operation, n, m, k, &scale, product->b, type,
                             (int)product->b_stride, product->a, type, (int)product->a_stride, &beta, product->c,
-                            c_type, (int)product->c_stride, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+                            c_type, (int)product->c_stride, compute, CUBLAS_GEMM_DEFAULT);
     else
         code = cublasGemmStridedBatchedEx(blas, b_operation, a_operation, n, m, k, &scale, product->b, type,
                                           (int)product->b_stride, product->b_batch, product->a, type,
                                           (int)product->a_stride, product->a_batch, &beta, product->c, c_type,
                                           (int)product->c_stride, product->c_batch, (int)product->batch,
-                                          CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+                                          compute, CUBLAS_GEMM_DEFAULT);
     return decant_cublas_check(code, what, err);
 }

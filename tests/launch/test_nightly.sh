@@ -205,9 +205,9 @@ if [[ ! ${DECANT_TEST_SLURM-} ]]; then
   change model.layers.0.mlp.up_proj.weight 'w * np.float32(1.05)'
   night 0 0 1 'as before: 20 of 21 matrices' --accept
 
-  flock night/lock sleep 3 &
-  sleep 0.3
+  exec 9>night/lock
+  flock 9
   night 75 0 0 'another night is at work'
-  wait
+  exec 9>&-
 fi
 echo "nightly: passed"
