@@ -84,7 +84,7 @@ static void refusals_name_the_key(void **state)
         {"\"do_layer_norm_before\":false", "\"_remove_final_layer_norm\":true", "\"_remove_final_layer_norm\""},
         {"\"do_layer_norm_before\":false", "\"quantization_config\":{\"bits\":4}", "\"quantization_config\""},
         {"\"max_position_embeddings\":2048,\"num_attention_heads\":16,\"num_hidden_layers\":24",
-         "\"max_position_embeddings\":2147483647,\"num_attention_heads\":16,\"num_hidden_layers\":2147483647",
+         "\"max_position_embeddings\":2147483647,\"num_attention_heads\":16,\"num_hidden_layers\":65536",
          "too large to count"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
