@@ -7,24 +7,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- code widths ---- */
-
-/* Puts a width in its place; false when there is no room. */
-static bool insert_width(decant_bit_widths *widths, double width)
+/* Puts a value in its place among `count` ascending ones; false when there is no room for it. */
+static bool insert_value(double *values, int *count, int maximum, double value)
 {
-    int place = widths->count;
-    while (place > 0 && widths->width[place - 1] >= width)
+    int place = *count;
+    while (place > 0 && values[place - 1] >= value)
         place--;
-    if (place < widths->count && widths->width[place] == width)
+    if (place < *count && values[place] == value)
         return true;
-    if (widths->count == DECANT_WIDTHS_MAXIMUM)
+    if (*count == maximum)
         return false;
-    memmove(&widths->width[place + 1], &widths->width[place],
-            (size_t)(widths->count - place) * sizeof *widths->width);
-    widths->width[place] = width;
-    widths->count++;
+    memmove(&values[place + 1], &values[place], (size_t)(*count - place) * sizeof *values);
+    values[place] = value;
+    ++*count;
     return true;
 }
+
+/* ---- code widths ---- */
 
 /* A plain number: no sign, exponent, "nan" or "0x". */
 static bool read_width(const char **at, double minimum, double maximum, double *width)
@@ -53,7 +52,7 @@ bool decant_parse_bit_widths(const char *text, double minimum, double maximum, d
                 return false;
         }
         for (double width = first; width <= last; width++)
-            if (!insert_width(widths, width))
+            if (!insert_value(widths->width, &widths->count, DECANT_WIDTHS_MAXIMUM, width))
                 return false;
         if (*at == '\0')
             return true;
@@ -111,21 +110,6 @@ void decant_describe_numbers(const decant_number_list *list, char *text, size_t 
 
 /* ---- fractions ---- */
 
-static bool insert_fraction(decant_fraction_list *list, double value)
-{
-    int place = list->count;
-    while (place > 0 && list->value[place - 1] >= value)
-        place--;
-    if (place < list->count && list->value[place] == value)
-        return true;
-    if (list->count == DECANT_SETTINGS_MAXIMUM)
-        return false;
-    memmove(&list->value[place + 1], &list->value[place], (size_t)(list->count - place) * sizeof *list->value);
-    list->value[place] = value;
-    list->count++;
-    return true;
-}
-
 bool decant_parse_fractions(const char *text, double minimum, double maximum, decant_fraction_list *list)
 {
     *list = (decant_fraction_list){0};
@@ -138,7 +122,7 @@ bool decant_parse_fractions(const char *text, double minimum, double maximum, de
             return false;
         end += *end == '%';
         if ((*end != ',' && *end != '\0') || value < minimum || value > maximum ||
-            !insert_fraction(list, value))
+            !insert_value(list->value, &list->count, DECANT_SETTINGS_MAXIMUM, value))
             return false;
         at = end;
         if (*at == '\0')
