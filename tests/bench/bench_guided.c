@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "kernels/backend.h"
+#include "kernels/counter_random.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -49,10 +50,7 @@ typedef struct bench {
 
 static uint64_t next_random(uint64_t *state)
 {
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
+    return decant_random_mix(*state += 0x9e3779b97f4a7c15u);
 }
 
 /* The sum of four uniform numbers, scaled to variance 1: near enough to normal, and quick. */
