@@ -47,12 +47,6 @@ __global__ void __launch_bounds__(THREADS)
     decant_store(dup + i, ups);
 }
 
-static unsigned blocks_for(int64_t count, int at_once)
-{
-    int64_t per_block = (int64_t)THREADS * at_once;
-    return (unsigned)((count + per_block - 1) / per_block);
-}
-
 decant_status decant_cuda_silu_multiply(decant_backend *backend, decant_matrix gate, decant_matrix up,
                                         decant_matrix y, decant_error *err)
 {
@@ -66,9 +60,11 @@ decant_status decant_cuda_silu_multiply(decant_backend *backend, decant_matrix g
         const T *gates = (const T *)gate.data, *ups = (const T *)up.data;
         T *target = (T *)y.data;
         if (decant_has_vectors<T>(count, gates, ups, target))
-            silu_multiply_kernel<T, N><<<blocks_for(count, N), THREADS, 0, stream>>>(gates, ups, target, count);
+            silu_multiply_kernel<T, N>
+                <<<decant_blocks_for(count, THREADS, N), THREADS, 0, stream>>>(gates, ups, target, count);
         else
-            silu_multiply_kernel<T, 1><<<blocks_for(count, 1), THREADS, 0, stream>>>(gates, ups, target, count);
+            silu_multiply_kernel<T, 1>
+                <<<decant_blocks_for(count, THREADS, 1), THREADS, 0, stream>>>(gates, ups, target, count);
         return decant_cuda_launched(backend, "silu_multiply", err);
     });
 }
@@ -87,11 +83,11 @@ decant_status decant_cuda_silu_multiply_backward(decant_backend *backend, decant
         const T *gates = (const T *)gate.data, *ups = (const T *)up.data, *gradients = (const T *)dy.data;
         T *dgates = (T *)dgate.data, *dups = (T *)dup.data;
         if (decant_has_vectors<T>(count, gates, ups, gradients, dgates, dups))
-            silu_multiply_backward_kernel<T, N>
-                <<<blocks_for(count, N), THREADS, 0, stream>>>(gates, ups, gradients, dgates, dups, count);
+            silu_multiply_backward_kernel<T, N><<<decant_blocks_for(count, THREADS, N), THREADS, 0, stream>>>(
+                gates, ups, gradients, dgates, dups, count);
         else
-            silu_multiply_backward_kernel<T, 1>
-                <<<blocks_for(count, 1), THREADS, 0, stream>>>(gates, ups, gradients, dgates, dups, count);
+            silu_multiply_backward_kernel<T, 1><<<decant_blocks_for(count, THREADS, 1), THREADS, 0, stream>>>(
+                gates, ups, gradients, dgates, dups, count);
         return decant_cuda_launched(backend, "silu_multiply_backward", err);
     });
 }

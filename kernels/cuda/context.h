@@ -116,6 +116,11 @@ decant_status decant_cuda_convert(decant_backend *backend, cudaStream_t stream, 
                                   const void *source, decant_element target_element, void *target,
                                   int64_t count, decant_error *err);
 
+/* The vectors of a norm as floats, issued on shared.stream. Those placed for compute are F32 already and stay
+ * where they are; others go through one scratch. vectors  [count], equally long floats   [count]; filled */
+decant_status decant_cuda_as_floats(decant_backend *backend, const decant_matrix *vectors, int count,
+                                    const float **floats, decant_error *err);
+
 /* Makes room for one array of several that share a scratch: returns its offset and moves *total_bytes past it.
  * Offsets are multiples of 256 bytes, as good as those of allocations of their own. */
 static inline size_t decant_scratch_reserve(size_t *total_bytes, size_t size_bytes)

@@ -22,8 +22,7 @@ static void convert(cudaStream_t stream, const void *source, void *target, int64
 {
     const int N = 8;
     bool aligned = ((uintptr_t)source | (uintptr_t)target) % 16 == 0;
-    int64_t per_block = (int64_t)THREADS * (aligned ? N : 1);
-    unsigned blocks = (unsigned)((count + per_block - 1) / per_block);
+    unsigned blocks = decant_blocks_for(count, THREADS, aligned ? N : 1);
     if (aligned)
         convert_kernel<Source, Target, N>
             <<<blocks, THREADS, 0, stream>>>((const Source *)source, (Target *)target, count);
@@ -67,4 +66,25 @@ decant_status decant_cuda_convert(decant_backend *backend, cudaStream_t stream, 
         break;
     }
     return decant_cuda_launched(backend, "convert", err);
+}
+
+decant_status decant_cuda_as_floats(decant_backend *backend, const decant_matrix *vectors, int count,
+                                    const float **floats, decant_error *err)
+{
+    int64_t columns = vectors[0].columns, stride = (columns + 3) / 4 * 4; /* rows stay aligned to 16 bytes */
+    void *scratch = nullptr;
+    for (int i = 0; i < count; i++) {
+        floats[i] = (const float *)vectors[i].data;
+        if (vectors[i].element == DECANT_F32)
+            continue;
+        if (!scratch)
+            DECANT_RETURN_ON_FAILURE(
+                decant_cuda_scratch(backend, (size_t)(count * stride) * sizeof(float), &scratch, err));
+        float *target = (float *)scratch + i * stride;
+        floats[i] = target;
+        DECANT_RETURN_ON_FAILURE(decant_cuda_convert(backend, decant_cuda_of(backend)->stream,
+                                                     vectors[i].element, vectors[i].data, DECANT_F32, target,
+                                                     columns, err));
+    }
+    return DECANT_OK;
 }

@@ -48,6 +48,13 @@ template <> __device__ __forceinline__ __half decant_from_float<__half>(float va
 /* How many elements sixteen bytes hold. */
 template <typename T> constexpr int DECANT_VECTOR = 16 / (int)sizeof(T);
 
+/* Blocks of so many threads, each of which takes so many of `count` elements. */
+static inline unsigned decant_blocks_for(int64_t count, int threads, int at_once)
+{
+    int64_t per_block = (int64_t)threads * at_once;
+    return (unsigned)((count + per_block - 1) / per_block);
+}
+
 /* N consecutive elements as floats. N > 1: the address is a multiple of 16 bytes, and so is N elements' size.
  */
 template <typename T, int N>

@@ -93,28 +93,6 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* Scale and bias as floats, in one scratch; placed for compute they are F32 already. */
-static decant_status as_floats(decant_backend *backend, const decant_matrix *vectors, int count,
-                               const float **floats, decant_error *err)
-{
-    int64_t columns = vectors[0].columns, stride = (columns + 3) / 4 * 4; /* rows stay aligned to 16 bytes */
-    void *scratch = nullptr;
-    for (int i = 0; i < count; i++) {
-        floats[i] = (const float *)vectors[i].data;
-        if (vectors[i].element == DECANT_F32)
-            continue;
-        if (!scratch)
-            DECANT_RETURN_ON_FAILURE(
-                decant_cuda_scratch(backend, (size_t)(count * stride) * sizeof(float), &scratch, err));
-        float *target = (float *)scratch + i * stride;
-        floats[i] = target;
-        DECANT_RETURN_ON_FAILURE(decant_cuda_convert(backend, decant_cuda_of(backend)->stream,
-                                                     vectors[i].element, vectors[i].data, DECANT_F32, target,
-                                                     columns, err));
-    }
-    return DECANT_OK;
-}
-
 decant_status decant_cuda_layer_norm(decant_backend *backend, decant_matrix x, decant_matrix weight,
                                      decant_matrix bias, float epsilon, decant_matrix y, decant_error *err)
 {
@@ -122,7 +100,7 @@ decant_status decant_cuda_layer_norm(decant_backend *backend, decant_matrix x, d
     const float *floats[2];
     if (x.rows == 0)
         return DECANT_OK;
-    DECANT_RETURN_ON_FAILURE(as_floats(backend, vectors, 2, floats, err));
+    DECANT_RETURN_ON_FAILURE(decant_cuda_as_floats(backend, vectors, 2, floats, err));
     return decant_by_activation(backend, [&](auto activation) {
         using T = decltype(activation);
         const int N = DECANT_VECTOR<T>;
@@ -148,7 +126,7 @@ decant_status decant_cuda_layer_norm_backward(decant_backend *backend, decant_ma
     const float *scales;
     if (x.rows == 0)
         return DECANT_OK;
-    DECANT_RETURN_ON_FAILURE(as_floats(backend, &weight, 1, &scales, err));
+    DECANT_RETURN_ON_FAILURE(decant_cuda_as_floats(backend, &weight, 1, &scales, err));
     return decant_by_activation(backend, [&](auto activation) {
         using T = decltype(activation);
         const int N = DECANT_VECTOR<T>;

@@ -69,28 +69,13 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* The norm's weight as floats; placed for compute it is F32 already, other types go through scratch. */
-static decant_status as_floats(decant_backend *backend, decant_matrix weight, const float **floats,
-                               decant_error *err)
-{
-    *floats = (const float *)weight.data;
-    if (weight.element == DECANT_F32)
-        return DECANT_OK;
-    void *scratch;
-    DECANT_RETURN_ON_FAILURE(
-        decant_cuda_scratch(backend, (size_t)weight.columns * sizeof(float), &scratch, err));
-    *floats = (const float *)scratch;
-    return decant_cuda_convert(backend, decant_cuda_of(backend)->stream, weight.element, weight.data,
-                               DECANT_F32, scratch, weight.columns, err);
-}
-
 decant_status decant_cuda_rms_norm(decant_backend *backend, decant_matrix x, decant_matrix weight,
                                    float epsilon, decant_matrix y, float *inverse_rms, decant_error *err)
 {
     const float *scales;
     if (x.rows == 0)
         return DECANT_OK;
-    DECANT_RETURN_ON_FAILURE(as_floats(backend, weight, &scales, err));
+    DECANT_RETURN_ON_FAILURE(decant_cuda_as_floats(backend, &weight, 1, &scales, err));
     return decant_by_activation(backend, [&](auto activation) {
         using T = decltype(activation);
         const int N = DECANT_VECTOR<T>;
@@ -116,7 +101,7 @@ decant_status decant_cuda_rms_norm_backward(decant_backend *backend, decant_matr
     const float *scales;
     if (x.rows == 0)
         return DECANT_OK;
-    DECANT_RETURN_ON_FAILURE(as_floats(backend, weight, &scales, err));
+    DECANT_RETURN_ON_FAILURE(decant_cuda_as_floats(backend, &weight, 1, &scales, err));
     return decant_by_activation(backend, [&](auto activation) {
         using T = decltype(activation);
         const int N = DECANT_VECTOR<T>;

@@ -33,12 +33,6 @@ __global__ void __launch_bounds__(THREADS) relu_backward_kernel(const T *y, cons
     decant_store(dx + i, gradients);
 }
 
-static unsigned blocks_for(int64_t count, int at_once)
-{
-    int64_t per_block = (int64_t)THREADS * at_once;
-    return (unsigned)((count + per_block - 1) / per_block);
-}
-
 decant_status decant_cuda_relu(decant_backend *backend, decant_matrix x, decant_error *err)
 {
     int64_t count = x.rows * x.columns;
@@ -50,9 +44,9 @@ decant_status decant_cuda_relu(decant_backend *backend, decant_matrix x, decant_
         cudaStream_t stream = decant_cuda_of(backend)->stream;
         T *values = (T *)x.data;
         if (decant_has_vectors<T>(count, values))
-            relu_kernel<T, N><<<blocks_for(count, N), THREADS, 0, stream>>>(values, count);
+            relu_kernel<T, N><<<decant_blocks_for(count, THREADS, N), THREADS, 0, stream>>>(values, count);
         else
-            relu_kernel<T, 1><<<blocks_for(count, 1), THREADS, 0, stream>>>(values, count);
+            relu_kernel<T, 1><<<decant_blocks_for(count, THREADS, 1), THREADS, 0, stream>>>(values, count);
         return decant_cuda_launched(backend, "relu", err);
     });
 }
@@ -70,11 +64,11 @@ decant_status decant_cuda_relu_backward(decant_backend *backend, decant_matrix y
         const T *results = (const T *)y.data, *gradients = (const T *)dy.data;
         T *target = (T *)dx.data;
         if (decant_has_vectors<T>(count, results, gradients, target))
-            relu_backward_kernel<T, N>
-                <<<blocks_for(count, N), THREADS, 0, stream>>>(results, gradients, target, count);
+            relu_backward_kernel<T, N><<<decant_blocks_for(count, THREADS, N), THREADS, 0, stream>>>(
+                results, gradients, target, count);
         else
-            relu_backward_kernel<T, 1>
-                <<<blocks_for(count, 1), THREADS, 0, stream>>>(results, gradients, target, count);
+            relu_backward_kernel<T, 1><<<decant_blocks_for(count, THREADS, 1), THREADS, 0, stream>>>(
+                results, gradients, target, count);
         return decant_cuda_launched(backend, "relu_backward", err);
     });
 }
