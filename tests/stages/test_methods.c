@@ -165,10 +165,10 @@ static int64_t bytes_of(const decant_encoded_layer *encoded)
     return grid->rows * grid->form.code_bits * words * 4 + scales * (grid->offsets ? 4 : 2);
 }
 
-/* Of all methods that the backend has. */
-static decant_recipe recipe_of_all(const decant_backend *backend)
+/* Of all methods. */
+static decant_recipe recipe_of_all(void)
 {
-    decant_recipe recipe = {.uses = {true, true, true, true, backend->quantize->guide != NULL},
+    decant_recipe recipe = {.uses = {true, true, true, true, true},
                             .widths = 4,
                             .width = {2, 2.5, 3, 4},
                             .dimensions = 3,
@@ -213,11 +213,11 @@ static void errors_are_those_of_the_packed_form_when_candidates_are_mixed(void *
 {
     decant_backend *backend = *state;
     test_matrix matrix = make_matrix(backend, 1);
-    decant_recipe recipe = recipe_of_all(backend);
+    decant_recipe recipe = recipe_of_all();
     decant_quantized_layer layer;
     REQUIRE(decant_quantize_layer(backend, &recipe, "a.weight", matrix.weight.matrix, matrix.fisher.matrix.data,
                                   &layer, err));
-    assert_int_equal(layer.candidates, 3 + 2 * (3 + 4 + 3) + 2 * 3 + 1 + (backend->quantize->guide ? 3 : 0));
+    assert_int_equal(layer.candidates, 3 + 2 * (3 + 4 + 3) + 2 * 3 + 1 + 3);
     check_candidates(backend, &matrix, &layer);
     decant_quantized_layer_free(backend, &layer);
     drop_matrix(backend, &matrix);
@@ -227,10 +227,8 @@ static void errors_are_those_of_the_packed_form_when_candidates_are_mixed(void *
 static void errors_are_those_of_the_packed_form_when_sparse_parts_differ(void **state)
 {
     decant_backend *backend = *state;
-    decant_recipe recipe = recipe_of_all(backend);
+    decant_recipe recipe = recipe_of_all();
     decant_quantized_layer layer;
-    if (!backend->quantize->guide)
-        skip();
     test_matrix matrix = make_matrix(backend, 4);
     memset(recipe.uses, 0, sizeof recipe.uses);
     recipe.uses[DECANT_METHOD_KMEANS] = recipe.uses[DECANT_METHOD_GUIDED] = true;
@@ -253,9 +251,7 @@ static void errors_are_those_of_the_packed_form_when_sparse_parts_differ(void **
 static void weights_kept_apart_are_those_with_the_largest_errors(void **state)
 {
     decant_backend *backend = *state;
-    decant_recipe recipe = recipe_of_all(backend);
-    if (!backend->quantize->guide)
-        skip();
+    decant_recipe recipe = recipe_of_all();
     test_matrix matrix = make_matrix(backend, 5);
     memset(recipe.uses, 0, sizeof recipe.uses);
     recipe.uses[DECANT_METHOD_GUIDED] = true;
@@ -285,7 +281,7 @@ static void costs_are_those_of_each_error(void **state)
 {
     decant_backend *backend = *state;
     test_matrix matrix = make_matrix(backend, 6);
-    decant_recipe recipe = recipe_of_all(backend);
+    decant_recipe recipe = recipe_of_all();
     decant_quantized_layer layer;
     const size_t size_bytes = (size_t)ROWS * COLUMNS * sizeof(float);
     float *cost = NULL;
@@ -323,7 +319,7 @@ static void predictions_are_relative_errors_times_weights_when_there_is_no_data(
 {
     decant_backend *backend = *state;
     test_matrix matrix = make_matrix(backend, 2);
-    decant_recipe recipe = recipe_of_all(backend);
+    decant_recipe recipe = recipe_of_all();
     recipe.uses[DECANT_METHOD_KMEANS] = recipe.uses[DECANT_METHOD_GUIDED] = false;
     recipe.curvature = 0;
     decant_quantized_layer layer;
@@ -374,7 +370,7 @@ static void the_tensor_is_named_when_a_weight_is_not_finite(void **state)
     host.data = weight->host;
     REQUIRE(backend->weights->place(backend, host, DECANT_PLACE_EXACT, "a.weight", &weight->matrix, err));
     for (int method = 0; method < DECANT_METHODS; method++) {
-        decant_recipe recipe = recipe_of_all(backend);
+        decant_recipe recipe = recipe_of_all();
         if (!recipe.uses[method])
             continue;
         for (int i = 0; i < DECANT_METHODS; i++)
