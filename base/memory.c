@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK_ALIGNMENT = 64 };
+enum { BLOCK_ALIGNMENT = 64, COPY_THREADS = 8, COPY_PIECE_BYTES = 1 << 20 };
 
 typedef struct block_header {
     size_t size_bytes;
@@ -27,7 +27,8 @@ static block_header *header_of(void *memory)
     return (block_header *)((char *)memory - BLOCK_ALIGNMENT);
 }
 
-decant_status decant_memory_allocate(size_t size_bytes, const char *what, void **memory, decant_error *err)
+decant_status decant_memory_allocate_unset(size_t size_bytes, const char *what, void **memory,
+                                           decant_error *err)
 {
     *memory = NULL;
     size_t rounded = (size_bytes + BLOCK_ALIGNMENT - 1) / BLOCK_ALIGNMENT * BLOCK_ALIGNMENT;
@@ -37,11 +38,30 @@ decant_status decant_memory_allocate(size_t size_bytes, const char *what, void *
     if (!block)
         return DECANT_ERROR(err, DECANT_ERROR_MEMORY, "no memory for %s (%.3f GB); use more ranks", what,
                             (double)size_bytes / 1e9);
-    memset(block, 0, rounded + BLOCK_ALIGNMENT);
     ((block_header *)block)->size_bytes = size_bytes;
     count(1, (int64_t)size_bytes);
     *memory = block + BLOCK_ALIGNMENT;
     return DECANT_OK;
+}
+
+decant_status decant_memory_allocate(size_t size_bytes, const char *what, void **memory, decant_error *err)
+{
+    decant_status status = decant_memory_allocate_unset(size_bytes, what, memory, err);
+    if (status == DECANT_OK)
+        memset(*memory, 0, size_bytes);
+    return status;
+}
+
+void decant_memory_copy(void *target, const void *source, size_t size_bytes)
+{
+    size_t piece = (size_bytes + COPY_THREADS - 1) / COPY_THREADS;
+    piece = piece < COPY_PIECE_BYTES ? COPY_PIECE_BYTES : piece;
+    int64_t pieces = (int64_t)((size_bytes + piece - 1) / piece);
+#pragma omp parallel for schedule(static, 1) if (pieces > 1)
+    for (int64_t i = 0; i < pieces; i++) {
+        size_t offset = (size_t)i * piece, left = size_bytes - offset;
+        memcpy((char *)target + offset, (const char *)source + offset, left < piece ? left : piece);
+    }
 }
 
 decant_status decant_memory_resize(size_t size_bytes, const char *what, void **memory, decant_error *err)

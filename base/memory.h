@@ -14,6 +14,14 @@
  * Returns DECANT_ERROR_MEMORY when there is not enough. */
 decant_status decant_memory_allocate(size_t size_bytes, const char *what, void **memory, decant_error *err);
 
+/* The same of any content, for memory that is filled at once: nobody has to touch its pages before. */
+decant_status decant_memory_allocate_unset(size_t size_bytes, const char *what, void **memory,
+                                           decant_error *err);
+
+/* Copies by up to 8 threads: one core copies a third of what a bus to a device takes, and new pages slower
+ * still. The two may not overlap. */
+void decant_memory_copy(void *target, const void *source, size_t size_bytes);
+
 /* Changes the size of a block to size_bytes, keeping the contents (new bytes are zero). *memory may be NULL.
  * On failure the old block stays valid. */
 decant_status decant_memory_resize(size_t size_bytes, const char *what, void **memory, decant_error *err);

@@ -181,6 +181,12 @@ static int64_t boundary_bytes(const rank_view *view, int64_t rows)
     return decant_activation_bytes(view->shape) * rows * view->hidden;
 }
 
+static int64_t device_boundaries(const rank_view *view)
+{
+    return view->share->boundaries_on_device *
+           boundary_bytes(view, view->shape->micro_batch * view->shape->window);
+}
+
 /* ---- calibrate ---- */
 
 /* stages/loss_gradient.c: the final norm and its gradient, logits, inverse root mean squares, of one sequence
@@ -239,7 +245,7 @@ static decant_calibration_bytes streamed_bytes(const rank_view *view, int64_t qu
     return (decant_calibration_bytes){
         .weights = placed + part_bytes(view, rows) + quantizing,
         .fisher = largest_block_sums(view),
-        .boundaries = 5 * boundary_bytes(view, rows),
+        .boundaries = 5 * boundary_bytes(view, rows) + device_boundaries(view),
         .kept = kept_bytes(view, rows),
         .head = head_bytes(view, shape->window) + larger(0, end - backward),
     };
@@ -256,16 +262,18 @@ static int64_t channel_bytes(const rank_view *view, int64_t message_bytes)
     return CHANNEL_BUFFERS * message_bytes * (view->share->has_previous + view->share->has_next);
 }
 
-/* Streamed: what enters each layer and what leaves the last, for all sequences; the gradient takes the place of
- * what left. */
+/* Streamed: what enters each layer and what leaves the last, for all sequences, as far as it does not stay on
+ * the device; the gradient takes the place of what left. */
 static int64_t waiting_boundaries(const rank_view *view)
 {
     if (!view->share->streamed)
         return 0;
-    return (view->share->layers.count + 1) * boundary_bytes(view, view->share->sequences * view->shape->window);
+    int64_t all =
+        (view->share->layers.count + 1) * boundary_bytes(view, view->share->sequences * view->shape->window);
+    return larger(0, all - device_boundaries(view));
 }
 
-/* Where a streamed rank lets them wait: a few micro-batches stay at hand when it is the disk. */
+/* Where a streamed rank lets these wait: a few micro-batches stay at hand when it is the disk. */
 static int64_t boundaries_in_memory(const rank_view *view)
 {
     int64_t at_hand = 4 * boundary_bytes(view, view->shape->micro_batch * view->shape->window);
@@ -498,4 +506,15 @@ void decant_rank_memory_plan(const decant_job_shape *shape, const decant_linear_
     for (int stage = 0; stage < DECANT_STAGES; stage++)
         add_program(shape, &memory->at[stage]);
     find_peaks(memory);
+}
+
+int64_t decant_rank_boundaries_in(const decant_job_shape *shape, const decant_rank_share *share,
+                                  int64_t free_bytes)
+{
+    int64_t record =
+        decant_activation_bytes(shape) * shape->micro_batch * shape->window * shape->config->hidden_size;
+    int64_t batches = decant_schedule_micro_batches(share->sequences, shape->micro_batch);
+    int64_t all = (share->layers.count + 1) * batches,
+            fitting = free_bytes > 0 && record > 0 ? free_bytes / record : 0;
+    return fitting < all ? fitting : all;
 }

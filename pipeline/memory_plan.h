@@ -29,11 +29,12 @@ typedef struct decant_rank_share {
     bool has_embedding, has_head;
     bool has_previous, has_next; /* neighbours that activations come from and go to */
     int replica, replicas;
-    int64_t sequences;       /* of its replica */
-    int64_t slots;           /* micro-batches between forward and backward pass */
-    bool retain;             /* keeps what blocks keep, in place of computing it again */
-    bool streamed;           /* one layer at a time, all sequences through it */
-    bool boundaries_on_disk; /* streamed: boundary activations on scratch, not in host memory */
+    int64_t sequences;            /* of its replica */
+    int64_t slots;                /* micro-batches between forward and backward pass */
+    bool retain;                  /* keeps what blocks keep, in place of computing it again */
+    bool streamed;                /* one layer at a time, all sequences through it */
+    int64_t boundaries_on_device; /* streamed: micro-batches' boundaries that stay there … */
+    bool boundaries_on_disk;      /* … and whether the others are on scratch, not in host memory */
 } decant_rank_share;
 
 typedef struct decant_memory_bytes {
@@ -65,5 +66,9 @@ typedef struct decant_rank_memory {
  * of its stage quantizes and writes a matrix. */
 void decant_rank_memory_plan(const decant_job_shape *shape, const decant_linear_sizes *sizes, const int *owners,
                              const decant_rank_share *share, decant_rank_memory *memory);
+
+/* How many micro-batches' boundaries of a streamed rank free_bytes of its device take, at most all of them. */
+int64_t decant_rank_boundaries_in(const decant_job_shape *shape, const decant_rank_share *share,
+                                  int64_t free_bytes);
 
 #endif

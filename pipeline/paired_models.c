@@ -124,7 +124,7 @@ static decant_status prepare(paired_run *run, decant_error *err)
     DECANT_TRY(decant_validation_create(job->model ? &models->parts[ORIGINAL] : NULL, &models->parts[QUANTIZED],
                                         run->passages->head_rows, interlude, &run->validation, err));
     if (models->streamed)
-        DECANT_TRY(decant_boundaries_create(job->backend, MODELS * run->count, largest_bytes(run), scratch,
+        DECANT_TRY(decant_boundaries_create(job->backend, MODELS * run->count, largest_bytes(run), 0, scratch,
                                             &run->boundaries, err));
 done:
     return status;

@@ -5,6 +5,7 @@
 #include "pipeline/placement.h"
 
 const double DECANT_PLAN_USABLE_SHARE = 0.95;
+static const double FILLED_SHARE = 0.90; /* with what need not be there */
 
 /* ---- the shape of things ---- */
 
@@ -108,6 +109,23 @@ done:
     return status;
 }
 
+/* The memory of one rank. What a streamed rank has to keep between layers stays on its device as far as that
+ * has room: copies to the host take longer than a layer's forward pass. A little is left free there, for memory
+ * that the driver cannot use because it lies between blocks. */
+static void plan_rank(const decant_plan_request *request, const decant_job_shape *shape,
+                      const decant_linear_sizes *sizes, const int *owners, decant_rank_plan *rank)
+{
+    decant_rank_share *share = &rank->share;
+    decant_rank_memory_plan(shape, sizes, owners, share, &rank->memory);
+    if (!share->streamed || !shape->cuda || share->layers.count == 0)
+        return;
+    share->boundaries_on_device =
+        decant_rank_boundaries_in(shape, share,
+                                  (int64_t)(FILLED_SHARE * (double)request->device_bytes) -
+                                      rank->memory.at[DECANT_STAGE_CALIBRATE].device);
+    decant_rank_memory_plan(shape, sizes, owners, share, &rank->memory);
+}
+
 /* Lays out all ranks; the plan is empty before. */
 static decant_status lay_out(const decant_plan_request *request, const decant_job_shape *shape,
                              const decant_linear_sizes *sizes, const plan_choice *choice, decant_plan *plan,
@@ -133,7 +151,7 @@ static decant_status lay_out(const decant_plan_request *request, const decant_jo
     DECANT_TRY(find_owners(plan, ranges, err));
     for (int rank = 0; rank < plan->ranks; rank++) {
         plan->rank[rank].share = share_of(plan, choice, ranges, rank);
-        decant_rank_memory_plan(shape, sizes, plan->owners, &plan->rank[rank].share, &plan->rank[rank].memory);
+        plan_rank(request, shape, sizes, plan->owners, &plan->rank[rank]);
     }
     judge(request, plan);
 done:

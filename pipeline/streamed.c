@@ -16,8 +16,9 @@ static decant_status create_calibration(decant_calibration_run *run, const char 
                                        run->fisher, err));
     DECANT_TRY(decant_model_part_outline(job->backend, &job->config, layers.first, layers.count,
                                          run->tokens->length, run->micro_batch, &streamed->part, err));
-    DECANT_TRY(decant_streamed_calibration_create(&streamed->part, &source, run->fisher, run->batches, scratch,
-                                                  &streamed->calibration, err));
+    DECANT_TRY(decant_streamed_calibration_create(&streamed->part, &source, run->fisher, run->batches,
+                                                  job->plan.rank[job->ranks->rank].share.boundaries_on_device,
+                                                  scratch, &streamed->calibration, err));
 done:
     return status;
 }

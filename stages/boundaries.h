@@ -1,6 +1,6 @@
-/* The activations between blocks, for all micro-batches, out of the device's way: in host memory or in a
- * scratch file. A boundary holds what enters a block; later the gradient of that takes its place. Records are
- * saved while the device goes on computing. */
+/* The activations between blocks, for all micro-batches, out of the way: some on the device where it has room
+ * for them, the others in host memory or in a scratch file. A boundary holds what enters a block; later the
+ * gradient of that takes its place. Records are saved while the device goes on computing. */
 #ifndef DECANT_STAGES_BOUNDARIES_H
 #define DECANT_STAGES_BOUNDARIES_H
 
@@ -8,10 +8,12 @@
 
 typedef struct decant_boundaries decant_boundaries;
 
-/* Room for `records` records of at most record_bytes.
- *   scratch   folder for a file, borrowed; NULL: host memory, taken record by record as they are saved */
+/* Room for `records` records of at most record_bytes; memory is taken record by record as they are saved.
+ *   on_device  so many, the first, stay on the device
+ *   scratch    folder for a file for the others, borrowed; NULL: host memory */
 decant_status decant_boundaries_create(decant_backend *backend, int64_t records, size_t record_bytes,
-                                       const char *scratch, decant_boundaries **boundaries, decant_error *err);
+                                       int64_t on_device, const char *scratch, decant_boundaries **boundaries,
+                                       decant_error *err);
 void decant_boundaries_destroy(decant_boundaries **boundaries); /* takes NULL, sets NULL */
 
 /* Begins to save a matrix, behind all work issued before; its device array stays as it is until finish_saves.

@@ -25,7 +25,8 @@ struct decant_streamed_calibration {
     decant_loss_gradient loss_gradient; /* where the part ends the model */
 };
 
-static decant_status create_space(decant_streamed_calibration *c, const char *scratch, decant_error *err)
+static decant_status create_space(decant_streamed_calibration *c, int64_t on_device, const char *scratch,
+                                  decant_error *err)
 {
     const decant_model_part *part = c->part;
     decant_backend *backend = part->backend;
@@ -44,13 +45,14 @@ static decant_status create_space(decant_streamed_calibration *c, const char *sc
     if (decant_model_part_ends(part))
         DECANT_TRY(decant_loss_gradient_create(part, &c->loss_gradient, err));
     DECANT_TRY(decant_boundaries_create(backend, (part->layer_count + 1) * c->batches,
-                                        decant_matrix_bytes(c->recomputed), scratch, &c->boundaries, err));
+                                        decant_matrix_bytes(c->recomputed), on_device, scratch, &c->boundaries,
+                                        err));
 done:
     return status;
 }
 
 decant_status decant_streamed_calibration_create(decant_model_part *part, const decant_weight_source *source,
-                                                 decant_fisher_sums *fisher, int64_t batches,
+                                                 decant_fisher_sums *fisher, int64_t batches, int64_t on_device,
                                                  const char *scratch, decant_streamed_calibration **calibration,
                                                  decant_error *err)
 {
@@ -60,7 +62,7 @@ decant_status decant_streamed_calibration_create(decant_model_part *part, const 
     (*calibration)->source = *source;
     (*calibration)->fisher = fisher;
     (*calibration)->batches = batches;
-    DECANT_TRY(create_space(*calibration, scratch, err));
+    DECANT_TRY(create_space(*calibration, on_device, scratch, err));
 done:
     if (status != DECANT_OK)
         decant_streamed_calibration_destroy(calibration);

@@ -20,9 +20,10 @@ typedef struct decant_streamed_calibration decant_streamed_calibration;
  *   source   of the weights, borrowed
  *   fisher   of the part's layers, borrowed; a list: the sums of a block are added as it goes backward
  *   batches  micro-batches that will pass
- *   scratch  folder for what lies between blocks, borrowed; NULL: host memory */
+ *   on_device  micro-batches' boundaries that stay on the device
+ *   scratch    folder for what lies between blocks besides, borrowed; NULL: host memory */
 decant_status decant_streamed_calibration_create(decant_model_part *part, const decant_weight_source *source,
-                                                 decant_fisher_sums *fisher, int64_t batches,
+                                                 decant_fisher_sums *fisher, int64_t batches, int64_t on_device,
                                                  const char *scratch, decant_streamed_calibration **calibration,
                                                  decant_error *err);
 void decant_streamed_calibration_destroy(decant_streamed_calibration **calibration); /* takes NULL, sets NULL */

@@ -10,10 +10,7 @@ extern "C" {
 
 #include <cstdlib>
 #include <cstring>
-#include <omp.h>
 #include <unistd.h>
-
-enum { COPY_THREADS = 8 };
 
 /* ---- blocks ---- */
 
@@ -137,21 +134,6 @@ static size_t chunk_of(const decant_staging_ring *ring, size_t size_bytes, size_
     return left < ring->slot_bytes ? left : ring->slot_bytes;
 }
 
-/* One core copies from the page cache at a third of what the bus to the device takes, so several share the copy
- * into the staging memory. */
-static void copy_by_threads(void *target, const void *source, size_t size_bytes)
-{
-    const size_t piece_bytes = (size_t)1 << 20;
-    int64_t pieces = (int64_t)((size_bytes + piece_bytes - 1) / piece_bytes);
-    int threads = omp_get_max_threads() < COPY_THREADS ? omp_get_max_threads() : COPY_THREADS;
-#pragma omp parallel for schedule(static) num_threads(threads) if (pieces > 1)
-    for (int64_t i = 0; i < pieces; i++) {
-        size_t offset = (size_t)i * piece_bytes;
-        size_t length = size_bytes - offset < piece_bytes ? size_bytes - offset : piece_bytes;
-        memcpy((char *)target + offset, (const char *)source + offset, length);
-    }
-}
-
 decant_status decant_cuda_send_through(decant_staging_ring *ring, cudaStream_t stream, void *device,
                                        const void *host, size_t size_bytes, decant_error *err)
 {
@@ -159,7 +141,7 @@ decant_status decant_cuda_send_through(decant_staging_ring *ring, cudaStream_t s
         size_t chunk = chunk_of(ring, size_bytes, offset);
         decant_staging_slot *slot;
         DECANT_RETURN_ON_FAILURE(next_slot(ring, &slot, err));
-        copy_by_threads(slot->host, (const char *)host + offset, chunk);
+        decant_memory_copy(slot->host, (const char *)host + offset, chunk);
         DECANT_RETURN_ON_FAILURE(decant_cuda_check(
             cudaMemcpyAsync((char *)device + offset, slot->host, chunk, cudaMemcpyHostToDevice, stream),
             "a copy to the device", err));
@@ -188,7 +170,7 @@ static decant_status finish(const arrival *chunk, decant_error *err)
         return DECANT_OK;
     DECANT_RETURN_ON_FAILURE(
         decant_cuda_check(cudaEventSynchronize(chunk->slot->free), "a copy to the host", err));
-    copy_by_threads(chunk->host, chunk->slot->host, chunk->size_bytes);
+    decant_memory_copy(chunk->host, chunk->slot->host, chunk->size_bytes);
     return DECANT_OK;
 }
 

@@ -184,6 +184,26 @@ static void streamed_bytes_are_those_summed_by_hand(void **state)
     assert_int_equal(memory.at[DECANT_STAGE_CALIBRATE].scratch, 4 * 2 * 24 * 8);
 }
 
+static void boundaries_stay_where_the_device_has_room(void **state)
+{
+    (void)state;
+    decant_model_config config = small_config();
+    decant_job_shape shape = small_shape(&config);
+    decant_rank_share share = whole_model(false, true);
+    /* a boundary of one micro-batch: 2 · 6 rows of 8 in BF16; four of two micro-batches each */
+    const int64_t record = 2 * 12 * 8;
+    assert_int_equal(decant_rank_boundaries_in(&shape, &share, -1), 0);
+    assert_int_equal(decant_rank_boundaries_in(&shape, &share, 3 * record - 1), 2);
+    assert_int_equal(decant_rank_boundaries_in(&shape, &share, 1000 * record), 8);
+    decant_rank_memory without = plan_one_rank(&shape, share);
+    share.boundaries_on_device = 3;
+    decant_rank_memory with = plan_one_rank(&shape, share);
+    const decant_memory_bytes *before = &without.at[DECANT_STAGE_CALIBRATE],
+                              *now = &with.at[DECANT_STAGE_CALIBRATE];
+    assert_int_equal(now->device - before->device, 3 * record);
+    assert_int_equal(before->host - now->host, 3 * record);
+}
+
 static void replicas_quantize_what_they_own(void **state)
 {
     (void)state;
@@ -345,6 +365,7 @@ int main(void)
         cmocka_unit_test(biases_and_norms_of_heads_are_counted),
         cmocka_unit_test(the_ends_and_blocks_of_opt_are_counted),
         cmocka_unit_test(streamed_bytes_are_those_summed_by_hand),
+        cmocka_unit_test(boundaries_stay_where_the_device_has_room),
         cmocka_unit_test(replicas_quantize_what_they_own),
         cmocka_unit_test(planned_bytes_are_those_taken_on_the_cpu),
         cmocka_unit_test(guided_takes_the_planned_working_space),
