@@ -22,207 +22,43 @@ static int64_t larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* ---- one rank's layers ---- */
-
-/* What this file's functions look at together. */
-typedef struct rank_view {
-    const decant_job_shape *shape;
-    const decant_linear_size *linears; /* [count] of this rank */
-    const int *owners;                 /* [count] */
-    int64_t count;
-    const decant_rank_share *share;
-    int64_t hidden, vocabulary;
-    int64_t working; /* the backend's working space, which never shrinks */
-} rank_view;
-
-static bool owns(const rank_view *view, int64_t index)
-{
-    return view->owners[index] == view->share->replica;
-}
-
-static decant_linear_size sum_of(const rank_view *view)
-{
-    decant_linear_size sum = {0};
-    for (int64_t i = 0; i < view->count; i++)
-        decant_linear_size_add(&sum, &view->linears[i]);
-    return sum;
-}
-
-/* Weights of one block's linear layers at most; blocks need not be alike. */
-static int64_t largest_block_weights(const rank_view *view)
-{
-    int64_t linears = view->shape->family->linear_count, largest = 0;
-    for (int64_t first = 0; first < view->count; first += linears) {
-        int64_t weights = 0;
-        for (int64_t i = first; i < first + linears; i++)
-            weights += view->linears[i].weights;
-        largest = larger(largest, weights);
-    }
-    return largest;
-}
-
-/* Fisher sums and Hessians of one block at most … */
-static int64_t largest_block_sums(const rank_view *view)
-{
-    int64_t linears = view->shape->family->linear_count, largest = 0;
-    for (int64_t first = 0; first < view->count; first += linears) {
-        int64_t bytes = 0;
-        for (int64_t i = first; i < first + linears; i++)
-            bytes += view->linears[i].sums_bytes;
-        largest = larger(largest, bytes);
-    }
-    return largest;
-}
-
-/* … and of one matrix. */
-static int64_t largest_matrix_sums(const rank_view *view)
-{
-    int64_t largest = 0;
-    for (int64_t i = 0; i < view->count; i++)
-        largest = larger(largest, view->linears[i].sums_bytes);
-    return largest;
-}
-
-static decant_block_sizes block_sizes(const rank_view *view)
-{
-    decant_block_sizes sizes;
-    view->shape->family->sizes(view->shape->family, view->shape->config, &sizes);
-    return sizes;
-}
-
-/* What a part holds of the model's ends, in elements; stages/model.c. */
-static decant_end_sizes ends_of(const rank_view *view, bool begins, bool ends)
-{
-    decant_end_sizes sizes;
-    decant_family_end_sizes(view->shape->family, view->shape->config, begins, ends, &sizes);
-    return sizes;
-}
-
-static decant_end_sizes end_sizes(const rank_view *view)
-{
-    return ends_of(view, view->share->has_embedding, view->share->has_head);
-}
-
-static int64_t end_elements(const rank_view *view)
-{
-    return end_sizes(view).matrices;
-}
-
-static int64_t embedding_elements(const rank_view *view)
-{
-    decant_end_tensor embedding;
-    view->shape->family->end(view->shape->config, DECANT_END_EMBEDDING, &embedding);
-    return embedding.rows * embedding.columns;
-}
-
-/* Norms and biases: F32 on a device, where a weight of one row becomes that; on the CPU they stay in the mapped
- * file. */
-static int64_t vector_bytes(const rank_view *view, int64_t blocks)
-{
-    int64_t weights = blocks * block_sizes(view).vector_weights + end_sizes(view).vectors;
-    return view->shape->cuda ? 4 * weights : 0;
-}
-
-/* Placed for products: linear layers of `blocks` blocks and what the part has of the model's ends. The CPU
- * reads them from the mapped file. */
-static int64_t placed_bytes(const rank_view *view, int64_t linear_weights, int64_t blocks)
-{
-    if (!view->shape->cuda)
-        return 0;
-    return decant_compute_bytes(view->shape) * (linear_weights + end_elements(view)) +
-           vector_bytes(view, blocks);
-}
-
-/* What a part has of its own for so many rows: the angles of stages/rotary_angles.c, and the room beside
- * projections of stages/model.c. */
-static int64_t part_bytes(const rank_view *view, int64_t rows)
-{
-    const decant_model_config *config = view->shape->config;
-    int64_t angles = config->position_rows > 0 ? 0 : 2 * 4 * rows * (config->head_dimension / 2);
-    int64_t projected_rows = view->share->has_embedding || view->share->has_head ? rows : 0;
-    decant_end_tensor projection;
-    view->shape->family->end(config, DECANT_END_PROJECTION_IN, &projection);
-    return angles + decant_activation_bytes(view->shape) * projected_rows * projection.columns;
-}
-
-/* The rank's part of the model's files. */
-static int64_t file_bytes(const rank_view *view)
-{
-    int64_t elements = sum_of(view).weights + end_elements(view) +
-                       view->share->layers.count * block_sizes(view).vector_weights;
-    return (int64_t)decant_element_bytes(view->shape->element) * elements;
-}
-
-/* The part of them that is mapped at once before writing. Of an embedding in a mapped file, only the tokens'
- * rows are read; a streamed rank dismisses a layer's pages as it leaves the layer (decant_model_block_dismiss).
- */
-static int64_t read_bytes(const rank_view *view)
-{
-    const decant_rank_share *share = view->share;
-    int64_t blocks = share->layers.count < 2 ? share->layers.count : 2;
-    if (share->streamed)
-        return (int64_t)decant_element_bytes(view->shape->element) *
-               (blocks * largest_block_weights(view) + end_elements(view));
-    bool by_rows =
-        !view->shape->cuda && share->has_embedding && !(share->has_head && view->shape->config->tied_head);
-    int64_t unread = by_rows ? embedding_elements(view) : 0;
-    return file_bytes(view) - (int64_t)decant_element_bytes(view->shape->element) * unread;
-}
-
-/* What one micro-batch makes a block keep. */
-static int64_t kept_bytes(const rank_view *view, int64_t rows)
-{
-    decant_block_sizes sizes = block_sizes(view);
-    return rows * (decant_activation_bytes(view->shape) * sizes.kept_activations + 4 * sizes.kept_floats);
-}
-
-static int64_t boundary_bytes(const rank_view *view, int64_t rows)
-{
-    return decant_activation_bytes(view->shape) * rows * view->hidden;
-}
-
-static int64_t device_boundaries(const rank_view *view)
-{
-    return view->share->boundaries_on_device *
-           boundary_bytes(view, view->shape->micro_batch * view->shape->window);
-}
-
 /* ---- calibrate ---- */
 
 /* stages/loss_gradient.c: the final norm and its gradient, logits, inverse root mean squares, of one sequence
  */
-static int64_t head_bytes(const rank_view *view, int64_t rows)
+static int64_t head_bytes(const decant_rank_view *view, int64_t rows)
 {
     if (!view->share->has_head)
         return 0;
-    return 2 * boundary_bytes(view, rows) + decant_activation_bytes(view->shape) * rows * view->vocabulary +
-           4 * rows;
+    return 2 * decant_rank_boundary_bytes(view, rows) +
+           decant_activation_bytes(view->shape) * rows * view->vocabulary + 4 * rows;
 }
 
 /* Resident: all of a rank's layers, for as many micro-batches as are under way. */
-static decant_calibration_bytes resident_bytes(const rank_view *view)
+static decant_calibration_bytes resident_bytes(const decant_rank_view *view)
 {
     const decant_job_shape *shape = view->shape;
     const decant_rank_share *share = view->share;
-    int64_t rows = shape->micro_batch * shape->window, all = sum_of(view).weights;
+    int64_t rows = shape->micro_batch * shape->window, all = decant_rank_linears(view).weights;
     int64_t held = share->slots * share->layers.count; /* block inputs, and what is kept of each */
     return (decant_calibration_bytes){
-        .weights = placed_bytes(view, all, share->layers.count) + part_bytes(view, rows),
-        .fisher = sum_of(view).sums_bytes,
-        .boundaries = (held + 2) * boundary_bytes(view, rows), /* output and gradient besides */
-        .kept = (share->retain ? held : 1) * kept_bytes(view, rows),
+        .weights =
+            decant_rank_placed_bytes(view, all, share->layers.count) + decant_rank_part_bytes(view, rows),
+        .fisher = decant_rank_linears(view).sums_bytes,
+        .boundaries = (held + 2) * decant_rank_boundary_bytes(view, rows), /* output and gradient besides */
+        .kept = (share->retain ? held : 1) * decant_rank_kept_bytes(view, rows),
         .head = head_bytes(view, shape->window),
     };
 }
 
-static int64_t end_bytes(const rank_view *view, bool begins, bool ends)
+static int64_t end_bytes(const decant_rank_view *view, bool begins, bool ends)
 {
-    decant_end_sizes sizes = ends_of(view, begins, ends);
+    decant_end_sizes sizes = decant_rank_ends_of(view, begins, ends);
     return view->shape->cuda ? decant_compute_bytes(view->shape) * sizes.matrices + 4 * sizes.vectors : 0;
 }
 
 /* What comes with the embedding and with the head while they are in: for the first layer, for the last. */
-static int64_t largest_end_bytes(const rank_view *view)
+static int64_t largest_end_bytes(const decant_rank_view *view)
 {
     const decant_rank_share *share = view->share;
     if (share->layers.count == 1)
@@ -233,20 +69,21 @@ static int64_t largest_end_bytes(const rank_view *view)
 /* Streamed (stages/streamed_calibration.c): the weights of a layer and of the next one; forward, one of the
  * model's ends; backward, one layer's F, and what quantizing that layer takes before F makes room for the next
  * one's; one micro-batch, its inputs and outputs twice. */
-static decant_calibration_bytes streamed_bytes(const rank_view *view, int64_t quantizing)
+static decant_calibration_bytes streamed_bytes(const decant_rank_view *view, int64_t quantizing)
 {
     const decant_job_shape *shape = view->shape;
-    int64_t rows = shape->micro_batch * shape->window, block = largest_block_weights(view);
+    int64_t rows = shape->micro_batch * shape->window, block = decant_rank_largest_block_weights(view);
     int64_t blocks = view->share->layers.count < 2 ? view->share->layers.count : 2;
-    int64_t backward = largest_block_sums(view) + quantizing, end = largest_end_bytes(view);
-    int64_t placed = view->shape->cuda
-                         ? blocks * (decant_compute_bytes(shape) * block + 4 * block_sizes(view).vector_weights)
-                         : 0;
+    int64_t backward = decant_rank_largest_block_sums(view) + quantizing, end = largest_end_bytes(view);
+    int64_t placed =
+        view->shape->cuda
+            ? blocks * (decant_compute_bytes(shape) * block + 4 * decant_rank_block_sizes(view).vector_weights)
+            : 0;
     return (decant_calibration_bytes){
-        .weights = placed + part_bytes(view, rows) + quantizing,
-        .fisher = largest_block_sums(view),
-        .boundaries = 5 * boundary_bytes(view, rows) + device_boundaries(view),
-        .kept = kept_bytes(view, rows),
+        .weights = placed + decant_rank_part_bytes(view, rows) + quantizing,
+        .fisher = decant_rank_largest_block_sums(view),
+        .boundaries = 5 * decant_rank_boundary_bytes(view, rows) + decant_rank_device_boundaries(view),
+        .kept = decant_rank_kept_bytes(view, rows),
         .head = head_bytes(view, shape->window) + larger(0, end - backward),
     };
 }
@@ -257,60 +94,60 @@ static int64_t calibration_total(const decant_calibration_bytes *bytes)
 }
 
 /* Messages to and from neighbours; pipeline/channel.c. */
-static int64_t channel_bytes(const rank_view *view, int64_t message_bytes)
+static int64_t channel_bytes(const decant_rank_view *view, int64_t message_bytes)
 {
     return CHANNEL_BUFFERS * message_bytes * (view->share->has_previous + view->share->has_next);
 }
 
 /* Streamed: what enters each layer and what leaves the last, for all sequences, as far as it does not stay on
  * the device; the gradient takes the place of what left. */
-static int64_t waiting_boundaries(const rank_view *view)
+static int64_t waiting_boundaries(const decant_rank_view *view)
 {
     if (!view->share->streamed)
         return 0;
-    int64_t all =
-        (view->share->layers.count + 1) * boundary_bytes(view, view->share->sequences * view->shape->window);
-    return larger(0, all - device_boundaries(view));
+    int64_t all = (view->share->layers.count + 1) *
+                  decant_rank_boundary_bytes(view, view->share->sequences * view->shape->window);
+    return larger(0, all - decant_rank_device_boundaries(view));
 }
 
 /* Where a streamed rank lets these wait: a few micro-batches stay at hand when it is the disk. */
-static int64_t boundaries_in_memory(const rank_view *view)
+static int64_t boundaries_in_memory(const decant_rank_view *view)
 {
-    int64_t at_hand = 4 * boundary_bytes(view, view->shape->micro_batch * view->shape->window);
+    int64_t at_hand = 4 * decant_rank_boundary_bytes(view, view->shape->micro_batch * view->shape->window);
     return view->share->boundaries_on_disk ? at_hand : waiting_boundaries(view);
 }
 
-static int64_t token_bytes(const rank_view *view)
+static int64_t token_bytes(const decant_rank_view *view)
 {
     return 4 * view->shape->sequences * view->shape->window;
 }
 
 /* What waits of the quantized layers that a rank owns, from the first to before the end-th. */
-static int64_t results_bytes(const rank_view *view, int64_t end)
+static int64_t results_bytes(const decant_rank_view *view, int64_t end)
 {
     int64_t bytes = 0;
     for (int64_t i = 0; i < end; i++)
-        if (owns(view, i))
+        if (decant_rank_owns(view, i))
             bytes += view->linears[i].pattern_bytes + view->linears[i].levels_bytes;
     return bytes;
 }
 
-static int64_t owned_sums_bytes(const rank_view *view)
+static int64_t owned_sums_bytes(const decant_rank_view *view)
 {
     int64_t bytes = 0;
     for (int64_t i = 0; i < view->count; i++)
-        bytes += owns(view, i) ? view->linears[i].sums_bytes : 0;
+        bytes += decant_rank_owns(view, i) ? view->linears[i].sums_bytes : 0;
     return view->shape->has_fisher ? bytes : 0;
 }
 
-static int64_t exact_bytes(const rank_view *view, int64_t weights)
+static int64_t exact_bytes(const decant_rank_view *view, int64_t weights)
 {
     return view->shape->cuda ? (int64_t)decant_element_bytes(view->shape->element) * weights : 0;
 }
 
 /* The most that quantizing a block takes beside its F: a matrix as the file has it and the next one, which
  * arrives meanwhile, and the results of a block, which leave together. Raises the working space. */
-static int64_t quantizing_bytes(rank_view *view)
+static int64_t quantizing_bytes(decant_rank_view *view)
 {
     int64_t linears = view->shape->family->linear_count, arriving = 0, results = 0;
     for (int64_t first = 0; first < view->count; first += linears) {
@@ -328,7 +165,7 @@ static int64_t quantizing_bytes(rank_view *view)
     return arriving + results;
 }
 
-static void plan_calibration(rank_view *view, decant_rank_memory *memory)
+static void plan_calibration(decant_rank_view *view, decant_rank_memory *memory)
 {
     const decant_job_shape *shape = view->shape;
     decant_memory_bytes *at = &memory->at[DECANT_STAGE_CALIBRATE];
@@ -340,29 +177,29 @@ static void plan_calibration(rank_view *view, decant_rank_memory *memory)
     memory->calibration = bytes;
     at->device = calibration_total(&bytes);
     at->host = token_bytes(view) +
-               channel_bytes(view, boundary_bytes(view, shape->micro_batch * shape->window)) +
+               channel_bytes(view, decant_rank_boundary_bytes(view, shape->micro_batch * shape->window)) +
                boundaries_in_memory(view);
     if (streamed) /* a micro-batch on its way to a checkpoint; pipeline/streamed_checkpoint.h */
-        at->host += boundary_bytes(view, shape->micro_batch * shape->window);
+        at->host += decant_rank_boundary_bytes(view, shape->micro_batch * shape->window);
     if (streamed) /* what was quantized waits there, or the sums do that are wanted themselves */
         at->host += shape->quantizes ? results_bytes(view, view->count) : owned_sums_bytes(view);
     if (view->share->replicas > 1) /* F on its way to its owner, in and out */
-        at->host += 2 * largest_matrix_sums(view);
-    at->mapped = read_bytes(view);
+        at->host += 2 * decant_rank_largest_matrix_sums(view);
+    at->mapped = decant_rank_read_bytes(view);
     at->scratch = view->share->boundaries_on_disk ? waiting_boundaries(view) : 0;
 }
 
 /* ---- quantize ---- */
 
 /* The weights of the first `end` matrices that a rank owns, and of the next one. */
-static int64_t arrived_weights(const rank_view *view, int64_t end)
+static int64_t arrived_weights(const decant_rank_view *view, int64_t end)
 {
     int64_t weights = 0, i = 0;
     for (; i < view->count; i++) {
         bool is_kept = view->shape->has_fisher || i + 1 >= end; /* without F they go at once */
-        if (owns(view, i) && is_kept)
+        if (decant_rank_owns(view, i) && is_kept)
             weights += view->linears[i].weights;
-        if (i >= end && owns(view, i))
+        if (i >= end && decant_rank_owns(view, i))
             break;
     }
     return weights;
@@ -370,12 +207,12 @@ static int64_t arrived_weights(const rank_view *view, int64_t end)
 
 /* Fisher sums go as results come, weights stay to be written: pipeline/quantization.c. Streamed ranks are done
  * by then. */
-static void plan_quantization(rank_view *view, decant_rank_memory *memory)
+static void plan_quantization(decant_rank_view *view, decant_rank_memory *memory)
 {
     const decant_job_shape *shape = view->shape;
     decant_memory_bytes *at = &memory->at[DECANT_STAGE_QUANTIZE];
     int64_t fisher = owned_sums_bytes(view), results = 0;
-    at->mapped = read_bytes(view);
+    at->mapped = decant_rank_read_bytes(view);
     at->host = token_bytes(view);
     if (view->share->streamed) {
         at->host += results_bytes(view, view->count);
@@ -384,7 +221,7 @@ static void plan_quantization(rank_view *view, decant_rank_memory *memory)
     }
     for (int64_t i = 0; i < view->count; i++) {
         const decant_linear_size *linear = &view->linears[i];
-        if (!owns(view, i))
+        if (!decant_rank_owns(view, i))
             continue;
         results += linear->pattern_bytes + linear->levels_bytes;
         view->working =
@@ -400,14 +237,14 @@ static void plan_quantization(rank_view *view, decant_rank_memory *memory)
 
 /* stages/write.c: one matrix after the other is encoded, and written through a copy in host memory while the
  * next one is. */
-static void plan_writing(rank_view *view, decant_rank_memory *memory)
+static void plan_writing(decant_rank_view *view, decant_rank_memory *memory)
 {
     decant_memory_bytes *at = &memory->at[DECANT_STAGE_WRITE];
     int64_t packed = 0, arriving = 0;
     if (!view->shape->quantizes) { /* the Fisher sums are written, through a copy of one */
         bool parked = view->share->streamed;
         at->device = view->working + (parked ? 0 : owned_sums_bytes(view));
-        at->host = largest_matrix_sums(view) + (parked ? owned_sums_bytes(view) : 0);
+        at->host = decant_rank_largest_matrix_sums(view) + (parked ? owned_sums_bytes(view) : 0);
         return;
     }
     for (int64_t i = 0; i < view->count; i++) {
@@ -421,35 +258,36 @@ static void plan_writing(rank_view *view, decant_rank_memory *memory)
     at->device +=
         view->share->streamed ? arriving : results + exact_bytes(view, arrived_weights(view, view->count));
     at->host = 2 * packed + (view->share->streamed ? results : 0);
-    at->mapped = file_bytes(view);
+    at->mapped = decant_rank_file_bytes(view);
 }
 
 /* ---- validate ---- */
 
 /* stages/validate.c and the two parts; pipeline/validation.c. What is whole in the container is read into host
  * memory. A streamed rank holds one layer of each model at a time, and the next one. */
-static void plan_validation(rank_view *view, decant_rank_memory *memory)
+static void plan_validation(decant_rank_view *view, decant_rank_memory *memory)
 {
     const decant_job_shape *shape = view->shape;
     decant_memory_bytes *at = &memory->at[DECANT_STAGE_VALIDATE];
     int64_t rows = shape->validation_batch * shape->validation_window, layers = view->share->layers.count;
     if (shape->validation_windows == 0 || layers == 0)
         return;
-    decant_linear_size all = sum_of(view);
-    int64_t whole = end_elements(view) + layers * block_sizes(view).vector_weights;
+    decant_linear_size all = decant_rank_linears(view);
+    int64_t whole = decant_rank_end_elements(view) + layers * decant_rank_block_sizes(view).vector_weights;
     view->working = larger(view->working, decant_validation_working_bytes(shape, view->share->has_head));
-    at->device = placed_bytes(view, all.weights, layers) + placed_bytes(view, 0, layers) + all.packed_bytes +
-                 2 * part_bytes(view, rows) + kept_bytes(view, rows) + 3 * boundary_bytes(view, rows) +
-                 view->working;
+    at->device = decant_rank_placed_bytes(view, all.weights, layers) +
+                 decant_rank_placed_bytes(view, 0, layers) + all.packed_bytes +
+                 2 * decant_rank_part_bytes(view, rows) + decant_rank_kept_bytes(view, rows) +
+                 3 * decant_rank_boundary_bytes(view, rows) + view->working;
     if (view->share->has_head) { /* window by window, both models' logits */
         int64_t window = shape->validation_window;
-        at->device += boundary_bytes(view, window) +
+        at->device += decant_rank_boundary_bytes(view, window) +
                       2 * decant_activation_bytes(shape) * window * view->vocabulary + 4 * window;
     }
     at->host = (int64_t)decant_element_bytes(shape->element) * whole +
-               channel_bytes(view, 2 * boundary_bytes(view, rows)) / 2 +
+               channel_bytes(view, 2 * decant_rank_boundary_bytes(view, rows)) / 2 +
                4 * shape->validation_windows * shape->validation_window;
-    at->mapped = file_bytes(view);
+    at->mapped = decant_rank_file_bytes(view);
 }
 
 /* ---- all stages ---- */
@@ -485,7 +323,7 @@ void decant_rank_memory_plan(const decant_job_shape *shape, const decant_linear_
                              const decant_rank_share *share, decant_rank_memory *memory)
 {
     int64_t linears = shape->family->linear_count;
-    rank_view view = {
+    decant_rank_view view = {
         .shape = shape,
         .linears = sizes->each + share->layers.first * linears,
         .owners = owners + share->layers.first * linears,

@@ -8,8 +8,7 @@
 #ifndef DECANT_PIPELINE_MEMORY_PLAN_H
 #define DECANT_PIPELINE_MEMORY_PLAN_H
 
-#include "pipeline/linear_sizes.h"
-#include "pipeline/schedule.h"
+#include "pipeline/rank_sizes.h"
 
 /* The stages of a job, in order. */
 typedef enum decant_job_stage {
@@ -22,20 +21,6 @@ typedef enum decant_job_stage {
 } decant_job_stage;
 
 const char *decant_job_stage_name(decant_job_stage stage);
-
-/* What one rank does. */
-typedef struct decant_rank_share {
-    decant_layer_range layers;
-    bool has_embedding, has_head;
-    bool has_previous, has_next; /* neighbours that activations come from and go to */
-    int replica, replicas;
-    int64_t sequences;            /* of its replica */
-    int64_t slots;                /* micro-batches between forward and backward pass */
-    bool retain;                  /* keeps what blocks keep, in place of computing it again */
-    bool streamed;                /* one layer at a time, all sequences through it */
-    int64_t boundaries_on_device; /* streamed: micro-batches' boundaries that stay there … */
-    bool boundaries_on_disk;      /* … and whether the others are on scratch, not in host memory */
-} decant_rank_share;
 
 typedef struct decant_memory_bytes {
     int64_t device; /* 0 on the CPU, where all of it is host memory */
