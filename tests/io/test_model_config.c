@@ -1,7 +1,5 @@
 /* io/model_config: what is taken from a config.json, and what is refused with the key's name. */
-#include "io/model_config.h"
-
-#include "tests/io/scratch.h"
+#include "tests/io/config_case.h"
 
 static const char good[] =
     "{\"architectures\":[\"LlamaForCausalLM\"],\"attention_bias\":false,\"mlp_bias\":false,"
@@ -9,19 +7,6 @@ static const char good[] =
     "\"max_position_embeddings\":8192,\"num_attention_heads\":9,\"num_hidden_layers\":30,"
     "\"num_key_value_heads\":3,\"rms_norm_eps\":1e-05,\"rope_scaling\":null,"
     "\"rope_theta\":100000.5,\"tie_word_embeddings\":true,\"vocab_size\":49152}\n";
-
-/* `good` with the first occurrence of one text replaced; memory of the caller. */
-static void replace(const char *old, const char *new, char *text, size_t size)
-{
-    const char *place = strstr(good, old);
-    assert_non_null(place);
-    snprintf(text, size, "%.*s%s%s", (int)(place - good), good, new, place + strlen(old));
-}
-
-static decant_status parse(const char *text, decant_model_config *config, decant_error *err)
-{
-    return decant_model_config_parse(text, strlen(text), "somewhere/config.json", config, err);
-}
 
 static void all_members_are_read(void **state)
 {
@@ -90,8 +75,8 @@ static void variants_are_accepted(void **state)
         {"\"hidden_act\":\"silu\",", "\"unknown\":{\"deep\":[1,2,{}]},", 64, 100000.5},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char text[2048];
-        replace(cases[i].old, cases[i].new, text, sizeof text);
+        char text[CONFIG_BYTES];
+        replace_in(good, cases[i].old, cases[i].new, text);
         assert_ok(parse(text, &config, &err));
         assert_int_equal(config.head_dimension, cases[i].head_dimension);
         assert_true(config.rotary_base == cases[i].rotary_base);
@@ -107,11 +92,11 @@ static void scaling_is_read_from_either_place(void **state)
     (void)state;
     decant_error err = {0};
     decant_model_config config;
-    char text[2048], key[512];
+    char text[CONFIG_BYTES], key[512];
     static const char *const places[] = {"rope_scaling", "rope_parameters"};
     for (int i = 0; i < 2; i++) {
         snprintf(key, sizeof key, "\"%s\":%s", places[i], llama3);
-        replace("\"rope_scaling\":null", key, text, sizeof text);
+        replace_in(good, "\"rope_scaling\":null", key, text);
         assert_ok(parse(text, &config, &err));
         assert_true(config.rotary_scaling.factor == 8 && config.rotary_scaling.by_wavelength);
         assert_true(config.rotary_scaling.low_frequency_factor == 1);
@@ -120,12 +105,11 @@ static void scaling_is_read_from_either_place(void **state)
         assert_true(config.rotary_base == 100000.5);
         decant_model_config_free(&config);
     }
-    replace("\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"default\"}", text, sizeof text);
+    replace_in(good, "\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"default\"}", text);
     assert_ok(parse(text, &config, &err));
     assert_true(config.rotary_scaling.factor == 0);
     decant_model_config_free(&config);
-    replace("\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"linear\",\"factor\":4.0}", text,
-            sizeof text);
+    replace_in(good, "\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"linear\",\"factor\":4.0}", text);
     assert_ok(parse(text, &config, &err));
     assert_true(config.rotary_scaling.factor == 4 && !config.rotary_scaling.by_wavelength);
     decant_model_config_free(&config);
@@ -151,10 +135,10 @@ static void what_an_absent_key_means_depends_on_the_architecture(void **state)
         {"Qwen3ForCausalLM", "\"head_dim\":32,", 0, 32},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char text[2048], beginning[256];
+        char text[CONFIG_BYTES], beginning[256];
         snprintf(beginning, sizeof beginning, "{%s\"architectures\":[\"%s\"]", cases[i].window,
                  cases[i].architecture);
-        replace("{\"architectures\":[\"LlamaForCausalLM\"]", beginning, text, sizeof text);
+        replace_in(good, "{\"architectures\":[\"LlamaForCausalLM\"]", beginning, text);
         assert_ok(parse(text, &config, &err));
         assert_int_equal(config.sliding_window, cases[i].sliding_window);
         assert_int_equal(config.head_dimension, cases[i].head_dimension);
@@ -165,11 +149,7 @@ static void what_an_absent_key_means_depends_on_the_architecture(void **state)
 static void refusals_name_the_key(void **state)
 {
     (void)state;
-    decant_error err = {0};
-    decant_model_config config;
-    static const struct {
-        const char *old, *new, *named;
-    } cases[] = {
+    static const refused_change changes[] = {
         {"\"hidden_size\":576,", "", "no \"hidden_size\""},
         {"\"hidden_size\":576", "\"hidden_size\":\"576\"", "\"hidden_size\" is no integer"},
         {"\"hidden_size\":576", "\"hidden_size\":576.5", "\"hidden_size\" is no integer"},
@@ -236,15 +216,7 @@ static void refusals_name_the_key(void **state)
         {"}\n", "", "no JSON"},
         {"{", "[{", "no JSON"},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char text[2048];
-        replace(cases[i].old, cases[i].new, text, sizeof text);
-        assert_status(parse(text, &config, &err), DECANT_ERROR_INPUT);
-        assert_message(&err, cases[i].named);
-        assert_message(&err, "somewhere/config.json");
-        assert_null(config.json);
-    }
-    assert_int_equal(decant_memory_usage_now().blocks, 0);
+    refuses(good, changes, sizeof changes / sizeof *changes);
 }
 
 static void sizes_whose_products_do_not_fit_are_refused(void **state)

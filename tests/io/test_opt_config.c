@@ -1,8 +1,6 @@
 /* io/opt_config: what is taken from the config.json of an OPT model, and what is refused with the key's name.
  */
-#include "io/model_config.h"
-
-#include "tests/io/scratch.h"
+#include "tests/io/config_case.h"
 
 /* The keys of OPT-350M that decant reads. */
 static const char good[] =
@@ -10,14 +8,12 @@ static const char good[] =
     "\"ffn_dim\":4096,\"hidden_size\":1024,\"max_position_embeddings\":2048,\"num_attention_heads\":16,"
     "\"num_hidden_layers\":24,\"torch_dtype\":\"float16\",\"vocab_size\":50272,\"word_embed_proj_dim\":512}";
 
-/* `good` with the first occurrence of one text replaced. */
-static decant_status parse(const char *old, const char *new, decant_model_config *config, decant_error *err)
+static decant_status parse_changed(const char *old, const char *new, decant_model_config *config,
+                                   decant_error *err)
 {
-    char text[2048];
-    const char *place = strstr(good, old);
-    assert_non_null(place);
-    snprintf(text, sizeof text, "%.*s%s%s", (int)(place - good), good, new, place + strlen(old));
-    return decant_model_config_parse(text, strlen(text), "somewhere/config.json", config, err);
+    char text[CONFIG_BYTES];
+    replace_in(good, old, new, text);
+    return parse(text, config, err);
 }
 
 static void all_members_are_read(void **state)
@@ -25,7 +21,7 @@ static void all_members_are_read(void **state)
     (void)state;
     decant_error err = {0};
     decant_model_config config;
-    assert_ok(parse("", "", &config, &err));
+    assert_ok(parse_changed("", "", &config, &err));
     assert_int_equal(config.hidden_size, 1024);
     assert_int_equal(config.intermediate_size, 4096);
     assert_int_equal(config.vocabulary_size, 50272);
@@ -48,16 +44,16 @@ static void absent_members_have_their_defaults(void **state)
     (void)state;
     decant_error err = {0};
     decant_model_config config;
-    assert_ok(parse(",\"word_embed_proj_dim\":512", "", &config, &err));
+    assert_ok(parse_changed(",\"word_embed_proj_dim\":512", "", &config, &err));
     assert_int_equal(config.embedding_width, 1024);
     decant_model_config_free(&config);
-    assert_ok(parse("\"word_embed_proj_dim\":512", "\"word_embed_proj_dim\":null", &config, &err));
+    assert_ok(parse_changed("\"word_embed_proj_dim\":512", "\"word_embed_proj_dim\":null", &config, &err));
     assert_int_equal(config.embedding_width, 1024);
     decant_model_config_free(&config);
-    assert_ok(parse("\"do_layer_norm_before\":false,", "", &config, &err));
+    assert_ok(parse_changed("\"do_layer_norm_before\":false,", "", &config, &err));
     assert_false(config.norm_behind);
     decant_model_config_free(&config);
-    assert_ok(parse("\"do_layer_norm_before\":false", "\"tie_word_embeddings\":false", &config, &err));
+    assert_ok(parse_changed("\"do_layer_norm_before\":false", "\"tie_word_embeddings\":false", &config, &err));
     assert_false(config.norm_behind || config.tied_head);
     decant_model_config_free(&config);
     assert_int_equal(decant_memory_usage_now().blocks, 0);
@@ -66,11 +62,7 @@ static void absent_members_have_their_defaults(void **state)
 static void refusals_name_the_key(void **state)
 {
     (void)state;
-    decant_error err = {0};
-    decant_model_config config;
-    static const struct {
-        const char *old, *new, *named;
-    } cases[] = {
+    static const refused_change changes[] = {
         {"\"ffn_dim\":4096,", "", "no \"ffn_dim\""},
         {"\"ffn_dim\":4096", "\"ffn_dim\":4096.5", "\"ffn_dim\" is no integer"},
         {"\"max_position_embeddings\":2048,", "", "no \"max_position_embeddings\""},
@@ -87,13 +79,7 @@ static void refusals_name_the_key(void **state)
          "\"max_position_embeddings\":2147483647,\"num_attention_heads\":16,\"num_hidden_layers\":65536",
          "too large to count"},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        assert_status(parse(cases[i].old, cases[i].new, &config, &err), DECANT_ERROR_INPUT);
-        assert_message(&err, cases[i].named);
-        assert_message(&err, "somewhere/config.json");
-        assert_null(config.json);
-    }
-    assert_int_equal(decant_memory_usage_now().blocks, 0);
+    refuses(good, changes, sizeof changes / sizeof *changes);
 }
 
 int main(void)
