@@ -6,7 +6,7 @@
 
 /* What a process holds before it does anything: code, MPI, HDF5, OpenBLAS (docs/planning.md); with CUDA its
  * context and libraries, and the pinned rings of kernels/cuda/context.h. */
-static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)470 << 20,
+static const int64_t CPU_PROGRAM_BYTES = 48 << 20, CUDA_PROGRAM_BYTES = (int64_t)640 << 20,
                      PINNED_BYTES = 2 * (4 << 24) + (32 << 16);
 
 enum { CHANNEL_BUFFERS = 6 }; /* pipeline/channel.c: three to receive, three to send */
