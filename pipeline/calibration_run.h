@@ -9,6 +9,8 @@
 /* Seconds of this rank, waiting for messages left out. */
 typedef struct decant_calibration_times {
     double forward_s, backward_s; /* at work on micro-batches */
+    double filling_s;             /* waiting for messages until the first backward pass can begin */
+    double draining_s;            /* the same behind the last forward pass */
     double checkpoint_s;          /* saving what was finished */
     double elapsed_s;             /* from the first step to the last, waiting included, saving left out */
 } decant_calibration_times;

@@ -27,7 +27,7 @@ static decant_status sum_own_matrices(const decant_job *job, double *checksums, 
 decant_status decant_job_fingerprint_model(decant_job *job, decant_error *err)
 {
     int count = job->config.layers * job->family->linear_count;
-    double *checksums = NULL;
+    double *checksums = NULL, start_s = decant_clock_s();
     decant_status status;
     status = decant_memory_allocate((size_t)count * sizeof *checksums, "checksums of the model",
                                     (void **)&checksums, err);
@@ -45,6 +45,8 @@ decant_status decant_job_fingerprint_model(decant_job *job, decant_error *err)
         job->weight_checksums[i] = (uint32_t)checksums[i];
         job->model_checksum = decant_model_checksum_extend(job->model_checksum, job->weight_checksums[i]);
     }
+    decant_log_event(job->log, "fingerprint", "\"seconds\":%.3f,\"matrices\":%d", decant_clock_s() - start_s,
+                     count);
 done:
     decant_memory_free(checksums);
     return status;

@@ -62,7 +62,7 @@ void decant_report_calibration(decant_job *job, const decant_statistics_origin *
 /* A rank's share in a pipeline, as its times are gathered. */
 typedef struct stage_times {
     int64_t batches;
-    double forward_s, backward_s, elapsed_s;
+    double forward_s, backward_s, filling_s, draining_s, elapsed_s;
 } stage_times;
 
 /* What the schedule predicts for the stages of one replica, from their mean times a micro-batch; [stages]. */
@@ -97,11 +97,13 @@ static void log_idleness(const decant_job *job, const stage_times *times, int re
         int rank = decant_job_rank(job, stage, replica);
         const stage_times *own = &times[rank];
         double measured = longest_s > 0 ? 1 - (own->forward_s + own->backward_s) / longest_s : 0;
-        decant_log_event(job->log, "idle",
-                         "\"rank\":%d,\"stage\":%d,\"replica\":%d,\"micro_batches\":%lld,\"forward_s\":%.4f,"
-                         "\"backward_s\":%.4f,\"elapsed_s\":%.4f,\"idle_share\":%.4f,\"predicted\":%.4f",
-                         rank, stage, replica, (long long)own->batches, own->forward_s, own->backward_s,
-                         own->elapsed_s, measured, predicted[stage]);
+        decant_log_event(
+            job->log, "idle",
+            "\"rank\":%d,\"stage\":%d,\"replica\":%d,\"micro_batches\":%lld,\"forward_s\":%.4f,"
+            "\"backward_s\":%.4f,\"filling_s\":%.4f,\"draining_s\":%.4f,\"elapsed_s\":%.4f,\"idle_share\":%.4f,"
+            "\"predicted\":%.4f",
+            rank, stage, replica, (long long)own->batches, own->forward_s, own->backward_s, own->filling_s,
+            own->draining_s, own->elapsed_s, measured, predicted[stage]);
     }
 }
 
@@ -109,7 +111,8 @@ void decant_report_idleness(const decant_calibration_run *run)
 {
     decant_job *job = run->job;
     const decant_calibration_times *own = &run->times;
-    stage_times mine = {run->batches, own->forward_s, own->backward_s, own->elapsed_s};
+    stage_times mine = {run->batches,   own->forward_s,  own->backward_s,
+                        own->filling_s, own->draining_s, own->elapsed_s};
     stage_times *times = NULL;
     double *predicted = NULL;
     size_t all_bytes;

@@ -4,12 +4,15 @@
 #define DECANT_PIPELINE_RESIDENT_H
 
 #include "pipeline/checkpoint_rounds.h"
+#include "pipeline/host_lead.h"
 #include "stages/calibrate.h"
 
 typedef struct decant_resident {
     decant_model_part part;
     decant_calibration *calibration;
     int64_t slots;
+    decant_calibration_run *run; /* borrowed */
+    decant_host_lead lead;       /* over a device */
 } decant_resident;
 
 /* Local. Loads the layers and makes room; this rank has layers.

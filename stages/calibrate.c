@@ -116,6 +116,30 @@ void decant_calibration_destroy(decant_calibration **calibration)
     *calibration = NULL;
 }
 
+decant_status decant_calibration_warm_up(decant_calibration *calibration, const int32_t *tokens,
+                                         int64_t sequences, double *losses, decant_error *err)
+{
+    const decant_model_part *part = calibration->part;
+    const decant_memory_kernels *memory = part->backend->memory;
+    decant_matrix x = input_of(calibration, 0, 0, sequences),
+                  y = rows_of(calibration, calibration->output, sequences);
+    decant_matrix gradient = rows_of(calibration, calibration->gradient, sequences);
+    decant_activations *kept = activations_of(calibration, 0, 0);
+    decant_block_fisher fisher = decant_fisher_sums_of_block(calibration->fisher, 0);
+    decant_status status;
+    if (part->embedding.data)
+        DECANT_TRY(decant_model_embed(part, tokens, x, err));
+    DECANT_TRY(part->family->forward(part, &part->blocks[0], x, y, kept, err));
+    if (has_head(part))
+        DECANT_TRY(
+            decant_loss_gradient_compute(part, &calibration->loss_gradient, tokens, y, gradient, losses, err));
+    DECANT_TRY(memory->zero(part->backend, gradient.data, decant_matrix_bytes(gradient), err));
+    DECANT_TRY(part->family->backward(part, &part->blocks[0], x, gradient, kept, &fisher, gradient, err));
+    DECANT_TRY(memory->synchronize(part->backend, err));
+done:
+    return status;
+}
+
 decant_matrix decant_calibration_input(decant_calibration *calibration, int64_t slot, int64_t sequences)
 {
     return input_of(calibration, slot, 0, sequences);

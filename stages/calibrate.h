@@ -23,6 +23,15 @@ decant_status decant_calibration_create(const decant_model_part *part, decant_fi
                                         decant_calibration **calibration, decant_error *err);
 void decant_calibration_destroy(decant_calibration **calibration); /* takes NULL, sets NULL */
 
+/* Passes one block, and the model's ends that the part has, forward and then backward with a gradient of zeros.
+ * The sums stay as they are, to the bit, and whatever a device does at the first use of a kernel is done: in a
+ * pipeline of stages it would be waited for once a stage. Waits for the device.
+ *
+ *   tokens  host [sequences · T], sequences at most part->sequences
+ *   losses  host [sequences], overwritten where the part has the head */
+decant_status decant_calibration_warm_up(decant_calibration *calibration, const int32_t *tokens,
+                                         int64_t sequences, double *losses, decant_error *err);
+
 /* The activations of `sequences` sequences that enter the part in this slot [sequences · T, hidden]: the
  * pipeline fills them, unless the part has the embedding. */
 decant_matrix decant_calibration_input(decant_calibration *calibration, int64_t slot, int64_t sequences);

@@ -32,6 +32,7 @@ def figures(log: str, ranks: int, program_s: float, container_bytes: int) -> dic
     return {
         "ranks": ranks,
         "program_s": program_s,
+        "fingerprint_s": sum(event["seconds"] for event in found.get("fingerprint", [])),
         "load_s": calibrate - elapsed,
         "calibrate_s": elapsed,
         "quantize_s": quantize,
@@ -42,6 +43,8 @@ def figures(log: str, ranks: int, program_s: float, container_bytes: int) -> dic
         "container_bytes": container_bytes,
         "written_bytes_s": container_bytes / write if write > 0 else 0.0,
         "idle": [stage["idle_share"] for stage in stages],
+        "filling_s": [stage["filling_s"] for stage in stages],
+        "draining_s": [stage["draining_s"] for stage in stages],
         "idle_predicted": [stage["predicted"] for stage in stages],
         "memory_kind": kind,
         "memory_bytes": [rank[f"{kind}_bytes"] for rank in memory],
@@ -77,8 +80,8 @@ def mean(values: list[float]) -> float:
 
 
 COLUMNS = [
-    "ranks", "load s", "calibrate s", "(foreseen)", "quantize s", "write s", "validate s", "program s", "speed-up",
-    "efficiency", "idle", "(predicted)", "peak GB", "(planned)", "written GB/s", "sent GB (planned)", "same bytes",
+    "ranks", "checksums s", "load s", "calibrate s", "(foreseen)", "quantize s", "write s", "validate s", "program s",
+    "speed-up", "efficiency", "idle", "(predicted)", "peak GB", "(planned)", "written GB/s", "sent GB (planned)", "same bytes",
 ]  # fmt: skip
 
 
@@ -93,7 +96,7 @@ def row(run: dict) -> str:
     foreseen = run.get("calibrate_foreseen_s")
     cells = [
         f"{run['ranks']}",
-        *(f"{run[name]:.2f}" for name in ("load_s", "calibrate_s")),
+        *(f"{run[name]:.2f}" for name in ("fingerprint_s", "load_s", "calibrate_s")),
         f"{foreseen:.2f}" if foreseen else "-",
         *(f"{run[name]:.2f}" for name in ("quantize_s", "write_s", "validate_s", "program_s")),
         f"{run['speed_up']:.2f}",

@@ -126,8 +126,14 @@ python3 -c '
 import json, sys
 events = [json.loads(line) for line in open(sys.argv[1])]
 stages = {event.get("event") for event in events}
-assert {"calibrate", "quantize", "allocate", "write", "validate", "rank"} <= stages, stages
-assert {event["rank"] for event in events if event["event"] == "rank"} == {0, 1}' "$work/log.jsonl"
+assert {"fingerprint", "calibrate", "quantize", "allocate", "write", "validate", "rank"} <= stages, stages
+assert {event["rank"] for event in events if event["event"] == "rank"} == {0, 1}
+# Behind its last forward pass the last stage waits for nobody.
+first, last = (event for event in events if event["event"] == "idle")
+assert last["filling_s"] >= 0 and last["draining_s"] == 0, (first, last)
+for stage in first, last:
+    parts = sum(stage[part] for part in ("forward_s", "backward_s", "filling_s", "draining_s"))
+    assert 0 < parts <= stage["elapsed_s"] + 0.001, stage' "$work/log.jsonl"
 
 # ---- exit statuses and messages; nothing is harmed
 before=$(sha256sum "$work/1.h5")

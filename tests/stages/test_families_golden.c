@@ -350,6 +350,60 @@ static void micro_batches_match(void **state)
         }
 }
 
+/* All sums of a linear layer, its Hessians among them, as one row. */
+static decant_matrix sums_of(const decant_fisher_sums *sums, const decant_linear *linear, int block, int index)
+{
+    return (decant_matrix){decant_fisher_sums_at(sums, block, index), DECANT_F32, 1,
+                           decant_fisher_sums_floats(linear->rows, linear->columns, sums->hessian_groups)};
+}
+
+/* A warm-up before the first micro-batch and between two; the sums of the first block's layers are looked at.
+ */
+static void check_warm_up(decant_backend *backend, const char *name, decant_fisher_form form,
+                          int hessian_groups)
+{
+    golden_model model = open_model(backend, name);
+    const int32_t *tokens = decant_token_array_sequence(&model.tokens, 0);
+    decant_weight_source source = source_of(&model);
+    decant_model_part part;
+    decant_fisher_sums sums;
+    decant_calibration *calibration = NULL;
+    decant_matrix output;
+    double losses[2], unused[2];
+    REQUIRE(decant_model_part_load(backend, &model.config, &source, 0, model.config.layers, model.tokens.length,
+                                   2, &part, err));
+    REQUIRE(decant_fisher_sums_create(backend, &model.config, part.family, form, hessian_groups, 0,
+                                      part.layer_count, &sums, err));
+    REQUIRE(decant_calibration_create(&part, &sums, 1, true, (decant_interlude){0}, &calibration, err));
+    for (int64_t pass = 0; pass < 2; pass++) {
+        void *before[16];
+        for (int i = 0; i < part.family->linear_count; i++)
+            before[i] = download_bytes(backend, sums_of(&sums, &part.blocks[0].linears[i], 0, i));
+        REQUIRE(decant_calibration_warm_up(calibration, tokens, 2, unused, err));
+        for (int i = 0; i < part.family->linear_count; i++) {
+            decant_matrix sum = sums_of(&sums, &part.blocks[0].linears[i], 0, i);
+            void *after = download_bytes(backend, sum);
+            assert_memory_equal(after, before[i], decant_matrix_bytes(sum));
+            free(before[i]);
+            free(after);
+        }
+        REQUIRE(decant_calibration_forward(calibration, 0, tokens, 2, &output, losses, err));
+        REQUIRE(decant_calibration_backward(calibration, 0, 2, err));
+    }
+    decant_calibration_destroy(&calibration);
+    decant_fisher_sums_free(&sums);
+    decant_model_part_unload(&part);
+    close_model(&model);
+}
+
+static void a_warm_up_leaves_the_sums_as_they_are(void **state)
+{
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        check_warm_up(*state, names[i], DECANT_FISHER_TOKEN, 2);
+        check_warm_up(*state, names[i], DECANT_FISHER_SEQUENCE, 0);
+    }
+}
+
 static void parts_of_a_model_give_the_bits_of_the_whole(void **state)
 {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -439,6 +493,7 @@ int main(void)
         cmocka_unit_test(forward_gradients_and_sequence_fisher_match),
         cmocka_unit_test(forward_and_token_fisher_match),
         cmocka_unit_test(micro_batches_match),
+        cmocka_unit_test(a_warm_up_leaves_the_sums_as_they_are),
         cmocka_unit_test(parts_of_a_model_give_the_bits_of_the_whole),
         cmocka_unit_test(a_short_sequence_fits_a_part_made_for_longer_ones),
         cmocka_unit_test(an_unknown_family_is_refused_by_name),
