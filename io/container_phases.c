@@ -8,11 +8,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-/* What ranks do together takes milliseconds, or seconds where many do it; closing may take as long as the file
- * system needs for the data. Once something has failed there is nothing to wait for. */
-static const double OPENING_S = 40, CLOSING_S = 600, GIVING_UP_S = 20;
+/* What ranks do together takes milliseconds, or seconds where many do it. Once something has failed there is
+ * nothing to wait for. */
+static const double OPENING_S = 40, GIVING_UP_S = 20;
 
 /* HDF5 and Open MPI wait for ever for a rank that failed in there. The rank that knows of a failure is the
  * first to lose its patience, then rank 0, so that one line tells it. */
@@ -23,6 +24,13 @@ static void begin_together(const decant_container_writer *writer, double seconds
     double share = has_reason ? 1 : writer->ranks->rank == 0 ? 1.5 : 2;
     decant_patience_begin(patience, share * seconds, writer->ranks->rank, writer->file.partial, call,
                           has_reason ? writer->failure.message : NULL);
+}
+
+/* Closing may take as long as the file system needs for the data of all ranks. */
+static double closing_s(const decant_container_writer *writer)
+{
+    struct stat about;
+    return decant_patience_for_bytes(fstat(writer->file.descriptor, &about) == 0 ? about.st_size : 0);
 }
 
 decant_status decant_writer_close_data(decant_container_writer *writer, bool gives_up, decant_error *err)
@@ -37,7 +45,7 @@ decant_status decant_writer_close_data(decant_container_writer *writer, bool giv
     if (data < 0)
         return status;
     decant_patience patience;
-    begin_together(writer, gives_up ? GIVING_UP_S : CLOSING_S, "closing it", &patience);
+    begin_together(writer, gives_up ? GIVING_UP_S : closing_s(writer), "closing it", &patience);
     if (H5Fclose(data) < 0 && status == DECANT_OK)
         status = decant_hdf5_fail(err, DECANT_ERROR_DISK, __FILE__, __LINE__, "%s: cannot be closed",
                                   writer->file.partial);

@@ -9,6 +9,12 @@
 #include <time.h>
 #include <unistd.h>
 
+double decant_patience_for_bytes(int64_t bytes)
+{
+    const double failover_s = 600, slowest_bytes_per_s = 10e6;
+    return failover_s + (double)bytes / slowest_bytes_per_s;
+}
+
 static void give_up(const decant_patience *patience)
 {
     const char *status = decant_status_sentence(DECANT_ERROR_DISK);

@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 typedef struct decant_patience {
     pthread_t thread;
@@ -16,6 +17,10 @@ typedef struct decant_patience {
     int rank;
     const char *path, *call, *reason; /* borrowed */
 } decant_patience;
+
+/* Seconds for a call in which so many bytes of a file may have to reach the disk: ten minutes, in which a file
+ * system may come back from a failover, and what 10 MB/s take. */
+double decant_patience_for_bytes(int64_t bytes);
 
 /* From now on until the end the call has `seconds`; after that `path`, a file that is not finished, is removed,
  * one line is printed, and the process ends with the exit status of DECANT_ERROR_DISK. Without a thread to

@@ -21,6 +21,7 @@
 #include "stages/write.h"
 #include "stages/write_validation.h"
 
+#include <stdio.h>
 #include <unistd.h>
 
 /* ---- check ---- */
@@ -246,6 +247,19 @@ done:
     return status;
 }
 
+/* A device's failures, its lack of memory too, belong to a machine and a stage: "node07, calibrate: …". Every
+ * rank puts its own machine in front, and the one that failed prints the line. */
+static void name_place(const decant_job *job, decant_status status, decant_error *err)
+{
+    bool has_device = job->options->device != DECANT_DEVICE_CPU && decant_backend_count_cuda() > 0;
+    char machine[64] = "", place[128];
+    if (status != DECANT_ERROR_DEVICE && !(status == DECANT_ERROR_MEMORY && has_device))
+        return;
+    gethostname(machine, sizeof machine - 1);
+    snprintf(place, sizeof place, "%s, %s", machine, job->log->stage[0] ? job->log->stage : "start");
+    decant_error_name(status, place, err);
+}
+
 decant_status decant_job_run(decant_ranks *ranks, const decant_options *options, decant_log *log,
                              decant_error *err)
 {
@@ -259,6 +273,7 @@ decant_status decant_job_run(decant_ranks *ranks, const decant_options *options,
         status = decant_job_generate(&job, err);
     else if (status == DECANT_OK)
         status = run_validation(&job, err);
+    name_place(&job, status, err);
     if (status == DECANT_OK)
         decant_job_report_memory(&job);
     decant_job_close_work(&job);

@@ -50,6 +50,19 @@ static decant_status create_backend(decant_job *job, decant_error *err)
     return decant_backend_create_cpu(job->threads, &job->backend, err);
 }
 
+/* Collective. Sums of a GPU and of a CPU differ, and one machine without its GPU would hold up all others. */
+static decant_status require_one_kind(const decant_job *job, decant_error *err)
+{
+    bool has_device = strcmp(job->backend->name, "cpu") != 0;
+    int64_t any_device = has_device;
+    decant_status status = decant_ranks_maximum(job->ranks, &any_device, 1, err);
+    if (status == DECANT_OK && any_device && !has_device)
+        status = DECANT_ERROR(err, DECANT_ERROR_DEVICE,
+                              "no CUDA device is shown to decant here, while other ranks have one; look at "
+                              "nvidia-smi, leave this machine out, or use --device cpu");
+    return decant_ranks_agree(job->ranks, status, err);
+}
+
 /* Does the job need to know what the model computes, or only its matrices? */
 static bool needs_architecture(const decant_options *options)
 {
@@ -124,6 +137,9 @@ decant_status decant_job_open(decant_job *job, decant_ranks *ranks, const decant
 {
     *job = (decant_job){.ranks = ranks, .options = options, .log = log};
     decant_status status = decant_ranks_agree(ranks, open_local(job, err), err);
+    if (status != DECANT_OK)
+        return status;
+    status = require_one_kind(job, err);
     if (status != DECANT_OK)
         return status;
     status = decant_ranks_require_equal(ranks, job->config.json, job->config.json_bytes, "config.json", err);

@@ -6,30 +6,18 @@
 #include "pipeline/export.h"
 #include "pipeline/import_statistics.h"
 #include "pipeline/job.h"
+#include "pipeline/launcher.h"
 #include "pipeline/merge.h"
 #include "pipeline/options.h"
 #include "pipeline/plan_report.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
 static bool needs_ranks(decant_command command)
 {
     return command == DECANT_COMMAND_RUN || command == DECANT_COMMAND_CALIBRATE ||
            command == DECANT_COMMAND_VALIDATE || command == DECANT_COMMAND_GENERATE ||
            command == DECANT_COMMAND_IMPORT_STATISTICS || command == DECANT_COMMAND_MERGE;
-}
-
-/* Under mpirun and srun every process reads the same command line; one of them tells what is wrong with it. */
-static bool is_first_process(void)
-{
-    const char *const variables[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
-    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
-        const char *value = getenv(variables[i]);
-        if (value)
-            return atoi(value) == 0;
-    }
-    return true;
 }
 
 static int fail(decant_status status, const decant_error *err)
@@ -96,7 +84,7 @@ int main(int argument_count, char **arguments)
     decant_error err;
     decant_status status = decant_options_read(argument_count, arguments, &options, &err);
     if (status != DECANT_OK)
-        return is_first_process() ? fail(status, &err) : decant_status_exit(status);
+        return decant_launcher_rank() == 0 ? fail(status, &err) : decant_status_exit(status);
     if (options.command == DECANT_COMMAND_HELP) {
         decant_options_print_help(stdout);
         return 0;
@@ -109,6 +97,7 @@ int main(int argument_count, char **arguments)
         status = run_alone(&options, &err);
         return status == DECANT_OK ? 0 : fail(status, &err);
     }
+    decant_launcher_stay_alone();
     int provided;
     MPI_Init_thread(&argument_count, &arguments, MPI_THREAD_FUNNELED, &provided);
     int exit_status = run_on_ranks(&options);

@@ -24,13 +24,21 @@ enum { BLAS_WORKSPACE_BYTES = 32 << 20, CAPABILITY_MINIMUM = 80 };
 
 /* ---- errors ---- */
 
+/* What the user can do about a failure of the device or its libraries. */
+static const char *remedy_for(decant_status status)
+{
+    return status == DECANT_ERROR_MEMORY
+               ? "use more ranks, or --memory streamed"
+               : "the machine's log may tell more (Xid); run the same command again, on another GPU if need be";
+}
+
 decant_status decant_cuda_check(cudaError_t code, const char *what, decant_error *err)
 {
     if (code == cudaSuccess)
         return DECANT_OK;
     decant_status status = code == cudaErrorMemoryAllocation ? DECANT_ERROR_MEMORY : DECANT_ERROR_DEVICE;
-    return DECANT_ERROR(err, status, "CUDA: %s: %s (%s)", what, cudaGetErrorString(code),
-                        cudaGetErrorName(code));
+    return DECANT_ERROR(err, status, "CUDA: %s: %s (%s); %s", what, cudaGetErrorString(code),
+                        cudaGetErrorName(code), remedy_for(status));
 }
 
 decant_status decant_cublas_check(cublasStatus_t code, const char *what, decant_error *err)
@@ -38,7 +46,8 @@ decant_status decant_cublas_check(cublasStatus_t code, const char *what, decant_
     if (code == CUBLAS_STATUS_SUCCESS)
         return DECANT_OK;
     decant_status status = code == CUBLAS_STATUS_ALLOC_FAILED ? DECANT_ERROR_MEMORY : DECANT_ERROR_DEVICE;
-    return DECANT_ERROR(err, status, "cuBLAS: %s: %s", what, cublasGetStatusString(code));
+    return DECANT_ERROR(err, status, "cuBLAS: %s: %s; %s", what, cublasGetStatusString(code),
+                        remedy_for(status));
 }
 
 decant_status decant_cusparse_check(cusparseStatus_t code, const char *what, decant_error *err)
@@ -46,8 +55,9 @@ decant_status decant_cusparse_check(cusparseStatus_t code, const char *what, dec
     if (code == CUSPARSE_STATUS_SUCCESS)
         return DECANT_OK;
     bool no_memory = code == CUSPARSE_STATUS_ALLOC_FAILED || code == CUSPARSE_STATUS_INSUFFICIENT_RESOURCES;
-    return DECANT_ERROR(err, no_memory ? DECANT_ERROR_MEMORY : DECANT_ERROR_DEVICE, "cuSPARSE: %s: %s", what,
-                        cusparseGetErrorString(code));
+    decant_status status = no_memory ? DECANT_ERROR_MEMORY : DECANT_ERROR_DEVICE;
+    return DECANT_ERROR(err, status, "cuSPARSE: %s: %s; %s", what, cusparseGetErrorString(code),
+                        remedy_for(status));
 }
 
 decant_status decant_cuda_launched(decant_backend *backend, const char *kernel, decant_error *err)
@@ -124,7 +134,8 @@ static decant_status open_device(decant_backend *backend, int device, decant_err
     cuda->device = device;
     cuda->multiprocessors = properties.multiProcessorCount;
     cuda->shared_memory_bytes = properties.sharedMemPerBlockOptin;
-    snprintf(backend->device_name, sizeof backend->device_name, "%s", properties.name);
+    snprintf(backend->device_name, sizeof backend->device_name, "%.*s", (int)sizeof backend->device_name - 1,
+             properties.name);
     return read_choices(context, err);
 }
 

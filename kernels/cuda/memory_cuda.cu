@@ -73,7 +73,8 @@ decant_status decant_cuda_acquire(decant_cuda_context *context, cudaStream_t str
         cudaMemGetInfo(&free_bytes, &device_bytes);
         *device = NULL;
         return DECANT_ERROR(err, DECANT_ERROR_MEMORY,
-                            "no device memory for %s: %.3f GB wanted, %.3f of %.3f GB free; use more ranks",
+                            "no device memory for %s: %.3f GB wanted, %.3f of %.3f GB free; use more ranks, or "
+                            "--memory streamed",
                             what, (double)size_bytes / 1e9, (double)free_bytes / 1e9,
                             (double)device_bytes / 1e9);
     }
@@ -246,8 +247,8 @@ static decant_status memory_allocate_host(decant_backend *backend, size_t size_b
     *host = NULL;
     if (posix_memalign(host, page, whole) != 0) {
         *host = NULL;
-        return DECANT_ERROR(err, DECANT_ERROR_MEMORY, "no memory for %s (%.3f GB)", what,
-                            (double)size_bytes / 1e9);
+        return DECANT_ERROR(err, DECANT_ERROR_MEMORY, "no memory for %s (%.3f GB); use fewer ranks a machine",
+                            what, (double)size_bytes / 1e9);
     }
     cudaError_t code = cudaHostRegister(*host, whole, cudaHostRegisterDefault);
     if (code == cudaSuccess)
@@ -256,7 +257,8 @@ static decant_status memory_allocate_host(decant_backend *backend, size_t size_b
     free(*host);
     *host = NULL;
     return code == cudaErrorMemoryAllocation
-               ? DECANT_ERROR(err, DECANT_ERROR_MEMORY, "no pinned memory for %s (%.3f GB)", what,
+               ? DECANT_ERROR(err, DECANT_ERROR_MEMORY,
+                              "no pinned memory for %s (%.3f GB); use fewer ranks a machine", what,
                               (double)size_bytes / 1e9)
                : decant_cuda_check(code, what, err);
 }

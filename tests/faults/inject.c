@@ -10,7 +10,8 @@
  * A line of calls.RANK: kind, number, file (- for memory), and the calling functions, innermost first, as
  * addresses in the program's own file. Files are known by the name that their descriptor has, whoever calls:
  * decant, HDF5 or MPI. */
-#include <dlfcn.h>
+#include "inject.h"
+
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
@@ -25,27 +26,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-typedef enum fault_kind {
-    MEMORY,  /* no memory is left */
-    LIBRARY, /* the same, for HDF5 and cJSON */
-    MISSING, /* a file that is read is not there */
-    CREATE,  /* a file cannot be made */
-    READ,    /* the disk cannot read */
-    SHORT,   /* a read gives half of what was asked for */
-    END,     /* a read finds the end of the file */
-    MAP,     /* a file cannot be mapped */
-    PAGE,    /* the disk cannot read the pages of a mapped file, from the middle on */
-    WRITE,   /* the disk is full */
-    PART,    /* the disk is full after half of what was to be written */
-    SPACE,   /* no space can be taken */
-    SYNC,    /* what was written cannot be brought to the disk */
-    RENAME,  /* a file cannot get its name */
-    KINDS
-} fault_kind;
-
-static const char *const kind_names[KINDS] = {"memory", "library", "missing", "create", "read",
-                                              "short",  "end",     "map",     "page",   "write",
-                                              "part",   "space",   "sync",    "rename"};
+static const char *const kind_names[KINDS] = {
+    "memory", "library", "missing", "create", "read",          "short",  "end",  "map",     "page", "write",
+    "part",   "space",   "sync",    "rename", "device_memory", "launch", "copy", "product", "wait", "lost"};
 
 static struct {
     bool ready;
@@ -68,8 +51,6 @@ static _Thread_local bool inside; /* what this library itself calls does not cou
 
 /* ---- which call ---- */
 
-#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
-
 static void report(fault_kind kind, long number, const char *file)
 {
     void *frames[48];
@@ -86,8 +67,7 @@ static void report(fault_kind kind, long number, const char *file)
         abort();
 }
 
-/* Counts a call; does it fail? */
-static bool fails(fault_kind kind, const char *file)
+bool fault_is(fault_kind kind, const char *file)
 {
     if (!fault.ready || inside)
         return false;
@@ -99,6 +79,16 @@ static bool fails(fault_kind kind, const char *file)
         inside = false;
     }
     return is_it;
+}
+
+void fault_begin_inside(void)
+{
+    inside = true;
+}
+
+void fault_end_inside(void)
+{
+    inside = false;
 }
 
 static bool is_in_folder(const char *path)
@@ -114,7 +104,7 @@ static bool fails_on(fault_kind kind, int descriptor)
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     ssize_t length = readlink(link, path, sizeof path - 1);
     path[length > 0 ? length : 0] = '\0';
-    return is_in_folder(path) && fails(kind, path);
+    return is_in_folder(path) && fault_is(kind, path);
 }
 
 /* ---- memory ---- */
@@ -124,7 +114,7 @@ void *aligned_alloc(size_t alignment, size_t size_bytes)
     static void *(*real)(size_t, size_t);
     if (!real)
         real = REAL(aligned_alloc);
-    if (fails(MEMORY, "-")) {
+    if (fault_is(MEMORY, "-")) {
         errno = ENOMEM;
         return NULL;
     }
@@ -135,7 +125,7 @@ static bool library_fails(const void *caller)
 {
     for (int i = 0; fault.ready && i < fault.library_count; i++)
         if ((uintptr_t)caller >= fault.libraries[i].begin && (uintptr_t)caller < fault.libraries[i].end &&
-            fails(LIBRARY, "-")) {
+            fault_is(LIBRARY, "-")) {
             errno = ENOMEM;
             return true;
         }
@@ -163,7 +153,7 @@ void *realloc(void *memory, size_t size_bytes)
 
 static bool open_fails(const char *path, bool writes)
 {
-    bool is_it = is_in_folder(path) && fails(writes ? CREATE : MISSING, path);
+    bool is_it = is_in_folder(path) && fault_is(writes ? CREATE : MISSING, path);
     if (is_it)
         errno = writes ? ENOSPC : ENOENT;
     return is_it;
@@ -345,7 +335,7 @@ DEFINE_SYNC(fdatasync)
 
 int rename(const char *from, const char *to)
 {
-    if (!is_in_folder(from) || !fails(RENAME, from))
+    if (!is_in_folder(from) || !fault_is(RENAME, from))
         return REAL(rename)(from, to);
     errno = EACCES;
     return -1;

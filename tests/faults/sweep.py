@@ -16,6 +16,8 @@ A container that is whole but cannot be validated is kept, as documented: verify
 import argparse
 import bisect
 import collections
+import concurrent.futures
+import glob
 import os
 import random
 import re
@@ -26,12 +28,11 @@ import sys
 import time
 
 RANKS = 3
-SECONDS = 100  # for a job that takes two: machines that tests run on are busy, and MPI is given 60 to open a file
 
 # Functions that say to which stage a call belongs; the innermost one that is found here decides.
 STAGES = {
-    "checkpoint": r"decant_calibration_checkpoint_|decant_job_keep_statistics|decant_work_directory_|decant_job_open_work|"
-    r"decant_checkpoint_rounds_",
+    "checkpoint": r"decant_calibration_checkpoint_|decant_streamed_checkpoint_|decant_job_keep_statistics|decant_work_directory_|"
+    r"decant_job_open_work|decant_checkpoint_rounds_",
     "reduction": r"decant_replica_exchange_",
     "calibrate": r"decant_job_calibrate$",
     "quantize": r"decant_job_quantize",
@@ -41,14 +42,23 @@ STAGES = {
     "load": r"decant_job_open$|decant_log_open|decant_job_read_text|decant_job_calibrate_from_tokens|decant_ranks_create|"
     r"decant_job_check_budget|decant_ranks_require_equal|decant_job_find_fisher_sums",
 }
+# Weights travel to a GPU in a thread of their own, whatever the job does meanwhile.
+TRAVEL = re.compile(r"work$|_ZL\d+send_weight")
 # run_whole_job, or what it was made part of, takes memory itself for the allocation and for nothing else.
 ALLOCATION = re.compile(r"(aligned_alloc )?decant_memory_allocate (allocate|run_whole_job|decant_job_run)\b")
 
 # Exit statuses that a failure may have: memory and disk 4, input 3. Where the disk failed a reader may be the first to see it.
 STATUSES = {"memory": {4}, "library": {3, 4}, "missing": {3, 4}, "read": {3, 4}, "short": {3, 4}, "end": {3, 4}, "map": {3, 4}}
 STATUSES.update({"page": {3}, "create": {4}, "write": {4}, "part": {4}, "space": {4}, "sync": {4}, "rename": {4}})
+# The GPU's own: memory 4, failures of the device 5. The line says where the job was, what failed, and what to do.
+STATUSES.update({"device_memory": {4}, "launch": {5}, "copy": {5}, "product": {5}, "wait": {5}, "lost": {5}})
+DEVICE_KINDS = ("device_memory", "launch", "copy", "product", "wait", "lost")
+DEVICE_LINE = re.compile(
+    r"decant: rank \d+: [a-z ]+: \S+, (start|calibrate|quantize|write|validate): "
+    r".*((CUDA|cuBLAS|cuSPARSE): |no (device|pinned) memory for ).*; (use|the machine's log)"
+)
 PATIENCE = "did not end within"  # the message of io/patience.c, by a rank that waited for the one that failed
-WORK_FILES = {"lock", "head", "calibration.h5", "statistics.h5"}
+WORK_FILE = re.compile(r"lock|head|calibration\.h5|statistics\.h5|(boundary|layer|gradient)\.\d+\.h5")
 OLDER = b"an older output\n"
 
 Fault = collections.namedtuple("Fault", "job rank kind number stage file")
@@ -76,6 +86,8 @@ def stage_of(names):
         for stage, pattern in STAGES.items():
             if re.match(pattern, name):
                 return stage
+    if any(TRAVEL.match(name) for name in names):
+        return "travel"
     return None  # before a job begins or after it ended
 
 
@@ -86,7 +98,15 @@ class Job:
         self.sweep, self.name, self.arguments, self.work = sweep, name, arguments, work
         self.folder = os.path.join(sweep.root, name)
         self.output = os.path.join(self.folder, "out.h5")
-        self.expected = None
+        self.expected = self.gpu = None
+
+    def beside(self, worker):
+        """The same job in another folder, and on one GPU of those that are there, for the worker of that number."""
+        copy = Job(self.sweep, self.name, self.arguments, self.work)
+        copy.folder += f".{worker}"
+        copy.output = os.path.join(copy.folder, "out.h5")
+        copy.expected, copy.gpu = self.expected, worker % self.sweep.gpus if self.sweep.gpus else None
+        return copy
 
     def prepare(self, older):
         for folder in self.folder, self.folder + ".report":
@@ -102,6 +122,8 @@ class Job:
         report = self.folder + ".report"
         os.makedirs(report, exist_ok=True)
         variables = {"LD_PRELOAD": self.sweep.inject, "DECANT_FAULT_FOLDER": self.folder, "DECANT_FAULT_REPORT": report}
+        if self.gpu is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = self.gpu
         if fault:
             variables.update(DECANT_FAULT_RANK=fault.rank, DECANT_FAULT_KIND=fault.kind, DECANT_FAULT_NUMBER=fault.number)
         # A rank's own status is wanted, so mpirun shall not end the others when one of them ends with a failure; but where
@@ -111,10 +133,10 @@ class Job:
         for name, value in variables.items():
             command += ["-x", f"{name}={value}"]
         command += [self.sweep.program] + [argument.format(here=self.folder) for argument in self.arguments]
-        command += ["--output", self.output, "--device", "cpu", "--quiet"] + ["--overwrite"] * older
+        command += ["--output", self.output, "--device", self.sweep.device, "--quiet"] + ["--overwrite"] * older
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
         try:
-            errors = process.communicate(timeout=SECONDS)[1]
+            errors = process.communicate(timeout=self.sweep.seconds)[1]
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)  # mpirun ends its ranks
             return Result(None, process.communicate()[1].splitlines(), [])
@@ -141,14 +163,16 @@ class Job:
         """Files that nobody announced."""
         known = {os.path.join(folder, file) for folder, _, files in os.walk(self.sweep.inputs) for file in files}
         known = {path.replace(self.sweep.inputs, self.folder, 1) for path in known}
-        known |= {self.output} | {os.path.join(self.output + ".work", file) for file in WORK_FILES}
         there = {os.path.join(folder, file) for folder, _, files in os.walk(self.folder) for file in files}
-        return sorted(there - known)
+        of_work = [path for path in there if os.path.dirname(path) == self.output + ".work"]
+        work = {path for path in of_work if WORK_FILE.fullmatch(os.path.basename(path))}
+        return sorted(there - known - work - {self.output})
 
 
 class Sweep:
     def __init__(self, arguments):
         self.program, self.inject, self.root = arguments.program, arguments.inject, arguments.folder
+        self.device, self.seconds, self.gpus, self.tells = arguments.device, arguments.seconds, arguments.gpus, arguments.tell
         self.symbols = Symbols(self.program)
         self.inputs = os.path.join(self.root, "inputs")
         self.chance = random.Random(arguments.seed)
@@ -157,24 +181,33 @@ class Sweep:
             shutil.copy(os.path.join(arguments.model, file), self.inputs)
         self.findings = []
         self.tally = collections.Counter()
+        self.longest = 0  # seconds of a job in which a call failed
 
-    def jobs(self):
+    def jobs(self, names):
+        """Those of these names, or all."""
         data = ["--model", "{here}", "--calibration", "{here}/tokens.npy", "--text", "{here}/tokens.npy", "--bits", "5"]
         data += ["--micro-batch", "1", "--checkpoint-every", "0"]
         stages = Job(self, "stages", ["run", "--replicas", "1"] + data)
-        yield stages
-        for name, stage, file in ("resumed", "calibrate", "calibration.h5"), ("late", "quantize", "statistics.h5"):
-            yield Job(self, name, stages.arguments, self.interrupt(stages, stage, file))
-        yield Job(self, "replicas", ["run", "--replicas", str(RANKS)] + data)
-        yield Job(self, "streamed", ["run", "--memory", "streamed", "--replicas", "1"] + data)
+        replicas = Job(self, "replicas", ["run", "--replicas", str(RANKS)] + data)
+        streamed = Job(self, "streamed", ["run", "--memory", "streamed", "--replicas", "1"] + data)
+        resumed = (
+            ("resumed", stages, "calibrate", "calibration.h5"),
+            ("late", stages, "quantize", "statistics.h5"),
+            ("streamed_resumed", streamed, "calibrate", "boundary.1.h5"),
+            ("streamed_late", streamed, "calibrate", "gradient.*.h5"),
+        )
+        yield from (job for job in (stages, replicas, streamed) if not names or job.name in names)
+        for name, job, stage, file in resumed:
+            if not names or name in names:
+                yield Job(self, name, job.arguments, self.interrupt(job, stage, file))
 
     def interrupt(self, job, stage, file):
         """The work directory, with that file, of a job that failed in a stage."""
-        work = os.path.join(self.root, stage + ".work")
+        work = os.path.join(self.root, file.split(".")[0] + ".work")
         for fault in reversed([call for call in self.look(job) if call[1:3] == (0, "memory") and call.stage == stage]):
             job.prepare(False)
             job.run(False, fault)
-            if os.path.exists(f"{job.output}.work/{file}"):
+            if glob.glob(f"{job.output}.work/{file}"):
                 shutil.copytree(job.output + ".work", work)
                 return work
         sys.exit(f"no failure of {stage} leaves {file}")
@@ -191,8 +224,10 @@ class Sweep:
     def choose(self, job, arguments):
         """The faults of a job."""
         groups = collections.defaultdict(list)
+        kinds, stages = arguments.kinds.split(","), arguments.stages.split(",")
         for call in self.look(job):
-            if call.kind in (arguments.kinds or call.kind).split(",") and call.stage in (arguments.stages or call.stage).split(","):
+            of_kind = call.kind in kinds if arguments.kinds else call.kind != "library"
+            if of_kind and (call.stage in stages or not arguments.stages):
                 groups[(call.rank, call.kind, call.stage)].append(call)
         missing = {stage for stage in STAGES if not any(key[2] == stage for key in groups)} - self.absent(job)
         if missing and not arguments.kinds and not arguments.stages:
@@ -220,24 +255,38 @@ class Sweep:
         if job.name != "stages":
             return []
         memory = [key for key in keys if key[1] == "memory"]
-        others = [[key for key in keys if key[1] == kind] for kind in sorted({key[1] for key in keys} - {"memory", "library"})]
+        others = [[key for key in keys if key[1] == kind] for kind in sorted({key[1] for key in keys} - {"memory"})]
         return memory + [self.chance.choice(group) for group in others]
 
     def report(self):
         counts = collections.Counter()
         for (_, stage, kind, _, outcome), count in self.tally.items():
             counts[(stage, kind, outcome)] += count
-        stages = [stage for stage in STAGES if any(key[0] == stage for key in counts)]
+        stages = [stage for stage in (*STAGES, "travel") if any(key[0] == stage for key in counts)]
         print(f"{'faults (told, borne, wrong)':30}" + "".join(f"{stage:>12}" for stage in stages))
         for kind in sorted({key[1] for key in counts}):
             cells = [[counts[(stage, kind, outcome)] for outcome in ("told", "borne", "wrong")] for stage in stages]
             print(f"{kind:30}" + "".join(f"{'-' if not any(cell) else ' '.join(map(str, cell)):>12}" for cell in cells))
-        print(f"{sum(counts.values())} faults, {len(self.findings)} findings")
+        print(f"{sum(counts.values())} faults, {len(self.findings)} findings; the longest job took {self.longest:.1f} s")
+
+    def inject_faults(self, faults, end, at_once):
+        """Until the end, several at once."""
+        left = list(reversed(faults))
+
+        def work(worker):
+            while left and time.monotonic() < end:
+                fault = left.pop()
+                self.inject_fault(fault._replace(job=fault.job.beside(worker)) if at_once > 1 else fault)
+
+        with concurrent.futures.ThreadPoolExecutor(at_once) as workers:
+            list(workers.map(work, range(at_once)))
 
     def inject_fault(self, fault):
         job, older = fault.job, self.chance.random() < 0.5
         job.prepare(older)
+        begin = time.monotonic()
         result = job.run(older, fault)
+        self.longest = max(self.longest, time.monotonic() - begin)
         ended_by_mpirun = result.status is None
         if ended_by_mpirun:
             job.prepare(older)
@@ -250,6 +299,8 @@ class Sweep:
             again = job.run(older)
             if again.status != 0 or job.bytes() != job.expected:
                 wrong = [f"the same command does not go on: {again}"]
+        if self.tells and not wrong:
+            print(f"{describe(fault)}: {outcome}\n  " + "\n  ".join(result.errors[:1]))
         if wrong:
             self.findings.append(fault)
             print(f"{describe(fault)}\n  " + "\n  ".join(wrong + result.errors[:12] + [f"{result.status} {result.ranks}"]), flush=True)
@@ -262,21 +313,23 @@ class Sweep:
             right = set(result.ranks) == {0} and not job.left_over() and job.bytes() == job.expected
             return [] if right else [f"status 0, but ranks {result.ranks}, left over {job.left_over()}, or other bytes"]
         wrong = []
+        said = DEVICE_LINE.match(lines[0]) if lines else None
+        validates = fault.stage == "validate" or (said and said[1] == "validate")
         aborted = ended_by_mpirun or any("MPI_ABORT" in line for line in result.errors)
         allowed = STATUSES[fault.kind] | ({2} if fault.file.endswith(".work/head") else set())  # refused, as work of another job
         if not set(result.ranks) <= {result.status} | ({None} if aborted else set()) or result.status not in allowed:
             wrong.append(f"exit status {result.status}, of the ranks {result.ranks}, not {allowed}")
         if len(lines) != 1 or not (lines[0].startswith(f"decant: rank {fault.rank}: ") or PATIENCE in lines[0]):
             wrong.append(f"not one line that names rank {fault.rank}")
-        elif len(lines[0].split(": ", 3)[3]) < 10:
+        elif len(lines[0].split(": ", 3)[3]) < 10 or (fault.kind in DEVICE_KINDS and not said):
             wrong.append("the line does not say what failed")
         if job.left_over():
             wrong.append(f"left over: {job.left_over()}")
-        if older and job.bytes() != OLDER and fault.stage != "validate":
+        if older and job.bytes() != OLDER and not validates:
             wrong.append("the older output was harmed")
-        if not older and os.path.exists(job.output) and fault.stage != "validate":
+        if not older and os.path.exists(job.output) and not validates:
             wrong.append("there is an output")
-        if fault.stage == "validate" and os.path.exists(job.output) and job.bytes() != OLDER:
+        if validates and os.path.exists(job.output) and job.bytes() != OLDER:
             if subprocess.run([self.program, "verify", job.output], stdout=subprocess.DEVNULL).returncode != 0:
                 wrong.append("what could not be validated is damaged")
         return wrong
@@ -293,19 +346,26 @@ def main():
     parser.add_argument("--model", required=True, help="a folder with config.json, model.safetensors, tokens.npy")
     parser.add_argument("--folder", required=True, help="an empty folder to work in")
     parser.add_argument("--each", type=int, default=0, help="faults for each job, rank, stage and kind; 0: a few of them")
-    parser.add_argument("--kinds", default="", help="only these")
+    parser.add_argument("--kinds", default="", help="only these; default: all but library, as HDF5 does not bear it")
     parser.add_argument("--jobs", default="", help="only these")
     parser.add_argument("--stages", default="", help="only these")
+    parser.add_argument("--device", default="cpu", help="cuda: all ranks on the GPUs of this machine")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=100,  # a job takes two, but machines that tests run on are busy, and MPI is given 80 to open a file
+        help="how long a job may take before it counts as hanging",
+    )
+    parser.add_argument("--at-once", type=int, default=1, help="so many jobs side by side")
+    parser.add_argument("--gpus", type=int, default=0, help="jobs side by side take one each of so many GPUs in turn")
+    parser.add_argument("--tell", action="store_true", help="print what each job said")
     parser.add_argument("--minutes", type=float, default=1e9, help="no new faults after that")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     sweep = Sweep(arguments)
     end = time.monotonic() + arguments.minutes * 60
-    for job in sweep.jobs():
-        if job.name in (arguments.jobs or job.name).split(","):
-            for fault in sweep.choose(job, arguments):
-                if time.monotonic() < end:
-                    sweep.inject_fault(fault)
+    for job in sweep.jobs(arguments.jobs.split(",") if arguments.jobs else []):
+        sweep.inject_faults(sweep.choose(job, arguments), end, arguments.at_once)
     sweep.report()
     sys.exit(bool(sweep.findings))
 

@@ -57,11 +57,22 @@ static void a_call_that_returns_goes_on(void **state)
     assert_int_equal(access(path, F_OK), 0);
 }
 
+/* LLaMA-65B at 4 bits is a file of 35 GB: an hour at 10 MB/s, and a job of a night is not lost to one slow
+ * disk.
+ */
+static void large_files_may_take_longer(void **state)
+{
+    (void)state;
+    assert_float_equal(decant_patience_for_bytes(0), 600, 1e-9);
+    assert_float_equal(decant_patience_for_bytes(35000000000), 600 + 3500, 1e-6);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_call_that_hangs_ends_the_process, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(a_call_that_returns_goes_on, scratch_make, scratch_remove),
+        cmocka_unit_test(large_files_may_take_longer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

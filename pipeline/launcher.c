@@ -1,0 +1,36 @@
+/* See launcher.h. */
+#include "pipeline/launcher.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+extern char **environ;
+
+bool decant_launcher_is_there(char *const *environment)
+{
+    /* Open MPI's ranks, PMI and PMIx of any launcher, steps of SLURM, ALPS of Cray. */
+    const char *const prefixes[] = {"OMPI_COMM_WORLD_", "OMPI_UNIVERSE_", "OMPI_MCA_orte_", "PMI",
+                                    "SLURM_PROCID=",    "SLURM_STEP",     "ALPS_APP_"};
+    for (; environment && *environment; environment++)
+        for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
+            if (strncmp(*environment, prefixes[i], strlen(prefixes[i])) == 0)
+                return true;
+    return false;
+}
+
+int decant_launcher_rank(void)
+{
+    const char *const variables[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
+        const char *value = getenv(variables[i]);
+        if (value)
+            return atoi(value);
+    }
+    return 0;
+}
+
+void decant_launcher_stay_alone(void)
+{
+    if (!decant_launcher_is_there(environ))
+        setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+}

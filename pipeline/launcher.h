@@ -1,0 +1,21 @@
+/* Who started this process: a launcher of MPI jobs, or nobody. Told from the environment alone, before MPI is
+ * there. */
+#ifndef DECANT_PIPELINE_LAUNCHER_H
+#define DECANT_PIPELINE_LAUNCHER_H
+
+#include <stdbool.h>
+
+/* environment   NAME=VALUE lines that end with NULL, as `environ`; NULL: none
+ * Whether mpirun, srun or another launcher has left a mark there that MPI may find its ranks by. In doubt it
+ * has: a batch script of SLURM's counts as one. */
+bool decant_launcher_is_there(char *const *environment);
+
+/* This process's rank as its launcher says; 0 without one. Every rank reads the same command line, and the
+ * first tells what is wrong with it. */
+int decant_launcher_rank(void);
+
+/* Before MPI_Init. A process that nobody launched needs none of Open MPI's daemons, whose start takes longer
+ * than a small command; it never spawns others. What the user has set stays. */
+void decant_launcher_stay_alone(void);
+
+#endif

@@ -1,0 +1,67 @@
+/* Whether a launcher is there, from environments as launchers leave them. */
+#include "pipeline/launcher.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+static bool is_there(char *first, char *second)
+{
+    char *environment[] = {"PATH=/bin", first, "HOME=/", second, NULL};
+    return decant_launcher_is_there(environment);
+}
+
+static void launchers_are_seen(void **state)
+{
+    (void)state;
+    char nothing[] = "A=", mpirun[] = "OMPI_COMM_WORLD_RANK=0", universe[] = "OMPI_UNIVERSE_SIZE=2";
+    char pmix[] = "PMIX_RANK=1", pmi[] = "PMI_FD=5", pmi2[] = "PMI2_FD=5", step[] = "SLURM_STEP_ID=0";
+    char task[] = "SLURM_PROCID=0", cray[] = "ALPS_APP_PE=0";
+    char *marks[] = {mpirun, universe, pmix, pmi, pmi2, step, task, cray};
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
+        assert_true(is_there(nothing, marks[i]));
+        assert_true(is_there(marks[i], nothing));
+    }
+}
+
+static void nobody_is_seen_in_a_shell(void **state)
+{
+    (void)state;
+    char option[] = "OMPI_MCA_rmaps_base_oversubscribe=1", root[] = "OMPI_ALLOW_RUN_AS_ROOT=1";
+    char cluster[] = "SLURM_CONF=/etc/slurm.conf", allocation[] = "SLURM_JOB_ID=7";
+    char *none[] = {NULL};
+    assert_false(decant_launcher_is_there(none));
+    assert_false(is_there(option, root));
+    assert_false(is_there(cluster, allocation));
+}
+
+/* What the user has set stays, and under a launcher nothing is set. */
+static void an_isolated_process_is_one_that_nobody_launched(void **state)
+{
+    const char *const variable = "OMPI_MCA_ess_singleton_isolated";
+    (void)state;
+    clearenv();
+    decant_launcher_stay_alone();
+    assert_string_equal(getenv(variable), "1");
+    setenv(variable, "0", 1);
+    decant_launcher_stay_alone();
+    assert_string_equal(getenv(variable), "0");
+    unsetenv(variable);
+    setenv("PMIX_RANK", "1", 1);
+    decant_launcher_stay_alone();
+    assert_null(getenv(variable));
+    assert_int_equal(decant_launcher_rank(), 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(launchers_are_seen),
+        cmocka_unit_test(nobody_is_seen_in_a_shell),
+        cmocka_unit_test(an_isolated_process_is_one_that_nobody_launched),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
