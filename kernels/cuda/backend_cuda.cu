@@ -4,10 +4,10 @@
  * Some settings are read from the environment, once, so that ways of the same operation can be tested and
  * measured:
  *
- *     DECANT_CUDA_HOPPER   used | unused         whether the attention that only Hopper can run is used there
+ *     DECANT_CUDA_HOPPER   used | unused         whether kernels that only Hopper can run are used there
  *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu)
- *     DECANT_CUDA_PACKED   fastest | parities | lookups | tiles   how few tokens are multiplied
- * (packed_linear.cu) */
+ *     DECANT_CUDA_PACKED   fastest | parities | lookups | tiles | digits
+ *                                                how few tokens are multiplied (packed_linear.cu) */
 #include "kernels/cuda/grid.h"
 
 extern "C" {
@@ -100,7 +100,7 @@ static decant_status read_choices(decant_cuda_context *context, decant_error *er
 {
     static const char *const hopper[] = {"used", "unused", NULL};
     static const char *const sparse[] = {"folded", "cusparse", NULL};
-    static const char *const packed[] = {"fastest", "parities", "lookups", "tiles", NULL};
+    static const char *const packed[] = {"fastest", "parities", "lookups", "tiles", "digits", NULL};
     int unused = choice_of("DECANT_CUDA_HOPPER", hopper), library = choice_of("DECANT_CUDA_SPARSE", sparse);
     int way = choice_of("DECANT_CUDA_PACKED", packed);
     if (unused < 0)
@@ -109,7 +109,7 @@ static decant_status read_choices(decant_cuda_context *context, decant_error *er
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_SPARSE is none of folded, cusparse");
     if (way < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE,
-                            "DECANT_CUDA_PACKED is none of fastest, parities, lookups, tiles");
+                            "DECANT_CUDA_PACKED is none of fastest, parities, lookups, tiles, digits");
     context->packed_way = (decant_packed_way)way;
     context->has_wgmma = context->capability == 90 && !unused;
     context->sparse_by_library = library == 1;

@@ -1,7 +1,9 @@
 /* y = x ŵᵀ from the packed form; the way depends on the shapes alone:
  *
  *     very few tokens, up to 5 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
- *     up to 32 tokens, up to 4 bits, BF16   packed_tiles.cu      tensor cores, levels in registers
+ *     up to 32 tokens, up to 4 bits, BF16,
+ *     large matrices, Hopper                packed_digits.cu     integer tensor cores, levels in registers
+ *     the same otherwise                    packed_tiles.cu      tensor cores, levels in registers
  *     the same, when asked for              packed_pairs.cu      tensor cores, two columns a lookup
  *     up to 16 tokens, wider codes, BF16    packed_mma.cu        tensor cores, a lookup each
  *     up to 16 tokens otherwise             packed_vectors.cu    F32, or rows of x of odd lengths
@@ -132,6 +134,17 @@ static bool takes_parities(decant_backend *backend, decant_matrix x, const decan
     return wanted && x.rows <= PARITIES_TOKENS && decant_cuda_packed_has_parities(backend, x, packed);
 }
 
+/* Digits of x are made by a kernel before, which small matrices do not make up for: from how many weights on
+ * they have been faster (tests/bench/DECODE.md). */
+static bool takes_digits(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
+{
+    const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
+    const int64_t least = x.rows <= 8 ? (int64_t)60 << 20 : (int64_t)40 << 20;
+    const bool wanted = way == DECANT_PACKED_DIGITS ||
+                        (way == DECANT_PACKED_FASTEST && packed->rows * packed->columns >= least);
+    return wanted && decant_cuda_packed_has_digits(backend, x, packed);
+}
+
 decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x,
                                         const decant_packed_matrix *packed, bool accumulate, decant_matrix y,
                                         decant_error *err)
@@ -143,6 +156,8 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
     const bool folded = has_sparse && !by_library;
     if (takes_parities(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_parities(backend, x, packed, folded, accumulate, y, err));
+    else if (takes_digits(backend, x, packed))
+        DECANT_RETURN_ON_FAILURE(decant_cuda_packed_digits(backend, x, packed, folded, accumulate, y, err));
     else if (decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
              decant_cuda_packed_has_tiles(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_tiles(backend, x, packed, folded, accumulate, y, err));

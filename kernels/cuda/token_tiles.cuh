@@ -15,6 +15,7 @@
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/packed.cuh"
 #include "kernels/cuda/tensor_core.cuh"
+#include "kernels/cuda/token_digits.h"
 
 enum {
     WARPS = 8,
@@ -33,12 +34,14 @@ enum {
     STAGES = 2,        /* units of codes that are there or under way */
     ARRIVALS = 4096,   /* row blocks that can share rows */
     SHARES_MAXIMUM = 16,
+    PARTS_AHEAD = 8, /* of different shares, that are read at once */
 };
 
 /* Powers of two that the compiler does not know, to shift right by multiplying: bytes are permuted where shifts
  * are done, and multiplications have a place of their own. */
 typedef struct shift_factors {
-    uint32_t one, two, sixteen; /* 2^(32 − shift) */
+    uint32_t one, two, sixteen;         /* 2^(32 − shift) */
+    uint32_t unit, two_left, four_left; /* 1, 2 and 4 */
 } shift_factors;
 
 /* The arguments of a launch. */
@@ -49,8 +52,12 @@ typedef struct tiles_call {
     const __half *offsets;  /* of a grid's rows whose levels are kept, or NULL */
     bool waits;             /* for earlier work even with the weights */
     const __nv_bfloat16 *x; /* [tokens, columns] */
-    __nv_bfloat16 *y;       /* [tokens, rows] */
-    const float *sparse;    /* [tokens, rows], NULL: none */
+    const unsigned char *digits; /* x as digits, or NULL (token_digits.h) */
+    const decant_token_figures *figures;
+    const __nv_bfloat16 *turned; /* [columns, tokens of the kernel] x for a block of the sparse part */
+    bool sparse_share;           /* one more block of a row block takes its sparse part (sparse_share.cuh) */
+    __nv_bfloat16 *y;            /* [tokens, rows] */
+    const float *sparse;         /* [tokens, rows], NULL: none */
     float *parts;       /* [row blocks, shares, ROWS, tokens of the kernel], when there are several shares */
     uint32_t *arrivals; /* [row blocks] zeros, and zeros again in the end */
     int tokens;
@@ -58,6 +65,17 @@ typedef struct tiles_call {
     bool accumulate;
     shift_factors shifts;
 } tiles_call;
+
+/* Blocks that share rows: one more takes their sparse part. */
+static __host__ __device__ __forceinline__ int parts_of(const tiles_call &call)
+{
+    return call.shares + call.sparse_share;
+}
+
+static __host__ __device__ __forceinline__ int row_blocks_of(int rows)
+{
+    return (rows + ROWS - 1) / ROWS;
+}
 
 static __device__ __forceinline__ uint32_t shift_right(uint32_t value, uint32_t factor)
 {
@@ -228,28 +246,59 @@ static __device__ __forceinline__ bool comes_last(uint32_t *arrivals, int shares
     return before == (uint32_t)shares - 1;
 }
 
+/* Sums of a row block [tokens of the kernel, ROWS] that one of its blocks leaves. */
+template <int TOKENS>
+static __device__ __forceinline__ float *part_of(const tiles_call &call, int row_block, int part)
+{
+    return call.parts + ((int64_t)row_block * parts_of(call) + part) * ROWS * TOKENS;
+}
+
+/* The last block of those that share rows adds up what all left. */
+template <int TILES, bool SCALED>
+static __device__ __forceinline__ void add_parts(const tiles_call &call, int row_block)
+{
+    constexpr int TOKENS = TILES * TILE_TOKENS;
+    const int count = parts_of(call);
+    if (!comes_last(call.arrivals + row_block, count))
+        return;
+    const float4 *parts = (const float4 *)part_of<TOKENS>(call, row_block, 0);
+    for (int i = threadIdx.x; i < ROWS * TOKENS / 4; i += THREADS) {
+        float sums[4] = {};
+        for (int first = 0; first < count; first += PARTS_AHEAD) {
+            float4 ahead[PARTS_AHEAD];
+#pragma unroll
+            for (int j = 0; j < PARTS_AHEAD; j++)
+                if (first + j < count)
+                    ahead[j] = __ldcg(parts + (first + j) * (ROWS * TOKENS / 4) + i);
+#pragma unroll
+            for (int j = 0; j < PARTS_AHEAD; j++)
+                if (first + j < count) {
+                    sums[0] += ahead[j].x;
+                    sums[1] += ahead[j].y;
+                    sums[2] += ahead[j].z;
+                    sums[3] += ahead[j].w;
+                }
+        }
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            store<SCALED>(call, row_block * ROWS + i * 4 % ROWS + j, i * 4 / ROWS, sums[j]);
+    }
+}
+
 template <int TILES, bool SCALED>
 static __device__ __forceinline__ void finish(const tiles_call &call, const float (&sums)[TILES][4],
                                               int row_block, int share)
 {
     constexpr int TOKENS = TILES * TILE_TOKENS;
-    const int first_row = row_block * ROWS;
-    if (call.shares == 1) {
-        each_sum<TILES>(
-            sums, [&](int row, int token, float sum) { store<SCALED>(call, first_row + row, token, sum); });
+    if (parts_of(call) == 1) {
+        each_sum<TILES>(sums, [&](int row, int token, float sum) {
+            store<SCALED>(call, row_block * ROWS + row, token, sum);
+        });
         return;
     }
-    float *parts = call.parts + (int64_t)row_block * call.shares * ROWS * TOKENS;
-    float *own = parts + (int64_t)share * ROWS * TOKENS;
+    float *own = part_of<TOKENS>(call, row_block, share);
     each_sum<TILES>(sums, [&](int row, int token, float sum) { own[token * ROWS + row] = sum; });
-    if (!comes_last(call.arrivals + row_block, call.shares))
-        return;
-    for (int i = threadIdx.x; i < ROWS * TOKENS; i += THREADS) {
-        float sum = 0;
-        for (int part = 0; part < call.shares; part++)
-            sum += __ldcg(parts + (int64_t)part * ROWS * TOKENS + i);
-        store<SCALED>(call, first_row + i % ROWS, i / ROWS, sum);
-    }
+    add_parts<TILES, SCALED>(call, row_block);
 }
 
 /* ---- the kernel ---- */
@@ -328,11 +377,6 @@ __global__ void __launch_bounds__(THREADS, Decoder::BLOCKS)
 
 /* ---- the choice of a launch ---- */
 
-static inline int row_blocks_of(int rows)
-{
-    return (rows + ROWS - 1) / ROWS;
-}
-
 /* In so many parts that the multiprocessors are done at about the same time. One block alone on one takes four
  * fifths of the time of two, which hide each other's waiting; what begins and ends a block costs about half a
  * unit.
@@ -380,10 +424,11 @@ static inline decant_status prepare(decant_cuda_context *context, tiles_call *ca
                                     decant_error *err)
 {
     call->shares = shares_for(&context->shared, call->packed.rows, call->packed.words);
-    call->shifts = {1u << 31, 1u << 30, 1u << 16};
-    *parts_bytes = call->shares == 1 ? 0
-                                     : (size_t)row_blocks_of(call->packed.rows) * (size_t)call->shares * ROWS *
-                                           (size_t)padded_tokens(call->tokens) * sizeof(float);
+    call->shifts = {1u << 31, 1u << 30, 1u << 16, 1, 2, 4};
+    const int parts = parts_of(*call);
+    *parts_bytes = parts == 1 ? 0
+                              : (size_t)row_blocks_of(call->packed.rows) * (size_t)parts * ROWS *
+                                    (size_t)padded_tokens(call->tokens) * sizeof(float);
     return arrivals_of(context, &call->arrivals, err);
 }
 

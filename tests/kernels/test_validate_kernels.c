@@ -163,13 +163,13 @@ static void packed_linear_matches_for_large_matrices(void **state)
 static void packed_linear_repeats(void **state)
 {
     decant_backend *backend = *state;
-    for (int64_t tokens = 1; tokens <= 32; tokens *= 4) {
+    for (int64_t tokens = 1; tokens <= 32; tokens *= 2) {
         uint64_t seed = 11;
-        packed_case made = {.packed = {.rows = 520, .columns = 1536, .bits = 4},
-                            .weights = doubles(520 * 1536)};
+        packed_case made = {.packed = {.rows = 520, .columns = 4608, .bits = 4},
+                            .weights = doubles(520 * 4608)};
         pack_codes(backend, &made, &seed);
         pack_sparse(backend, &made, SOME_SPARSE, &seed);
-        device_array x = activation_array(backend, tokens, 1536, 1, 1),
+        device_array x = activation_array(backend, tokens, 4608, 1, 1),
                      y = activation_array(backend, tokens, 520, 1, 2);
         void *bytes[2];
         for (int i = 0; i < 2; i++) {
@@ -183,6 +183,59 @@ static void packed_linear_repeats(void **state)
         drop(backend, &y);
         drop_packed(backend, &made);
     }
+}
+
+/* What a product is off by, relative to the product, is below a thousandth beside what storing it rounds away:
+ * whatever stands for levels and x inside. dominating: how many times as large as the others one entry of each
+ * token is. */
+static void check_precision(decant_backend *backend, int bits, int64_t tokens, double dominating)
+{
+    const int64_t columns = 1160, rows = 150;
+    uint64_t seed = 13;
+    packed_case made = {.packed = {.rows = rows, .columns = columns, .bits = bits},
+                        .weights = doubles(columns * rows)};
+    pack_codes(backend, &made, &seed);
+    pack_sparse(backend, &made, SOME_SPARSE, &seed);
+    device_array x = activation_array(backend, tokens, columns, 1, 1),
+                 y = activation_array(backend, tokens, rows, 1, 2);
+    double *expected = doubles(tokens * rows);
+    for (int64_t t = 0; t < tokens; t++) {
+        const int64_t i = t * columns + (t * 389 + 17) % columns;
+        store_element(backend->activation, x.values[i] * dominating, x.host, i);
+        x.values[i] = load_element(backend->activation, x.host, i);
+    }
+    REQUIRE(backend->memory->upload(backend, x.matrix.data, x.host, decant_matrix_bytes(x.matrix), err));
+    add_products(tokens, &made, x.values, expected);
+    REQUIRE(backend->validate->packed_linear(backend, x.matrix, &made.packed, false, y.matrix, err));
+    void *bytes = download_bytes(backend, y.matrix);
+    double difference = 0, rounding = 0, norm = 0;
+    for (int64_t i = 0; i < tokens * rows; i++) {
+        const double actual = load_element(backend->activation, bytes, i);
+        store_element(backend->activation, expected[i], bytes, i);
+        const double rounded = load_element(backend->activation, bytes, i);
+        difference += (actual - expected[i]) * (actual - expected[i]);
+        rounding += (rounded - expected[i]) * (rounded - expected[i]);
+        norm += expected[i] * expected[i];
+    }
+    if (!(difference <= rounding + 1e-6 * norm))
+        fail_msg("%d bits, %d tokens, an entry %g times as large: off by %.2e, rounding alone by %.2e", bits,
+                 (int)tokens, dominating, sqrt(difference / norm), sqrt(rounding / norm));
+    free(bytes);
+    free(expected);
+    drop(backend, &x);
+    drop(backend, &y);
+    drop_packed(backend, &made);
+}
+
+static void packed_linear_is_precise(void **state)
+{
+    static const int64_t tokens[] = {1, 2, 4, 8, 13, 16, 27, 32};
+    for (int bits = DECANT_BITS_MINIMUM; bits <= 4; bits++)
+        for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
+            check_precision(*state, bits, tokens[i], 1);
+            check_precision(*state, bits, tokens[i], 30);
+            check_precision(*state, bits, tokens[i], 1000);
+        }
 }
 
 /* A token of zeros, and one whose values lie far apart, do not disturb their neighbours. */
@@ -323,6 +376,7 @@ int main(void)
         cmocka_unit_test(packed_linear_matches_for_few_tokens),
         cmocka_unit_test(packed_linear_matches_for_large_matrices),
         cmocka_unit_test(packed_linear_repeats),
+        cmocka_unit_test(packed_linear_is_precise),
         cmocka_unit_test(packed_linear_scales_each_token),
         cmocka_unit_test(comparison_matches),
     };
