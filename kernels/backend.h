@@ -367,7 +367,8 @@ typedef struct decant_grid_kernels {
                             decant_grid_scale scale, decant_grid_matrix *matrix, decant_matrix_error *error,
                             decant_error *err);
 
-    /* y = x ŵᵀ (or y += …) straight from the packed form: the activations are rotated, not the weights. */
+    /* y = x ŵᵀ (or y += …) straight from the packed form, whose arrays are complete as those of packed_linear
+     * are: the activations are rotated, not the weights. */
     decant_status (*linear)(decant_backend *backend, decant_matrix x, const decant_grid_matrix *matrix,
                             bool accumulate, decant_matrix y, decant_error *err);
 

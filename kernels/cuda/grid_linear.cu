@@ -1,8 +1,9 @@
-/* y = x ŵᵀ from the packed form. The rows of x are rotated, into scratch and in their own type; few of them
- * then go to tensor cores (grid_tiles.cu) or, with several scales a row, to the lookup kernel; for more, rows
- * of ŵ are decoded, still rotated, into a tile of scratch, and cuBLAS multiplies. The tile is small enough to
- * be still in the L2 cache when the product reads it. */
-#include "kernels/cuda/grid_tiles.h"
+/* y = x ŵᵀ from the packed form. Few tokens in BF16 go to tensor cores (grid_tokens.cu) where these have a
+ * decoder for the grid. Else the rows of x are rotated, into scratch and in their own type; few of them then go
+ * to the lookup kernel; for more, rows of ŵ are decoded, still rotated, into a tile of scratch, and cuBLAS
+ * multiplies. The tile is small enough to be still in the L2 cache when the product reads it. */
+#include "kernels/cuda/grid_tokens.h"
+#include "kernels/cuda/operations.h"
 
 enum { THREADS = 256, TILE_BYTES = 32 << 20, TILE_ROWS_MULTIPLE = 256 };
 
@@ -84,9 +85,10 @@ decant_status decant_cuda_grid_linear(decant_backend *backend, decant_matrix x,
     decant_grid_cells cells;
     DECANT_RETURN_ON_FAILURE(decant_cuda_grid_cells(backend, &matrix->form, &cells, err));
     const bool rotated = matrix->form.rotation > 1;
-    const bool tiles = decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
-                       decant_cuda_grid_has_tiles(backend, x, matrix);
-    const bool few = tiles || x.rows <= DECANT_GRID_VECTORS_MAXIMUM;
+    if (decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
+        decant_cuda_grid_has_tokens(backend, x, matrix))
+        return decant_cuda_grid_tokens(backend, x, matrix, cells.points, accumulate, y, err);
+    const bool few = x.rows <= DECANT_GRID_VECTORS_MAXIMUM;
     const int64_t at_once = tile_rows(x.element, matrix);
     const decant_row_place place = decant_row_place_for(backend, x.rows, x.columns);
     size_t scratch_bytes = 0;
@@ -95,10 +97,6 @@ decant_status decant_cuda_grid_linear(decant_backend *backend, decant_matrix x,
     const size_t x_at = decant_scratch_reserve(&scratch_bytes, rotated ? decant_matrix_bytes(x) : 0);
     const size_t tile_at = decant_scratch_reserve(
         &scratch_bytes, few ? 0 : (size_t)(at_once * matrix->columns) * decant_element_bytes(x.element));
-    size_t parts_bytes = 0;
-    if (tiles)
-        DECANT_RETURN_ON_FAILURE(decant_cuda_grid_tiles_scratch(backend, x, matrix, &parts_bytes, err));
-    const size_t parts_at = decant_scratch_reserve(&scratch_bytes, parts_bytes);
     void *scratch;
     DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, scratch_bytes, &scratch, err));
     if (rotated) {
@@ -109,9 +107,6 @@ decant_status decant_cuda_grid_linear(decant_backend *backend, decant_matrix x,
             rotate(backend, decant_grid_view_of(matrix, cells.points), x, own, target, err));
         x.data = target;
     }
-    if (tiles)
-        return decant_cuda_grid_tiles(backend, x, matrix, cells.points, (char *)scratch + parts_at, accumulate,
-                                      y, err);
     if (few)
         return decant_cuda_grid_vectors(backend, x, matrix, cells.points, accumulate, y, err);
     return multiply_decoded(backend, x, matrix, cells.points, at_once, (char *)scratch + tile_at, accumulate, y,

@@ -32,6 +32,18 @@ static void add_products(int64_t tokens, const grid_case *test, const double *we
                 y[t * test->rows + row] += x[t * test->columns + i] * weights[row * test->columns + i];
 }
 
+/* Another run leaves the same bits. */
+static void check_repeat(const grid_case *test, decant_matrix x, decant_matrix y)
+{
+    decant_backend *backend = test->backend;
+    void *first = download_bytes(backend, y);
+    REQUIRE(backend->grid->linear(backend, x, &test->matrix, false, y, err));
+    void *second = download_bytes(backend, y);
+    assert_memory_equal(first, second, decant_matrix_bytes(y));
+    free(first);
+    free(second);
+}
+
 static void check_linear(const grid_case *test, const double *weights, int64_t tokens)
 {
     decant_backend *backend = test->backend;
@@ -41,6 +53,7 @@ static void check_linear(const grid_case *test, const double *weights, int64_t t
     add_products(tokens, test, weights, x.values, expected);
     REQUIRE(backend->grid->linear(backend, x.matrix, &test->matrix, false, y.matrix, err));
     expect_close(backend, y.matrix, expected, "grid linear");
+    check_repeat(test, x.matrix, y.matrix);
     add_products(tokens, test, weights, x.values, expected);
     REQUIRE(backend->grid->linear(backend, x.matrix, &test->matrix, true, y.matrix, err));
     expect_close(backend, y.matrix, expected, "grid linear, accumulated");
@@ -74,7 +87,9 @@ static void products_match_for_every_grid(void **state)
         {2, 5, 3, 7, 3, 1},       {3, 6, 5, 64, 64, 64},        {3, 7, 9, 576, 64, 64},
         {3, 9, 3, 2048, 100, 64}, {3, 12, 4, 1088, 1088, 64},   {4, 8, 5, 256, 64, 32},
         {4, 12, 3, 66, 20, 1},    {4, 10, 4, 2048, 1024, 1024}, {2, 7, 3, 2048, 2048, 2048},
-        {1, 3, 2, 1, 64, 1},
+        {1, 3, 2, 1, 64, 1},      {1, 4, 2200, 1280, 1280, 32}, {2, 8, 300, 4096, 4096, 32},
+        {2, 8, 70, 4096, 64, 64}, {2, 6, 50, 1056, 1056, 32},   {2, 7, 40, 2048, 2048, 32},
+        {1, 3, 33, 1024, 64, 32}, {4, 10, 40, 4096, 4096, 32},  {3, 8, 40, 3072, 3072, 32},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         decant_grid_form form = random_grid(&cases[i], i);

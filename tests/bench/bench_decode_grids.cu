@@ -1,0 +1,378 @@
+/* Products of few tokens with matrices on a grid, rotation included, beside the 16-bit one: microseconds and
+ * times the speed of cuBLAS in BF16.
+ *
+ * usage: bench_decode_grids [--tokens 1,2,4,8,16,32] [--grids 2:4,2:6,2:8,…] [--shapes 63] [--group 0]
+ *     grids: dimension:code bits; group: columns that share a scale, 0: a row; shapes: a mask of those below
+ *
+ * A time is the median of several replays of a CUDA graph of many launches, gaps between them included. Every
+ * launch reads other copies of the weights, more bytes in all than the L2 cache holds several times. Codes are
+ * random and so are the grid's points; x is normal with one entry in 512 thirty times as large. "error" is
+ * ‖y − y₆₄‖ / ‖y₆₄‖ over some rows, the worst of all grids, y₆₄ computed in double from the same bits, the
+ * rotation by a transform in double; "rounding" is the same of y₆₄ itself rounded to BF16, which is how y is
+ * stored. "bits!" behind a figure: two launches differed in some bit. */
+#include "kernels/counter_random.h"
+#include "kernels/cuda/context.h"
+
+extern "C" {
+#include "kernels/grid_form.h"
+}
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <functional>
+#include <vector>
+
+enum { REPLAYS = 7, CHECKED_ROWS = 24, LAUNCHES_AT_LEAST = 32, COPIES_MAXIMUM = 64, THREADS = 256, SEED = 5 };
+static const double ROTATED_BYTES = 320e6;
+static const int SHAPES[][2] = {{4096, 4096}, {11008, 4096}, {4096, 11008},
+                                {8192, 8192}, {22016, 8192}, {8192, 22016}};
+
+#define MUST(call)                                                                                             \
+    do {                                                                                                       \
+        const int code_ = (int)(call);                                                                         \
+        if (code_ != 0) {                                                                                      \
+            fprintf(stderr, "bench_decode_grids: %s: code %d\n", #call, code_);                                \
+            exit(1);                                                                                           \
+        }                                                                                                      \
+    } while (0)
+
+static __host__ __device__ float normal_value(uint64_t index) /* near enough: a sum of eight uniform numbers */
+{
+    const uint64_t bits = decant_random_bits(1, 0, index);
+    float sum = 0;
+    for (int i = 0; i < 8; i++)
+        sum += (float)(bits >> 8 * i & 255u);
+    return (sum - 1020.0f) / 209.0f;
+}
+
+__global__ void fill_words(uint64_t *words, int64_t count)
+{
+    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS)
+        words[i] = decant_random_bits(2, 0, (uint64_t)i);
+}
+
+__global__ void fill_weights(__nv_bfloat16 *weights, int64_t count)
+{
+    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS)
+        weights[i] = __float2bfloat16_rn(0.02f * normal_value((uint64_t)i));
+}
+
+typedef struct bench {
+    decant_backend *backend;
+    cudaStream_t stream;
+    char *pool; /* random bits: planes of every copy */
+    size_t pool_bytes;
+    __nv_bfloat16 *weights;
+    void *x_data, *y_data, *scales;
+    std::vector<__nv_bfloat16> x;
+    std::vector<__half> host_scales;
+} bench;
+
+typedef struct grid_choice {
+    int dimension, bits;
+    std::vector<float> points;
+} grid_choice;
+
+static void *to_device(const void *host, size_t bytes)
+{
+    void *device;
+    MUST(cudaMalloc(&device, bytes));
+    MUST(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
+    return device;
+}
+
+static double time_us(bench *b, int launches, const std::function<void(int)> &launch)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    cudaEvent_t begin, end;
+    MUST(cudaEventCreate(&begin));
+    MUST(cudaEventCreate(&end));
+    launch(0);
+    MUST(cudaStreamSynchronize(b->stream));
+    MUST(cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < launches; i++)
+        launch(i);
+    MUST(cudaStreamEndCapture(b->stream, &graph));
+    MUST(cudaGraphInstantiate(&executable, graph, 0));
+    std::vector<float> times;
+    for (int i = 0; i < REPLAYS + 2; i++) {
+        float ms;
+        MUST(cudaEventRecord(begin, b->stream));
+        MUST(cudaGraphLaunch(executable, b->stream));
+        MUST(cudaEventRecord(end, b->stream));
+        MUST(cudaEventSynchronize(end));
+        MUST(cudaEventElapsedTime(&ms, begin, end));
+        if (i >= 2)
+            times.push_back(ms);
+    }
+    std::sort(times.begin(), times.end());
+    MUST(cudaGraphExecDestroy(executable));
+    MUST(cudaGraphDestroy(graph));
+    MUST(cudaEventDestroy(begin));
+    MUST(cudaEventDestroy(end));
+    return 1e3 * times[times.size() / 2] / launches;
+}
+
+static int copies_of(double bytes)
+{
+    return (int)std::min<double>(COPIES_MAXIMUM, ROTATED_BYTES / bytes + 2);
+}
+
+static void require(decant_status status, const decant_error *err)
+{
+    if (status == DECANT_OK)
+        return;
+    fprintf(stderr, "bench_decode_grids: %s\n", err->message);
+    exit(1);
+}
+
+static double time_dense(bench *b, int rows, int columns, int tokens)
+{
+    const int copies = copies_of(2.0 * rows * columns);
+    return time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
+        decant_error err;
+        decant_matrix x = {b->x_data, DECANT_BF16, tokens, columns}, y = {b->y_data, DECANT_BF16, tokens, rows};
+        decant_matrix weight = {b->weights + (int64_t)(i % copies) * rows * columns, DECANT_BF16, rows,
+                                columns};
+        require(b->backend->model->linear(b->backend, x, weight, false, y, &err), &err);
+    });
+}
+
+/* ---- the product of codes ---- */
+
+static size_t planes_bytes(int rows, int columns, const grid_choice &grid)
+{
+    return (size_t)rows * (size_t)grid.bits * (size_t)decant_grid_words(columns, grid.dimension) * 4;
+}
+
+/* Copy i of a matrix: its planes are a piece of the pool. */
+static decant_grid_matrix matrix_copy(const bench *b, int rows, int columns, const grid_choice &grid, int group,
+                                      int i)
+{
+    const size_t bytes = planes_bytes(rows, columns, grid);
+    int64_t rotation = 1;
+    while (columns % (2 * rotation) == 0)
+        rotation *= 2;
+    decant_grid_matrix matrix = {};
+    matrix.rows = rows;
+    matrix.columns = columns;
+    matrix.form.dimension = grid.dimension;
+    matrix.form.code_bits = grid.bits;
+    matrix.form.points = grid.points.data();
+    matrix.form.group = group > 0 ? group : columns;
+    matrix.form.rotation = rotation;
+    matrix.form.seed = SEED;
+    matrix.planes = (uint32_t *)(b->pool + (size_t)i % (b->pool_bytes / bytes) * bytes);
+    const size_t count = (size_t)rows * (size_t)((columns + matrix.form.group - 1) / matrix.form.group);
+    matrix.scales =
+        (uint16_t *)b->scales + count * (size_t)(group > 0 ? i : 0); /* a row's: L2 or not, it is little */
+    return matrix;
+}
+
+static void multiply(bench *b, const decant_grid_matrix &matrix, int tokens)
+{
+    decant_error err;
+    decant_matrix x = {b->x_data, DECANT_BF16, tokens, matrix.columns};
+    decant_matrix y = {b->y_data, DECANT_BF16, tokens, matrix.rows};
+    require(b->backend->grid->linear(b->backend, x, &matrix, false, y, &err), &err);
+}
+
+typedef struct relative_error {
+    double of_y, of_rounding;
+    bool same;
+} relative_error;
+
+static std::vector<double> rotated_token(const bench *b, const decant_grid_form &form, int columns, int token)
+{
+    std::vector<double> x((size_t)columns);
+    for (int j = 0; j < columns; j++)
+        x[(size_t)j] = __bfloat162float(b->x[(size_t)token * (size_t)columns + (size_t)j]) *
+                       (decant_random_sign(form.seed, j) ? -1 : 1) / sqrt((double)form.rotation);
+    for (int apart = 1; apart < form.rotation; apart *= 2)
+        for (int j = 0; j < columns; j++)
+            if (!(j & apart)) {
+                const double low = x[(size_t)j], high = x[(size_t)(j + apart)];
+                x[(size_t)j] = low + high;
+                x[(size_t)(j + apart)] = low - high;
+            }
+    return x;
+}
+
+static std::vector<double> row_weights(const bench *b, const decant_grid_matrix &matrix, int64_t row)
+{
+    const int p = matrix.form.dimension, bits = matrix.form.code_bits;
+    const int64_t words = decant_grid_words(matrix.columns, p), group = matrix.form.group;
+    const int64_t groups = (matrix.columns + group - 1) / group;
+    std::vector<uint32_t> planes((size_t)(bits * words));
+    std::vector<double> weights((size_t)matrix.columns);
+    MUST(cudaMemcpy(planes.data(), matrix.planes + row * bits * words, planes.size() * 4,
+                    cudaMemcpyDeviceToHost));
+    for (int64_t column = 0; column < matrix.columns; column++) {
+        const int64_t j = column / p;
+        int code = 0;
+        for (int bit = 0; bit < bits; bit++)
+            code |= (int)(planes[(size_t)(bit * words + j / 32)] >> j % 32 & 1u) << bit;
+        weights[(size_t)column] = matrix.form.points[code * p + column % p] *
+                                  __half2float(b->host_scales[(size_t)(row * groups + j * p / group)]);
+    }
+    return weights;
+}
+
+static std::vector<__nv_bfloat16> product_of(bench *b, const decant_grid_matrix &matrix, int tokens)
+{
+    std::vector<__nv_bfloat16> y((size_t)(tokens * matrix.rows));
+    MUST(cudaMemsetAsync(b->y_data, 0xff, y.size() * 2, b->stream));
+    multiply(b, matrix, tokens);
+    MUST(cudaStreamSynchronize(b->stream));
+    MUST(cudaMemcpy(y.data(), b->y_data, y.size() * 2, cudaMemcpyDeviceToHost));
+    return y;
+}
+
+/* Against the same product in double, over some rows. */
+static relative_error check(bench *b, const decant_grid_matrix &matrix, int tokens)
+{
+    const std::vector<__nv_bfloat16> y = product_of(b, matrix, tokens), again = product_of(b, matrix, tokens);
+    std::vector<std::vector<double>> x;
+    for (int token = 0; token < tokens; token++)
+        x.push_back(rotated_token(b, matrix.form, (int)matrix.columns, token));
+    double difference = 0, rounding = 0, norm = 0;
+    for (int i = 0; i < CHECKED_ROWS; i++) {
+        const int64_t row = i < 4   ? i
+                            : i < 8 ? matrix.rows - 1 - (i - 4)
+                                    : (int64_t)(decant_random_bits(3, 0, (uint64_t)i) % (uint64_t)matrix.rows);
+        const std::vector<double> weights = row_weights(b, matrix, row);
+        for (int token = 0; token < tokens; token++) {
+            double exact = 0;
+            for (size_t column = 0; column < weights.size(); column++)
+                exact += weights[column] * x[(size_t)token][column];
+            const double rounded = __bfloat162float(__float2bfloat16_rn((float)exact));
+            const double own = __bfloat162float(y[(size_t)(token * matrix.rows + row)]);
+            difference += (own - exact) * (own - exact);
+            rounding += (rounded - exact) * (rounded - exact);
+            norm += exact * exact;
+        }
+    }
+    return {sqrt(difference / norm), sqrt(rounding / norm), memcmp(y.data(), again.data(), y.size() * 2) == 0};
+}
+
+/* ---- the table ---- */
+
+static void measure_shape(bench *b, int rows, int columns, const std::vector<grid_choice> &grids, int group,
+                          const std::vector<int> &token_counts)
+{
+    if (group > 0) { /* scales are read like codes: as many copies of them */
+        const size_t count = (size_t)rows * (size_t)((columns + group - 1) / group);
+        for (int i = 0; i < COPIES_MAXIMUM; i++)
+            MUST(cudaMemcpy((char *)b->scales + (size_t)i * count * 2, b->host_scales.data(), count * 2,
+                            cudaMemcpyHostToDevice));
+    }
+    for (int tokens : token_counts) {
+        const double dense = time_dense(b, rows, columns, tokens);
+        relative_error worst = {0, 0, true};
+        printf("%5dx%-5d %3d %7.2f", rows, columns, tokens, dense);
+        for (const grid_choice &grid : grids) {
+            const int copies = copies_of((double)planes_bytes(rows, columns, grid));
+            const double own = time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
+                multiply(b, matrix_copy(b, rows, columns, grid, group, i % copies), tokens);
+            });
+            const relative_error error = check(b, matrix_copy(b, rows, columns, grid, group, 1), tokens);
+            printf(" | %6.2f %4.2fx%s", own, dense / own, error.same ? "" : " bits!");
+            if (!(error.of_y <= worst.of_y))
+                worst = error;
+        }
+        printf(" | %.2e %.2e\n", worst.of_y, worst.of_rounding);
+        fflush(stdout);
+    }
+}
+
+static void make_arrays(bench *b, int tokens, int group, int shapes)
+{
+    int64_t most = 0, most_scales = 0;
+    int widest = 0;
+    for (int i = 0; i < (int)(sizeof SHAPES / sizeof *SHAPES); i++) {
+        if (!(shapes >> i & 1))
+            continue;
+        const int64_t rows = SHAPES[i][0], columns = SHAPES[i][1], count = rows * columns;
+        most = std::max(most, count * copies_of(2.0 * (double)count));
+        most_scales = std::max(most_scales, group > 0 ? rows * ((columns + group - 1) / group) : rows);
+        widest = std::max(widest, std::max(SHAPES[i][0], SHAPES[i][1]));
+    }
+    b->pool_bytes = (size_t)640 << 20;
+    MUST(cudaMalloc((void **)&b->pool, b->pool_bytes));
+    MUST(cudaMalloc((void **)&b->weights, (size_t)most * 2));
+    fill_words<<<2048, THREADS, 0, b->stream>>>((uint64_t *)b->pool, (int64_t)(b->pool_bytes / 8));
+    fill_weights<<<2048, THREADS, 0, b->stream>>>(b->weights, most);
+    MUST(cudaGetLastError());
+    for (int64_t i = 0; i < (int64_t)tokens * widest; i++)
+        b->x.push_back(__float2bfloat16_rn(normal_value((uint64_t)i + 999) *
+                                           (decant_random_bits(4, 0, (uint64_t)i) % 512 == 0 ? 30.0f : 1.0f)));
+    for (int64_t i = 0; i < most_scales; i++)
+        b->host_scales.push_back(__float2half_rn(0.02f + 0.005f * normal_value((uint64_t)i + 333)));
+    b->x_data = to_device(b->x.data(), b->x.size() * 2);
+    MUST(cudaMalloc(&b->scales, b->host_scales.size() * 2 * (group > 0 ? COPIES_MAXIMUM : 1)));
+    MUST(cudaMemcpy(b->scales, b->host_scales.data(), b->host_scales.size() * 2, cudaMemcpyHostToDevice));
+    MUST(cudaMalloc(&b->y_data, (size_t)tokens * widest * 2));
+    MUST(cudaStreamSynchronize(b->stream));
+}
+
+static std::vector<int> read_list(const char *text)
+{
+    std::vector<int> numbers;
+    for (char *end; *text; text = *end ? end + 1 : end)
+        numbers.push_back((int)strtol(text, &end, 10));
+    return numbers;
+}
+
+static std::vector<grid_choice> read_grids(const char *text)
+{
+    std::vector<grid_choice> grids;
+    for (char *end; *text; text = *end ? end + 1 : end) {
+        grid_choice grid;
+        grid.dimension = (int)strtol(text, &end, 10);
+        grid.bits = *end == ':' ? (int)strtol(end + 1, &end, 10) : 0;
+        for (int i = 0; i < grid.dimension << grid.bits; i++)
+            grid.points.push_back(normal_value((uint64_t)i + 77));
+        grids.push_back(grid);
+    }
+    return grids;
+}
+
+int main(int argc, char **argv)
+{
+    std::vector<int> token_counts = {1, 2, 4, 8, 16, 32};
+    const char *grid_list = "2:8,2:6,2:4";
+    int shapes = 63, group = 0;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "--tokens") == 0)
+            token_counts = read_list(argv[i + 1]);
+        else if (strcmp(argv[i], "--grids") == 0)
+            grid_list = argv[i + 1];
+        else if (strcmp(argv[i], "--shapes") == 0)
+            shapes = atoi(argv[i + 1]);
+        else if (strcmp(argv[i], "--group") == 0)
+            group = atoi(argv[i + 1]);
+    }
+    const std::vector<grid_choice> grids = read_grids(grid_list);
+    bench b = {};
+    decant_error err = {};
+    require(decant_backend_create_cuda(0, false, &b.backend, &err), &err);
+    b.stream = decant_cuda_of(b.backend)->stream;
+    make_arrays(&b, *std::max_element(token_counts.begin(), token_counts.end()), group, shapes);
+    printf("%s; microseconds, times BF16\n%-11s %3s %7s", b.backend->device_name, "shape", "T", "BF16");
+    for (const grid_choice &grid : grids)
+        printf(" | p %d %2d bits   ", grid.dimension, grid.bits);
+    printf(" | error    rounding\n");
+    for (int i = 0; i < (int)(sizeof SHAPES / sizeof *SHAPES); i++)
+        if (shapes >> i & 1)
+            measure_shape(&b, SHAPES[i][0], SHAPES[i][1], grids, group, token_counts);
+    for (void *device : {(void *)b.pool, (void *)b.weights, b.x_data, b.y_data, b.scales})
+        MUST(cudaFree(device));
+    decant_backend_destroy(&b.backend);
+    return 0;
+}
