@@ -1,6 +1,6 @@
 /* y = x ŵᵀ from the packed form; the way depends on the shapes alone:
  *
- *     very few tokens, up to 5 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
+ *     very few tokens, up to 6 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
  *     up to 32 tokens, up to 4 bits, BF16,
  *     large matrices, Hopper                packed_digits.cu     integer tensor cores, levels in registers
  *     the same otherwise                    packed_tiles.cu      tensor cores, levels in registers
@@ -127,10 +127,10 @@ static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
 /* Parities cost by the token, lookups by the code: where the one overtakes the other (tests/gpu/RESULTS.md). */
 static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
-    static const int most[] = {0, 0, 4, 4, 2, 1}; /* tokens, of codes of 2, 3, 4 and 5 bits */
+    static const int most[] = {0, 0, 4, 4, 2, 1, 1}; /* tokens, of codes of 2 to 6 bits */
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
     const bool wanted = way == DECANT_PACKED_PARITIES ||
-                        (way == DECANT_PACKED_FASTEST && packed->bits <= 5 && x.rows <= most[packed->bits]);
+                        (way == DECANT_PACKED_FASTEST && packed->bits <= 6 && x.rows <= most[packed->bits]);
     return wanted && x.rows <= PARITIES_TOKENS && decant_cuda_packed_has_parities(backend, x, packed);
 }
 

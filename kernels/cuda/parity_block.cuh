@@ -15,20 +15,28 @@ enum {
     THREADS = WARPS * DECANT_WARP,
 };
 
-/* Tokens that one block takes: their counts, 4 (2^bits − 1) registers a token, must fit. */
+/* Warps that share a ring, so that each takes half of the subsets of six bits: those of the five lowest bits,
+ * with or without the sixth. */
+template <int BITS> constexpr int TEAM = BITS <= 5 ? 1 : 2;
+template <int BITS> constexpr int SUBSETS_OF_WARP = BITS <= 5 ? (1 << BITS) - 1 : 32;
+
+/* Tokens that one block takes: their counts, 4 SUBSETS_OF_WARP registers a token, must fit. */
 template <int BITS> constexpr int TOKENS_OF_WIDTH = BITS == 2 ? 8 : BITS == 3 ? 4 : BITS == 4 ? 2 : 1;
 
-/* Units in a warp's ring: 24 units of one plane in all; fewer where the operands of several tokens need the
- * room. */
-template <int BITS, int TOKENS> constexpr int STAGES = (TOKENS == 1 ? 24 : 16) / BITS;
+/* Units in a team's ring of so many planes a warp. */
+template <int BITS, int RING> constexpr int STAGES = RING *TEAM<BITS> / BITS;
 template <int BITS> constexpr int UNIT_BYTES = BITS *OPERAND_BYTES;
 
 /* Whether the next kernel's block may share the multiprocessor: the registers must suffice for both. */
 template <int BITS, int TOKENS>
-constexpr bool HAS_ROOM_FOR_NEXT = TOKENS <= 2 && TOKENS *((1 << BITS) - 1) <= 15;
+constexpr bool HAS_ROOM_FOR_NEXT = TOKENS <= 2 && TOKENS *SUBSETS_OF_WARP<BITS> <= 15;
 
-/* A row of coefficients is four longer than its levels, for the banks of shared memory. */
+/* A row of coefficients is four longer than its levels, for the banks of shared memory. They are read four at a
+ * time. */
 template <int BITS> constexpr int COEFFICIENT_STRIDE = (1 << BITS) + 4;
+
+/* Of a tile, in the parts that the warps add to its rows. */
+template <int TOKENS> constexpr int TILE_PARTS = (WARPS + 1) * TILE_ROWS *TOKENS;
 
 /* The arguments of a launch. */
 typedef struct parities_call {
@@ -37,9 +45,11 @@ typedef struct parities_call {
     __nv_bfloat16 *y;       /* [tokens, rows] */
     int tokens, groups;     /* groups of tokens, each for other blocks */
     int blocks;             /* of one group */
+    int ring;               /* planes of units in a warp's ring */
     bool sparse;
-    int products;    /* of sparse entries and tokens that a block has room for */
-    int64_t entries; /* of the matrix */
+    bool x_in_shared; /* for the sparse part */
+    int window;       /* chunks of the sparse part that a block has room for */
+    int64_t entries;  /* of the matrix */
     bool accumulate;
 } parities_call;
 
@@ -47,23 +57,33 @@ typedef struct parities_call {
 typedef struct shared_layout {
     int operands;     /* [TOKENS][units][PRODUCTS] operands of x */
     int coefficients; /* F32 [rows of the block, COEFFICIENT_STRIDE] */
-    int parts;        /* F32 [tiles, WARPS, TILE_ROWS, TOKENS]: what each warp adds to each row */
+    int parts;        /* F32 [tiles, WARPS + 1, TILE_ROWS, TOKENS]: what each warp adds to each row, and a place
+                       * that keeps the next tile out of the same banks */
     int sparse;       /* sparse_rows.cuh */
-    int rings;        /* [WARPS][STAGES] units */
+    int x;            /* BF16 [TOKENS, units of columns], for the sparse part, if at all */
+    int chunks;       /* [WARPS][CHUNK_BUFFERS] of the sparse part */
+    int rings;        /* [teams][stages] units */
     int total;
 } shared_layout;
 
+enum { CHUNK_BUFFERS = 2 };
+
 template <int BITS, int TOKENS>
-static __host__ __device__ __forceinline__ shared_layout layout_of(int tiles, int units, bool sparse,
-                                                                   int products)
+static __host__ __device__ __forceinline__ shared_layout layout_of(const parities_call &call, int tiles,
+                                                                   int units)
 {
+    const int x_bytes = TOKENS * units * UNIT_WORDS * DECANT_PLANE_COLUMNS * 2;
+    const int stages = call.ring * TEAM<BITS> / BITS;
     shared_layout layout;
     layout.operands = 0;
     layout.coefficients = TOKENS * units * PRODUCTS * OPERAND_BYTES;
     layout.parts = layout.coefficients + tiles * TILE_ROWS * COEFFICIENT_STRIDE<BITS> * 4;
-    layout.sparse = (layout.parts + tiles * WARPS * TILE_ROWS * TOKENS * 4 + 15) / 16 * 16;
-    layout.rings = layout.sparse + (sparse ? decant_sparse_rows_bytes(tiles * TILE_ROWS, TOKENS, products) : 0);
-    layout.total = layout.rings + WARPS * STAGES<BITS, TOKENS> * UNIT_BYTES<BITS>;
+    layout.sparse = layout.parts + tiles * TILE_PARTS<TOKENS> * 4;
+    layout.x =
+        layout.sparse + (call.sparse ? decant_sparse_rows_bytes(tiles * TILE_ROWS, TOKENS, call.window) : 0);
+    layout.chunks = layout.x + (call.x_in_shared ? x_bytes : 0);
+    layout.rings = layout.chunks + (call.sparse ? WARPS * CHUNK_BUFFERS * DECANT_CHUNK_BYTES : 0);
+    layout.total = layout.rings + WARPS / TEAM<BITS> * stages * UNIT_BYTES<BITS>;
     return layout;
 }
 
@@ -91,6 +111,18 @@ static __host__ __device__ __forceinline__ int units_of(int words)
     return (words + UNIT_WORDS - 1) / UNIT_WORDS;
 }
 
+/* A warp's units among those of its block, tile by tile: all teams share them evenly. */
+typedef struct warp_run {
+    int first, count;
+} warp_run;
+
+template <int BITS> static __device__ __forceinline__ warp_run run_of(const block_share &share, int warp)
+{
+    constexpr int TEAMS = WARPS / TEAM<BITS>;
+    const int units = share.tiles * share.units, team = warp / TEAM<BITS>, first = units * team / TEAMS;
+    return {first, units * (team + 1) / TEAMS - first};
+}
+
 /* ---- instructions ---- */
 
 static __device__ __forceinline__ uint4 load_shared(uint32_t address)
@@ -108,6 +140,13 @@ static __device__ __forceinline__ void store_shared_pair(uint32_t address, uint3
     asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(low), "r"(high) : "memory");
 }
 
+static __device__ __forceinline__ void store_shared(uint32_t address, const uint4 &value)
+{
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x), "r"(value.y),
+                 "r"(value.z), "r"(value.w)
+                 : "memory");
+}
+
 /* counts += the ones of and(planes of x, parities of rows). */
 static __device__ __forceinline__ void count_ones(int (&counts)[4], const uint4 &planes, uint32_t low,
                                                   uint32_t high)
@@ -118,42 +157,48 @@ static __device__ __forceinline__ void count_ones(int (&counts)[4], const uint4 
         : "r"(planes.x), "r"(planes.y), "r"(planes.z), "r"(planes.w), "r"(low), "r"(high));
 }
 
-/* ---- codes: a ring of units for each warp ---- */
+/* ---- codes: a ring of units for each team ---- */
 
-/* Where a warp is in its run of units. */
-typedef struct unit_place {
-    int tile, unit; /* of the block, of the tile */
-} unit_place;
+/* Where the next unit that a warp fetches is: a lane's words of its row. */
+typedef struct unit_source {
+    const uint32_t *words; /* of the first plane that the warp brings its team */
+    int tile, unit;        /* of the block, of the tile */
+} unit_source;
 
-static __device__ __forceinline__ void step(unit_place &place, int units)
+template <int BITS>
+static __device__ __forceinline__ unit_source source_of(const decant_packed_view &packed,
+                                                        const block_share &share, int tile, int unit)
 {
-    if (++place.unit == units) {
-        place.unit = 0;
-        place.tile++;
-    }
+    const int lane = threadIdx.x % DECANT_WARP, member = threadIdx.x / DECANT_WARP % TEAM<BITS>;
+    const int row = min((share.first_tile + tile) * TILE_ROWS + lane / 4, packed.rows - 1);
+    const int word = unit * UNIT_WORDS + lane % 4 * LANE_WORDS;
+    return {packed.planes + ((int64_t)row * BITS + member) * packed.words + word, tile, unit};
 }
 
-/* Starts copying a lane's words of one unit. WHOLE: rows of planes can be read sixteen bytes at a time. */
+/* Starts copying a lane's words of one unit to its place in a slot and goes on to the next. WHOLE: rows of
+ * planes can be read sixteen bytes at a time. */
 template <int BITS, bool WHOLE>
-static __device__ __forceinline__ void fetch_unit(const decant_packed_view &packed, int first_tile,
-                                                  unit_place place, uint32_t slot)
+static __device__ __forceinline__ void fetch_unit(const decant_packed_view &packed, const block_share &share,
+                                                  unit_source &source, uint32_t target)
 {
-    const int lane = threadIdx.x % DECANT_WARP;
-    const int row = min((first_tile + place.tile) * TILE_ROWS + lane / 4, packed.rows - 1);
-    const int word = place.unit * UNIT_WORDS + lane % 4 * LANE_WORDS;
-    const uint32_t *source = packed.planes + (int64_t)row * BITS * packed.words + word;
+    const int member = threadIdx.x / DECANT_WARP % TEAM<BITS>;
+    const int left = packed.words - (source.unit * UNIT_WORDS + (int)threadIdx.x % 4 * LANE_WORDS);
+    const uint32_t *words = source.words;
+    target += member * OPERAND_BYTES;
 #pragma unroll
-    for (int bit = 0; bit < BITS; bit++, source += packed.words) {
-        const uint32_t target = slot + bit * OPERAND_BYTES + lane * 16;
+    for (int bit = 0; bit < BITS; bit += TEAM<BITS>, words += TEAM<BITS> * packed.words) {
         if constexpr (WHOLE) {
-            decant_copy_line_16(target, source, word < packed.words);
+            decant_copy_line_16(target + bit * OPERAND_BYTES, words, left > 0);
         } else {
 #pragma unroll
             for (int i = 0; i < LANE_WORDS; i++)
-                decant_copy_4(target + i * 4, word + i < packed.words ? source + i : packed.planes,
-                              word + i < packed.words);
+                decant_copy_4(target + bit * OPERAND_BYTES + i * 4, i < left ? words + i : packed.planes,
+                              i < left);
         }
     }
+    source.words += UNIT_WORDS;
+    if (++source.unit == share.units)
+        source = source_of<BITS>(packed, share, source.tile + 1, 0);
 }
 
 /* ---- levels ---- */
@@ -231,28 +276,75 @@ static __device__ __forceinline__ float largest_of(const token_figures<TOKENS> &
     return __uint_as_float(largest << 16);
 }
 
-/* The operands of x of the block's tokens, by all its threads together; two barriers. A thread takes 32 columns
- * at a time and keeps the first ones between looking for the largest and turning them to planes. */
-template <int TOKENS>
-static __device__ __forceinline__ void make_operands(const parities_call &call, const block_share &share,
-                                                     token_figures<TOKENS> &figures, uint32_t operands)
+/* Turns a word's columns into planes, stores them among a token's operands and adds their values to `sum`. */
+static __device__ __forceinline__ int
+store_planes(uint32_t operands, int word, const uint4 (&vectors)[DECANT_PLANE_VECTORS], float factor, int sum)
 {
+    uint32_t planes[DECANT_FIXED_POINT_PLANES];
+    decant_columns_to_fixed_point(planes, vectors, factor);
+    sum = decant_fixed_point_sum(sum, planes);
+    decant_transpose_planes(planes);
+    const int product = word / UNIT_WORDS * PRODUCTS + word / 2 % PRODUCTS;
+    const int taker = word / LANE_WORDS % 4, half = word % 2;
+    uint32_t address = operands + product * OPERAND_BYTES + taker * 16 + half * 8;
+#pragma unroll
+    for (int plane = 0; plane < DECANT_FIXED_POINT_PLANES / 2; plane++, address += 4 * 16)
+        store_shared_pair(address, planes[plane], planes[plane + 8]);
+    return sum;
+}
+
+/* Where column `column` of a token's x lies in shared memory: the sixteen bytes of a word's columns that its
+ * thread stores at a time fall into other banks than its neighbours'. */
+static __device__ __forceinline__ uint32_t x_offset(uint32_t column)
+{
+    return column * 2 ^ (column >> 6 & 3) << 4;
+}
+
+static __device__ __forceinline__ void store_columns(uint32_t x, int word,
+                                                     const uint4 (&vectors)[DECANT_PLANE_VECTORS])
+{
+#pragma unroll
+    for (int i = 0; i < DECANT_PLANE_VECTORS; i++)
+        store_shared(x + x_offset(word * DECANT_PLANE_COLUMNS + i * 8), vectors[i]);
+}
+
+/* The operands of x of the block's tokens, and x itself where the sparse part finds it in shared memory, by all
+ * threads together; a barrier inside, and one must follow. A thread takes 32 columns at a time and keeps the
+ * first ones between looking for the largest and turning them to planes. */
+template <int TOKENS, bool SPARSE>
+static __device__ __forceinline__ void make_operands(const parities_call &call, const block_share &share,
+                                                     token_figures<TOKENS> &figures, uint32_t operands,
+                                                     uint32_t x_copy)
+{
+    constexpr int KEPT = TOKENS == 1 ? 3 : 1;
     const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
     const int columns = call.packed.columns, words = share.units * UNIT_WORDS;
-    uint4 kept[TOKENS][DECANT_PLANE_VECTORS];
+    const uint32_t x_copy_bytes = words * DECANT_PLANE_COLUMNS * 2;
+    uint4 kept[TOKENS][KEPT][DECANT_PLANE_VECTORS];
 #pragma unroll
     for (int token = 0; token < TOKENS; token++) {
         const __nv_bfloat16 *x = call.x + (int64_t)min(share.first_token + token, call.tokens - 1) * columns;
-        decant_load_columns(kept[token], x, threadIdx.x * DECANT_PLANE_COLUMNS, columns);
+#pragma unroll
+        for (int i = 0; i < KEPT; i++)
+            decant_load_columns(kept[token][i], x, (threadIdx.x + i * THREADS) * DECANT_PLANE_COLUMNS, columns);
     }
 #pragma unroll
     for (int token = 0; token < TOKENS; token++) {
         const __nv_bfloat16 *x = call.x + (int64_t)min(share.first_token + token, call.tokens - 1) * columns;
-        uint32_t largest = decant_largest_bits(0, kept[token]);
-        for (int word = threadIdx.x + THREADS; word < words; word += THREADS) {
+        uint32_t largest = 0;
+#pragma unroll
+        for (int i = 0; i < KEPT; i++) {
+            const int word = threadIdx.x + i * THREADS;
+            largest = decant_largest_bits(largest, kept[token][i]);
+            if (SPARSE && call.x_in_shared && word < words)
+                store_columns(x_copy + token * x_copy_bytes, word, kept[token][i]);
+        }
+        for (int word = threadIdx.x + KEPT * THREADS; word < words; word += THREADS) {
             uint4 vectors[DECANT_PLANE_VECTORS];
             decant_load_columns(vectors, x, word * DECANT_PLANE_COLUMNS, columns);
             largest = decant_largest_bits(largest, vectors);
+            if (SPARSE && call.x_in_shared)
+                store_columns(x_copy + token * x_copy_bytes, word, vectors);
         }
         largest = __reduce_max_sync(DECANT_ALL_LANES, max(largest & 0xffffu, largest >> 16));
         if (lane == 0)
@@ -262,23 +354,20 @@ static __device__ __forceinline__ void make_operands(const parities_call &call, 
 #pragma unroll
     for (int token = 0; token < TOKENS; token++) {
         const __nv_bfloat16 *x = call.x + (int64_t)min(share.first_token + token, call.tokens - 1) * columns;
-        const float largest = largest_of(figures, token);
-        const float factor = decant_fixed_point_factor(largest);
+        const uint32_t target = operands + token * share.units * PRODUCTS * OPERAND_BYTES;
+        const float factor = decant_fixed_point_factor(largest_of(figures, token));
         int sum = 0;
+#pragma unroll 1
         for (int word = threadIdx.x; word < words; word += THREADS) {
-            uint32_t planes[DECANT_FIXED_POINT_PLANES];
-            if (word != (int)threadIdx.x)
-                decant_load_columns(kept[token], x, word * DECANT_PLANE_COLUMNS, columns);
-            decant_columns_to_fixed_point(planes, kept[token], factor);
-            sum = decant_fixed_point_sum(sum, planes);
-            decant_transpose_planes(planes);
-            const int product = word / UNIT_WORDS * PRODUCTS + word / 2 % PRODUCTS;
-            const int taker = word / LANE_WORDS % 4, half = word % 2;
-            uint32_t address =
-                operands + (token * share.units * PRODUCTS + product) * OPERAND_BYTES + taker * 16 + half * 8;
+            sum = store_planes(target, word, kept[token][0], factor, sum);
 #pragma unroll
-            for (int plane = 0; plane < DECANT_FIXED_POINT_PLANES / 2; plane++, address += 4 * 16)
-                store_shared_pair(address, planes[plane], planes[plane + 8]);
+            for (int i = 0; i + 1 < KEPT; i++)
+#pragma unroll
+                for (int j = 0; j < DECANT_PLANE_VECTORS; j++)
+                    kept[token][i][j] = kept[token][i + 1][j];
+            if (word + KEPT * THREADS < words)
+                decant_load_columns(kept[token][KEPT - 1], x, (word + KEPT * THREADS) * DECANT_PLANE_COLUMNS,
+                                    columns);
         }
         sum = __reduce_add_sync(DECANT_ALL_LANES, sum);
         if (lane == 0)
@@ -288,15 +377,45 @@ static __device__ __forceinline__ void make_operands(const parities_call &call, 
 
 /* ---- the dense part ---- */
 
-/* counts += one unit's. */
-template <int BITS, int TOKENS>
-static __device__ __forceinline__ void add_unit(int (&counts)[TOKENS][(1 << BITS) - 1][4], uint32_t slot,
-                                                uint32_t operands, int token_bytes)
+template <int BARRIER, int THREADS_OF_IT> static __device__ __forceinline__ void wait_at_barrier(void)
 {
-    uint4 planes[BITS];
+    asm volatile("barrier.sync %0, %1;" ::"n"(BARRIER), "n"(THREADS_OF_IT) : "memory");
+}
+
+/* All warps of the team have come here. Barriers are named one by one: a block reserves those it may use. */
+template <int BITS> static __device__ __forceinline__ void wait_for_team(void)
+{
+    constexpr int MEMBERS = TEAM<BITS> * DECANT_WARP;
+    if constexpr (TEAM<BITS> == 1)
+        return __syncwarp();
+    switch (threadIdx.x / MEMBERS) {
+    case 0:
+        return wait_at_barrier<1, MEMBERS>();
+    case 1:
+        return wait_at_barrier<2, MEMBERS>();
+    case 2:
+        return wait_at_barrier<3, MEMBERS>();
+    default:
+        return wait_at_barrier<4, MEMBERS>();
+    }
+}
+
+/* counts += one unit's, of the subsets of the warp that has number `member` of its team. */
+template <int BITS, int TOKENS>
+static __device__ __forceinline__ void add_unit(int (&counts)[TOKENS][SUBSETS_OF_WARP<BITS>][4], uint32_t slot,
+                                                uint32_t operands, int token_bytes, int member = 0)
+{
+    constexpr int LOW = BITS <= 5 ? BITS : 5, FIRST_SUBSET = BITS <= 5 ? 1 : 0;
+    uint4 planes[LOW], above = {0, 0, 0, 0};
 #pragma unroll
-    for (int bit = 0; bit < BITS; bit++)
+    for (int bit = 0; bit < LOW; bit++)
         planes[bit] = load_shared(slot + bit * OPERAND_BYTES);
+#pragma unroll
+    for (int bit = LOW; bit < BITS; bit++)
+        if (member >> (bit - LOW) & 1) {
+            const uint4 plane = load_shared(slot + bit * OPERAND_BYTES);
+            above = {above.x ^ plane.x, above.y ^ plane.y, above.z ^ plane.z, above.w ^ plane.w};
+        }
 #pragma unroll
     for (int product = 0; product < PRODUCTS; product++) {
         uint4 x[TOKENS];
@@ -304,17 +423,17 @@ static __device__ __forceinline__ void add_unit(int (&counts)[TOKENS][(1 << BITS
         for (int token = 0; token < TOKENS; token++)
             x[token] = load_shared(operands + token * token_bytes + product * OPERAND_BYTES);
 #pragma unroll
-        for (int subset = 1; subset < 1 << BITS; subset++) {
-            uint32_t low = 0, high = 0;
+        for (int i = 0; i < SUBSETS_OF_WARP<BITS>; i++) {
+            uint32_t low = product == 0 ? above.x : above.z, high = product == 0 ? above.y : above.w;
 #pragma unroll
-            for (int bit = 0; bit < BITS; bit++)
-                if (subset >> bit & 1) {
+            for (int bit = 0; bit < LOW; bit++)
+                if ((i + FIRST_SUBSET) >> bit & 1) {
                     low ^= product == 0 ? planes[bit].x : planes[bit].z;
                     high ^= product == 0 ? planes[bit].y : planes[bit].w;
                 }
 #pragma unroll
             for (int token = 0; token < TOKENS; token++)
-                count_ones(counts[token][subset - 1], x[token], low, high);
+                count_ones(counts[token][i], x[token], low, high);
         }
     }
 }
@@ -322,24 +441,32 @@ static __device__ __forceinline__ void add_unit(int (&counts)[TOKENS][(1 << BITS
 /* Turns the counts of a tile into what this warp adds to its rows, and clears them. The lane's counts are of
  * plane g and of plane g + 8, whose weight is 2⁸ times that, of the last plane with the sign. */
 template <int BITS, int TOKENS>
-static __device__ __forceinline__ void finish_tile(int (&counts)[TOKENS][(1 << BITS) - 1][4],
-                                                   const float *coefficients, float *parts)
+static __device__ __forceinline__ void finish_tile(int (&counts)[TOKENS][SUBSETS_OF_WARP<BITS>][4],
+                                                   const float *coefficients, float *parts, int member = 0)
 {
-    constexpr int SUBSETS = 1 << BITS, STRIDE = COEFFICIENT_STRIDE<BITS>;
+    constexpr int STRIDE = COEFFICIENT_STRIDE<BITS>, FIRST_SUBSET = BITS <= 5 ? 1 : 0;
     const int lane = threadIdx.x % DECANT_WARP, plane = lane / 4, first_row = lane % 4 * 2;
     const int upper_weight = plane == 7 ? -256 : 256;
     const float plane_weight = (float)(1 << plane);
-    const float *of_first = coefficients + first_row * STRIDE, *of_second = of_first + STRIDE;
+    const float *of_first = coefficients + first_row * STRIDE + member * SUBSETS_OF_WARP<BITS>;
     float sums[TOKENS][2] = {};
 #pragma unroll
-    for (int subset = 1; subset < SUBSETS; subset++) {
-        const float first = of_first[subset], second = of_second[subset];
+    for (int four = 0; four < SUBSETS_OF_WARP<BITS> + FIRST_SUBSET; four += 4) {
+        const float4 first = *(const float4 *)(of_first + four);
+        const float4 second = *(const float4 *)(of_first + STRIDE + four);
+        const float firsts[] = {first.x, first.y, first.z, first.w};
+        const float seconds[] = {second.x, second.y, second.z, second.w};
 #pragma unroll
-        for (int token = 0; token < TOKENS; token++) {
-            int(&own)[4] = counts[token][subset - 1];
-            sums[token][0] = fmaf(first, (float)(own[0] + upper_weight * own[2]), sums[token][0]);
-            sums[token][1] = fmaf(second, (float)(own[1] + upper_weight * own[3]), sums[token][1]);
-            own[0] = own[1] = own[2] = own[3] = 0;
+        for (int i = 0; i < 4; i++) {
+            if (four + i < FIRST_SUBSET)
+                continue;
+#pragma unroll
+            for (int token = 0; token < TOKENS; token++) {
+                int(&own)[4] = counts[token][four + i - FIRST_SUBSET];
+                sums[token][0] = fmaf(firsts[i], (float)(own[0] + upper_weight * own[2]), sums[token][0]);
+                sums[token][1] = fmaf(seconds[i], (float)(own[1] + upper_weight * own[3]), sums[token][1]);
+                own[0] = own[1] = own[2] = own[3] = 0;
+            }
         }
     }
 #pragma unroll
@@ -353,79 +480,6 @@ static __device__ __forceinline__ void finish_tile(int (&counts)[TOKENS][(1 << B
             if (plane == 0)
                 parts[(first_row + i) * TOKENS + token] = sum;
         }
-}
-
-/* A warp's run of units: `count` of them from `place` on, whose first copies are under way. Beside every unit
- * each of its lanes has an entry of the first window of the sparse part: while one unit is counted, the next
- * entry and the x of this one are on their way, and the products of the one before are stored. `entry` is the
- * lane's first. */
-template <int BITS, int TOKENS, bool WHOLE>
-static __device__ __forceinline__ void add_units(const parities_call &call, const block_share &share,
-                                                 unit_place place, unit_place fetched, int count, uint32_t ring,
-                                                 const float *coefficients, float *parts, uint32_t operands,
-                                                 const decant_sparse_rows &sparse, decant_sparse_entry entry)
-{
-    const decant_packed_view &packed = call.packed;
-    const __nv_bfloat16 *x = call.x + (int64_t)share.first_token * packed.columns;
-    const int entries = call.sparse ? min(sparse.count, sparse.window) : 0;
-    const int last_token = call.tokens - 1 - share.first_token;
-    __nv_bfloat16 x_before[TOKENS];
-    __half value_before = entry.value;
-    constexpr int TILE_PARTS = WARPS * TILE_ROWS * TOKENS, RING_BYTES = STAGES<BITS, TOKENS> * UNIT_BYTES<BITS>;
-    const int lane = threadIdx.x % DECANT_WARP;
-    const int token_bytes = share.units * PRODUCTS * OPERAND_BYTES;
-    int counts[TOKENS][(1 << BITS) - 1][4] = {};
-    int slot = 0, free_slot = (STAGES<BITS, TOKENS> - 1) * UNIT_BYTES<BITS>;
-#pragma unroll 1
-    for (int i = 0; i < count; i++) {
-        decant_copy_wait<STAGES<BITS, TOKENS> - 2>();
-        if (i + STAGES<BITS, TOKENS> - 1 < count) {
-            fetch_unit<BITS, WHOLE>(packed, share.first_tile, fetched, ring + free_slot);
-            step(fetched, share.units);
-        }
-        decant_copy_commit();
-        free_slot = slot;
-        const int own = i * THREADS + (int)threadIdx.x;
-        if (i > 0 && own - THREADS < entries)
-            decant_store_products<TOKENS>(sparse, own - THREADS, value_before, x_before);
-        if (own < entries) {
-            decant_load_column<TOKENS>(x_before, x, entry.column, packed.columns, last_token);
-            value_before = entry.value;
-            entry = decant_sparse_entry_at(sparse, own + THREADS, entries);
-        }
-        add_unit<BITS, TOKENS>(counts, ring + slot + lane * 16,
-                               operands + place.unit * PRODUCTS * OPERAND_BYTES + lane * 16, token_bytes);
-        slot = slot + UNIT_BYTES<BITS> == RING_BYTES ? 0 : slot + UNIT_BYTES<BITS>;
-        const int tile = place.tile;
-        step(place, share.units);
-        if (place.tile != tile || i + 1 == count)
-            finish_tile<BITS, TOKENS>(counts, coefficients + tile * TILE_ROWS * COEFFICIENT_STRIDE<BITS>,
-                                      parts + tile * TILE_PARTS);
-    }
-    if (count > 0 && (count - 1) * THREADS + (int)threadIdx.x < entries)
-        decant_store_products<TOKENS>(sparse, (count - 1) * THREADS + (int)threadIdx.x, value_before, x_before);
-    decant_multiply_entries<TOKENS>(sparse, 0, count * THREADS + (int)threadIdx.x, entries, THREADS, x,
-                                    packed.columns, last_token);
-}
-
-/* The products of the sparse part, window by window; those of the last one are left in [*begin, *end). The
- * first window has been made already. Ends with a barrier. */
-template <int TOKENS>
-static __device__ __forceinline__ void multiply_sparse(const parities_call &call, const block_share &share,
-                                                       const decant_sparse_rows &sparse, int *begin, int *end)
-{
-    const __nv_bfloat16 *x = call.x + (int64_t)share.first_token * call.packed.columns;
-    for (*begin = 0;; *begin = *end) {
-        *end = min(*begin + sparse.window, sparse.count);
-        if (*begin > 0)
-            decant_multiply_entries<TOKENS>(sparse, *begin, *begin + (int)threadIdx.x, *end, THREADS, x,
-                                            call.packed.columns, call.tokens - 1 - share.first_token);
-        __syncthreads();
-        if (*end == sparse.count)
-            return;
-        decant_keep_products<TOKENS>(sparse, rows_of(call.packed, share), *begin, *end, THREADS);
-        __syncthreads();
-    }
 }
 
 #endif

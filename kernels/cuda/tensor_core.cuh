@@ -40,6 +40,19 @@ static __device__ __forceinline__ void decant_copy_line_16(uint32_t target, cons
                  : "memory");
 }
 
+/* Sixteen bytes of which only the first size_bytes are read; zeros follow. */
+static __device__ __forceinline__ void decant_copy_bytes_16(uint32_t target, const void *source, int size_bytes)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(size_bytes)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void decant_copy_bytes_8(uint32_t target, const void *source, int size_bytes)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(target), "l"(source), "r"(size_bytes)
+                 : "memory");
+}
+
 static __device__ __forceinline__ void decant_copy_4(uint32_t target, const void *source, bool valid)
 {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(target), "l"(source), "r"(valid ? 4 : 0)

@@ -49,6 +49,7 @@ typedef enum sparse_form {
     NO_SPARSE,
     SOME_SPARSE,  /* about one entry in sixteen; some rows stay empty, and first and last columns occur */
     HEAVY_SPARSE, /* the same, and every seventh row has an entry in every column */
+    LONE_SPARSE,  /* the fourth row has an entry in every column, no other has any */
 } sparse_form;
 
 static void pack_sparse(decant_backend *backend, packed_case *made, sparse_form form, uint64_t *seed)
@@ -62,8 +63,10 @@ static void pack_sparse(decant_backend *backend, packed_case *made, sparse_form 
     uint32_t count = 0;
     for (int64_t row = 0; row < packed->rows; row++) {
         for (int64_t column = 0; column < packed->columns && row % 5 != 1; column++) {
+            if (form == LONE_SPARSE && row != 3)
+                break;
             bool edge = row % 3 == 0 && (column == 0 || column == packed->columns - 1);
-            bool heavy = form == HEAVY_SPARSE && row % 7 == 3;
+            bool heavy = form == LONE_SPARSE || (form == HEAVY_SPARSE && row % 7 == 3);
             if (!edge && !heavy && random_value(seed) < 0.875)
                 continue;
             values[count] = decant_f32_to_f16((float)(3 * random_value(seed)));
@@ -156,6 +159,8 @@ static void packed_linear_matches_for_large_matrices(void **state)
             check_packed(*state, bits, HEAVY_SPARSE, tokens, 9216, 61);
             check_packed(*state, bits, SOME_SPARSE, tokens, 264, 9001);
         }
+    for (int bits = DECANT_BITS_MINIMUM; bits <= 6; bits++) /* far more entries in one block than in others */
+        check_packed(*state, bits, LONE_SPARSE, 1 + bits % 2, 4104, 1061);
     check_packed(*state, 4, SOME_SPARSE, 16, 4224, 261);
 }
 
@@ -243,7 +248,7 @@ static void packed_linear_scales_each_token(void **state)
 {
     decant_backend *backend = *state;
     const int64_t columns = 1024, rows = 24, tokens = 4;
-    for (int bits = DECANT_BITS_MINIMUM; bits <= 5; bits++) {
+    for (int bits = DECANT_BITS_MINIMUM; bits <= 6; bits++) {
         uint64_t seed = 5;
         packed_case made = {.packed = {.rows = rows, .columns = columns, .bits = bits},
                             .weights = doubles(columns * rows)};

@@ -1,0 +1,149 @@
+/* The run of a warp of packed_parities.cu through its units, and beside them through its chunks of the sparse
+ * part. */
+#ifndef DECANT_KERNELS_CUDA_PARITY_RUN_CUH
+#define DECANT_KERNELS_CUDA_PARITY_RUN_CUH
+
+#include "kernels/cuda/parity_block.cuh"
+
+/* ---- the sparse part ---- */
+
+/* The products of a warp's chunk, number `place` of the window. x_copy: x in shared memory, if it is there. */
+template <int TOKENS>
+static __device__ __forceinline__ void
+multiply_chunk(const parities_call &call, const block_share &share, const decant_sparse_rows &sparse, int place,
+               const decant_lane_entries &entries, const unsigned char *x_copy)
+{
+    const int columns = call.packed.columns, last_token = call.tokens - 1 - share.first_token;
+    const uint32_t x_copy_bytes = share.units * UNIT_WORDS * DECANT_PLANE_COLUMNS * 2;
+    const uint16_t *x = (const uint16_t *)call.x + (int64_t)share.first_token * columns;
+    float products[TOKENS][DECANT_LANE_ENTRIES];
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++)
+#pragma unroll
+        for (int i = 0; i < DECANT_LANE_ENTRIES; i++) {
+            const uint32_t column = entries.columns[i];
+            const uint16_t bits = call.x_in_shared
+                                      ? *(const uint16_t *)(x_copy + t * x_copy_bytes + x_offset(column))
+                                      : x[(int64_t)min(t, last_token) * columns + column];
+            products[t][i] = entries.values[i] * __uint_as_float((uint32_t)bits << 16);
+        }
+    decant_add_chunk<TOKENS>(sparse, place, products);
+}
+
+/* A warp's chunks of the first window, which are on their way through its two buffers. */
+typedef struct warp_chunks {
+    const unsigned char *buffers;
+    int next, count; /* of the warp: chunk i of it is chunk i WARPS + warp of the window */
+} warp_chunks;
+
+static __device__ __forceinline__ void fetch_chunk(const decant_sparse_rows &sparse, const warp_chunks &chunks,
+                                                   int chunk)
+{
+    if (chunk < chunks.count)
+        decant_fetch_chunk(sparse, chunk * WARPS + threadIdx.x / DECANT_WARP,
+                           decant_shared_address(chunks.buffers + chunk % CHUNK_BUFFERS * DECANT_CHUNK_BYTES));
+}
+
+/* The first chunks start on their way. By a warp; buffers: its own. */
+static __device__ __forceinline__ warp_chunks open_chunks(const decant_sparse_rows &sparse,
+                                                          const unsigned char *buffers)
+{
+    const int warp = threadIdx.x / DECANT_WARP;
+    const warp_chunks chunks = {buffers, 0, (min(sparse.chunks, sparse.window) + WARPS - 1 - warp) / WARPS};
+#pragma unroll
+    for (int i = 0; i < CHUNK_BUFFERS; i++)
+        fetch_chunk(sparse, chunks, i);
+    return chunks;
+}
+
+/* Takes the next chunk, which has come, and starts another on its way. */
+template <int TOKENS>
+static __device__ __forceinline__ void take_chunk(const parities_call &call, const block_share &share,
+                                                  const decant_sparse_rows &sparse, warp_chunks &chunks,
+                                                  const unsigned char *x_copy)
+{
+    const unsigned char *chunk = chunks.buffers + chunks.next % CHUNK_BUFFERS * DECANT_CHUNK_BYTES;
+    const decant_lane_entries entries = decant_fetched_entries(chunk);
+    fetch_chunk(sparse, chunks, chunks.next + CHUNK_BUFFERS);
+    multiply_chunk<TOKENS>(call, share, sparse, chunks.next * WARPS + (int)threadIdx.x / DECANT_WARP, entries,
+                           x_copy);
+    chunks.next++;
+}
+
+/* Chunks of the sparse part beyond the first window, one window after the other; returns the first chunk of the
+ * last window, whose segments are left. Ends with a barrier. */
+template <int TOKENS>
+static __device__ __forceinline__ int add_windows(const parities_call &call, const block_share &share,
+                                                  const decant_sparse_rows &sparse, const unsigned char *x_copy)
+{
+    const int rows = rows_of(call.packed, share);
+    int first = 0;
+    while (first + sparse.window < sparse.chunks) {
+        decant_next_window<TOKENS>(sparse, rows, first, THREADS);
+        first += sparse.window;
+        const int last = min(first + sparse.window, sparse.chunks);
+        for (int chunk = first + (int)threadIdx.x / DECANT_WARP; chunk < last; chunk += WARPS)
+            multiply_chunk<TOKENS>(call, share, sparse, chunk - first, decant_load_entries(sparse, chunk),
+                                   x_copy);
+    }
+    __syncthreads();
+    return first;
+}
+
+/* ---- a warp's run ---- */
+
+/* Its units, whose first copies are under way, and its chunks of the sparse part: one after every so many
+ * units, which is long enough for it to have come, and those that are left in the end. `ring` and `operands`
+ * are a lane's. */
+template <int BITS, int TOKENS, bool WHOLE, int RING, bool SPARSE>
+static __device__ __forceinline__ void
+add_units(const parities_call &call, const block_share &share, const warp_run &run, unit_source source,
+          uint32_t ring, const float *coefficients, float *parts, uint32_t operands,
+          const decant_sparse_rows &sparse, warp_chunks chunks, const unsigned char *x_copy)
+{
+    constexpr int AHEAD = STAGES<BITS, RING> - 1, RING_BYTES = STAGES<BITS, RING> * UNIT_BYTES<BITS>;
+    const int member = TEAM<BITS> > 1 ? threadIdx.x / DECANT_WARP % TEAM<BITS> : 0;
+    const int token_bytes = share.units * PRODUCTS * OPERAND_BYTES;
+    const int spacing = chunks.count > 0 ? max(run.count / chunks.count, AHEAD) : run.count + 1;
+    int counts[TOKENS][SUBSETS_OF_WARP<BITS>][4] = {};
+    int until_chunk = spacing, to_fetch = run.count - AHEAD, left = run.count;
+    int unit = run.first % share.units;
+    uint32_t slot = ring, free_slot = ring + AHEAD * UNIT_BYTES<BITS>,
+             x = operands + unit * PRODUCTS * OPERAND_BYTES;
+    coefficients += run.first / share.units * TILE_ROWS * COEFFICIENT_STRIDE<BITS>;
+    parts += run.first / share.units * TILE_PARTS<TOKENS>;
+#pragma unroll 1
+    while (left > 0) {
+        int units = min(share.units - unit, left); /* of this tile */
+        left -= units;
+#pragma unroll 1
+        for (; units > 0; units--) {
+            decant_copy_wait<AHEAD - 1>();
+            wait_for_team<BITS>();
+            if (to_fetch-- > 0)
+                fetch_unit<BITS, WHOLE>(call.packed, share, source, free_slot);
+            decant_copy_commit();
+            free_slot = slot;
+            add_unit<BITS, TOKENS>(counts, slot, x, token_bytes, member);
+            x += PRODUCTS * OPERAND_BYTES;
+            slot = slot + UNIT_BYTES<BITS> == ring + RING_BYTES ? ring : slot + UNIT_BYTES<BITS>;
+            if (SPARSE && --until_chunk == 0) {
+                until_chunk = spacing;
+                if (chunks.next < chunks.count)
+                    take_chunk<TOKENS>(call, share, sparse, chunks, x_copy);
+            }
+        }
+        finish_tile<BITS, TOKENS>(counts, coefficients, parts, member);
+        coefficients += TILE_ROWS * COEFFICIENT_STRIDE<BITS>;
+        parts += TILE_PARTS<TOKENS>;
+        x = operands;
+        unit = 0;
+    }
+    while (SPARSE && chunks.next < chunks.count) {
+        decant_copy_commit(); /* of the last chunk that was asked for */
+        decant_copy_wait<0>();
+        take_chunk<TOKENS>(call, share, sparse, chunks, x_copy);
+    }
+}
+
+#endif
