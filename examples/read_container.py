@@ -67,7 +67,10 @@ def read_layer(container: h5py.File, name: str) -> np.ndarray:
         return read_grid_layer(container, name)
     columns = int(layer.attrs["columns"])
     codes = unpack_codes(layer["codes"][:], columns)
-    weight = np.take_along_axis(layer["levels"][:].astype(np.float32), codes.astype(np.int64), axis=1)
+    levels = layer["levels"][:].astype(np.float32)
+    if "level_exponents" in layer:
+        levels = (levels - 128) * 2.0 ** (layer["level_exponents"][:].astype(np.float32)[:, None] - 24)
+    weight = np.take_along_axis(levels, codes.astype(np.int64), axis=1)
     if "sparse" in layer:
         offsets = layer["sparse/row_offsets"][:]
         rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))

@@ -270,8 +270,9 @@ typedef struct decant_guided_search {
     int groups;           /* of output channels; see gram_add */
     const float *hessian; /* device F32 [groups, columns, columns] */
     double damping; /* λ = damping · mean of the diagonal of H_k is added to the diagonal for the search */
-    int rounds;     /* of a closed-form codebook followed by sweeps; 0: levels and nearest codes stay */
-    int sweeps;     /* of coordinate descent over a row's codes, a round */
+    int passes;     /* of rounding with error feedback, and closed-form codebooks between, before the rounds */
+    int rounds; /* of a closed-form codebook followed by sweeps; 0: levels and nearest codes stay, no passes */
+    int sweeps; /* of coordinate descent over a row's codes, a round */
 } decant_guided_search;
 
 typedef struct decant_quantize_kernels {
@@ -288,6 +289,10 @@ typedef struct decant_quantize_kernels {
      * all ones */
     decant_status (*weigh_errors)(decant_backend *backend, decant_matrix weight, const float *fisher,
                                   const decant_packed_matrix *packed, float *cost, decant_error *err);
+
+    /* roots = values^¼, the same bits on every backend.  values not negative, device F32 [count]; roots too */
+    decant_status (*fourth_roots)(decant_backend *backend, const float *values, int64_t count, float *roots,
+                                  decant_error *err);
 
     /* Levels of every row that minimise Σ F (w − level)² over the weights not in the pattern, for several
      * widths at once. A row whose F is all zero counts every weight once. Rounded to F16, ascending; a row with
@@ -310,13 +315,16 @@ typedef struct decant_quantize_kernels {
                             decant_error *err);
 
     /* Levels and codes that lower (w − ŵ)ᵀ (H_k + λ) (w − ŵ) in every row, k the row's group. In turn, a row's
-     * levels become the least-squares solution under its codes, rounded to F16 (kept where rounding would raise
-     * the objective), and its codes go through cyclic coordinate descent. The objective never rises. Weights in
-     * the sparse part are exact and take no part. Source: LNQ, algorithm 1 of arXiv 2505.07004.
-     * packed  levels are those to start from, the sparse pattern is filled; levels,
-     * planes and sparse_values are filled: codes need not be the nearest levels error   of what was filled;
-     * `weighted` is Σ (w − ŵ)ᵀ H (w − ŵ), without λ DECANT_ERROR_BUG should the objective of a row have risen
-     * after all. */
+     * levels become the least-squares solution under its codes, rounded to F16, and with up to 16 levels a row
+     * to whole multiples of a power of two (kernels/level_grid.h; kept where that would raise the objective),
+     * and its codes are made anew: in the passes by rounding with error feedback, column after column by
+     * descending diagonal of H, in the rounds by cyclic coordinate descent from what they are. A row that the
+     * passes have not lowered goes back to its start; where H + λ is not positive definite there are no passes;
+     * in the rounds the objective never rises. Weights in the sparse part are exact and take no part. Sources:
+     * LNQ, algorithm 1 of arXiv 2505.07004; GPTQ, arXiv 2210.17323. packed  levels are those to start from, the
+     * sparse pattern is filled; levels, planes and sparse_values are filled: codes need not be the nearest
+     * levels error   of what was filled; `weighted` is Σ (w − ŵ)ᵀ H (w − ŵ), without λ DECANT_ERROR_BUG should
+     * the objective of a row have risen after all. */
     decant_status (*guide)(decant_backend *backend, decant_matrix weight, const decant_guided_search *search,
                            decant_packed_matrix *packed, decant_matrix_error *error, decant_error *err);
 } decant_quantize_kernels;

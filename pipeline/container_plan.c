@@ -52,7 +52,10 @@ static int64_t sparse_count_of(const decant_candidate *candidate, int64_t rows, 
 {
     if (decant_candidate_is_on_grid(candidate))
         return 0;
-    int64_t sparse = candidate->bytes - decant_packed_bytes(rows, columns, candidate->code_bits, 0);
+    const int64_t dense = candidate->method == DECANT_METHOD_GUIDED
+                              ? decant_guided_bytes(rows, columns, candidate->code_bits, 0)
+                              : decant_packed_bytes(rows, columns, candidate->code_bits, 0);
+    const int64_t sparse = candidate->bytes - dense;
     return sparse <= 0 ? 0 : (sparse - (rows + 1) * 4) / (decant_sparse_index_bytes(columns) + 2);
 }
 

@@ -62,7 +62,7 @@ static decant_status read_layer(const decant_container *container, const char *n
         layer->sparse_count < 0 || layer->sparse_count > layer->rows * layer->columns)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: %s claims an impossible shape",
                     decant_container_path(container), name);
-    if (strcmp(method, "kmeans") == 0)
+    if (strcmp(method, "kmeans") == 0 || strcmp(method, "guided") == 0) /* whose rows have levels */
         DECANT_TRY(decant_container_get_integer(container, group, "bits", &bits, err));
     layer->bits = bits >= DECANT_BITS_MINIMUM && bits <= DECANT_BITS_MAXIMUM ? (int)bits : 0;
 done:

@@ -99,7 +99,7 @@ typedef struct decant_options {
     double sensitive; /* fraction of a matrix, 0 … 0.5 */
     double outliers;  /* fraction of a matrix, 0 … 0.5 */
     int levels;       /* decant_level_search */
-    int guided_groups, guided_rounds;
+    int guided_groups, guided_passes, guided_rounds;
     double guided_damping;
     decant_fraction_list guided_sparse; /* none: --sensitive and --outliers, as k-means */
     uint64_t seed;

@@ -13,8 +13,8 @@ static int guided_candidates(const decant_recipe *recipe)
  * in 21.7 s; 6.48e9 weights at 2, 3 and 4 bits in 3.0 s, and 0.79 s more for each of 5 and 6 bits; 13.5 GB of
  * weights from the page cache in 0.7 s; 3.3 GB written in 4.8 s. Between ranks nothing was measured, and grids
  * are taken to cost no more than reading, checksums and k-means at small widths do. A guided candidate, 3 bits
- * in three rounds of four sweeps: 38.5 s, on an H200 (tests/bench/bench_guided); other widths were not
- * measured. */
+ * in three rounds of four sweeps: 38.5 s, on an H200 (tests/bench/bench_guided); other widths and passes were
+ * not measured, and passes are not counted. */
 decant_rates decant_rates_measured(const decant_recipe *recipe)
 {
     const double weights = 6.476e9;

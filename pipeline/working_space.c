@@ -113,16 +113,19 @@ static int64_t cpu_grids(const decant_job_shape *shape, int64_t rows, int64_t co
     return 32 * rows + 4 * columns + shape->threads * (12 * (columns + 4) + 4 * columns);
 }
 
-/* kernels/cpu/guided.c: two objectives and three errors of a row; a thread, 32 rows with what is missing, their
- * codes, books, a block of 64 columns and the normal equations of their levels */
+/* kernels/cpu/guided.c: two objectives and three errors of a row, the feedback of a group with its order; a
+ * thread, 32 rows with what is missing twice, their codes, books, first levels, a block of 64 columns and the
+ * normal equations of their levels */
 static int64_t cpu_guided(const decant_job_shape *shape, int64_t rows, int64_t columns)
 {
     const int64_t tile = 32, block = 64, alignment = 64, book = 2308;
     const int64_t levels = (int64_t)1 << (int)shape->recipe.width[shape->recipe.widths - 1];
     int64_t codes = round_up(tile * columns, alignment), floats = round_up(4 * tile * columns, alignment);
     int64_t equations = 8 * tile * levels * (levels + 1) + 4 * tile * block * (levels + 1);
-    return round_up(40 * rows, alignment) +
-           shape->threads * (2 * floats + 2 * codes + equations + round_up(tile * book, alignment));
+    int64_t of_group = round_up(4 * columns, alignment) + round_up(4 * columns * columns, alignment);
+    int64_t books = round_up(tile * book, alignment) + round_up(2 * tile * levels, alignment);
+    return round_up(40 * rows, alignment) + of_group +
+           shape->threads * (3 * floats + 2 * codes + equations + books);
 }
 
 static int64_t cpu_quantization(const decant_job_shape *shape, int64_t rows, int64_t columns)
@@ -214,12 +217,14 @@ static int64_t cuda_kmeans(const decant_job_shape *shape, int64_t rows, int64_t 
 }
 
 /* kernels/cuda/guided.cu: δ in F32 and in parts, parts of H, codes, marks, the gradient of a panel, steps of a
- * block and results of all rows; then codes as a matrix, sums by level and the equations of the rows that are
- * solved at once */
+ * block, first levels and results of all rows; then codes as a matrix, sums by level and the equations of the
+ * rows that are solved at once; and for passes feedback, orders, and a block of elimination of each group */
 static int64_t cuda_guided(const decant_job_shape *shape, int64_t rows, int64_t columns, int bits)
 {
     const int64_t panel = 1024, block = 128, level_rows = 8192, result = 40, levels = (int64_t)1 << bits;
     const int64_t groups = shape->recipe.hessian_groups;
+    const bool passes = shape->recipe.guided_passes > 0 && shape->recipe.guided_rounds > 0;
+    const int64_t handing = passes ? groups : 0;
     int64_t most = larger(1, level_rows / levels), of_group = (rows + groups - 1) / groups;
     int64_t batches = (of_group + most - 1) / most, at_once = (of_group + batches - 1) / batches;
     const int64_t arrays[] = {4 * groups,
@@ -230,12 +235,19 @@ static int64_t cuda_guided(const decant_job_shape *shape, int64_t rows, int64_t 
                               4 * rows * ((columns + 31) / 32),
                               4 * rows * panel,
                               4 * rows * block,
+                              2 * rows * levels,
                               result * rows,
                               2 * at_once * levels * columns,
                               4 * at_once * levels * panel,
                               8 * at_once * levels * levels,
                               8 * at_once * levels,
-                              at_once * levels};
+                              at_once * levels,
+                              4 * handing * columns * columns,
+                              4 * handing * columns,
+                              4 * handing * block * block,
+                              4 * handing * block,
+                              4 * handing * block * columns,
+                              4 * handing};
     int64_t bytes = 0;
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         bytes += round_up(arrays[i], 256);

@@ -2,6 +2,7 @@
 #include "stages/candidate.h"
 
 #include "kernels/grid_form.h"
+#include "kernels/level_grid.h"
 #include "stages/methods/methods.h"
 
 #include <math.h>
@@ -155,6 +156,13 @@ int64_t decant_packed_bytes(int64_t rows, int64_t columns, int bits, int64_t spa
     if (sparse_count > 0)
         bytes += (rows + 1) * 4 + sparse_count * (decant_sparse_index_bytes(columns) + 2);
     return bytes;
+}
+
+int64_t decant_guided_bytes(int64_t rows, int64_t columns, int bits, int64_t sparse_count)
+{
+    const int64_t levels = (int64_t)1 << bits;
+    int64_t bytes = decant_packed_bytes(rows, columns, bits, sparse_count);
+    return decant_levels_are_bytes((int)levels) ? bytes - rows * 2 * levels + rows * (levels + 1) : bytes;
 }
 
 int64_t decant_grid_bytes(int64_t rows, int64_t columns, int code_bits, int dimension, int64_t group,

@@ -36,7 +36,7 @@ typedef struct decant_recipe {
     double sensitive, outliers;             /* fractions of a matrix; for k-means, and guided without its own */
     decant_level_search search;             /* for k-means, and what guided starts from */
     int hessian_groups;                     /* behind the Fisher sums of a layer; 0 without guided */
-    int guided_rounds;                      /* see decant_guided_search */
+    int guided_passes, guided_rounds;       /* see decant_guided_search */
     double guided_damping;
     int guided_sparse_count; /* fractions of a matrix that guided keeps apart for their errors, each a */
     double guided_sparse[DECANT_SETTINGS_MAXIMUM]; /* candidate, ascending; 0 of them: those of k-means */
@@ -105,6 +105,9 @@ int32_t decant_rotation_of(int64_t columns);
 /* Bytes stored, before any compression: bit planes and levels of a k-means layer with its sparse part … */
 int64_t decant_packed_bytes(int64_t rows, int64_t columns, int bits, int64_t sparse_count);
 int decant_sparse_index_bytes(int64_t columns);
+
+/* … of a guided one, whose levels take a byte each where codes are narrow (kernels/level_grid.h) … */
+int64_t decant_guided_bytes(int64_t rows, int64_t columns, int bits, int64_t sparse_count);
 
 /* … and bit planes, scales and offsets of a grid layer; the grid itself is stored once a model and not counted:
  * at most 64 KiB. group 0: the whole row. */

@@ -1,6 +1,9 @@
 /* See departure.h. */
 #include "stages/departure.h"
 
+#include "base/memory.h"
+#include "stages/level_bytes.h"
+
 #include <assert.h>
 #include <string.h>
 
@@ -58,6 +61,22 @@ static void narrow(void *values, int64_t count)
     }
 }
 
+/* In place too; exponents have an array of their own. */
+static decant_status write_exponents(const decant_departing_array *array, void *levels,
+                                     decant_container_writer *writer, decant_error *err)
+{
+    const int64_t rows = array->count / array->levels;
+    void *exponents;
+    decant_status status = decant_memory_allocate((size_t)rows, "exponents of levels", &exponents, err);
+    if (status != DECANT_OK)
+        return status;
+    status = decant_levels_to_bytes(levels, rows, array->levels, levels, exponents, err);
+    if (status == DECANT_OK)
+        status = decant_container_write(writer, array->exponents, 0, rows, exponents, err);
+    decant_memory_free(exponents);
+    return status;
+}
+
 decant_status decant_departure_write(decant_departure *departure, decant_container_writer *writer,
                                      decant_error *err)
 {
@@ -67,7 +86,10 @@ decant_status decant_departure_write(decant_departure *departure, decant_contain
         const decant_departing_array *array = &departure->arrays[i];
         if (array->is_narrowed)
             narrow(host, array->count);
-        status = decant_container_write(writer, array->id, 0, array->count, host, err);
+        if (array->levels > 0)
+            status = write_exponents(array, host, writer, err);
+        if (status == DECANT_OK)
+            status = decant_container_write(writer, array->id, 0, array->count, host, err);
         host += padded_bytes(array);
     }
     departure->count = 0;

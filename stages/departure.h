@@ -1,6 +1,6 @@
 /* Arrays of one matrix between the device and the file, in two steps, so that the device can work on the next
  * matrix while this one is written: first all downloads begin, later everything is written. Knows nothing of
- * what the arrays mean. */
+ * what the arrays mean but how they are stored. */
 #ifndef DECANT_STAGES_DEPARTURE_H
 #define DECANT_STAGES_DEPARTURE_H
 
@@ -16,6 +16,8 @@ typedef struct decant_departing_array {
     int64_t count;
     size_t element_bytes; /* on the device */
     bool is_narrowed;     /* U32 on the device, U16 in the file; every value fits */
+    int levels;           /* F16 levels, so many a row, that take a byte each in the file; 0: something else */
+    int exponents;        /* then the number of the dataset of their exponents; see level_bytes.h */
 } decant_departing_array;
 
 /* Begins as all zeros but for the backend; freed with decant_departure_free. */

@@ -16,7 +16,7 @@ static decant_status check_layer(const decant_export_layer *layer, decant_error 
 {
     if (layer->bits == 0)
         return DECANT_ERROR(err, DECANT_ERROR_INPUT,
-                            "%s: SqueezeLLM's packing holds layers of --method kmeans only; export it as "
+                            "%s: SqueezeLLM's packing holds layers of --method kmeans or guided; export it as "
                             "--format safetensors",
                             layer->name);
     if (layer->bits != 3 && layer->bits != 4)

@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "kernels/grid_form.h"
+#include "kernels/level_grid.h"
 #include "stages/methods/methods.h"
 
 #include <stdio.h>
@@ -48,8 +49,12 @@ static decant_status define_packed(decant_container_writer *writer, const decant
     decant_status status;
     DECANT_TRY(define_part(writer, linear->name, "codes", DECANT_STORED_U32,
                            (decant_shape){3, {rows, bits, words}}, &datasets->codes, err));
-    DECANT_TRY(define_part(writer, linear->name, "levels", DECANT_STORED_F16,
+    bool are_bytes = facts->choice->method == DECANT_METHOD_GUIDED && decant_levels_are_bytes(1 << bits);
+    DECANT_TRY(define_part(writer, linear->name, "levels", are_bytes ? DECANT_STORED_U8 : DECANT_STORED_F16,
                            (decant_shape){2, {rows, (int64_t)1 << bits}}, &datasets->levels, err));
+    if (are_bytes)
+        DECANT_TRY(define_part(writer, linear->name, "level_exponents", DECANT_STORED_U8,
+                               (decant_shape){1, {rows}}, &datasets->exponents, err));
     if (facts->choice->sparse_count > 0)
         DECANT_TRY(define_sparse(writer, linear, facts->choice->sparse_count, datasets, err));
 done:
@@ -135,7 +140,7 @@ decant_status decant_layer_define(decant_container_writer *writer, const decant_
                                   decant_error *err)
 {
     decant_status status;
-    *datasets = (decant_layer_datasets){-1, -1, -1, -1, -1, -1, -1};
+    *datasets = (decant_layer_datasets){-1, -1, -1, -1, -1, -1, -1, -1};
     if (decant_candidate_is_on_grid(facts->choice))
         DECANT_TRY(define_on_grid(writer, linear, facts->choice, datasets, err));
     else
@@ -152,11 +157,12 @@ static void depart_packed(decant_departure *departure, const decant_layer_datase
     int64_t rows = packed->rows, words = (packed->columns + 31) / 32, count = packed->sparse.count;
     bool is_narrowed = decant_sparse_index_bytes(packed->columns) == 2;
     const decant_departing_array arrays[] = {
-        {ids->codes, packed->planes, rows * packed->bits * words, 4, false},
-        {ids->levels, packed->levels, rows << packed->bits, 2, false},
-        {ids->row_offsets, packed->sparse.row_offsets, rows + 1, 4, false},
-        {ids->columns, packed->sparse.columns, count, 4, is_narrowed},
-        {ids->values, packed->sparse_values, count, 2, false},
+        {ids->codes, packed->planes, rows * packed->bits * words, 4, false, 0, -1},
+        {ids->levels, packed->levels, rows << packed->bits, 2, false,
+         ids->exponents < 0 ? 0 : 1 << packed->bits, ids->exponents},
+        {ids->row_offsets, packed->sparse.row_offsets, rows + 1, 4, false, 0, -1},
+        {ids->columns, packed->sparse.columns, count, 4, is_narrowed, 0, -1},
+        {ids->values, packed->sparse_values, count, 2, false, 0, -1},
     };
     size_t dense = 2, all = sizeof arrays / sizeof *arrays;
     for (size_t i = 0; i < (count > 0 ? all : dense); i++)
@@ -170,11 +176,12 @@ static void depart_grid(decant_departure *departure, const decant_layer_datasets
     int64_t scales = grid->rows * decant_grid_groups(grid->columns, grid->form.group);
     decant_departure_add(departure,
                          (decant_departing_array){ids->codes, grid->planes,
-                                                  grid->rows * grid->form.code_bits * words, 4, false});
-    decant_departure_add(departure, (decant_departing_array){ids->scales, grid->scales, scales, 2, false});
+                                                  grid->rows * grid->form.code_bits * words, 4, false, 0, -1});
+    decant_departure_add(departure,
+                         (decant_departing_array){ids->scales, grid->scales, scales, 2, false, 0, -1});
     if (grid->form.has_offsets)
         decant_departure_add(departure,
-                             (decant_departing_array){ids->offsets, grid->offsets, scales, 2, false});
+                             (decant_departing_array){ids->offsets, grid->offsets, scales, 2, false, 0, -1});
 }
 
 void decant_layer_depart(decant_departure *departure, const decant_layer_datasets *datasets,
@@ -218,6 +225,7 @@ decant_status decant_layer_copy(decant_container_writer *writer, const decant_co
     } parts[] = {
         {"codes", datasets->codes},
         {"levels", datasets->levels},
+        {"level_exponents", datasets->exponents},
         {"sparse/row_offsets", datasets->row_offsets},
         {"sparse/columns", datasets->columns},
         {"sparse/values", datasets->values},

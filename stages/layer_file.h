@@ -12,7 +12,7 @@
 
 /* Numbers of a layer's datasets; −1 for those that it does not have. */
 typedef struct decant_layer_datasets {
-    int codes, levels, row_offsets, columns, values, scales, offsets;
+    int codes, levels, exponents, row_offsets, columns, values, scales, offsets;
 } decant_layer_datasets;
 
 /* What a layer's attributes tell beside the candidate itself. */

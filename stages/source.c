@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "io/mapped_file.h"
 #include "stages/grid_source.h"
+#include "stages/level_bytes.h"
 #include "stages/quantize.h"
 
 #include <stdio.h>
@@ -172,6 +173,47 @@ done:
     return status;
 }
 
+/* Levels of a byte each, as F16 to the device. */
+static decant_status read_byte_levels(const decant_container *container, decant_backend *backend,
+                                      const char *name, const decant_packed_matrix *packed, decant_error *err)
+{
+    const int64_t rows = packed->rows, count = (int64_t)1 << packed->bits;
+    char path[DECANT_CONTAINER_PATH_BYTES];
+    uint8_t *bytes = NULL, *exponents = NULL;
+    uint16_t *levels = NULL;
+    decant_status status;
+    DECANT_TRY(decant_memory_allocate((size_t)(rows * count), name, (void **)&bytes, err));
+    DECANT_TRY(decant_memory_allocate((size_t)rows, name, (void **)&exponents, err));
+    DECANT_TRY(decant_memory_allocate((size_t)(rows * count) * sizeof *levels, name, (void **)&levels, err));
+    snprintf(path, sizeof path, "/%s/levels", name);
+    DECANT_TRY(decant_container_read(container, path, DECANT_STORED_U8, &(decant_shape){2, {rows, count}},
+                                     bytes, err));
+    snprintf(path, sizeof path, "/%s/level_exponents", name);
+    DECANT_TRY(
+        decant_container_read(container, path, DECANT_STORED_U8, &(decant_shape){1, {rows}}, exponents, err));
+    DECANT_TRY(decant_error_name(decant_levels_from_bytes(bytes, exponents, rows, (int)count, levels, err),
+                                 name, err));
+    DECANT_TRY(
+        backend->memory->upload(backend, packed->levels, levels, (size_t)(rows * count) * sizeof *levels, err));
+done:
+    decant_memory_free(bytes);
+    decant_memory_free(exponents);
+    decant_memory_free(levels);
+    return status;
+}
+
+static decant_status read_levels(const decant_container *container, decant_backend *backend, const char *name,
+                                 const decant_packed_matrix *packed, decant_error *err)
+{
+    char path[DECANT_CONTAINER_PATH_BYTES];
+    snprintf(path, sizeof path, "/%s/level_exponents", name);
+    if (decant_container_has(container, path))
+        return read_byte_levels(container, backend, name, packed, err);
+    return decant_source_read_to_device(container, backend, name, "levels", DECANT_STORED_F16,
+                                        (decant_shape){2, {packed->rows, (int64_t)1 << packed->bits}},
+                                        packed->levels, err);
+}
+
 static decant_status read_packed(const decant_container *container, decant_backend *backend, const char *name,
                                  int64_t rows, int64_t columns, decant_packed_matrix *packed, decant_error *err)
 {
@@ -195,9 +237,7 @@ static decant_status read_packed(const decant_container *container, decant_backe
     DECANT_TRY(decant_source_read_to_device(container, backend, name, "codes", DECANT_STORED_U32,
                                             (decant_shape){3, {rows, bits, (columns + 31) / 32}},
                                             packed->planes, err));
-    DECANT_TRY(decant_source_read_to_device(container, backend, name, "levels", DECANT_STORED_F16,
-                                            (decant_shape){2, {rows, (int64_t)1 << bits}}, packed->levels,
-                                            err));
+    DECANT_TRY(read_levels(container, backend, name, packed, err));
     if (count > 0) {
         DECANT_TRY(read_pattern(container, backend, name, packed, err));
         DECANT_TRY(decant_source_read_to_device(container, backend, name, "sparse/values", DECANT_STORED_F16,

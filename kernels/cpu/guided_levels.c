@@ -3,6 +3,7 @@
 #include "kernels/cpu/guided_levels.h"
 
 #include "kernels/cpu/levels.h"
+#include "kernels/level_grid.h"
 
 #include <math.h>
 #include <string.h>
@@ -73,9 +74,31 @@ static void sort_levels(uint16_t *levels, int count, uint8_t *places)
         places[order[i]] = (uint8_t)i;
 }
 
-bool decant_guided_levels_solve(double *normal, double *right, int count, uint16_t *levels, uint8_t *places)
+static void round_levels(const double *values, int count, uint16_t *rounded)
+{
+    double largest = 0;
+    for (int i = 0; i < count; i++)
+        largest = fmax(largest, fabs(decant_level_clamped(values[i])));
+    const int exponent = decant_level_exponent(largest);
+    const bool are_bytes = decant_levels_are_bytes(count);
+    for (int i = 0; i < count; i++)
+        rounded[i] = decant_finite_f16(
+            are_bytes ? decant_level_rounded(decant_level_clamped(values[i]), exponent) : values[i]);
+}
+
+void decant_guided_levels_begin(uint16_t *levels, int count)
+{
+    double values[LEVELS_MAXIMUM];
+    for (int i = 0; i < count; i++)
+        values[i] = decant_f16_to_f32(levels[i]);
+    round_levels(values, count, levels);
+}
+
+bool decant_guided_levels_solve(double *normal, double *right, int count, double stride, uint16_t *levels,
+                                uint8_t *places)
 {
     double diagonal[LEVELS_MAXIMUM], pivots[LEVELS_MAXIMUM], solution[LEVELS_MAXIMUM], change[LEVELS_MAXIMUM];
+    double wanted[LEVELS_MAXIMUM] = {0};
     uint16_t rounded[LEVELS_MAXIMUM];
     for (int i = 0; i < count; i++) {
         diagonal[i] = normal[i * count + i];
@@ -89,11 +112,11 @@ bool decant_guided_levels_solve(double *normal, double *right, int count, uint16
     if (!factorize(normal, diagonal, count, pivots))
         return false;
     substitute(normal, pivots, count, solution);
-    for (int i = 0; i < count; i++) {
-        double level = decant_f16_to_f32(levels[i]);
-        rounded[i] = decant_finite_f16(level + solution[i]);
-        change[i] = decant_f16_to_f32(rounded[i]) - level;
-    }
+    for (int i = 0; i < count; i++)
+        wanted[i] = decant_f16_to_f32(levels[i]) + stride * solution[i];
+    round_levels(wanted, count, rounded);
+    for (int i = 0; i < count; i++)
+        change[i] = decant_f16_to_f32(rounded[i]) - decant_f16_to_f32(levels[i]);
     if (!(change_of_objective(normal, diagonal, right, change, count) < 0))
         return false;
     memcpy(levels, rounded, (size_t)count * sizeof *levels);

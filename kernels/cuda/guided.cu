@@ -1,6 +1,7 @@
-/* Guided quantization of a matrix: levels in closed form and codes by cyclic coordinate descent, in turn, under
- * H + λ of each row's group. Source: LNQ, algorithm 1 of arXiv 2505.07004. Here are the order of the steps, the
- * workspace, and the products with H, nearly all of the work. */
+/* Guided quantization of a matrix: levels in closed form and codes, first by rounding with error feedback, then
+ * by cyclic coordinate descent, in turn, under H + λ of each row's group. Source: LNQ, algorithm 1 of arXiv
+ * 2505.07004, and guided_feedback.cu. Here are the order of the steps, the workspace, and the products with H,
+ * nearly all of the work. */
 #include "kernels/cuda/guided.cuh"
 #include "kernels/cuda/operations.h"
 
@@ -123,6 +124,25 @@ decant_status decant_cuda_guided_follow(decant_backend *backend, const decant_cu
     return multiply_groups(backend, g, product, err);
 }
 
+decant_status decant_cuda_guided_hand_on(decant_backend *backend, const decant_cuda_guided *g, int first,
+                                         int at, int count, int length, bool add, decant_error *err)
+{
+    const grouped_product product = {
+        .element = DECANT_F32,
+        .tf32 = true,
+        .rows = g->handed + first - length,
+        .stride = g->columns,
+        .hessian = g->feedback,
+        .from = first - length,
+        .length = length,
+        .first = first,
+        .count = count,
+        .target = g->gradient + at,
+        .accumulate = add,
+    };
+    return multiply_groups(backend, g, product, err);
+}
+
 /* ---- the workspace ---- */
 
 static int larger(int a, int b)
@@ -139,6 +159,18 @@ static int rows_at_once(const decant_cuda_guided *g)
     return (of_group + batches - 1) / batches;
 }
 
+static void place_feedback(decant_cuda_arena *arena, decant_cuda_guided *g)
+{
+    const size_t groups = (size_t)g->groups, columns = (size_t)g->columns, block = DECANT_GUIDED_BLOCK;
+    g->handed = (float *)g->missing_parts; /* which two BF16 numbers a weight have the room for */
+    g->feedback = (float *)decant_cuda_arena_take(arena, groups * columns * columns * sizeof(float));
+    g->order = (int *)decant_cuda_arena_take(arena, groups * columns * sizeof(int));
+    g->inverse = (float *)decant_cuda_arena_take(arena, groups * block * block * sizeof(float));
+    g->pivots = (float *)decant_cuda_arena_take(arena, groups * block * sizeof(float));
+    g->eliminated = (float *)decant_cuda_arena_take(arena, groups * block * columns * sizeof(float));
+    g->failed = (int *)decant_cuda_arena_take(arena, groups * sizeof(int));
+}
+
 static void place_workspace(decant_cuda_arena *arena, decant_cuda_guided *g)
 {
     const size_t rows = (size_t)g->rows, all = rows * (size_t)g->columns, levels = (size_t)1 << g->bits;
@@ -152,6 +184,7 @@ static void place_workspace(decant_cuda_arena *arena, decant_cuda_guided *g)
     g->marks = (uint32_t *)decant_cuda_arena_take(arena, rows * (size_t)g->words * sizeof(uint32_t));
     g->gradient = (float *)decant_cuda_arena_take(arena, rows * DECANT_GUIDED_PANEL * sizeof(float));
     g->steps = (float *)decant_cuda_arena_take(arena, rows * DECANT_GUIDED_BLOCK * sizeof(float));
+    g->start = (uint16_t *)decant_cuda_arena_take(arena, rows * levels * sizeof(uint16_t));
     g->results = (decant_guided_row *)decant_cuda_arena_take(arena, rows * sizeof(decant_guided_row));
     g->one_hot = (__nv_bfloat16 *)decant_cuda_arena_take(arena, at_once * levels * columns * 2);
     g->level_sums =
@@ -159,17 +192,33 @@ static void place_workspace(decant_cuda_arena *arena, decant_cuda_guided *g)
     g->normal = (double *)decant_cuda_arena_take(arena, at_once * levels * levels * sizeof(double));
     g->right = (double *)decant_cuda_arena_take(arena, at_once * levels * sizeof(double));
     g->places = (uint8_t *)decant_cuda_arena_take(arena, at_once * levels);
+    if (g->passes > 0)
+        place_feedback(arena, g);
 }
 
 /* ---- the operation ---- */
+
+static decant_status make_passes(decant_backend *backend, const decant_cuda_guided *g, decant_error *err)
+{
+    DECANT_RETURN_ON_FAILURE(decant_cuda_guided_make_feedback(backend, g, err));
+    for (int pass = 0; pass < g->passes; pass++) {
+        if (pass > 0)
+            DECANT_RETURN_ON_FAILURE(
+                decant_cuda_guided_levels(backend, g, pass < g->passes - 1 ? DECANT_GUIDED_STRIDE : 1, err));
+        DECANT_RETURN_ON_FAILURE(decant_cuda_guided_pass(backend, g, err));
+    }
+    return decant_cuda_guided_keep_better(backend, g, err);
+}
 
 static decant_status search_rows(decant_backend *backend, const decant_cuda_guided *g,
                                  const decant_guided_search *search, decant_error *err)
 {
     DECANT_RETURN_ON_FAILURE(decant_cuda_guided_begin(backend, g, search->damping, err));
     DECANT_RETURN_ON_FAILURE(decant_cuda_guided_before(backend, g, err));
+    if (g->passes > 0)
+        DECANT_RETURN_ON_FAILURE(make_passes(backend, g, err));
     for (int round = 0; round < search->rounds; round++) {
-        DECANT_RETURN_ON_FAILURE(decant_cuda_guided_levels(backend, g, err));
+        DECANT_RETURN_ON_FAILURE(decant_cuda_guided_levels(backend, g, 1, err));
         for (int sweep = 0; sweep < search->sweeps; sweep++)
             DECANT_RETURN_ON_FAILURE(decant_cuda_guided_sweep(backend, g, err));
     }
@@ -212,6 +261,7 @@ decant_status decant_cuda_guide(decant_backend *backend, decant_matrix weight,
     g.groups = search->groups;
     g.bits = packed->bits;
     g.words = (g.columns + 31) / 32;
+    g.passes = search->rounds > 0 ? search->passes : 0;
     g.at_once = rows_at_once(&g);
     decant_cuda_arena size = {NULL, 0}, arena = {NULL, 0};
     void *memory;

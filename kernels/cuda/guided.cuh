@@ -4,7 +4,8 @@
  *   guided.cu         the operation: the workspace, the order of the steps, products with H
  *   guided_rows.cu    the beginning (nearest codes), objectives, and what is stored in the end
  *   guided_levels.cu  the best levels under the codes of each row
- *   guided_codes.cu   coordinate descent over the codes of a block of columns
+ *   guided_feedback.cu  how errors are handed on, and passes of rounding with that
+ *   guided_codes.cu   the codes of a block of columns, by coordinate descent or rounding with feedback
  *
  * What is missing, δ = w − ŵ, is kept; the gradient δᵀ H is computed for a panel of columns as one product, and
  * within the panel kept up to date block by block, by a product again, and within a block code by code. Each
@@ -47,7 +48,18 @@ typedef struct decant_cuda_guided {
     uint32_t *marks;              /* [rows, words] bit j % 32 of word j / 32: column j is in the sparse part */
     float *gradient;              /* δᵀ H of a panel, [rows, DECANT_GUIDED_PANEL] */
     float *steps;                 /* what δ has changed by in a block, [rows, DECANT_GUIDED_BLOCK] */
+    uint16_t *start;              /* levels to start from, [rows, levels] */
     decant_guided_row *results;   /* [rows] */
+
+    /* rounding with feedback; without passes nothing of this is there */
+    int passes;
+    float *handed;     /* δ in the order of columns, [rows, columns]; in the memory of missing_parts */
+    float *feedback;   /* how errors are handed on, [groups, columns, columns]; see guided_feedback.cu */
+    int *order;        /* [groups, columns] of columns */
+    float *inverse;    /* [groups, DECANT_GUIDED_BLOCK, DECANT_GUIDED_BLOCK] */
+    float *pivots;     /* [groups, DECANT_GUIDED_BLOCK] */
+    float *eliminated; /* [groups, DECANT_GUIDED_BLOCK, columns] */
+    int *failed;       /* [groups] errors cannot be handed on */
 
     /* normal equations of `at_once` rows */
     int at_once;
@@ -67,6 +79,11 @@ decant_status decant_cuda_guided_gradient(decant_backend *backend, const decant_
 decant_status decant_cuda_guided_exact_gradient(decant_backend *backend, const decant_cuda_guided *g, int first,
                                                 int count, decant_error *err);
 
+/* What is handed to the columns [first, first + count) of the order by the `length` columns before them; the
+ * former begin at column `at` of the gradient's panel. Added, or in place of what was there. */
+decant_status decant_cuda_guided_hand_on(decant_backend *backend, const decant_cuda_guided *g, int first,
+                                         int at, int count, int length, bool add, decant_error *err);
+
 /* Adds to the gradient of the columns [first, first + count), which begins at column `at` of the panel, what
  * the steps of the `length` columns before them change. */
 decant_status decant_cuda_guided_follow(decant_backend *backend, const decant_cuda_guided *g, int first, int at,
@@ -82,17 +99,40 @@ decant_status decant_cuda_guided_begin(decant_backend *backend, const decant_cud
 decant_status decant_cuda_guided_before(decant_backend *backend, const decant_cuda_guided *g,
                                         decant_error *err);
 
+/* δ of the codes and levels as they are. */
+decant_status decant_cuda_guided_find_missing(decant_backend *backend, const decant_cuda_guided *g,
+                                              decant_error *err);
+
+/* Rows whose objective is not below results[].before get their levels to start from and the nearest codes. */
+decant_status decant_cuda_guided_keep_better(decant_backend *backend, const decant_cuda_guided *g,
+                                             decant_error *err);
+
 /* Packs the codes, fills the sparse values and the other figures of the results. */
 decant_status decant_cuda_guided_store(decant_backend *backend, const decant_cuda_guided *g, decant_error *err);
 
 /* ---- guided_levels.cu ---- */
 
 /* The best levels under the codes of every row, in ascending order; codes and δ follow. A row's levels stay
- * where rounding them to F16 would raise its objective, or its equations have no solution. */
-decant_status decant_cuda_guided_levels(decant_backend *backend, const decant_cuda_guided *g,
+ * where rounding them to F16 would raise its objective, or its equations have no solution. They go `stride`
+ * times as far as the solution is. */
+decant_status decant_cuda_guided_levels(decant_backend *backend, const decant_cuda_guided *g, double stride,
                                         decant_error *err);
 
+/* ---- guided_feedback.cu ---- */
+
+/* Fills order, feedback and failed; waits for the diagonals of H. */
+decant_status decant_cuda_guided_make_feedback(decant_backend *backend, const decant_cuda_guided *g,
+                                               decant_error *err);
+
+/* Every code anew under the levels as they are; δ follows. */
+decant_status decant_cuda_guided_pass(decant_backend *backend, const decant_cuda_guided *g, decant_error *err);
+
 /* ---- guided_codes.cu ---- */
+
+/* The codes of the columns [first, first + count) of the order, to which what the gradient has from its column
+ * `at` on is handed; fills their part of `handed`. Rows of groups that failed stay. */
+decant_status decant_cuda_guided_round_block(decant_backend *backend, const decant_cuda_guided *g, int first,
+                                             int at, int count, decant_error *err);
 
 /* Every code once, column after column. */
 decant_status decant_cuda_guided_sweep(decant_backend *backend, const decant_cuda_guided *g, decant_error *err);

@@ -1,5 +1,7 @@
-/* Guided quantization's coordinate descent: every code of a row in turn becomes the one that lowers the
- * objective most while the others stay. With the row's gradient g = δᵀ H up to date, the best value of weight j
+/* Guided quantization's codes.
+ *
+ * Coordinate descent: every code of a row in turn becomes the one that lowers the objective most while the
+ * others stay. With the row's gradient g = δᵀ H up to date, the best value of weight j
  * is w_j − δ_j + (g_j + λ δ_j) / (H_jj + λ), and its best code that of the nearest level.
  *
  * Half a warp takes a row through a block of 128 columns. Lane i has the best values of columns 4i … 4i + 3 of
@@ -8,7 +10,10 @@
  * change of the level does to them: a row of H, each column divided by its H_jj + λ, from shared memory. Only
  * what is behind the diagonal is there, so a best value stays as it was decided upon, and codes are made from
  * them in the end. A column that takes no part has an infinite best value, and the highest level for its own:
- * it changes nothing. Products bring the changes to the columns behind the block. */
+ * it changes nothing. Products bring the changes to the columns behind the block.
+ *
+ * Rounding with error feedback goes the same way: the best value is the weight and what is handed to it, the
+ * weight takes the place of the level before, the change that of the error, and the tile that of V. */
 #include "kernels/cuda/guided.cuh"
 
 enum {
@@ -86,6 +91,23 @@ static __device__ void load_tile(const float *hessian, int64_t stride, int count
     __syncthreads();
 }
 
+/* All threads of the block: tile[j, t] = V_tj for t > j, else 0. feedback: the block on the diagonal. */
+static __device__ void load_feedback(const float *feedback, int64_t stride, int count, float *tile)
+{
+    const bool vectors = stride % VECTOR == 0 && (uintptr_t)feedback % 16 == 0;
+    for (int i = (int)threadIdx.x; i < BLOCK * BLOCK / VECTOR; i += THREADS) {
+        const int t = i % BLOCK, j = i / BLOCK * VECTOR;
+        float4 four = make_float4(0, 0, 0, 0);
+        if (t < count && j < t)
+            four = load_four(feedback + t * stride + j, count - j, vectors);
+        tile[j * BLOCK + t] = j < t ? four.x : 0;
+        tile[(j + 1) * BLOCK + t] = j + 1 < t ? four.y : 0;
+        tile[(j + 2) * BLOCK + t] = j + 2 < t ? four.z : 0;
+        tile[(j + 3) * BLOCK + t] = j + 3 < t ? four.w : 0;
+    }
+    __syncthreads();
+}
+
 template <int SLOTS>
 static __device__ lane_levels<SLOTS> load_levels(const uint16_t *levels, int count, int lane)
 {
@@ -121,6 +143,27 @@ static __device__ lane_columns load_columns(const decant_cuda_guided &g, const f
         const float gradient = g.gradient[row * DECANT_GUIDED_PANEL + at + t];
         mine.best[p] = weight - missing + (gradient + damping * missing) * inverse[t];
         mine.level[p] = decant_guided_level(levels, g.codes[place]);
+    }
+    return mine;
+}
+
+static __device__ lane_columns load_handed(const decant_cuda_guided &g, const int *order, int64_t row, int at,
+                                           int count, int lane)
+{
+    const float highest = decant_guided_level(g.packed.levels + (row << g.bits), (1 << g.bits) - 1);
+    lane_columns mine;
+    mine.fixed = 0;
+#pragma unroll
+    for (int p = 0; p < PER_LANE; p++) {
+        const int t = column_of(p, lane), column = t < count ? order[t] : 0;
+        mine.best[p] = INFINITY;
+        mine.level[p] = highest;
+        if (t >= count || (g.marks[row * g.words + column / 32] >> column % 32 & 1)) {
+            mine.fixed |= 1u << p;
+            continue;
+        }
+        mine.level[p] = weight_at(g.weight.data, g.weight.element, row * g.columns + column);
+        mine.best[p] = mine.level[p] + g.gradient[row * DECANT_GUIDED_PANEL + at + t];
     }
     return mine;
 }
@@ -211,7 +254,26 @@ static __device__ void store_columns(const decant_cuda_guided &g, const lane_col
     }
 }
 
-/* ---- the kernel ---- */
+/* Writes the codes and what δ is. order: of the block's columns. */
+static __device__ void store_rounded(const decant_cuda_guided &g, const lane_columns &mine,
+                                     const int (&codes)[PER_LANE], const int *order, int64_t row, int first,
+                                     int count, int lane)
+{
+    const uint16_t *levels = g.packed.levels + (row << g.bits);
+#pragma unroll
+    for (int p = 0; p < PER_LANE; p++) {
+        const int t = column_of(p, lane);
+        if (t >= count)
+            continue;
+        const bool fixed = mine.fixed >> p & 1;
+        g.handed[row * g.columns + first + t] =
+            fixed ? 0 : mine.level[p] - decant_guided_level(levels, codes[p]);
+        if (!fixed)
+            g.codes[row * g.columns + order[t]] = (uint8_t)codes[p];
+    }
+}
+
+/* ---- the kernels ---- */
 
 /* The codes of the columns [first, first + count), whose gradients begin at column `at` of the panel;
  * blockIdx.y is the group. Where rows end in the middle of a warp, its other half repeats the last one and
@@ -243,35 +305,69 @@ static __global__ void __launch_bounds__(THREADS, SLOTS == 1 ? BLOCKS_AT_ONCE : 
         store_columns(g, mine, codes, row, first, lane);
 }
 
+/* The same for rounding. */
 template <int SLOTS>
-static decant_status descend_block(decant_backend *backend, const decant_cuda_guided *g, int first, int at,
-                                   int count, decant_error *err)
+static __global__ void __launch_bounds__(THREADS, SLOTS == 1 ? BLOCKS_AT_ONCE : 1)
+    round_kernel(decant_cuda_guided g, int first, int at, int count)
+{
+    extern __shared__ __align__(16) float tile[];
+    const int lane = (int)threadIdx.x % LANES, levels_of_row = 1 << g.bits;
+    const unsigned lanes_of_row = threadIdx.x & LANES ? 0xffff0000u : 0x0000ffffu;
+    const int64_t group = blockIdx.y, n = g.columns;
+    const int64_t begin = g.rows * group / g.groups, end = g.rows * (group + 1) / g.groups;
+    const int64_t block_row = begin + (int64_t)blockIdx.x * ROWS, own_row = block_row + threadIdx.x / LANES;
+    if (block_row >= end || g.failed[group])
+        return;
+    const int64_t row = min(own_row, end - 1);
+    const int *order = g.order + group * n + first;
+    load_feedback(g.feedback + group * n * n + first * n + first, n, count, tile);
+    const lane_levels<SLOTS> levels =
+        load_levels<SLOTS>(g.packed.levels + (row << g.bits), levels_of_row, lane);
+    lane_columns mine = load_handed(g, order, row, at, count, lane);
+    descend(levels, tile, lane, lanes_of_row, mine);
+    int codes[PER_LANE];
+    find_codes(levels, levels_of_row, mine, codes);
+    if (own_row < end)
+        store_rounded(g, mine, codes, order, row, first, count, lane);
+}
+
+enum way { DESCEND, ROUND };
+
+template <int SLOTS>
+static decant_status launch(decant_backend *backend, const decant_cuda_guided *g, way way, int first, int at,
+                            int count, decant_error *err)
 {
     const int of_group = (g->rows + g->groups - 1) / g->groups;
     const dim3 blocks((unsigned)((of_group + ROWS - 1) / ROWS), (unsigned)g->groups);
-    DECANT_RETURN_ON_FAILURE(decant_cuda_check(
-        cudaFuncSetAttribute(descend_kernel<SLOTS>, cudaFuncAttributeMaxDynamicSharedMemorySize, TILE_BYTES),
-        "guide, shared memory", err));
-    descend_kernel<SLOTS>
-        <<<blocks, THREADS, TILE_BYTES, decant_cuda_of(backend)->stream>>>(*g, first, at, count);
+    const auto kernel = way == ROUND ? round_kernel<SLOTS> : descend_kernel<SLOTS>;
+    DECANT_RETURN_ON_FAILURE(
+        decant_cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, TILE_BYTES),
+                          "guide, shared memory", err));
+    kernel<<<blocks, THREADS, TILE_BYTES, decant_cuda_of(backend)->stream>>>(*g, first, at, count);
     return decant_cuda_launched(backend, "guide, codes", err);
 }
 
-static decant_status descend_by_width(decant_backend *backend, const decant_cuda_guided *g, int first, int at,
-                                      int count, decant_error *err)
+static decant_status launch_by_width(decant_backend *backend, const decant_cuda_guided *g, way way, int first,
+                                     int at, int count, decant_error *err)
 {
     switch (g->bits) {
     case 5:
-        return descend_block<2>(backend, g, first, at, count, err);
+        return launch<2>(backend, g, way, first, at, count, err);
     case 6:
-        return descend_block<4>(backend, g, first, at, count, err);
+        return launch<4>(backend, g, way, first, at, count, err);
     case 7:
-        return descend_block<8>(backend, g, first, at, count, err);
+        return launch<8>(backend, g, way, first, at, count, err);
     case 8:
-        return descend_block<16>(backend, g, first, at, count, err);
+        return launch<16>(backend, g, way, first, at, count, err);
     default:
-        return descend_block<1>(backend, g, first, at, count, err);
+        return launch<1>(backend, g, way, first, at, count, err);
     }
+}
+
+decant_status decant_cuda_guided_round_block(decant_backend *backend, const decant_cuda_guided *g, int first,
+                                             int at, int count, decant_error *err)
+{
+    return launch_by_width(backend, g, ROUND, first, at, count, err);
 }
 
 decant_status decant_cuda_guided_sweep(decant_backend *backend, const decant_cuda_guided *g, decant_error *err)
@@ -281,7 +377,7 @@ decant_status decant_cuda_guided_sweep(decant_backend *backend, const decant_cud
         DECANT_RETURN_ON_FAILURE(decant_cuda_guided_gradient(backend, g, panel, width, err));
         for (int at = 0; at < width; at += BLOCK) {
             const int count = width - at < BLOCK ? width - at : BLOCK, next = at + count;
-            DECANT_RETURN_ON_FAILURE(descend_by_width(backend, g, panel + at, at, count, err));
+            DECANT_RETURN_ON_FAILURE(launch_by_width(backend, g, DESCEND, panel + at, at, count, err));
             if (next < width)
                 DECANT_RETURN_ON_FAILURE(
                     decant_cuda_guided_follow(backend, g, panel + next, next, width - next, count, err));

@@ -8,6 +8,7 @@
  * not for the levels, keeps the rounding of the sums small against what is sought. */
 #include "kernels/cuda/guided.cuh"
 #include "kernels/cuda/operations.h"
+#include "kernels/level_grid.h"
 
 enum {
     THREADS = 256,
@@ -248,6 +249,22 @@ static __device__ double change_of_objective(const double *matrix, double diagon
     return decant_block_sum(sum, system.parts);
 }
 
+/* Each thread's level as it can be stored. */
+static __device__ uint16_t round_level(double wanted, int count, int i, row_system &system)
+{
+    if (!decant_levels_are_bytes(count))
+        return finite_f16(wanted);
+    wanted = decant_level_clamped(wanted);
+    if (i < count)
+        system.change[i] = fabs(wanted);
+    __syncthreads();
+    double largest = 0;
+    for (int j = 0; j < count; j++)
+        largest = fmax(largest, system.change[j]);
+    __syncthreads(); /* before `change` gets what it is for */
+    return finite_f16(decant_level_rounded(wanted, decant_level_exponent(largest)));
+}
+
 /* Levels as they would be, rounded; where each goes in ascending order. */
 static __device__ int place_of(const row_system &system, int count, int i)
 {
@@ -258,8 +275,8 @@ static __device__ int place_of(const row_system &system, int count, int i)
 }
 
 /* matrix: shared memory for few levels, else nullptr, and the equations are solved where they are. */
-static __device__ void solve_row(const decant_cuda_guided &g, int64_t in_batch, int64_t row, double *matrix,
-                                 row_system &system)
+static __device__ void solve_row(const decant_cuda_guided &g, int64_t in_batch, int64_t row, double stride,
+                                 double *matrix, row_system &system)
 {
     const int i = (int)threadIdx.x, count = 1 << g.bits;
     double *normal = g.normal + in_batch * count * count;
@@ -281,10 +298,10 @@ static __device__ void solve_row(const decant_cuda_guided &g, int64_t in_batch, 
     if (!factorize(matrix, diagonal, count, i, system))
         return;
     substitute(matrix, right, count, i, system);
-    uint16_t rounded = 0;
+    const double level = i < count ? decant_guided_level(levels, i) : 0;
+    const double wanted = level + (i < count ? stride * system.solution[i] : 0);
+    const uint16_t rounded = round_level(wanted, count, i, system);
     if (i < count) {
-        const double level = decant_guided_level(levels, i);
-        rounded = finite_f16(level + system.solution[i]);
         system.level[i] = __half2float(__ushort_as_half(rounded));
         system.change[i] = system.level[i] - level;
     }
@@ -296,12 +313,14 @@ static __device__ void solve_row(const decant_cuda_guided &g, int64_t in_batch, 
     places[i] = (uint8_t)place;
 }
 
-static __global__ void __launch_bounds__(MOST_LEVELS) solve_kernel(decant_cuda_guided g, int first)
+static __global__ void __launch_bounds__(MOST_LEVELS)
+    solve_kernel(decant_cuda_guided g, int first, double stride)
 {
     extern __shared__ double shared_matrix[];
     __shared__ row_system system;
     const int64_t in_batch = blockIdx.x;
-    solve_row(g, in_batch, first + in_batch, 1 << g.bits <= SHARED_LEVELS ? shared_matrix : nullptr, system);
+    solve_row(g, in_batch, first + in_batch, stride, 1 << g.bits <= SHARED_LEVELS ? shared_matrix : nullptr,
+              system);
 }
 
 /* A block a row: codes go where their levels have gone, and δ follows. */
@@ -324,20 +343,21 @@ static __global__ void __launch_bounds__(THREADS) follow_kernel(decant_cuda_guid
     }
 }
 
-static decant_status solve(decant_backend *backend, const decant_cuda_guided *g, row_batch batch,
+static decant_status solve(decant_backend *backend, const decant_cuda_guided *g, row_batch batch, double stride,
                            decant_error *err)
 {
     const cudaStream_t stream = decant_cuda_of(backend)->stream;
     const int levels = 1 << g->bits, threads = levels > DECANT_WARP ? levels : DECANT_WARP;
     const size_t shared_bytes =
         levels <= SHARED_LEVELS ? (size_t)(levels * levels) * sizeof(double) : sizeof(double);
-    solve_kernel<<<(unsigned)batch.rows, (unsigned)threads, shared_bytes, stream>>>(*g, batch.first);
+    solve_kernel<<<(unsigned)batch.rows, (unsigned)threads, shared_bytes, stream>>>(*g, batch.first, stride);
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, levels", err));
     follow_kernel<<<(unsigned)batch.rows, THREADS, 0, stream>>>(*g, batch.first);
     return decant_cuda_launched(backend, "guide, codes of new levels", err);
 }
 
-decant_status decant_cuda_guided_levels(decant_backend *backend, const decant_cuda_guided *g, decant_error *err)
+decant_status decant_cuda_guided_levels(decant_backend *backend, const decant_cuda_guided *g, double stride,
+                                        decant_error *err)
 {
     for (int group = 0; group < g->groups; group++) {
         const int end = (int)decant_hessian_group_first(g->rows, g->groups, group + 1);
@@ -345,7 +365,7 @@ decant_status decant_cuda_guided_levels(decant_backend *backend, const decant_cu
         for (; batch.first < end; batch.first += batch.rows) {
             batch.rows = end - batch.first < g->at_once ? end - batch.first : g->at_once;
             DECANT_RETURN_ON_FAILURE(make_equations(backend, g, batch, err));
-            DECANT_RETURN_ON_FAILURE(solve(backend, g, batch, err));
+            DECANT_RETURN_ON_FAILURE(solve(backend, g, batch, stride, err));
         }
     }
     return DECANT_OK;

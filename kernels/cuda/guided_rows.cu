@@ -2,6 +2,7 @@
  * stored and its error. Knows nothing of the search. */
 #include "kernels/cuda/guided.cuh"
 #include "kernels/cuda/row_pattern.cuh"
+#include "kernels/level_grid.h"
 
 enum {
     THREADS = 256,
@@ -73,11 +74,28 @@ static __global__ void __launch_bounds__(THREADS) mark_kernel(decant_cuda_guided
     }
 }
 
-/* A block a row: codes of the nearest levels, the lower of two as near; δ. */
-static __global__ void __launch_bounds__(THREADS) nearest_kernel(decant_cuda_guided g)
+/* A thread a row: levels to start from, as they can be stored. */
+static __global__ void __launch_bounds__(THREADS) start_kernel(decant_cuda_guided g)
+{
+    const int64_t row = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const int count = 1 << g.bits;
+    if (row >= g.rows)
+        return;
+    uint16_t *levels = g.packed.levels + (row << g.bits);
+    double largest = 0;
+    for (int i = 0; i < count; i++)
+        largest = fmax(largest, fabs(decant_level_clamped(decant_guided_level(levels, i))));
+    const int exponent = decant_level_exponent(largest);
+    for (int i = 0; i < count; i++)
+        levels[i] =
+            finite_f16(decant_level_rounded(decant_level_clamped(decant_guided_level(levels, i)), exponent));
+}
+
+/* All threads of a block: a row's codes of the nearest levels, the lower of two as near; δ. */
+static __device__ void take_nearest(const decant_cuda_guided &g, int64_t row)
 {
     __shared__ float thresholds[MOST_LEVELS], values[MOST_LEVELS];
-    const int64_t row = blockIdx.x, n = g.columns;
+    const int64_t n = g.columns;
     const int count = 1 << g.bits;
     const uint16_t *levels = g.packed.levels + (row << g.bits);
     for (int i = (int)threadIdx.x; i < count; i += THREADS) {
@@ -97,6 +115,12 @@ static __global__ void __launch_bounds__(THREADS) nearest_kernel(decant_cuda_gui
     }
 }
 
+/* A block a row. */
+static __global__ void __launch_bounds__(THREADS) nearest_kernel(decant_cuda_guided g)
+{
+    take_nearest(g, blockIdx.x);
+}
+
 decant_status decant_cuda_guided_begin(decant_backend *backend, const decant_cuda_guided *g, double damping,
                                        decant_error *err)
 {
@@ -108,6 +132,14 @@ decant_status decant_cuda_guided_begin(decant_backend *backend, const decant_cud
     DECANT_RETURN_ON_FAILURE(split_hessian(backend, g, err));
     mark_kernel<<<rows, THREADS, 0, stream>>>(*g, pattern);
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, marks", err));
+    if (decant_levels_are_bytes(1 << g->bits)) {
+        start_kernel<<<(rows + THREADS - 1) / THREADS, THREADS, 0, stream>>>(*g);
+        DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, levels to start from", err));
+    }
+    DECANT_RETURN_ON_FAILURE(decant_cuda_check(cudaMemcpyAsync(g->start, g->packed.levels,
+                                                               ((size_t)g->rows << g->bits) * sizeof(uint16_t),
+                                                               cudaMemcpyDeviceToDevice, stream),
+                                               "guide", err));
     nearest_kernel<<<rows, THREADS, 0, stream>>>(*g);
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, nearest codes", err));
     return decant_cuda_check(
@@ -146,9 +178,12 @@ static __device__ int group_of(const decant_cuda_guided &g, int64_t row)
     return group;
 }
 
+/* When the objective is asked for, and so where it goes. */
+enum objective_moment { BEFORE, BETWEEN, END };
+
 /* Adds the part of the columns [first, first + count). In the end, `weighted` gets δᵀ H δ and what crosses with
  * the remainders e of the sparse part: 2 eᵀ H δ. */
-template <bool END>
+template <objective_moment MOMENT>
 static __global__ void __launch_bounds__(THREADS) objective_kernel(decant_cuda_guided g, int first, int count)
 {
     const int lane = (int)threadIdx.x % DECANT_WARP;
@@ -163,7 +198,7 @@ static __global__ void __launch_bounds__(THREADS) objective_kernel(decant_cuda_g
         product += delta * gradient[j];
         squares += delta * delta;
     }
-    if (END && g.packed.sparse.count > 0)
+    if (MOMENT == END && g.packed.sparse.count > 0)
         for (uint32_t i = g.packed.sparse.row_offsets[row] + lane; i < g.packed.sparse.row_offsets[row + 1];
              i += DECANT_WARP) {
             const int64_t j = (int64_t)g.packed.sparse.columns[i] - first;
@@ -176,8 +211,8 @@ static __global__ void __launch_bounds__(THREADS) objective_kernel(decant_cuda_g
     if (lane != 0)
         return;
     decant_guided_row *result = &g.results[row];
-    *(END ? &result->after : &result->before) += product + squares * g.damping[group_of(g, row)];
-    if (END)
+    *(MOMENT == BEFORE ? &result->before : &result->after) += product + squares * g.damping[group_of(g, row)];
+    if (MOMENT == END)
         result->error.weighted += product + crossed;
 }
 
@@ -213,14 +248,14 @@ static __global__ void __launch_bounds__(THREADS) remainder_kernel(decant_cuda_g
         g.results[row].error.weighted += sum;
 }
 
-template <bool END>
+template <objective_moment MOMENT>
 static decant_status add_objective(decant_backend *backend, const decant_cuda_guided *g, decant_error *err)
 {
     const unsigned blocks = (unsigned)((g->rows + WARPS - 1) / WARPS);
     for (int first = 0; first < g->columns; first += DECANT_GUIDED_PANEL) {
         const int left = g->columns - first, count = left < DECANT_GUIDED_PANEL ? left : DECANT_GUIDED_PANEL;
         DECANT_RETURN_ON_FAILURE(decant_cuda_guided_exact_gradient(backend, g, first, count, err));
-        objective_kernel<END><<<blocks, THREADS, 0, decant_cuda_of(backend)->stream>>>(*g, first, count);
+        objective_kernel<MOMENT><<<blocks, THREADS, 0, decant_cuda_of(backend)->stream>>>(*g, first, count);
         DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, objective", err));
     }
     return DECANT_OK;
@@ -228,7 +263,59 @@ static decant_status add_objective(decant_backend *backend, const decant_cuda_gu
 
 decant_status decant_cuda_guided_before(decant_backend *backend, const decant_cuda_guided *g, decant_error *err)
 {
-    return add_objective<false>(backend, g, err);
+    return add_objective<BEFORE>(backend, g, err);
+}
+
+/* ---- between ---- */
+
+/* A block a row: δ of the codes. */
+static __global__ void __launch_bounds__(THREADS) missing_kernel(decant_cuda_guided g)
+{
+    __shared__ float values[MOST_LEVELS];
+    const int64_t row = blockIdx.x, n = g.columns;
+    for (int i = (int)threadIdx.x; i < 1 << g.bits; i += THREADS)
+        values[i] = decant_guided_level(g.packed.levels + (row << g.bits), i);
+    __syncthreads();
+    for (int64_t j = threadIdx.x; j < n; j += THREADS) {
+        const int64_t at = row * n + j;
+        const bool sparse = g.marks[row * g.words + j / 32] >> j % 32 & 1;
+        decant_guided_set_missing(
+            g, at, sparse ? 0 : weight_at(g.weight.data, g.weight.element, at) - values[g.codes[at]]);
+    }
+}
+
+decant_status decant_cuda_guided_find_missing(decant_backend *backend, const decant_cuda_guided *g,
+                                              decant_error *err)
+{
+    missing_kernel<<<(unsigned)g->rows, THREADS, 0, decant_cuda_of(backend)->stream>>>(*g);
+    return decant_cuda_launched(backend, "guide, what is missing", err);
+}
+
+/* A block a row. */
+static __global__ void __launch_bounds__(THREADS) keep_better_kernel(decant_cuda_guided g)
+{
+    __shared__ bool is_better;
+    const int64_t row = blockIdx.x;
+    if (threadIdx.x == 0) {
+        decant_guided_row *result = &g.results[row];
+        is_better = !g.failed[group_of(g, row)] && result->after < result->before;
+        result->after = 0;
+    }
+    __syncthreads();
+    if (is_better)
+        return;
+    for (int i = (int)threadIdx.x; i < 1 << g.bits; i += THREADS)
+        g.packed.levels[(row << g.bits) + i] = g.start[(row << g.bits) + i];
+    __syncthreads();
+    take_nearest(g, row);
+}
+
+decant_status decant_cuda_guided_keep_better(decant_backend *backend, const decant_cuda_guided *g,
+                                             decant_error *err)
+{
+    DECANT_RETURN_ON_FAILURE(add_objective<BETWEEN>(backend, g, err));
+    keep_better_kernel<<<(unsigned)g->rows, THREADS, 0, decant_cuda_of(backend)->stream>>>(*g);
+    return decant_cuda_launched(backend, "guide, rows that became worse", err);
 }
 
 /* ---- what is stored ---- */
@@ -284,7 +371,7 @@ decant_status decant_cuda_guided_store(decant_backend *backend, const decant_cud
     const cudaStream_t stream = decant_cuda_of(backend)->stream;
     store_kernel<<<(unsigned)g->rows, THREADS, 0, stream>>>(*g);
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "guide, storing", err));
-    DECANT_RETURN_ON_FAILURE(add_objective<true>(backend, g, err));
+    DECANT_RETURN_ON_FAILURE(add_objective<END>(backend, g, err));
     if (g->packed.sparse.count == 0)
         return DECANT_OK;
     remainder_kernel<<<(unsigned)g->rows, THREADS, 0, stream>>>(*g);

@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
     decant_sparse_offsets offsets = {};
     if (SPARSE)
         offsets = decant_load_sparse_offsets(packed, share.first_tile * TILE_ROWS, rows);
-    unit_source source = source_of<BITS>(packed, share, run.first / share.units, run.first % share.units);
+    plane_source source = source_of<BITS>(packed, share, run.first / share.units, run.first % share.units);
 #pragma unroll 1
     for (int i = 0; i < STAGES<BITS, RING> - 1; i++) {
         if (i < run.count)

@@ -160,14 +160,14 @@ static __device__ __forceinline__ void count_ones(int (&counts)[4], const uint4 
 /* ---- codes: a ring of units for each team ---- */
 
 /* Where the next unit that a warp fetches is: a lane's words of its row. */
-typedef struct unit_source {
+typedef struct plane_source {
     const uint32_t *words; /* of the first plane that the warp brings its team */
     int tile, unit;        /* of the block, of the tile */
-} unit_source;
+} plane_source;
 
 template <int BITS>
-static __device__ __forceinline__ unit_source source_of(const decant_packed_view &packed,
-                                                        const block_share &share, int tile, int unit)
+static __device__ __forceinline__ plane_source source_of(const decant_packed_view &packed,
+                                                         const block_share &share, int tile, int unit)
 {
     const int lane = threadIdx.x % DECANT_WARP, member = threadIdx.x / DECANT_WARP % TEAM<BITS>;
     const int row = min((share.first_tile + tile) * TILE_ROWS + lane / 4, packed.rows - 1);
@@ -179,7 +179,7 @@ static __device__ __forceinline__ unit_source source_of(const decant_packed_view
  * planes can be read sixteen bytes at a time. */
 template <int BITS, bool WHOLE>
 static __device__ __forceinline__ void fetch_unit(const decant_packed_view &packed, const block_share &share,
-                                                  unit_source &source, uint32_t target)
+                                                  plane_source &source, uint32_t target)
 {
     const int member = threadIdx.x / DECANT_WARP % TEAM<BITS>;
     const int left = packed.words - (source.unit * UNIT_WORDS + (int)threadIdx.x % 4 * LANE_WORDS);

@@ -97,7 +97,7 @@ static __device__ __forceinline__ int add_windows(const parities_call &call, con
  * are a lane's. */
 template <int BITS, int TOKENS, bool WHOLE, int RING, bool SPARSE>
 static __device__ __forceinline__ void
-add_units(const parities_call &call, const block_share &share, const warp_run &run, unit_source source,
+add_units(const parities_call &call, const block_share &share, const warp_run &run, plane_source source,
           uint32_t ring, const float *coefficients, float *parts, uint32_t operands,
           const decant_sparse_rows &sparse, warp_chunks chunks, const unsigned char *x_copy)
 {

@@ -1,7 +1,8 @@
 /* Guided layer-wise quantization: rows have levels as in k-means, but levels and codes are chosen together to
  * make Σ (w − ŵ)ᵀ H (w − ŵ) small, so that the errors of a row make up for each other. H is the Hessian of the
  * row's group of output channels. It starts from k-means and its sparse part; the stored form is k-means', with
- * codes that need not be the nearest levels. Source: LNQ with GuidedQuant (arXiv 2505.07004).
+ * codes that need not be the nearest levels, and levels of a byte each where codes have at most four bits.
+ * Source: LNQ with GuidedQuant (arXiv 2505.07004).
  *
  * Predicted loss increase: ½ T'/N Σ (w − ŵ)ᵀ H (w − ŵ). The diagonal of H, with a group for every channel, is
  * the token form of F, so the factor is that of quantize.h; H keeps in addition what the errors of two columns
@@ -30,7 +31,7 @@ static bool offer(const decant_recipe *recipe, int64_t columns, decant_candidate
 
 static int64_t bytes(const decant_candidate *candidate, int64_t rows, int64_t columns, int64_t sparse_count)
 {
-    return decant_packed_bytes(rows, columns, candidate->code_bits, sparse_count);
+    return decant_guided_bytes(rows, columns, candidate->code_bits, sparse_count);
 }
 
 decant_status decant_guide_candidate(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
@@ -60,10 +61,26 @@ done:
     return status;
 }
 
+/* What levels to start from are fitted by: the Fisher sums, and before passes their fourth root. With all of F,
+ * levels crowd around the weights that matter most; but these are the ones for which others make up best. */
+static decant_status make_importance(decant_backend *backend, const decant_guided_search *search,
+                                     const float *fisher, int64_t count, float **roots, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    if (search->passes == 0 || search->rounds == 0)
+        return status;
+    DECANT_TRY(backend->memory->allocate(backend, (size_t)count * sizeof **roots, "roots of Fisher sums",
+                                         (void **)roots, err));
+    DECANT_TRY(backend->quantize->fourth_roots(backend, fisher, count, *roots, err));
+done:
+    return status;
+}
+
 static decant_status evaluate(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
                               const float *fisher, int first, int count, decant_quantized_layer *layer,
                               decant_error *err)
 {
+    float *roots = NULL;
     decant_status status;
     if (!fisher || recipe->hessian_groups < 1)
         DECANT_FAIL(err, DECANT_ERROR_BUG, "guided quantization without Hessians");
@@ -71,15 +88,22 @@ static decant_status evaluate(decant_backend *backend, const decant_recipe *reci
         .groups = recipe->hessian_groups,
         .hessian = fisher + layer->rows * layer->columns,
         .damping = recipe->guided_damping,
+        .passes = recipe->guided_passes,
         .rounds = recipe->guided_rounds,
         .sweeps = SWEEPS,
     };
-    if (recipe->guided_sparse_count > 0)
-        return decant_guided_with_sparse(backend, recipe, weight, fisher, &search, first, count, layer, err);
-    DECANT_TRY(decant_levels_fit(backend, recipe, weight, fisher, first, count, layer, err));
+    DECANT_TRY(make_importance(backend, &search, fisher, layer->rows * layer->columns, &roots, err));
+    const float *importance = roots ? roots : fisher;
+    if (recipe->guided_sparse_count > 0) {
+        DECANT_TRY(decant_guided_with_sparse(backend, recipe, weight, fisher, importance, &search, first, count,
+                                             layer, err));
+        goto done;
+    }
+    DECANT_TRY(decant_levels_fit(backend, recipe, weight, fisher, importance, first, count, layer, err));
     for (int i = 0; i < count; i++)
         DECANT_TRY(decant_guide_candidate(backend, recipe, weight, &search, first + i, layer, err));
 done:
+    backend->memory->release(backend, (void **)&roots);
     return status;
 }
 

@@ -3,7 +3,7 @@
  * activations' type are from F64.
  *
  *   bench_guided [--device cpu|cuda] [--shape ROWSxCOLUMNS] [--bits N] [--groups N] [--tokens N] [--batch N]
- *                [--rounds N] [--sweeps N] [--repeat N]
+ *                [--passes N] [--rounds N] [--sweeps N] [--repeat N]
  *
  *   --tokens  of the calibration, for the whole model's figures; --batch of them are added at once
  *
@@ -32,7 +32,7 @@ static const double damping = 0.01, outlier_share = 0.0045;
 typedef struct options {
     const char *device;
     int64_t rows, columns; /* 0: the model's */
-    int bits, groups, rounds, sweeps, repeat;
+    int bits, groups, passes, rounds, sweeps, repeat;
     int64_t tokens, batch;
 } options;
 
@@ -251,7 +251,7 @@ static decant_status run_step(bench *b, bench_step step, decant_matrix_error *er
 {
     decant_backend *backend = b->backend;
     const options *o = b->o;
-    const decant_guided_search search = {o->groups, b->hessian, damping, o->rounds, o->sweeps};
+    const decant_guided_search search = {o->groups, b->hessian, damping, o->passes, o->rounds, o->sweeps};
     switch (step) {
     case GRAM:
         return backend->model->gram_add(backend, b->dy, b->x, o->groups, b->hessian, err);
@@ -340,11 +340,8 @@ static bool read_option(const char *name, const char *value, options *o)
     const struct {
         const char *name;
         int *number;
-    } numbers[] = {{"--bits", &o->bits},
-                   {"--groups", &o->groups},
-                   {"--rounds", &o->rounds},
-                   {"--sweeps", &o->sweeps},
-                   {"--repeat", &o->repeat}};
+    } numbers[] = {{"--bits", &o->bits},     {"--groups", &o->groups}, {"--passes", &o->passes},
+                   {"--rounds", &o->rounds}, {"--sweeps", &o->sweeps}, {"--repeat", &o->repeat}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (strcmp(name, numbers[i].name) == 0)
             return sscanf(value, "%d", numbers[i].number) == 1 && *numbers[i].number >= 0;
@@ -371,8 +368,8 @@ static decant_status run(const options *o, decant_error *err)
         DECANT_TRY(decant_backend_create_cuda(0, false, &backend, err));
     else
         DECANT_TRY(decant_backend_create_cpu(0, &backend, err));
-    printf("%s; %d bits, %d groups, %d rounds of %d sweeps, %" PRId64 " tokens at once\n", backend->device_name,
-           o->bits, o->groups, o->rounds, o->sweeps, o->batch);
+    printf("%s; %d bits, %d groups, %d passes, %d rounds of %d sweeps, %" PRId64 " tokens at once\n",
+           backend->device_name, o->bits, o->groups, o->passes, o->rounds, o->sweeps, o->batch);
     if (o->rows > 0)
         DECANT_TRY(time_matrix(backend, o, o->rows, o->columns, seconds, err));
     else
@@ -391,6 +388,7 @@ int main(int argc, char **argv)
     options o = {.device = "cuda",
                  .bits = 3,
                  .groups = 4,
+                 .passes = 4,
                  .rounds = 3,
                  .sweeps = 4,
                  .repeat = 2,

@@ -24,7 +24,7 @@ def kind_of(name: str) -> str | None:
     if name.startswith(("errors/", "allocation/")) or name == "config":
         return None
     part = name.split("/")[-1]
-    inside = {"codes", "levels", "row_offsets", "columns", "values"}
+    inside = {"codes", "levels", "level_exponents", "row_offsets", "columns", "values"}
     return part if part in inside else "whole tensors"
 
 

@@ -2,7 +2,17 @@
  * against brute force, and between backends and calls. */
 #include "tests/kernels/quantize_case.h"
 
-enum { TOKENS = 24, ROWS = 10, COLUMNS = 40, GROUPS = 3, BITS = 2, LEVELS = 4, ROUNDS = 3, SWEEPS = 4 };
+enum {
+    TOKENS = 24,
+    ROWS = 10,
+    COLUMNS = 40,
+    GROUPS = 3,
+    BITS = 2,
+    LEVELS = 4,
+    PASSES = 4,
+    ROUNDS = 3,
+    SWEEPS = 4
+};
 
 static const double DAMPING = 0.01;
 
@@ -11,10 +21,11 @@ static const double DAMPING = 0.01;
 typedef struct golden_case {
     char *bytes;
     const float *gradient, *input, *weight, *hessian;
-    const uint16_t *start, *levels;
+    const uint16_t *start, *levels, *passed_levels;
     const uint32_t *offsets, *columns;
-    const uint8_t *codes;
-    const double *objective; /* [ROUNDS + 1, ROWS] */
+    const uint8_t *codes, *passed_codes;
+    const double *objective;        /* [ROUNDS + 1, ROWS] */
+    const double *passed_objective; /* [ROUNDS + 2, ROWS]: after the passes too */
 } golden_case;
 
 /* What "data_offsets" says after the tensor's name in the header. */
@@ -56,6 +67,9 @@ static golden_case read_golden(void)
     golden.columns = tensor_of(golden.bytes, "columns");
     golden.codes = tensor_of(golden.bytes, "codes");
     golden.objective = tensor_of(golden.bytes, "objective");
+    golden.passed_levels = tensor_of(golden.bytes, "passed.levels");
+    golden.passed_codes = tensor_of(golden.bytes, "passed.codes");
+    golden.passed_objective = tensor_of(golden.bytes, "passed.objective");
     return golden;
 }
 
@@ -120,11 +134,12 @@ static decant_matrix_error guide_host(decant_backend *backend, decant_matrix wei
     return error;
 }
 
-static guided_result guide(decant_backend *backend, const golden_case *golden, int rounds, int sweeps)
+static guided_result guide(decant_backend *backend, const golden_case *golden, int passes, int rounds,
+                           int sweeps)
 {
     guided_result result = {0};
     const decant_guided_search search = {
-        .groups = GROUPS, .damping = DAMPING, .rounds = rounds, .sweeps = sweeps};
+        .groups = GROUPS, .damping = DAMPING, .passes = passes, .rounds = rounds, .sweeps = sweeps};
     memcpy(result.levels, golden->start, sizeof result.levels);
     const decant_packed_matrix packed = {
         .rows = ROWS,
@@ -267,49 +282,84 @@ static void hessians_are_symmetric_sums_over_tiles(void **state)
     drop(backend, &dy);
 }
 
+static void assert_is(const golden_case *golden, const guided_result *result, const uint16_t *levels,
+                      const uint8_t *codes)
+{
+    for (int64_t row = 0; row < ROWS; row++) {
+        assert_memory_equal(result->levels + row * LEVELS, levels + row * LEVELS, LEVELS * 2);
+        for (int64_t j = 0; j < COLUMNS; j++)
+            if (!is_sparse(golden, row, j))
+                assert_int_equal(code_of(result, row, j), codes[row * COLUMNS + j]);
+        for (uint32_t i = golden->offsets[row]; i < golden->offsets[row + 1]; i++) {
+            int64_t j = golden->columns[i];
+            double level = decant_f16_to_f32(result->levels[row * LEVELS + code_of(result, row, j)]);
+            double weight = golden->weight[row * COLUMNS + j];
+            assert_true(fabs(level + decant_f16_to_f32(result->sparse_values[i]) - weight) <=
+                        fabs(weight - level) / 2048);
+        }
+    }
+}
+
 static void levels_and_codes_are_those_of_numpy(void **state)
 {
     decant_backend *backend = *state;
     golden_case golden = read_golden();
-    guided_result result = guide(backend, &golden, ROUNDS, SWEEPS);
-    for (int64_t row = 0; row < ROWS; row++) {
-        assert_memory_equal(result.levels + row * LEVELS, golden.levels + row * LEVELS, LEVELS * 2);
-        for (int64_t j = 0; j < COLUMNS; j++)
-            if (!is_sparse(&golden, row, j))
-                assert_int_equal(code_of(&result, row, j), golden.codes[row * COLUMNS + j]);
-        for (uint32_t i = golden.offsets[row]; i < golden.offsets[row + 1]; i++) {
-            int64_t j = golden.columns[i];
-            double level = decant_f16_to_f32(result.levels[row * LEVELS + code_of(&result, row, j)]);
-            double weight = golden.weight[row * COLUMNS + j];
-            assert_true(fabs(level + decant_f16_to_f32(result.sparse_values[i]) - weight) <=
-                        fabs(weight - level) / 2048);
-        }
-    }
+    guided_result result = guide(backend, &golden, 0, ROUNDS, SWEEPS);
+    assert_is(&golden, &result, golden.levels, golden.codes);
+    result = guide(backend, &golden, PASSES, ROUNDS, SWEEPS);
+    assert_is(&golden, &result, golden.passed_levels, golden.passed_codes);
     free(golden.bytes);
+}
+
+/* Of all rows under λ, which is compared; what is reported counts the rounding of the sparse part too, and no
+ * λ. */
+static double objective_of_result(const golden_case *golden, const guided_result *result, const double *numpys)
+{
+    double objective = 0, weighted = 0, expected = 0, missing[COLUMNS];
+    for (int64_t row = 0; row < ROWS; row++) {
+        missing_of(golden, result, row, missing);
+        objective += objective_of(golden, row, missing, DAMPING);
+        weighted += objective_of(golden, row, missing, 0);
+        expected += numpys[row];
+    }
+    if (fabs(objective - expected) > 1e-4 * expected)
+        fail_msg("objective %g, NumPy's %g", objective, expected);
+    if (fabs(result->error.weighted - weighted) > 1e-3 * weighted)
+        fail_msg("reported %g, is %g", result->error.weighted, weighted);
+    return objective;
 }
 
 static void the_objective_falls_with_every_round_as_in_numpy(void **state)
 {
     decant_backend *backend = *state;
     golden_case golden = read_golden();
-    double last = INFINITY;
+    double last = INFINITY, passed_last = INFINITY;
     for (int rounds = 0; rounds <= ROUNDS; rounds++) {
-        guided_result result = guide(backend, &golden, rounds, SWEEPS);
-        double objective = 0, weighted = 0, numpys = 0, missing[COLUMNS];
-        for (int64_t row = 0; row < ROWS; row++) {
-            missing_of(&golden, &result, row, missing);
-            objective += objective_of(&golden, row, missing, DAMPING);
-            weighted += objective_of(&golden, row, missing, 0);
-            numpys += golden.objective[rounds * ROWS + row];
-        }
+        guided_result result = guide(backend, &golden, 0, rounds, SWEEPS);
+        double objective = objective_of_result(&golden, &result, golden.objective + rounds * ROWS);
         assert_true(objective < last);
         last = objective;
-        if (fabs(objective - numpys) > 1e-4 * numpys)
-            fail_msg("%d rounds: objective %g, NumPy's %g", rounds, objective, numpys);
-        /* what is reported counts the rounding of the sparse part too, and no damping */
-        if (fabs(result.error.weighted - weighted) > 1e-3 * weighted)
-            fail_msg("%d rounds: reported %g, is %g", rounds, result.error.weighted, weighted);
+        result = guide(backend, &golden, PASSES, rounds, SWEEPS); /* no rounds: no passes */
+        objective = objective_of_result(&golden, &result,
+                                        golden.passed_objective + (rounds > 0 ? rounds + 1 : 0) * ROWS);
+        assert_true(objective <= passed_last);
+        passed_last = objective;
     }
+    assert_true(passed_last < last);
+    free(golden.bytes);
+}
+
+/* H that is all zero cannot be factorized: rows stay where they start. */
+static void without_a_factor_there_are_no_passes(void **state)
+{
+    decant_backend *backend = *state;
+    golden_case golden = read_golden();
+    float zero[GROUPS * COLUMNS * COLUMNS] = {0};
+    guided_result nearest = guide(backend, &golden, 0, 0, 0);
+    golden.hessian = zero;
+    guided_result result = guide(backend, &golden, PASSES, 1, 1);
+    assert_memory_equal(result.levels, nearest.levels, sizeof result.levels);
+    assert_memory_equal(result.planes, nearest.planes, sizeof result.planes);
     free(golden.bytes);
 }
 
@@ -318,7 +368,7 @@ static void nothing_alone_can_be_improved_in_the_end(void **state)
 {
     decant_backend *backend = *state;
     golden_case golden = read_golden();
-    guided_result result = guide(backend, &golden, 1, 100);
+    guided_result result = guide(backend, &golden, 0, 1, 100);
     for (int64_t row = 0; row < ROWS; row++) {
         double missing[COLUMNS];
         missing_of(&golden, &result, row, missing);
@@ -332,7 +382,7 @@ static void nothing_alone_can_be_improved_in_the_end(void **state)
                 missing[j] = kept;
             }
     }
-    result = guide(backend, &golden, 1, 0); /* levels for the nearest codes of the start */
+    result = guide(backend, &golden, 0, 1, 0); /* levels for the nearest codes of the start */
     for (int64_t row = 0; row < ROWS; row++)
         for (int changed = 0; changed < LEVELS; changed++)
             for (int sign = -1; sign <= 1; sign += 2) {
@@ -341,10 +391,27 @@ static void nothing_alone_can_be_improved_in_the_end(void **state)
                 double objective = objective_of(&golden, row, missing, DAMPING);
                 for (int64_t j = 0; j < COLUMNS; j++)
                     if (code_of(&result, row, j) == changed && !is_sparse(&golden, row, j))
-                        missing[j] += sign * 1e-3; /* far more than a level is rounded by */
+                        missing[j] += sign * 1e-2; /* far more than a level is rounded by */
                 assert_true(objective_of(&golden, row, missing, DAMPING) >= objective);
             }
     free(golden.bytes);
+}
+
+static void fourth_roots_are_roots_of_roots(void **state)
+{
+    enum { COUNT = 1000 };
+    decant_backend *backend = *state;
+    float values[COUNT], roots[COUNT];
+    uint64_t seed = 3;
+    for (int i = 0; i < COUNT; i++)
+        values[i] = i == 0 ? 0 : ldexpf((float)fabs(random_value(&seed)), i % 200 - 120);
+    void *given = on_device(backend, values, sizeof values), *made = on_device(backend, NULL, sizeof roots);
+    REQUIRE(backend->quantize->fourth_roots(backend, given, COUNT, made, err));
+    REQUIRE(backend->memory->download(backend, roots, made, sizeof roots, err));
+    for (int i = 0; i < COUNT; i++)
+        assert_true(roots[i] == sqrtf(sqrtf(values[i])));
+    backend->memory->release(backend, &given);
+    backend->memory->release(backend, &made);
 }
 
 /* ---- rows of several panels and blocks ---- */
@@ -399,7 +466,8 @@ static large_case make_large(decant_element element, int bits, bool all_sparse)
     return test;
 }
 
-static large_result guide_large(decant_backend *backend, const large_case *test, int rounds, int sweeps)
+static large_result guide_large(decant_backend *backend, const large_case *test, int passes, int rounds,
+                                int sweeps)
 {
     const size_t count = test->offsets[LARGE_ROWS], levels = (size_t)1 << test->bits;
     large_result result = {.levels = zeroed(LARGE_ROWS * levels, sizeof *result.levels),
@@ -411,7 +479,7 @@ static large_result guide_large(decant_backend *backend, const large_case *test,
         result.levels[i] = decant_f32_to_f16(
             0.2f * ((float)(i / levels == 1 ? i % levels / 2 * 2 : i % levels) + 0.5f) / (float)levels - 0.1f);
     const decant_guided_search search = {
-        .groups = LARGE_GROUPS, .damping = 0.01, .rounds = rounds, .sweeps = sweeps};
+        .groups = LARGE_GROUPS, .damping = 0.01, .passes = passes, .rounds = rounds, .sweeps = sweeps};
     const decant_packed_matrix packed = {.rows = LARGE_ROWS,
                                          .columns = LARGE_COLUMNS,
                                          .bits = test->bits,
@@ -476,7 +544,7 @@ static void what_is_reported_is_what_is_stored(void **state)
         large_case test = make_large(elements[i], bits[i], false);
         double last = INFINITY;
         for (int rounds = 0; rounds <= 2; rounds++) {
-            large_result result = guide_large(*state, &test, rounds, 3);
+            large_result result = guide_large(*state, &test, rounds > 1 ? 3 : 0, rounds, 3);
             double stored = error_of_stored(&test, &result);
             if (fabs(result.error.weighted - stored) > 1e-3 * stored)
                 fail_msg("%d bits, %d rounds: reported %g, is %g", bits[i], rounds, result.error.weighted,
@@ -493,7 +561,7 @@ static void what_is_reported_is_what_is_stored(void **state)
 static void remainders_of_the_sparse_part_count(void **state)
 {
     large_case test = make_large(DECANT_F32, 2, true);
-    large_result result = guide_large(*state, &test, 1, 1);
+    large_result result = guide_large(*state, &test, 2, 1, 1);
     double stored = error_of_stored(&test, &result);
     assert_true(stored > 0);
     if (fabs(result.error.weighted - stored) > 1e-3 * stored)
@@ -513,7 +581,7 @@ static void another_backend_gets_as_far(void **state)
     REQUIRE(open_backend_named("cpu", 2, &cpu, err));
     for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++) {
         large_case test = make_large(DECANT_BF16, bits, false);
-        large_result theirs = guide_large(cpu, &test, 2, 3), mine = guide_large(*state, &test, 2, 3);
+        large_result theirs = guide_large(cpu, &test, 2, 2, 3), mine = guide_large(*state, &test, 2, 2, 3);
         if (!(mine.error.weighted <= (1 + CLOSE / 100.0) * theirs.error.weighted))
             fail_msg("%d bits: %g, the CPU %g", bits, mine.error.weighted, theirs.error.weighted);
         assert_true(fabs(mine.error.norm - theirs.error.norm) <= 1e-9 * theirs.error.norm);
@@ -538,7 +606,7 @@ static void calls_do_not_show(void **state)
         REQUIRE(open_backend_named(test_device(), i == 0 ? 1 : 3, &backend, err));
         hessian[i] = zeroed(2 * 200 * 200, sizeof **hessian);
         add_gram(backend, dy.host, 150, x.host, 200, 40, 2, hessian[i]);
-        results[i] = guide_large(backend, &test, 2, 3);
+        results[i] = guide_large(backend, &test, 2, 2, 3);
         decant_backend_destroy(&backend);
     }
     assert_memory_equal(hessian[0], hessian[1], 2 * 200 * 200 * sizeof **hessian);
@@ -564,7 +632,9 @@ int main(void)
         cmocka_unit_test(hessians_are_symmetric_sums_over_tiles),
         cmocka_unit_test(levels_and_codes_are_those_of_numpy),
         cmocka_unit_test(the_objective_falls_with_every_round_as_in_numpy),
+        cmocka_unit_test(without_a_factor_there_are_no_passes),
         cmocka_unit_test(nothing_alone_can_be_improved_in_the_end),
+        cmocka_unit_test(fourth_roots_are_roots_of_roots),
         cmocka_unit_test(what_is_reported_is_what_is_stored),
         cmocka_unit_test(remainders_of_the_sparse_part_count),
         cmocka_unit_test(another_backend_gets_as_far),

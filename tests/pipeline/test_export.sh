@@ -301,7 +301,7 @@ fi
 squeezellm() { expect 3 "$1" "$decant" export "$2" --format squeezellm --output "$work/none"; }
 run "${wide[@]}" --bit-widths 2; squeezellm '3 or 4 bits' "$work/wide.h5"
 run "${wide[@]}" --bit-widths 3,4 --bits 6; squeezellm 'one width' "$work/wide.h5"
-run "${wide[@]}" --method higgs --bit-widths 4; squeezellm 'kmeans only' "$work/wide.h5"
+run "${wide[@]}" --method higgs --bit-widths 4; squeezellm 'kmeans or guided' "$work/wide.h5"
 run --model "$model" --calibration "$model/tokens.npy" --bit-widths 4 --output "$work/m.h5"; squeezellm 'multiples of 32' "$work/m.h5"
 [[ ! -e $work/none && ! -e $work/none.partial ]] || fail "a refused export left a folder"
 expect 2 'output' "$decant" export "$work/m.h5"

@@ -51,6 +51,37 @@ assert math.isclose(one["predicted_loss_increase"], replicas["predicted_loss_inc
 assert 0 < many["predicted_loss_increase"] < few["predicted_loss_increase"], (few, many)
 PY
 
+# ---- exported as k-means' layers are, with a sparse part and without
+for name in 1 dense; do
+  [[ $name == 1 ]] || on 1 "${guided[@]}" --sensitive 0 --outliers 0 --calibration "$tokens" --output "$work/dense.h5"
+  "$decant" export "$work/$name.h5" --output "$work/exported.$name" --element f32 >/dev/null || fail "export"
+  on 1 validate "$work/$name.h5" --text "$tokens" --json >"$work/container.json"
+  on 1 run --model "$work/exported.$name" --method nf4 --text "$tokens" --output "$work/again.h5" --overwrite --json >"$work/folder.json"
+  python3 - "$work" <<'PY'
+import json, math, sys
+read = lambda name: json.loads(open(f"{sys.argv[1]}/{name}.json").read().strip().splitlines()[-1])
+inside, outside = read("container")["perplexity_quantized"], read("folder")["perplexity_original"]
+assert math.isclose(inside, outside, rel_tol=1e-4), (inside, outside)
+PY
+  ! python3 -c 'import h5py, numpy, safetensors' 2>/dev/null || python3 - "$source/examples" "$work" "$name" <<'PY'
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import h5py, numpy as np
+from read_container import read_layer
+from safetensors.numpy import load_file
+work, name = Path(sys.argv[2]), sys.argv[3]
+exported = {}
+for shard in (work / f"exported.{name}").glob("*.safetensors"):
+    exported.update(load_file(shard))
+with h5py.File(work / f"{name}.h5") as container:
+    for layer in bytes(container["errors/layers"][:]).decode().split():
+        assert container[layer]["levels"].dtype == np.uint8
+        matrix = exported[layer if layer in exported else layer + ".weight"]
+        assert np.allclose(read_layer(container, layer), matrix, rtol=1e-6, atol=0), layer
+PY
+done
+
 # ---- sparse parts of its own: the budget decides how large, by the objective or by what each matrix alone does
 own=(run --model "$model" --calibration "$tokens" --method guided --bit-widths 2,3 --guided-sparse 0,0.5,2 --guided-groups 3)
 on 1 "${own[@]}" --bits 5.1 --output "$work/own.h5"

@@ -329,6 +329,8 @@ static void guided_takes_the_planned_working_space(void **state)
     shape.threads = 2;
     shape.recipe.uses[DECANT_METHOD_GUIDED] = true;
     shape.recipe.hessian_groups = HESSIANS;
+    shape.recipe.guided_passes = 2;
+    shape.recipe.guided_rounds = 1;
     shape.recipe.width[0] = CODE_BITS;
     decant_backend *backend;
     decant_matrix_error error;
@@ -339,7 +341,7 @@ static void guided_takes_the_planned_working_space(void **state)
     device_array hessian = float_array(backend, HESSIANS * MATRIX_COLUMNS, MATRIX_COLUMNS, 0, 6);
     device_array levels = float_array(backend, MATRIX_ROWS, 1 << (CODE_BITS - 1), 0, 7); /* two F16 each */
     device_array planes = float_array(backend, 1, PLANES, 0, 8);
-    const decant_guided_search search = {HESSIANS, hessian.matrix.data, 0.01, 1, 1};
+    const decant_guided_search search = {HESSIANS, hessian.matrix.data, 0.01, 2, 1, 1};
     decant_packed_matrix packed = {.rows = MATRIX_ROWS,
                                    .columns = MATRIX_COLUMNS,
                                    .bits = CODE_BITS,

@@ -154,12 +154,14 @@ static decant_matrix_error error_of(decant_backend *backend, const test_matrix *
     return error;
 }
 
-static int64_t bytes_of(const decant_encoded_layer *encoded)
+/* As they are stored: of guided levels a byte each and one a row, of others two. */
+static int64_t bytes_of(decant_method method, const decant_encoded_layer *encoded)
 {
     const decant_packed_matrix *packed = &encoded->packed;
     const decant_grid_matrix *grid = &encoded->grid;
     if (!grid->form.points)
-        return decant_packed_bytes(packed->rows, packed->columns, packed->bits, packed->sparse.count);
+        return decant_packed_bytes(packed->rows, packed->columns, packed->bits, packed->sparse.count) -
+               (method == DECANT_METHOD_GUIDED ? packed->rows * ((1 << packed->bits) - 1) : 0);
     int64_t words = decant_grid_words(grid->columns, grid->form.dimension);
     int64_t scales = grid->rows * decant_grid_groups(grid->columns, grid->form.group);
     return grid->rows * grid->form.code_bits * words * 4 + scales * (grid->offsets ? 4 : 2);
@@ -178,6 +180,7 @@ static decant_recipe recipe_of_all(void)
                             .sensitive = 0.005,
                             .outliers = 0.01,
                             .hessian_groups = GROUPS,
+                            .guided_passes = 2,
                             .guided_rounds = 2,
                             .guided_damping = 0.01,
                             .seed = 11,
@@ -198,12 +201,13 @@ static void check_candidates(decant_backend *backend, const test_matrix *matrix,
         double relative = error.squared / error.norm, predicted = 0.5 * CURVATURE * error.weighted;
         if (fabs(candidate->relative - relative) > MEASURE_TOLERANCE * relative ||
             fabs(candidate->predicted - predicted) > MEASURE_TOLERANCE * predicted ||
-            candidate->bytes != bytes_of(&encoded)) {
+            candidate->bytes != bytes_of((decant_method)candidate->method, &encoded)) {
             char name[64];
             decant_candidate_describe(candidate, name, sizeof name);
             fail_msg("%s: relative %g, decoded %g; predicted %g, decoded %g; %lld bytes, %lld in arrays", name,
                      candidate->relative, relative, candidate->predicted, predicted,
-                     (long long)candidate->bytes, (long long)bytes_of(&encoded));
+                     (long long)candidate->bytes,
+                     (long long)bytes_of((decant_method)candidate->method, &encoded));
         }
         decant_encoded_layer_free(backend, &encoded);
     }
