@@ -1,6 +1,6 @@
 /* The one interface between the job and the arithmetic. A backend ("cpu", "cuda") is a value of decant_backend:
- * tables of functions, one a concern (memory, weights, model, quantize, grid, validate, recordings), and a
- * state that only the backend knows.
+ * tables of functions, one a concern (memory, weights, model, quantize, grid, validate, steps, recordings), and
+ * a state that only the backend knows.
  *
  * Rules that every implementation keeps:
  *   - Arrays named "device" live where the backend computes (host memory for the CPU backend) and come from
@@ -414,6 +414,57 @@ typedef struct decant_validate_kernels {
                              const int32_t *tokens, decant_comparison *comparison, decant_error *err);
 } decant_validate_kernels;
 
+/* ---- steps ---- */
+
+/* What the products of one token take: x itself, or its root-mean-square norm. */
+typedef struct decant_step_input {
+    decant_matrix x;           /* [1, in] */
+    decant_matrix norm_weight; /* [1, in] placed; data NULL: no norm */
+    float epsilon;             /* of the norm */
+    decant_matrix normed;      /* [1, in], room for the normed x, which need not be written */
+    float *inverse_rms;        /* device F32 [1], the same */
+} decant_step_input;
+
+/* y = x weightᵀ of one token, by a linear layer in whichever form it has. */
+typedef struct decant_step_product {
+    decant_matrix weight; /* [out, in] placed for compute; unused when one of those below is there */
+    const decant_packed_matrix *packed; /* complete, as for packed_linear */
+    const decant_grid_matrix *grid;
+    decant_matrix y; /* [1, out], of the activations' type or, of a plain weight, F32 */
+} decant_step_product;
+
+/* What generating one token after the other is made of. Everything that differs from token to token is on the
+ * device, so that one recording serves all of them. */
+typedef struct decant_step_kernels {
+    /* y = table[*index, :], or y += it when accumulate.  table [rows, columns] placed, or F32 on the device;
+     * index device [1], in [0, rows); y [1, columns], of the activations' type or F32. */
+    decant_status (*take_row)(decant_backend *backend, decant_matrix table, const int32_t *index,
+                              bool accumulate, decant_matrix y, decant_error *err);
+
+    /* The products of one token with `count` weights, as rms_norm, linear, packed_linear and the grid's linear
+     * compute them; y += … when accumulate. No y is input->x. */
+    decant_status (*products)(decant_backend *backend, const decant_step_input *input,
+                              const decant_step_product *products, int count, bool accumulate,
+                              decant_error *err);
+
+    /* gate->y = silu(gate) ∘ up of these two products; up->y is room, of any content afterwards. */
+    decant_status (*gated_products)(decant_backend *backend, const decant_step_input *input,
+                                    const decant_step_product *gate, const decant_step_product *up,
+                                    decant_error *err);
+
+    /* rotary of q and k by the angles of *position, then attention_step. q and k are of any content afterwards.
+     *   cosines, sines   device F32 [room, head_dimension / 2], of every position */
+    decant_status (*attention)(decant_backend *backend, const decant_attention_shape *shape,
+                               const float *cosines, const float *sines, decant_matrix q, decant_matrix k,
+                               decant_matrix v, decant_matrix keys, decant_matrix values,
+                               const int32_t *position, decant_matrix y, decant_error *err);
+
+    /* *token = the place of the largest of the logits, the lowest among equals; history[*position] = *token,
+     * then *position goes up by one.  logits F32 [1, vocabulary]; token, position device [1]; history device */
+    decant_status (*choose)(decant_backend *backend, decant_matrix logits, int32_t *token, int32_t *position,
+                            int32_t *history, decant_error *err);
+} decant_step_kernels;
+
 /* ---- recordings ---- */
 
 /* A sequence of this table's operations that is issued again and again, with the same arguments each time. */
@@ -449,6 +500,7 @@ struct decant_backend {
     const decant_quantize_kernels *quantize;
     const decant_grid_kernels *grid;
     const decant_validate_kernels *validate;
+    const decant_step_kernels *steps;
     const decant_recording_kernels *recordings;
     void (*destroy)(decant_backend *backend); /* behind decant_backend_destroy */
     void *state;                              /* the implementation's own */

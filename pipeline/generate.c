@@ -13,6 +13,8 @@ enum {
     MODELS = DECANT_VALIDATION_MODELS
 };
 
+enum { TOKENS_AT_ONCE = 32 /* between two looks at what has come */ };
+
 /* What one model said, and how long it took. */
 typedef struct generated {
     int32_t *tokens; /* [prompts, new tokens]; NULL: there is no such model */
@@ -45,9 +47,10 @@ static decant_status generate(generate_run *run, decant_generation *generation, 
         DECANT_TRY(decant_generation_step(generation, tokens[0], &unused, err));
     decant_generation_go_back(generation, length);
     start_s = decant_clock_s();
-    for (int64_t i = 1; i < run->new_tokens; i++) {
-        DECANT_TRY(decant_generation_step(generation, tokens[i - 1], &tokens[i], err));
-        decant_log_progress(run->job->log, i + 1, run->new_tokens, "tokens");
+    for (int64_t i = 1; i < run->new_tokens; i += TOKENS_AT_ONCE) {
+        int64_t left = run->new_tokens - i, count = left < TOKENS_AT_ONCE ? left : TOKENS_AT_ONCE;
+        DECANT_TRY(decant_generation_continue(generation, tokens[i - 1], count, &tokens[i], err));
+        decant_log_progress(run->job->log, i + count, run->new_tokens, "tokens");
     }
     result->decode_s += decant_clock_s() - start_s;
 done:

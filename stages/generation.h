@@ -2,7 +2,8 @@
  * values of all tokens so far are kept, so that a new token costs one row through every layer.
  *
  * Works for every family as it is: a part whose backend has another attention in its table is given to the
- * family's forward pass. That attention keeps keys and values, and attends over what was kept. */
+ * family's forward pass. That attention keeps keys and values, and attends over what was kept. A family that
+ * has a step of its own is given one token at a time by it. */
 #ifndef DECANT_STAGES_GENERATION_H
 #define DECANT_STAGES_GENERATION_H
 
@@ -22,7 +23,13 @@ void decant_generation_destroy(decant_generation **generation);
 decant_status decant_generation_begin(decant_generation *generation, const int32_t *tokens, int64_t count,
                                       int32_t *next, decant_error *err);
 
-/* Passes one more token, as a rule the one that was most likely; no more than part->tokens in all. */
+/* Passes `token` and then the most likely ones, each behind the one before, `count` tokens in this call and no
+ * more than part->tokens in all; the host waits once.
+ *   next     host [count], receives the most likely token behind each */
+decant_status decant_generation_continue(decant_generation *generation, int32_t token, int64_t count,
+                                         int32_t *next, decant_error *err);
+
+/* The same of one token. */
 decant_status decant_generation_step(decant_generation *generation, int32_t token, int32_t *next,
                                      decant_error *err);
 

@@ -110,6 +110,12 @@ typedef struct decant_model_part {
  * once. Only the family looks inside. */
 typedef struct decant_activations decant_activations;
 
+/* The tokens of a sequence that have passed a block, while it generates. */
+typedef struct decant_kept_tokens {
+    decant_matrix keys, values; /* device [room, key_value_heads · head_dimension], keys rotated */
+    const int32_t *position;    /* device [1]: how many there are, which is where the next one stands */
+} decant_kept_tokens;
+
 /* Fisher sums of a block's linear layers, in the family's order; device F32 [rows, columns] each, with
  * [hessian_groups, columns, columns] behind it, or NULL to skip. */
 typedef struct decant_block_fisher {
@@ -157,6 +163,12 @@ struct decant_family {
     decant_status (*backward)(const decant_model_part *part, const decant_block *block, decant_matrix x,
                               decant_matrix dy, decant_activations *kept, const decant_block_fisher *fisher,
                               decant_matrix dx, decant_error *err);
+
+    /* x = block(x), [1, hidden], of one token behind those whose keys and values are kept: forward by the
+     * backend's steps table, nothing left in `kept` for a backward pass. NULL: forward alone (generation.h). */
+    decant_status (*step)(const decant_model_part *part, const decant_block *block,
+                          const decant_kept_tokens *tokens, decant_matrix x, decant_activations *kept,
+                          decant_error *err);
 };
 
 /* The family of a config; DECANT_ERROR_INPUT naming the architecture when decant does not know it. */

@@ -274,6 +274,7 @@ decant_status decant_backend_create_cpu(int threads, decant_backend **backend, d
         .quantize = &decant_cpu_quantize_kernels,
         .grid = &decant_cpu_grid_kernels,
         .validate = &decant_cpu_validate_kernels,
+        .steps = &decant_cpu_step_kernels,
         .recordings = &decant_cpu_recording_kernels,
         .destroy = destroy,
         .state = state,

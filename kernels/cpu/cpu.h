@@ -47,6 +47,7 @@ extern const decant_model_kernels decant_cpu_model_kernels;       /* model_cpu.c
 extern const decant_quantize_kernels decant_cpu_quantize_kernels; /* quantize_cpu.c, likewise */
 extern const decant_grid_kernels decant_cpu_grid_kernels;         /* grid_cpu.c, likewise */
 extern const decant_validate_kernels decant_cpu_validate_kernels; /* validate_cpu.c, likewise */
+extern const decant_step_kernels decant_cpu_step_kernels;         /* step_cpu.c */
 extern const decant_recording_kernels decant_cpu_recording_kernels; /* recording_cpu.c */
 
 #endif

@@ -11,7 +11,10 @@
 
 enum { THREADS = 128, WARPS = THREADS / DECANT_WARP, PIECE = 32, KEYS = PIECE / WARPS };
 
-enum { PIECES_MAXIMUM = 12288 - WARPS }; /* whose shares fit the shared memory that every launch may have */
+/* The shares of pieces are read several at once, also where fewer are left: there is room for a whole reading.
+ */
+enum { SHARES_AT_ONCE = 8 };
+enum { PIECES_MAXIMUM = 12288 - SHARES_AT_ONCE }; /* whose shares fit the memory that every launch may have */
 
 /* Of a piece: its largest score, the sum of e^(score − largest), and Σ e^(score − largest) v. */
 enum { MAXIMUM, SUM, WEIGHTED };
@@ -115,7 +118,7 @@ __global__ void __launch_bounds__(THREADS)
     sum = decant_block_sum(sum, parts); /* every share is in place now */
     for (int column = threadIdx.x; column < dimension; column += THREADS) {
         float weighted = 0;
-#pragma unroll 8
+#pragma unroll SHARES_AT_ONCE
         for (int i = 0; i < piece_count; i++)
             weighted += shares[i] * own[i * piece_floats + WEIGHTED + column];
         y[(int64_t)blockIdx.x * dimension + column] = decant_from_float<T>(weighted / sum);
@@ -133,6 +136,8 @@ decant_status decant_cuda_attention_step(decant_backend *backend, const decant_a
     const int64_t most_keys = window > 0 && window < keys.rows ? window : keys.rows;
     const int room = (int)((most_keys + PIECE - 1) / PIECE);
     const float scale = (float)(1.0 / sqrt((double)dimension));
+    const size_t share_bytes =
+        (size_t)((room + SHARES_AT_ONCE - 1) / SHARES_AT_ONCE * SHARES_AT_ONCE) * sizeof(float);
     size_t scratch_bytes = (size_t)shape->heads * (size_t)room * (size_t)(WEIGHTED + dimension) * sizeof(float);
     void *scratch;
     if (room > PIECES_MAXIMUM)
@@ -149,7 +154,7 @@ decant_status decant_cuda_attention_step(decant_backend *backend, const decant_a
             <<<dim3((unsigned)shape->heads, (unsigned)room), THREADS, (size_t)dimension * sizeof(float),
                stream>>>((const T *)q.data, kept_keys, kept_values, position, window, group, dimension, columns,
                          scale, pieces);
-        attention_join_kernel<T><<<(unsigned)shape->heads, THREADS, (size_t)room * sizeof(float), stream>>>(
+        attention_join_kernel<T><<<(unsigned)shape->heads, THREADS, share_bytes, stream>>>(
             pieces, room, position, window, dimension, (T *)y.data);
         return decant_cuda_launched(backend, "attention_step", err);
     });

@@ -101,6 +101,8 @@ static decant_status read_choices(decant_cuda_context *context, decant_error *er
     static const char *const hopper[] = {"used", "unused", NULL};
     static const char *const sparse[] = {"folded", "cusparse", NULL};
     static const char *const packed[] = {"fastest", "parities", "lookups", "tiles", "digits", NULL};
+    static const char *const step[] = {"together", "apart", NULL};
+    int apart = choice_of("DECANT_CUDA_STEP", step);
     int unused = choice_of("DECANT_CUDA_HOPPER", hopper), library = choice_of("DECANT_CUDA_SPARSE", sparse);
     int way = choice_of("DECANT_CUDA_PACKED", packed);
     if (unused < 0)
@@ -110,6 +112,9 @@ static decant_status read_choices(decant_cuda_context *context, decant_error *er
     if (way < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE,
                             "DECANT_CUDA_PACKED is none of fastest, parities, lookups, tiles, digits");
+    if (apart < 0)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_STEP is none of together, apart");
+    context->step_apart = apart == 1;
     context->packed_way = (decant_packed_way)way;
     context->has_wgmma = context->capability == 90 && !unused;
     context->sparse_by_library = library == 1;
@@ -280,6 +285,7 @@ decant_status decant_backend_create_cuda(int device, bool full_floats, decant_ba
         .quantize = &decant_cuda_quantize_kernels,
         .grid = &decant_cuda_grid_kernels,
         .validate = &decant_cuda_validate_kernels,
+        .steps = &decant_cuda_step_kernels,
         .recordings = &decant_cuda_recording_kernels,
         .destroy = destroy,
         .state = state,

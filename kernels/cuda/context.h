@@ -63,6 +63,7 @@ typedef struct decant_cuda_context {
     bool has_wgmma;         /* a device of capability 9.0, whose own kernels may be used */
     bool pooled;            /* memory comes from the driver's stream-ordered pool */
     bool sparse_by_library; /* packed_linear leaves the sparse part to cuSPARSE */
+    bool step_apart;        /* every operation of a step is a launch of its own */
     void *encode_map;       /* the driver's cuTensorMapEncodeTiled, once tensor_map.cu has asked for it */
     decant_packed_way packed_way;
 

@@ -53,6 +53,7 @@ extern const decant_model_kernels decant_cuda_model_kernels;
 extern const decant_quantize_kernels decant_cuda_quantize_kernels;
 extern const decant_grid_kernels decant_cuda_grid_kernels;
 extern const decant_validate_kernels decant_cuda_validate_kernels;
+extern const decant_step_kernels decant_cuda_step_kernels;
 extern const decant_recording_kernels decant_cuda_recording_kernels;
 
 #endif

@@ -24,10 +24,25 @@ static __device__ __forceinline__ void decant_let_next_kernel_begin(void)
 #endif
 }
 
-/* Launches a kernel of one argument that keeps to the rule above. */
+/* Before launches of a kernel beside which blocks of the next are to begin: multiprocessors keep all the shared
+ * memory they can, whatever the kernel itself takes. One that had to change its share would first have to be
+ * empty. It leaves little to the first cache, so kernels that read through that are not for it. */
+template <typename Call> static cudaError_t decant_keep_shared_memory(void (*kernel)(Call))
+{
+    cudaFuncAttributes attributes;
+    const cudaError_t code = cudaFuncGetAttributes(&attributes, kernel);
+    if (code != cudaSuccess || attributes.preferredShmemCarveout == cudaSharedmemCarveoutMaxShared)
+        return code;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                cudaSharedmemCarveoutMaxShared);
+}
+
+/* Launches a kernel of one argument that keeps to the rule above; `cluster` blocks, from capability 9.0 on,
+ * make a cluster. */
 template <typename Call>
 static cudaError_t decant_launch_early(const decant_cuda_context *context, void (*kernel)(Call),
-                                       unsigned blocks, unsigned threads, size_t shared_bytes, const Call &call)
+                                       unsigned blocks, unsigned threads, size_t shared_bytes, const Call &call,
+                                       unsigned cluster = 1)
 {
     cudaFuncAttributes
         attributes; /* the same limit at every call: a kernel whose limit changes is set up anew */
@@ -37,16 +52,19 @@ static cudaError_t decant_launch_early(const decant_cuda_context *context, void 
         code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
     if (code != cudaSuccess)
         return code;
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute wanted[2] = {};
+    wanted[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    wanted[0].val.programmaticStreamSerializationAllowed = 1;
+    wanted[1].id = cudaLaunchAttributeClusterDimension;
+    wanted[1].val.clusterDim.x = cluster;
+    wanted[1].val.clusterDim.y = wanted[1].val.clusterDim.z = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = blocks;
     config.blockDim = threads;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = context->shared.stream;
-    config.attrs = &early;
-    config.numAttrs = context->capability >= 90 ? 1 : 0;
+    config.attrs = wanted;
+    config.numAttrs = context->capability < 90 ? 0 : cluster > 1 ? 2 : 1;
     return cudaLaunchKernelEx(&config, kernel, call);
 }
 

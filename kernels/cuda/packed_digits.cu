@@ -197,7 +197,7 @@ static __device__ __forceinline__ void digits_block(const tiles_call &call, unsi
     decant_copy_wait<0>();
     float sums[TILES][4];
     sums_of<BITS, TILES>(sums, upper, lower, digits, call, share == 0);
-    finish<TILES, false>(call, sums, row_block, share);
+    finish<TILES>(call, sums, row_block, share);
 }
 
 /* Blocks of the dense part, then those of the sparse part. */

@@ -7,7 +7,6 @@
  * pairs of BF16: columns 8c + n and 8c + 4 + n.
  *
  * The sparse part is multiplied before, by token_sparse.cu, and added at the end. */
-#include "kernels/cuda/grid_tiles.h"
 #include "kernels/cuda/token_sparse.h"
 #include "kernels/cuda/token_tiles.cuh"
 
@@ -21,18 +20,10 @@ template <int BITS> struct row_levels {
     uint32_t lower[WORDS], upper[WORDS];
 };
 
-/* Levels i … i + 3 of a row: as they are stored, or points of a grid by the row's scale. */
+/* Levels i … i + 3 of a row. */
 template <int BITS>
 static __device__ __forceinline__ void levels_at(float (&four)[4], const tiles_call &call, int row, int i)
 {
-    if (call.points) {
-        const float scale = __half2float(call.scales[row]);
-        const float offset = call.offsets ? __half2float(call.offsets[row]) : 0.0f;
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            four[j] = fmaf(scale, call.points[i + j], offset);
-        return;
-    }
     const uint2 halves = *(const uint2 *)(call.packed.levels + ((int64_t)row << BITS) + i);
     const float2 first = __half22float2(*(const __half2 *)&halves.x);
     const float2 second = __half22float2(*(const __half2 *)&halves.y);
@@ -128,7 +119,7 @@ static __device__ __forceinline__ void look_up(uint32_t (&pairs)[4], const word_
 
 template <int BITS> struct level_decoder {
     static constexpr int PLANES = BITS, STEPS = 2, BLOCKS = 2, SHARED_BYTES = 0;
-    static constexpr bool APART = true, SCALED = false;
+    static constexpr bool APART = true;
     row_levels<BITS> levels[HALVES];
 
     __device__ __forceinline__ void load(const tiles_call &call, int first_row, unsigned char *)
@@ -178,11 +169,6 @@ static cudaError_t launch_width(decant_cuda_context *context, const tiles_call &
     return call.packed.bits == 2   ? launch_tiles<level_decoder<2>>(context, call)
            : call.packed.bits == 3 ? launch_tiles<level_decoder<3>>(context, call)
                                    : launch_tiles<level_decoder<4>>(context, call);
-}
-
-cudaError_t decant_launch_level_tiles(decant_cuda_context *context, const tiles_call *call)
-{
-    return launch_width(context, *call);
 }
 
 bool decant_cuda_packed_has_tiles(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)

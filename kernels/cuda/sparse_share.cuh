@@ -149,7 +149,7 @@ static __device__ __forceinline__ void take_sparse_share(const tiles_call &call,
     float *own = part_of<TOKENS>(call, row_block, call.shares);
     for (int i = threadIdx.x; i < ROWS * TOKENS; i += THREADS)
         own[i] = shared.totals[i / ROWS][i % ROWS]; /* which this thread has written */
-    add_parts<TILES, false>(call, row_block);
+    add_parts<TILES>(call, row_block);
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* y = x ŵᵀ for up to 32 tokens in BF16 on tensor cores, straight from bit planes: what the kernels of packed
- * matrices (packed_tiles.cu) and of grids (grid_tiles.cu) share, that is all but the way from codes to numbers.
+ * matrices (packed_tiles.cu, packed_digits.cu) share, that is all but the way from codes to numbers.
  *
  * A block takes 128 rows, a warp sixteen of them, and some of the units of sixteen words of every plane; blocks
  * that share rows leave their sums in scratch, and the one that comes last adds all of them up in order. Of the
@@ -46,12 +46,8 @@ typedef struct shift_factors {
 
 /* The arguments of a launch. */
 typedef struct tiles_call {
-    decant_packed_view packed; /* of a grid: planes of its codes, their words and number of bits; no levels */
-    const float *points;       /* of a grid, NULL: packed */
-    const __half *scales;   /* of a grid's rows, which multiply the sums or, where levels are kept, make them */
-    const __half *offsets;  /* of a grid's rows whose levels are kept, or NULL */
-    bool waits;             /* for earlier work even with the weights */
-    const __nv_bfloat16 *x; /* [tokens, columns] */
+    decant_packed_view packed;
+    const __nv_bfloat16 *x;      /* [tokens, columns] */
     const unsigned char *digits; /* x as digits, or NULL (token_digits.h) */
     const decant_token_figures *figures;
     const __nv_bfloat16 *turned; /* [columns, tokens of the kernel] x for a block of the sparse part */
@@ -207,14 +203,11 @@ static __device__ __forceinline__ void multiply_chunk(float (&sums)[TILES][4], c
 
 /* ---- the end ---- */
 
-template <bool SCALED>
 static __device__ __forceinline__ void store(const tiles_call &call, int row, int token, float sum)
 {
     if (row >= call.packed.rows || token >= call.tokens)
         return;
     const int64_t place = (int64_t)token * call.packed.rows + row;
-    if (SCALED)
-        sum *= __half2float(call.scales[row]);
     if (call.sparse)
         sum += call.sparse[place];
     call.y[place] = __float2bfloat16_rn(call.accumulate ? __bfloat162float(call.y[place]) + sum : sum);
@@ -254,8 +247,7 @@ static __device__ __forceinline__ float *part_of(const tiles_call &call, int row
 }
 
 /* The last block of those that share rows adds up what all left. */
-template <int TILES, bool SCALED>
-static __device__ __forceinline__ void add_parts(const tiles_call &call, int row_block)
+template <int TILES> static __device__ __forceinline__ void add_parts(const tiles_call &call, int row_block)
 {
     constexpr int TOKENS = TILES * TILE_TOKENS;
     const int count = parts_of(call);
@@ -281,24 +273,23 @@ static __device__ __forceinline__ void add_parts(const tiles_call &call, int row
         }
 #pragma unroll
         for (int j = 0; j < 4; j++)
-            store<SCALED>(call, row_block * ROWS + i * 4 % ROWS + j, i * 4 / ROWS, sums[j]);
+            store(call, row_block * ROWS + i * 4 % ROWS + j, i * 4 / ROWS, sums[j]);
     }
 }
 
-template <int TILES, bool SCALED>
+template <int TILES>
 static __device__ __forceinline__ void finish(const tiles_call &call, const float (&sums)[TILES][4],
                                               int row_block, int share)
 {
     constexpr int TOKENS = TILES * TILE_TOKENS;
     if (parts_of(call) == 1) {
-        each_sum<TILES>(sums, [&](int row, int token, float sum) {
-            store<SCALED>(call, row_block * ROWS + row, token, sum);
-        });
+        each_sum<TILES>(
+            sums, [&](int row, int token, float sum) { store(call, row_block * ROWS + row, token, sum); });
         return;
     }
     float *own = part_of<TOKENS>(call, row_block, share);
     each_sum<TILES>(sums, [&](int row, int token, float sum) { own[token * ROWS + row] = sum; });
-    add_parts<TILES, SCALED>(call, row_block);
+    add_parts<TILES>(call, row_block);
 }
 
 /* ---- the kernel ---- */
@@ -311,7 +302,6 @@ constexpr int SHARED_BYTES =
 /* A Decoder knows how codes become numbers:
  *     PLANES, STEPS (of 64 columns of a lane, in a unit), BLOCKS (to a multiprocessor), SHARED_BYTES
  *     APART       pairs of columns are n and n + 4
- *     SCALED      sums are to be multiplied by the row's scale
  *     load        what it needs of the weights; a barrier follows
  *     add_step    sums += the products of one step */
 template <typename Decoder, int TILES, bool WHOLE>
@@ -331,22 +321,16 @@ __global__ void __launch_bounds__(THREADS, Decoder::BLOCKS)
     unsigned char *ring = steps + 2 * STEP_BYTES<TILES> + warp * STAGES * UNIT_BYTES<PLANES>;
     const uint32_t ring_address = decant_shared_address(ring);
     Decoder decoder;
-    const auto start = [&]() {
-#pragma unroll
-        for (int i = 0; i < STAGES; i++) {
-            if (begin + i < end)
-                fetch_unit<PLANES, WHOLE>(packed, first_row, begin + i, ring_address + i * UNIT_BYTES<PLANES>);
-            decant_copy_commit();
-        }
-        decoder.load(call, first_row, shared);
-    };
 
     decant_let_next_kernel_begin();
-    if (!call.waits)
-        start();
+#pragma unroll
+    for (int i = 0; i < STAGES; i++) {
+        if (begin + i < end)
+            fetch_unit<PLANES, WHOLE>(packed, first_row, begin + i, ring_address + i * UNIT_BYTES<PLANES>);
+        decant_copy_commit();
+    }
+    decoder.load(call, first_row, shared);
     decant_wait_for_earlier_kernels();
-    if (call.waits)
-        start();
     float sums[TILES][4] = {};
     step_vectors<TILES> x;
     load_step<TILES>(x, call, LANE_COLUMNS, begin, 0);
@@ -372,7 +356,7 @@ __global__ void __launch_bounds__(THREADS, Decoder::BLOCKS)
         }
         decant_copy_commit();
     }
-    finish<TILES, Decoder::SCALED>(call, sums, row_block, share);
+    finish<TILES>(call, sums, row_block, share);
 }
 
 /* ---- the choice of a launch ---- */

@@ -12,8 +12,15 @@
 
 #include <stdio.h>
 
-/* A block's linear layers, in the family's order. */
-enum { QUERY, KEY, VALUE, OUTPUT, GATE, UP, DOWN };
+enum {
+    QUERY = DECANT_QUERY_LINEAR,
+    KEY = DECANT_KEY_LINEAR,
+    VALUE = DECANT_VALUE_LINEAR,
+    OUTPUT = DECANT_OUTPUT_LINEAR,
+    GATE = DECANT_GATE_LINEAR,
+    UP = DECANT_UP_LINEAR,
+    DOWN = DECANT_DOWN_LINEAR
+};
 
 void decant_decoder_linear(const decant_model_config *config, int layer, int index, decant_linear *linear)
 {

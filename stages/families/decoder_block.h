@@ -28,6 +28,17 @@ enum {
     DECANT_DECODER_VECTORS,
 };
 
+/* A block's linear layers, in the family's order. */
+enum {
+    DECANT_QUERY_LINEAR,
+    DECANT_KEY_LINEAR,
+    DECANT_VALUE_LINEAR,
+    DECANT_OUTPUT_LINEAR,
+    DECANT_GATE_LINEAR,
+    DECANT_UP_LINEAR,
+    DECANT_DOWN_LINEAR
+};
+
 /* The functions of decant_family (stages/model.h). */
 void decant_decoder_linear(const decant_model_config *config, int layer, int index, decant_linear *linear);
 void decant_decoder_vector(const decant_family *family, const decant_model_config *config, int layer, int index,
@@ -43,6 +54,9 @@ decant_status decant_decoder_forward(const decant_model_part *part, const decant
 decant_status decant_decoder_backward(const decant_model_part *part, const decant_block *block, decant_matrix x,
                                       decant_matrix dy, decant_activations *kept,
                                       const decant_block_fisher *fisher, decant_matrix dx, decant_error *err);
+decant_status decant_decoder_step(const decant_model_part *part, const decant_block *block,
+                                  const decant_kept_tokens *tokens, decant_matrix x, decant_activations *kept,
+                                  decant_error *err);
 
 /* All of them, and how many linear layers they have, for the initializer of a family. */
 #define DECANT_DECODER_FUNCTIONS                                                                               \
@@ -50,6 +64,6 @@ decant_status decant_decoder_backward(const decant_model_part *part, const decan
     .end = decant_decoder_end, .sizes = decant_decoder_sizes,                                                  \
     .create_activations = decant_decoder_create_activations,                                                   \
     .destroy_activations = decant_decoder_destroy_activations, .forward = decant_decoder_forward,              \
-    .backward = decant_decoder_backward
+    .backward = decant_decoder_backward, .step = decant_decoder_step
 
 #endif

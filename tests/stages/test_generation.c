@@ -127,11 +127,37 @@ static void kept_keys_and_values_change_nothing(void **state)
         check_family(*state, names[i]);
 }
 
-/* How often a block's forward pass was issued, of the family that is counted. */
+/* Many steps of one call are those of as many calls. */
+static void steps_go_on_by_themselves(void **state)
+{
+    static const char *const names[] = {"llama_gqa_tied", "qwen3_norms", "opt_before"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        sample_model model;
+        decant_generation *generation;
+        int32_t first, single[NEW_TOKENS], together[NEW_TOKENS];
+        decant_error full;
+        open_model(*state, names[i], &model);
+        REQUIRE(decant_generation_create(&model.part, &generation, err));
+        REQUIRE(decant_generation_begin(generation, model.tokens.tokens, PROMPT, &first, err));
+        for (int step = 0; step < NEW_TOKENS; step++)
+            REQUIRE(decant_generation_step(generation, step ? single[step - 1] : first, &single[step], err));
+        decant_generation_go_back(generation, PROMPT);
+        REQUIRE(decant_generation_continue(generation, first, 7, together, err));
+        REQUIRE(decant_generation_continue(generation, together[6], NEW_TOKENS - 7, together + 7, err));
+        assert_memory_equal(single, together, sizeof single);
+        assert_int_equal(decant_generation_count(generation), ROOM);
+        decant_generation_go_back(generation, ROOM - 1);
+        assert_int_equal(decant_generation_continue(generation, first, 2, together, &full), DECANT_ERROR_BUG);
+        decant_generation_destroy(&generation);
+        close_model(&model);
+    }
+}
+
+/* How often a block was issued, of the family that is counted. */
 typedef struct counted_family {
     decant_family family; /* first: a part's family is looked around */
     const decant_family *actual;
-    int forwards;
+    int forwards, steps;
 } counted_family;
 
 static decant_status count_forward(const decant_model_part *part, const decant_block *block, decant_matrix x,
@@ -142,28 +168,45 @@ static decant_status count_forward(const decant_model_part *part, const decant_b
     return counted->actual->forward(part, block, x, y, kept, err);
 }
 
+static decant_status count_step(const decant_model_part *part, const decant_block *block,
+                                const decant_kept_tokens *tokens, decant_matrix x, decant_activations *kept,
+                                decant_error *err)
+{
+    counted_family *counted = (counted_family *)part->family;
+    counted->steps++;
+    return counted->actual->step(part, block, tokens, x, kept, err);
+}
+
 /* A GPU issues a step twice, once for itself and once to record it, and replays it from then on. */
 static void steps_are_replayed(void **state)
 {
     enum { STEPS = 9 };
-    sample_model model;
-    decant_generation *generation;
-    int32_t next;
-    open_model(*state, "llama_gqa_tied", &model);
-    counted_family counted = {.family = *model.part.family, .actual = model.part.family};
-    counted.family.forward = count_forward;
-    model.part.family = &counted.family;
-    int layers = model.part.layer_count;
-    REQUIRE(decant_generation_create(&model.part, &generation, err));
-    REQUIRE(decant_generation_begin(generation, model.tokens.tokens, PROMPT, &next, err));
-    assert_int_equal(counted.forwards, layers);
-    for (int i = 0; i < STEPS; i++)
-        REQUIRE(decant_generation_step(generation, next, &next, err));
-    bool replays = strcmp(model.backend->name, "cuda") == 0;
-    assert_int_equal(counted.forwards, layers * (1 + (replays ? 2 : STEPS)));
-    decant_generation_destroy(&generation);
-    model.part.family = counted.actual;
-    close_model(&model);
+    static const char *const names[] = {"llama_gqa_tied", "opt_before"};
+    for (int i = 0; i < 2; i++) {
+        sample_model model;
+        decant_generation *generation;
+        int32_t next;
+        open_model(*state, names[i], &model);
+        counted_family counted = {.family = *model.part.family, .actual = model.part.family};
+        counted.family.forward = count_forward;
+        if (counted.actual->step)
+            counted.family.step = count_step;
+        model.part.family = &counted.family;
+        int layers = model.part.layer_count;
+        REQUIRE(decant_generation_create(&model.part, &generation, err));
+        REQUIRE(decant_generation_begin(generation, model.tokens.tokens, PROMPT, &next, err));
+        assert_int_equal(counted.forwards, layers);
+        counted.forwards = 0;
+        for (int step = 0; step < STEPS; step++)
+            REQUIRE(decant_generation_step(generation, next, &next, err));
+        bool replays = strcmp(model.backend->name, "cuda") == 0;
+        int issued = layers * (replays ? 2 : STEPS);
+        assert_int_equal(counted.steps, counted.actual->step ? issued : 0);
+        assert_int_equal(counted.forwards, counted.actual->step ? 0 : issued);
+        decant_generation_destroy(&generation);
+        model.part.family = counted.actual;
+        close_model(&model);
+    }
 }
 
 static void kept_bytes_are_those_of_all_layers(void **state)
@@ -178,6 +221,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kept_keys_and_values_change_nothing),
+        cmocka_unit_test(steps_go_on_by_themselves),
         cmocka_unit_test(steps_are_replayed),
         cmocka_unit_test(kept_bytes_are_those_of_all_layers),
     };

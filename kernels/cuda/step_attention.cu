@@ -1,0 +1,316 @@
+/* Attention of one more token over kept keys and values, rotary embedding and keeping included, as one launch:
+ * a cluster of blocks takes a head, each block a share of the keys it sees, and they put their shares together
+ * through each other's shared memory. Sources: Dao et al., "Flash-Decoding" (2023); Milakov and Gimelshein,
+ * "Online normalizer calculation for softmax" (2018).
+ *
+ * Some lanes, eight components each, take a key: they multiply it with the query, agree on the score, and weigh
+ * its value, BATCH keys at a time. Earlier tokens' keys and values are complete before the step begins, so the
+ * first batch is read before the kernel waits for the token's own q, k and v. The token's own key never passes
+ * through memory: every block of its head rotates it, and one of them keeps it for later tokens.
+ *
+ * A head that no such kernel takes, and other devices, go through attention_step.cu. */
+#include "kernels/cuda/early_launch.cuh"
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/operations.h"
+#include "kernels/cuda/step.h"
+#include "kernels/cuda/tensor_core.cuh"
+
+#include <cmath>
+#include <cooperative_groups.h>
+
+enum {
+    WARPS = 8,
+    THREADS = WARPS * DECANT_WARP,
+    OCTET = 8, /* components of a lane */
+    BATCH = 4, /* keys of a lane at a time */
+    HEADS_FOR_FOUR = 24,
+    CLUSTER_MAXIMUM = 8,
+};
+
+/* The arguments of a launch. */
+typedef struct attention_call {
+    const __nv_bfloat16 *q, *k, *v; /* of the token, not rotated */
+    __nv_bfloat16 *keys, *values;   /* [room, stride] */
+    const float *cosines, *sines;   /* [room, dimension / 2] */
+    const int32_t *position;
+    __nv_bfloat16 *y;
+    int window, group, stride; /* group: heads that share keys */
+    float scale;               /* of scores, as exponents of two */
+} attention_call;
+
+/* A share of softmax-weighted values: Σ 2^(score − maximum) value over its keys, and Σ of the weights. */
+typedef struct weighted_octet {
+    float maximum, sum, values[OCTET];
+} weighted_octet;
+
+template <int COUNT> static __device__ __forceinline__ void to_floats(const uint4 &bits, float (&values)[COUNT])
+{
+    static_assert(COUNT == OCTET, "sixteen bytes");
+    const uint32_t pairs[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        values[2 * i] = __uint_as_float(pairs[i] << 16);
+        values[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
+    }
+}
+
+/* Eight components of a head, rotated and rounded as `rotary` does; `head` has DIMENSION elements. */
+template <int DIMENSION>
+static __device__ __forceinline__ void rotate(const __nv_bfloat16 *head, const float (&cosines)[OCTET],
+                                              const float (&sines)[OCTET], int part, float (&turned)[OCTET])
+{
+    constexpr int LANES = DIMENSION / OCTET;
+    const bool first = part < LANES / 2;
+    float own[OCTET], other[OCTET];
+    to_floats(((const uint4 *)head)[part], own);
+    to_floats(((const uint4 *)head)[first ? part + LANES / 2 : part - LANES / 2], other);
+#pragma unroll
+    for (int i = 0; i < OCTET; i++) {
+        const float value =
+            first ? own[i] * cosines[i] - other[i] * sines[i] : own[i] * cosines[i] + other[i] * sines[i];
+        turned[i] = __bfloat162float(__float2bfloat16_rn(value));
+    }
+}
+
+/* The sum over the lanes of a key. */
+template <int LANES> static __device__ __forceinline__ float key_sum(float value)
+{
+#pragma unroll
+    for (int offset = LANES / 2; offset > 0; offset /= 2)
+        value += __shfl_xor_sync(DECANT_ALL_LANES, value, offset);
+    return value;
+}
+
+/* Adds BATCH keys to a share; those that are not there have scores of −∞. */
+template <int LANES>
+static __device__ __forceinline__ void add_batch(weighted_octet &share, const float (&query)[OCTET],
+                                                 const uint4 (&keys)[BATCH], const uint4 (&values)[BATCH],
+                                                 const bool (&present)[BATCH])
+{
+    float scores[BATCH], maximum = share.maximum;
+#pragma unroll
+    for (int i = 0; i < BATCH; i++) {
+        float key[OCTET], dot = 0;
+        to_floats(keys[i], key);
+#pragma unroll
+        for (int j = 0; j < OCTET; j++)
+            dot = fmaf(query[j], key[j], dot);
+        scores[i] = key_sum<LANES>(dot);
+        scores[i] = present[i] ? scores[i] : -INFINITY;
+        maximum = fmaxf(maximum, scores[i]);
+    }
+    if (maximum == -INFINITY)
+        return; /* nothing yet; whole groups of lanes agree, and no shuffle follows */
+    const float shrink = decant_exp2(share.maximum - maximum);
+    share.maximum = maximum;
+    share.sum *= shrink;
+#pragma unroll
+    for (int j = 0; j < OCTET; j++)
+        share.values[j] *= shrink;
+#pragma unroll
+    for (int i = 0; i < BATCH; i++) {
+        float value[OCTET];
+        const float weight = decant_exp2(scores[i] - maximum);
+        to_floats(values[i], value);
+        share.sum += weight;
+#pragma unroll
+        for (int j = 0; j < OCTET; j++)
+            share.values[j] = fmaf(weight, value[j], share.values[j]);
+    }
+}
+
+template <int DIMENSION>
+__global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid_constant__ attention_call call)
+{
+#if __CUDA_ARCH__ >= 900
+    constexpr int LANES = DIMENSION / OCTET, GROUPS = THREADS / LANES;
+    __shared__ float maxima[GROUPS], sums[GROUPS], weighted[GROUPS][DIMENSION];
+    __shared__ float block_maximum, block_sum, block_weighted[DIMENSION];
+    cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
+    const int blocks = (int)cluster.num_blocks(), rank = (int)cluster.block_rank();
+    const int head = blockIdx.x / blocks, shared_head = head / call.group;
+    const int part = threadIdx.x % LANES, own_group = threadIdx.x / LANES;
+    const int position = *call.position;
+    const int first = call.window > 0 && position >= call.window ? position - call.window + 1 : 0;
+    const int64_t column = shared_head * DIMENSION + part * OCTET;
+    const int step = blocks * GROUPS * BATCH;
+    int key =
+        first + (rank * GROUPS + own_group) * BATCH; /* of this lane's batch; the token's own comes apart */
+    uint4 keys[BATCH], values[BATCH];
+    bool present[BATCH];
+    auto load_batch = [&]() {
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            present[i] = key + i < position;
+            const int64_t place = (int64_t)(key + i) * call.stride + column;
+            keys[i] = present[i] ? *(const uint4 *)(call.keys + place) : make_uint4(0, 0, 0, 0);
+            values[i] = present[i] ? *(const uint4 *)(call.values + place) : make_uint4(0, 0, 0, 0);
+        }
+    };
+    float cosines[OCTET], sines[OCTET], query[OCTET];
+    const int64_t angles = (int64_t)position * (DIMENSION / 2) + part % (LANES / 2) * OCTET;
+    decant_load(call.cosines + angles, cosines);
+    decant_load(call.sines + angles, sines);
+    load_batch();
+    decant_let_next_kernel_begin();
+    decant_wait_for_earlier_kernels();
+
+    rotate<DIMENSION>(call.q + (int64_t)head * DIMENSION, cosines, sines, part, query);
+#pragma unroll
+    for (int i = 0; i < OCTET; i++)
+        query[i] *= call.scale;
+    weighted_octet share = {-INFINITY, 0, {}};
+    if (rank == 0 && own_group < DECANT_WARP / LANES) { /* the token's own key, by the groups of one warp */
+        float own[OCTET], value[OCTET], dot = 0;
+        const uint4 bits = *(const uint4 *)(call.v + column);
+        rotate<DIMENSION>(call.k + shared_head * DIMENSION, cosines, sines, part, own);
+        to_floats(bits, value);
+#pragma unroll
+        for (int i = 0; i < OCTET; i++)
+            dot = fmaf(query[i], own[i], dot);
+        dot = key_sum<LANES>(dot);
+        if (own_group == 0) {
+            share.maximum = dot;
+            share.sum = 1;
+#pragma unroll
+            for (int i = 0; i < OCTET; i++)
+                share.values[i] = value[i];
+            if (head % call.group == 0) {
+                decant_store(call.keys + (int64_t)position * call.stride + column, own);
+                *(uint4 *)(call.values + (int64_t)position * call.stride + column) = bits;
+            }
+        }
+    }
+    while (true) { /* as often for all lanes of a warp: shuffles are inside */
+        add_batch<LANES>(share, query, keys, values, present);
+        key += step;
+        if (__all_sync(DECANT_ALL_LANES, key >= position))
+            break;
+        load_batch();
+    }
+
+    /* the groups of the block */
+    if (part == 0) {
+        maxima[own_group] = share.maximum;
+        sums[own_group] = share.sum;
+    }
+#pragma unroll
+    for (int i = 0; i < OCTET; i++)
+        weighted[own_group][part * OCTET + i] = share.values[i];
+    __syncthreads();
+    if (threadIdx.x < DIMENSION) {
+        float maximum = -INFINITY, sum = 0, own = 0;
+        for (int i = 0; i < GROUPS; i++)
+            maximum = fmaxf(maximum, maxima[i]);
+        for (int i = 0; i < GROUPS; i++) {
+            const float weight = maxima[i] == -INFINITY ? 0.0f : decant_exp2(maxima[i] - maximum);
+            sum += weight * sums[i];
+            own += weight * weighted[i][threadIdx.x];
+        }
+        block_weighted[threadIdx.x] = own;
+        if (threadIdx.x == 0) {
+            block_maximum = maximum;
+            block_sum = sum;
+        }
+    }
+    cluster.sync();
+    /* the blocks of the head, a share of the components each */
+    const int own_components = DIMENSION / blocks;
+    if ((int)threadIdx.x < own_components) {
+        const int component = rank * own_components + threadIdx.x;
+        float maximum = -INFINITY, sum = 0, own = 0;
+        for (int i = 0; i < blocks; i++)
+            maximum = fmaxf(maximum, *cluster.map_shared_rank(&block_maximum, i));
+        for (int i = 0; i < blocks; i++) {
+            const float theirs = *cluster.map_shared_rank(&block_maximum, i);
+            const float weight = theirs == -INFINITY ? 0.0f : decant_exp2(theirs - maximum);
+            sum += weight * *cluster.map_shared_rank(&block_sum, i);
+            own += weight * cluster.map_shared_rank(block_weighted, i)[component];
+        }
+        call.y[(int64_t)head * DIMENSION + component] = __float2bfloat16_rn(own / sum);
+    }
+    cluster.sync(); /* nobody leaves while others read here */
+#endif
+}
+
+static bool takes(decant_backend *backend, const decant_attention_shape *shape, decant_matrix q,
+                  decant_matrix k, decant_matrix v, decant_matrix keys, decant_matrix values)
+{
+    const int dimension = shape->head_dimension;
+    return decant_cuda_context_of(backend)->has_wgmma && backend->activation == DECANT_BF16 &&
+           (dimension == 64 || dimension == 128) &&
+           decant_has_vectors<__nv_bfloat16>(dimension, q.data, k.data, v.data, keys.data, values.data);
+}
+
+static decant_status attend_in_cluster(decant_backend *backend, const decant_attention_shape *shape,
+                                       const attention_call &call, decant_error *err)
+{
+    const unsigned cluster = shape->heads >= HEADS_FOR_FOUR ? CLUSTER_MAXIMUM / 2 : CLUSTER_MAXIMUM;
+    void (*kernel)(attention_call) =
+        shape->head_dimension == 64 ? step_attention_kernel<64> : step_attention_kernel<128>;
+    cudaError_t code = decant_keep_shared_memory(kernel);
+    if (code == cudaSuccess)
+        code = decant_launch_early(decant_cuda_context_of(backend), kernel, (unsigned)shape->heads * cluster,
+                                   THREADS, 0, call, cluster);
+    DECANT_RETURN_ON_FAILURE(decant_cuda_check(code, "step_attention", err));
+    return decant_cuda_launched(backend, "step_attention", err);
+}
+
+/* ---- the other way ---- */
+
+/* A thread turns one pair of components. */
+template <typename T>
+__global__ void __launch_bounds__(THREADS) rotate_heads_kernel(T *x, int pairs, int half, const float *cosines,
+                                                               const float *sines, const int32_t *position)
+{
+    const int pair = blockIdx.x * THREADS + threadIdx.x, i = pair % half;
+    if (pair >= pairs)
+        return;
+    const int64_t angle = (int64_t)*position * half + i;
+    T *first = x + pair / half * 2 * half + i, *second = first + half;
+    const float a = decant_to_float(*first), b = decant_to_float(*second);
+    *first = decant_from_float<T>(a * cosines[angle] - b * sines[angle]);
+    *second = decant_from_float<T>(b * cosines[angle] + a * sines[angle]);
+}
+
+static decant_status rotate_heads(decant_backend *backend, decant_matrix x, int half, const float *cosines,
+                                  const float *sines, const int32_t *position, decant_error *err)
+{
+    const int pairs = (int)x.columns / 2;
+    return decant_by_activation(backend, [&](auto activation) {
+        using T = decltype(activation);
+        rotate_heads_kernel<T>
+            <<<decant_blocks_for(pairs, THREADS, 1), THREADS, 0, decant_cuda_of(backend)->stream>>>(
+                (T *)x.data, pairs, half, cosines, sines, position);
+        return decant_cuda_launched(backend, "rotate_heads", err);
+    });
+}
+
+decant_status decant_cuda_step_attention(decant_backend *backend, const decant_attention_shape *shape,
+                                         const float *cosines, const float *sines, decant_matrix q,
+                                         decant_matrix k, decant_matrix v, decant_matrix keys,
+                                         decant_matrix values, const int32_t *position, decant_matrix y,
+                                         decant_error *err)
+{
+    const int half = shape->head_dimension / 2;
+    if (takes(backend, shape, q, k, v, keys, values)) {
+        attention_call call = {};
+        call.q = (const __nv_bfloat16 *)q.data;
+        call.k = (const __nv_bfloat16 *)k.data;
+        call.v = (const __nv_bfloat16 *)v.data;
+        call.keys = (__nv_bfloat16 *)keys.data;
+        call.values = (__nv_bfloat16 *)values.data;
+        call.cosines = cosines;
+        call.sines = sines;
+        call.position = position;
+        call.y = (__nv_bfloat16 *)y.data;
+        call.window = (int)shape->window;
+        call.group = shape->heads / shape->key_value_heads;
+        call.stride = (int)k.columns;
+        call.scale = (float)(1.4426950408889634 / sqrt((double)shape->head_dimension)); /* log2 e */
+        return attend_in_cluster(backend, shape, call, err);
+    }
+    DECANT_RETURN_ON_FAILURE(rotate_heads(backend, q, half, cosines, sines, position, err));
+    DECANT_RETURN_ON_FAILURE(rotate_heads(backend, k, half, cosines, sines, position, err));
+    return decant_cuda_attention_step(backend, shape, q, k, v, keys, values, position, y, err);
+}

@@ -1,0 +1,108 @@
+/* The ends of a step: the row of a table that an integer on the device names, and the token that the logits
+ * favour. */
+#include "kernels/cuda/early_launch.cuh"
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/step.h"
+
+enum { ROW_THREADS = 256, CHOICE_THREADS = 1024, CHOICE_WARPS = CHOICE_THREADS / DECANT_WARP };
+
+/* ---- a row ---- */
+
+template <typename Source, typename Target>
+__global__ void __launch_bounds__(ROW_THREADS)
+    take_row_kernel(const Source *table, const int32_t *index, int columns, bool accumulate, Target *y)
+{
+    const int column = blockIdx.x * ROW_THREADS + threadIdx.x;
+    if (column >= columns)
+        return;
+    const float value = decant_to_float(table[(int64_t)*index * columns + column]);
+    y[column] = decant_from_float<Target>(accumulate ? decant_to_float(y[column]) + value : value);
+}
+
+/* Launched in the ordinary way, it begins when all before it is done: what the kernels behind it read before
+ * they wait is complete by then. */
+decant_status decant_cuda_take_row(decant_backend *backend, decant_matrix table, const int32_t *index,
+                                   bool accumulate, decant_matrix y, decant_error *err)
+{
+    const int columns = (int)table.columns;
+    const unsigned blocks = decant_blocks_for(columns, ROW_THREADS, 1);
+    const cudaStream_t stream = decant_cuda_of(backend)->stream;
+    return decant_by_element(y.element, [&](auto element) {
+        using Target = decltype(element);
+        Target *target = (Target *)y.data;
+        if (table.element == DECANT_F32)
+            take_row_kernel<float, Target><<<blocks, ROW_THREADS, 0, stream>>>((const float *)table.data, index,
+                                                                               columns, accumulate, target);
+        else if (table.element == DECANT_F16)
+            take_row_kernel<__half, Target><<<blocks, ROW_THREADS, 0, stream>>>(
+                (const __half *)table.data, index, columns, accumulate, target);
+        else
+            take_row_kernel<__nv_bfloat16, Target><<<blocks, ROW_THREADS, 0, stream>>>(
+                (const __nv_bfloat16 *)table.data, index, columns, accumulate, target);
+        return decant_cuda_launched(backend, "take_row", err);
+    });
+}
+
+/* ---- the choice ---- */
+
+typedef struct choice_call {
+    const float *logits;
+    int count;
+    int32_t *token, *position, *history;
+} choice_call;
+
+/* Logits in their order as integers, the lower place first among equals: a larger key is the better choice. An
+ * undefined logit is none. */
+static __device__ __forceinline__ unsigned long long choice_key(float logit, int place)
+{
+    const float value = logit == logit ? logit + 0.0f : -INFINITY; /* −0 becomes 0 */
+    const uint32_t bits = __float_as_uint(value);
+    const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return (unsigned long long)ordered << 32 | (0xffffffffu - (uint32_t)place);
+}
+
+static __device__ __forceinline__ unsigned long long larger_of_warp(unsigned long long key)
+{
+#pragma unroll
+    for (int offset = DECANT_WARP / 2; offset > 0; offset /= 2) {
+        const unsigned long long other = __shfl_xor_sync(DECANT_ALL_LANES, key, offset);
+        key = other > key ? other : key;
+    }
+    return key;
+}
+
+__global__ void __launch_bounds__(CHOICE_THREADS) choose_kernel(const __grid_constant__ choice_call call)
+{
+    __shared__ unsigned long long keys[CHOICE_WARPS];
+    const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
+    unsigned long long best = 0;
+    decant_wait_for_earlier_kernels();
+#pragma unroll 8
+    for (int i = threadIdx.x; i < call.count; i += CHOICE_THREADS) {
+        const unsigned long long key = choice_key(call.logits[i], i);
+        best = key > best ? key : best;
+    }
+    best = larger_of_warp(best);
+    if (lane == 0)
+        keys[warp] = best;
+    __syncthreads();
+    if (warp > 0)
+        return;
+    best = larger_of_warp(keys[lane]);
+    if (lane > 0)
+        return;
+    const int32_t chosen = (int32_t)(0xffffffffu - (uint32_t)best);
+    *call.token = chosen;
+    call.history[*call.position] = chosen;
+    ++*call.position;
+}
+
+decant_status decant_cuda_choose(decant_backend *backend, decant_matrix logits, int32_t *token,
+                                 int32_t *position, int32_t *history, decant_error *err)
+{
+    const choice_call call = {(const float *)logits.data, (int)logits.columns, token, position, history};
+    DECANT_RETURN_ON_FAILURE(decant_cuda_check(
+        decant_launch_early(decant_cuda_context_of(backend), choose_kernel, 1, CHOICE_THREADS, 0, call),
+        "choose", err));
+    return decant_cuda_launched(backend, "choose", err);
+}
