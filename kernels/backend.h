@@ -290,10 +290,6 @@ typedef struct decant_quantize_kernels {
     decant_status (*weigh_errors)(decant_backend *backend, decant_matrix weight, const float *fisher,
                                   const decant_packed_matrix *packed, float *cost, decant_error *err);
 
-    /* roots = values^¼, the same bits on every backend.  values not negative, device F32 [count]; roots too */
-    decant_status (*fourth_roots)(decant_backend *backend, const float *values, int64_t count, float *roots,
-                                  decant_error *err);
-
     /* Levels of every row that minimise Σ F (w − level)² over the weights not in the pattern, for several
      * widths at once. A row whose F is all zero counts every weight once. Rounded to F16, ascending; a row with
      * fewer distinct weights than levels repeats its last one. bits [n_widths] ascending, each 2 … 8; seed is

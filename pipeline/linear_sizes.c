@@ -20,7 +20,6 @@ static void size_linear(const decant_job_shape *shape, const decant_linear *line
     const decant_recipe *recipe = &shape->recipe;
     int64_t rows = linear->rows, columns = linear->columns;
     int64_t count = decant_recipe_sparse_count(recipe, rows, columns), widened = 0;
-    const int64_t roots = recipe->guided_passes > 0 && recipe->guided_rounds > 0 ? 4 * rows * columns : 0;
     decant_candidate_list list;
     decant_error unread; /* the options were checked: something is offered */
     decant_recipe_offer(recipe, rows, columns, &list, &unread);
@@ -45,12 +44,10 @@ static void size_linear(const decant_job_shape *shape, const decant_linear *line
                                           decant_guided_bytes(rows, columns, candidate->code_bits, 0));
         if (own_sparse && candidate->sparse_count > 0)
             size->levels_bytes += pattern_bytes(rows, candidate->sparse_count);
-        if (candidate->method == DECANT_METHOD_GUIDED) /* roots of Fisher sums */
-            size->trial_bytes = larger(size->trial_bytes, roots);
         if (own_sparse) /* stages/methods/guided_sparse.c: nearest levels and what their errors cost */
             size->trial_bytes =
-                larger(size->trial_bytes, roots + 4 * rows * columns +
-                                              decant_packed_bytes(rows, columns, candidate->code_bits, 0));
+                larger(size->trial_bytes,
+                       4 * rows * columns + decant_packed_bytes(rows, columns, candidate->code_bits, 0));
         count = larger(count, candidate->sparse_count);
     }
     size->stored_bytes = size->largest_bytes;

@@ -57,7 +57,7 @@ static const option_row option_table[] = {
      "how levels are found: the optimum, or k-means++ and Lloyd"},
     {"guided-groups", OPTION_NUMBER, "G", "4", FIELD(guided_groups), 1, 64, true,
      "groups of output channels that have a Hessian of their own, for guided"},
-    {"guided-passes", OPTION_NUMBER, "N", "4", FIELD(guided_passes), 0, 100, true,
+    {"guided-passes", OPTION_NUMBER, "N", "8", FIELD(guided_passes), 0, 100, true,
      "times that guided rounds codes column by column, handing errors on, before its rounds"},
     {"guided-rounds", OPTION_NUMBER, "N", "3", FIELD(guided_rounds), 0, 100, true,
      "times that guided solves for levels and goes through codes; 0: k-means, to compare"},

@@ -18,8 +18,6 @@ decant_status decant_cpu_encode(decant_backend *backend, decant_matrix weight, d
                                 decant_error *err);
 decant_status decant_cpu_weigh_errors(decant_backend *backend, decant_matrix weight, const float *fisher,
                                       const decant_packed_matrix *packed, float *cost, decant_error *err);
-decant_status decant_cpu_fourth_roots(decant_backend *backend, const float *values, int64_t count, float *roots,
-                                      decant_error *err);
 decant_status decant_cpu_guide(decant_backend *backend, decant_matrix weight,
                                const decant_guided_search *search, decant_packed_matrix *packed,
                                decant_matrix_error *error, decant_error *err);

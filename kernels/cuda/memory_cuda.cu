@@ -65,7 +65,8 @@ decant_status decant_cuda_acquire(decant_cuda_context *context, cudaStream_t str
                                   const char *what, void **device, decant_error *err)
 {
     *device = NULL;
-    size_t at_least = size_bytes > 0 ? size_bytes : 1;
+    const size_t vector = 16; /* kernels copy as much at once, the end of an array included */
+    size_t at_least = size_bytes > 0 ? (size_bytes + vector - 1) / vector * vector : vector;
     cudaError_t code = take(context, stream, at_least, device);
     if (code == cudaErrorMemoryAllocation) {
         cudaGetLastError();

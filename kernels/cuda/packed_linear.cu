@@ -134,12 +134,13 @@ static bool takes_parities(decant_backend *backend, decant_matrix x, const decan
     return wanted && x.rows <= PARITIES_TOKENS && decant_cuda_packed_has_parities(backend, x, packed);
 }
 
-/* Digits of x are made by a kernel before, which small matrices do not make up for: from how many weights on
- * they have been faster (tests/bench/DECODE.md). */
+/* Digits of x are made by a kernel before, which small matrices do not make up for; the sparse part costs less
+ * beside digits than before the tiles. From how many weights on they have been faster (tests/gpu/RESULTS.md).
+ */
 static bool takes_digits(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
-    const int64_t least = x.rows <= 8 ? (int64_t)60 << 20 : (int64_t)40 << 20;
+    const int64_t least = (packed->sparse.count > 0 ? (int64_t)40 : (int64_t)65) << 20;
     const bool wanted = way == DECANT_PACKED_DIGITS ||
                         (way == DECANT_PACKED_FASTEST && packed->rows * packed->columns >= least);
     return wanted && decant_cuda_packed_has_digits(backend, x, packed);

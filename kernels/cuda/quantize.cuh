@@ -11,7 +11,6 @@
  *   levels.cu             clusters to levels
  *   codes.cu              nearest levels: measuring and packing
  *   weigh_errors.cu       what each weight's error costs
- *   fourth_roots.cu       of Fisher sums
  *   guided*.cu            levels and codes under a Hessian; guided.cuh
  *
  * Each step issues its work on the backend's stream and does not wait for it. */
@@ -138,8 +137,6 @@ decant_status decant_cuda_levels_of_clusters(decant_backend *backend, const deca
 decant_status decant_cuda_select_sparse(decant_backend *backend, decant_matrix weight, const float *fisher,
                                         int64_t n_sensitive, int64_t n_outliers, decant_sparse_pattern *pattern,
                                         decant_error *err);
-decant_status decant_cuda_fourth_roots(decant_backend *backend, const float *values, int64_t count,
-                                       float *roots, decant_error *err);
 decant_status decant_cuda_weigh_errors(decant_backend *backend, decant_matrix weight, const float *fisher,
                                        const decant_packed_matrix *packed, float *cost, decant_error *err);
 decant_status decant_cuda_measure(decant_backend *backend, decant_matrix weight, const float *fisher,

@@ -184,7 +184,6 @@ static decant_status fit_levels(decant_backend *backend, decant_matrix weight, c
 extern const decant_quantize_kernels decant_cuda_quantize_kernels = {
     .select_sparse = decant_cuda_select_sparse,
     .weigh_errors = decant_cuda_weigh_errors,
-    .fourth_roots = decant_cuda_fourth_roots,
     .fit_levels = fit_levels,
     .measure = decant_cuda_measure,
     .encode = decant_cuda_encode,

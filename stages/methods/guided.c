@@ -61,26 +61,10 @@ done:
     return status;
 }
 
-/* What levels to start from are fitted by: the Fisher sums, and before passes their fourth root. With all of F,
- * levels crowd around the weights that matter most; but these are the ones for which others make up best. */
-static decant_status make_importance(decant_backend *backend, const decant_guided_search *search,
-                                     const float *fisher, int64_t count, float **roots, decant_error *err)
-{
-    decant_status status = DECANT_OK;
-    if (search->passes == 0 || search->rounds == 0)
-        return status;
-    DECANT_TRY(backend->memory->allocate(backend, (size_t)count * sizeof **roots, "roots of Fisher sums",
-                                         (void **)roots, err));
-    DECANT_TRY(backend->quantize->fourth_roots(backend, fisher, count, *roots, err));
-done:
-    return status;
-}
-
 static decant_status evaluate(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
                               const float *fisher, int first, int count, decant_quantized_layer *layer,
                               decant_error *err)
 {
-    float *roots = NULL;
     decant_status status;
     if (!fisher || recipe->hessian_groups < 1)
         DECANT_FAIL(err, DECANT_ERROR_BUG, "guided quantization without Hessians");
@@ -92,18 +76,12 @@ static decant_status evaluate(decant_backend *backend, const decant_recipe *reci
         .rounds = recipe->guided_rounds,
         .sweeps = SWEEPS,
     };
-    DECANT_TRY(make_importance(backend, &search, fisher, layer->rows * layer->columns, &roots, err));
-    const float *importance = roots ? roots : fisher;
-    if (recipe->guided_sparse_count > 0) {
-        DECANT_TRY(decant_guided_with_sparse(backend, recipe, weight, fisher, importance, &search, first, count,
-                                             layer, err));
-        goto done;
-    }
-    DECANT_TRY(decant_levels_fit(backend, recipe, weight, fisher, importance, first, count, layer, err));
+    if (recipe->guided_sparse_count > 0)
+        return decant_guided_with_sparse(backend, recipe, weight, fisher, &search, first, count, layer, err);
+    DECANT_TRY(decant_levels_fit(backend, recipe, weight, fisher, first, count, layer, err));
     for (int i = 0; i < count; i++)
         DECANT_TRY(decant_guide_candidate(backend, recipe, weight, &search, first + i, layer, err));
 done:
-    backend->memory->release(backend, (void **)&roots);
     return status;
 }
 

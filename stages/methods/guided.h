@@ -11,9 +11,9 @@ decant_status decant_guide_candidate(decant_backend *backend, const decant_recip
                                      decant_quantized_layer *layer, decant_error *err);
 
 /* The guided candidates [first, first + count), whose sparse parts are the recipe's guided_sparse: evaluated as
- * decant_method_operations says. importance  what the levels to start from are fitted by, as fisher */
+ * decant_method_operations says. */
 decant_status decant_guided_with_sparse(decant_backend *backend, const decant_recipe *recipe,
-                                        decant_matrix weight, const float *fisher, const float *importance,
+                                        decant_matrix weight, const float *fisher,
                                         const decant_guided_search *search, int first, int count,
                                         decant_quantized_layer *layer, decant_error *err);
 

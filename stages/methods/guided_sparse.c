@@ -1,7 +1,6 @@
 /* Guided candidates with sparse parts of their own. The weights that leave the dense part are those whose error
  * F (w − level)² is largest, as many as the candidate says; levels are then fitted to the rest, which shows
- * other weights to be the worst, and so on a few times: trimmed k-means. Then the rest is guided, from levels
- * fitted to it as without a sparse part. How many
+ * other weights to be the worst, and so on a few times: trimmed k-means. Then the rest is guided. How many
  * weights a matrix keeps apart is thereby one more choice of the allocator, to which a byte is a byte. */
 #include "stages/methods/guided.h"
 
@@ -14,7 +13,7 @@ typedef struct trimming {
     decant_backend *backend;
     const decant_recipe *recipe;
     decant_matrix weight;
-    const float *fisher, *importance;
+    const float *fisher;
     const decant_guided_search *search;
     decant_quantized_layer *layer;
     decant_packed_matrix nearest; /* every weight at its nearest level; owned */
@@ -91,17 +90,8 @@ done:
     return status;
 }
 
-/* Levels to start from, for what is left under the candidate's pattern. */
-static decant_status fit_start(const trimming *t, int index, decant_error *err)
-{
-    const int bits = t->layer->candidate[index].code_bits;
-    return t->backend->quantize->fit_levels(t->backend, t->weight, t->importance, &t->layer->own_sparse[index],
-                                            t->recipe->search, t->recipe->seed, &bits, 1,
-                                            &t->layer->levels[index], err);
-}
-
 decant_status decant_guided_with_sparse(decant_backend *backend, const decant_recipe *recipe,
-                                        decant_matrix weight, const float *fisher, const float *importance,
+                                        decant_matrix weight, const float *fisher,
                                         const decant_guided_search *search, int first, int count,
                                         decant_quantized_layer *layer, decant_error *err)
 {
@@ -109,7 +99,6 @@ decant_status decant_guided_with_sparse(decant_backend *backend, const decant_re
                   .recipe = recipe,
                   .weight = weight,
                   .fisher = fisher,
-                  .importance = importance,
                   .search = search,
                   .layer = layer};
     decant_status status;
@@ -118,8 +107,6 @@ decant_status decant_guided_with_sparse(decant_backend *backend, const decant_re
     DECANT_TRY(fit_dense(&t, first, first + count, err));
     for (int i = first; i < first + count; i++) {
         DECANT_TRY(choose_sparse(&t, i, err));
-        if (importance != fisher)
-            DECANT_TRY(fit_start(&t, i, err));
         DECANT_TRY(decant_guide_candidate(backend, recipe, weight, search, i, layer, err));
     }
 done:

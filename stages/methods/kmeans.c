@@ -51,8 +51,8 @@ done:
 }
 
 decant_status decant_levels_fit(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
-                                const float *fisher, const float *importance, int first, int count,
-                                decant_quantized_layer *layer, decant_error *err)
+                                const float *fisher, int first, int count, decant_quantized_layer *layer,
+                                decant_error *err)
 {
     int bits[DECANT_CANDIDATES];
     decant_status status;
@@ -62,7 +62,7 @@ decant_status decant_levels_fit(decant_backend *backend, const decant_recipe *re
         DECANT_TRY(backend->memory->allocate(backend, (size_t)layer->rows << (bits[i] + 1), "levels",
                                              (void **)&layer->levels[first + i], err));
     }
-    DECANT_TRY(backend->quantize->fit_levels(backend, weight, importance, &layer->sparse, recipe->search,
+    DECANT_TRY(backend->quantize->fit_levels(backend, weight, fisher, &layer->sparse, recipe->search,
                                              recipe->seed, bits, count, layer->levels + first, err));
 done:
     return status;
@@ -73,7 +73,7 @@ static decant_status evaluate(decant_backend *backend, const decant_recipe *reci
                               decant_error *err)
 {
     decant_status status;
-    DECANT_TRY(decant_levels_fit(backend, recipe, weight, fisher, fisher, first, count, layer, err));
+    DECANT_TRY(decant_levels_fit(backend, recipe, weight, fisher, first, count, layer, err));
     for (int i = 0; i < count; i++)
         DECANT_TRY(measure_candidate(backend, recipe, weight, fisher, first + i, layer, err));
 done:

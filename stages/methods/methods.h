@@ -51,11 +51,11 @@ extern const decant_method_operations decant_guided_operations;
 
 /* ---- for the methods' own files ---- */
 
-/* The sparse part of a layer, chosen by the Fisher sums once for all its methods that have one, and levels of
- * the candidates [first, first + count) by k-means weighted with `importance`, of the same form as fisher. */
+/* The sparse part of a layer, chosen once for all its methods that have one, and k-means levels of the
+ * candidates [first, first + count). */
 decant_status decant_levels_fit(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
-                                const float *fisher, const float *importance, int first, int count,
-                                decant_quantized_layer *layer, decant_error *err);
+                                const float *fisher, int first, int count, decant_quantized_layer *layer,
+                                decant_error *err);
 
 /* A packed matrix with the layer's sparse pattern and the candidate's levels, but no codes. */
 decant_status decant_levels_pack(decant_backend *backend, const decant_quantized_layer *layer, int candidate,

@@ -388,7 +388,7 @@ int main(int argc, char **argv)
     options o = {.device = "cuda",
                  .bits = 3,
                  .groups = 4,
-                 .passes = 4,
+                 .passes = 8,
                  .rounds = 3,
                  .sweeps = 4,
                  .repeat = 2,

@@ -397,23 +397,6 @@ static void nothing_alone_can_be_improved_in_the_end(void **state)
     free(golden.bytes);
 }
 
-static void fourth_roots_are_roots_of_roots(void **state)
-{
-    enum { COUNT = 1000 };
-    decant_backend *backend = *state;
-    float values[COUNT], roots[COUNT];
-    uint64_t seed = 3;
-    for (int i = 0; i < COUNT; i++)
-        values[i] = i == 0 ? 0 : ldexpf((float)fabs(random_value(&seed)), i % 200 - 120);
-    void *given = on_device(backend, values, sizeof values), *made = on_device(backend, NULL, sizeof roots);
-    REQUIRE(backend->quantize->fourth_roots(backend, given, COUNT, made, err));
-    REQUIRE(backend->memory->download(backend, roots, made, sizeof roots, err));
-    for (int i = 0; i < COUNT; i++)
-        assert_true(roots[i] == sqrtf(sqrtf(values[i])));
-    backend->memory->release(backend, &given);
-    backend->memory->release(backend, &made);
-}
-
 /* ---- rows of several panels and blocks ---- */
 
 enum { LARGE_ROWS = 37, LARGE_COLUMNS = 1300, LARGE_GROUPS = 3, LARGE_TOKENS = 400 };
@@ -634,7 +617,6 @@ int main(void)
         cmocka_unit_test(the_objective_falls_with_every_round_as_in_numpy),
         cmocka_unit_test(without_a_factor_there_are_no_passes),
         cmocka_unit_test(nothing_alone_can_be_improved_in_the_end),
-        cmocka_unit_test(fourth_roots_are_roots_of_roots),
         cmocka_unit_test(what_is_reported_is_what_is_stored),
         cmocka_unit_test(remainders_of_the_sparse_part_count),
         cmocka_unit_test(another_backend_gets_as_far),

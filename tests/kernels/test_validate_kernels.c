@@ -190,9 +190,11 @@ static void packed_linear_repeats(void **state)
     }
 }
 
-/* What a product is off by, relative to the product, is below a thousandth beside what storing it rounds away:
- * whatever stands for levels and x inside. dominating: how many times as large as the others one entry of each
- * token is. */
+/* Where levels become BF16 each is rounded by 2⁻⁹ of itself at most, which is 1.5e-3 of a product. */
+static const double PRECISION = 2e-3;
+
+/* What a product is off by, relative to the product, beside what storing it rounds away, whatever stands for
+ * levels and x inside. dominating: how many times as large as the others one entry of each token is. */
 static void check_precision(decant_backend *backend, int bits, int64_t tokens, double dominating)
 {
     const int64_t columns = 1160, rows = 150;
@@ -222,7 +224,7 @@ static void check_precision(decant_backend *backend, int bits, int64_t tokens, d
         rounding += (rounded - expected[i]) * (rounded - expected[i]);
         norm += expected[i] * expected[i];
     }
-    if (!(difference <= rounding + 1e-6 * norm))
+    if (!(difference <= rounding + PRECISION * PRECISION * norm))
         fail_msg("%d bits, %d tokens, an entry %g times as large: off by %.2e, rounding alone by %.2e", bits,
                  (int)tokens, dominating, sqrt(difference / norm), sqrt(rounding / norm));
     free(bytes);
