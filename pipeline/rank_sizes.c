@@ -19,27 +19,28 @@ decant_linear_size decant_rank_linears(const decant_rank_view *view)
     return sum;
 }
 
+/* Of the block whose first matrix is `first`. */
+static decant_linear_size block_sum(const decant_rank_view *view, int64_t first)
+{
+    decant_linear_size sum = {0};
+    for (int64_t i = first; i < first + view->shape->family->linear_count; i++)
+        decant_linear_size_add(&sum, &view->linears[i]);
+    return sum;
+}
+
 int64_t decant_rank_largest_block_weights(const decant_rank_view *view)
 {
-    int64_t linears = view->shape->family->linear_count, largest = 0;
-    for (int64_t first = 0; first < view->count; first += linears) {
-        int64_t weights = 0;
-        for (int64_t i = first; i < first + linears; i++)
-            weights += view->linears[i].weights;
-        largest = larger(largest, weights);
-    }
+    int64_t largest = 0;
+    for (int64_t first = 0; first < view->count; first += view->shape->family->linear_count)
+        largest = larger(largest, block_sum(view, first).weights);
     return largest;
 }
 
 int64_t decant_rank_largest_block_sums(const decant_rank_view *view)
 {
-    int64_t linears = view->shape->family->linear_count, largest = 0;
-    for (int64_t first = 0; first < view->count; first += linears) {
-        int64_t bytes = 0;
-        for (int64_t i = first; i < first + linears; i++)
-            bytes += view->linears[i].sums_bytes;
-        largest = larger(largest, bytes);
-    }
+    int64_t largest = 0;
+    for (int64_t first = 0; first < view->count; first += view->shape->family->linear_count)
+        largest = larger(largest, block_sum(view, first).sums_bytes);
     return largest;
 }
 
