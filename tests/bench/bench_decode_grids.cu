@@ -11,35 +11,17 @@
  * rotation by a transform in double; "rounding" is the same of y₆₄ itself rounded to BF16, which is how y is
  * stored. "bits!" behind a figure: two launches differed in some bit. */
 #include "kernels/counter_random.h"
-#include "kernels/cuda/context.h"
+#include "tests/bench/decode_bench.cuh"
 
 extern "C" {
 #include "kernels/grid_form.h"
 }
 
-#include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <functional>
-#include <vector>
 
-enum { REPLAYS = 7, CHECKED_ROWS = 24, LAUNCHES_AT_LEAST = 32, COPIES_MAXIMUM = 64, THREADS = 256, SEED = 5 };
-static const double ROTATED_BYTES = 320e6;
-static const int SHAPES[][2] = {{4096, 4096}, {11008, 4096}, {4096, 11008},
-                                {8192, 8192}, {22016, 8192}, {8192, 22016}};
-
-#define MUST(call)                                                                                             \
-    do {                                                                                                       \
-        const int code_ = (int)(call);                                                                         \
-        if (code_ != 0) {                                                                                      \
-            fprintf(stderr, "bench_decode_grids: %s: code %d\n", #call, code_);                                \
-            exit(1);                                                                                           \
-        }                                                                                                      \
-    } while (0)
+enum { SEED = 5 };
 
 static __host__ __device__ float normal_value(uint64_t index) /* near enough: a sum of eight uniform numbers */
 {
@@ -62,14 +44,10 @@ __global__ void fill_weights(__nv_bfloat16 *weights, int64_t count)
         weights[i] = __float2bfloat16_rn(0.02f * normal_value((uint64_t)i));
 }
 
-typedef struct bench {
-    decant_backend *backend;
-    cudaStream_t stream;
+typedef struct bench : decode_bench {
     char *pool; /* random bits: planes of every copy */
     size_t pool_bytes;
-    __nv_bfloat16 *weights;
-    void *x_data, *y_data, *scales;
-    std::vector<__nv_bfloat16> x;
+    void *scales;
     std::vector<__half> host_scales;
 } bench;
 
@@ -77,72 +55,6 @@ typedef struct grid_choice {
     int dimension, bits;
     std::vector<float> points;
 } grid_choice;
-
-static void *to_device(const void *host, size_t bytes)
-{
-    void *device;
-    MUST(cudaMalloc(&device, bytes));
-    MUST(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
-    return device;
-}
-
-static double time_us(bench *b, int launches, const std::function<void(int)> &launch)
-{
-    cudaGraph_t graph;
-    cudaGraphExec_t executable;
-    cudaEvent_t begin, end;
-    MUST(cudaEventCreate(&begin));
-    MUST(cudaEventCreate(&end));
-    launch(0);
-    MUST(cudaStreamSynchronize(b->stream));
-    MUST(cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal));
-    for (int i = 0; i < launches; i++)
-        launch(i);
-    MUST(cudaStreamEndCapture(b->stream, &graph));
-    MUST(cudaGraphInstantiate(&executable, graph, 0));
-    std::vector<float> times;
-    for (int i = 0; i < REPLAYS + 2; i++) {
-        float ms;
-        MUST(cudaEventRecord(begin, b->stream));
-        MUST(cudaGraphLaunch(executable, b->stream));
-        MUST(cudaEventRecord(end, b->stream));
-        MUST(cudaEventSynchronize(end));
-        MUST(cudaEventElapsedTime(&ms, begin, end));
-        if (i >= 2)
-            times.push_back(ms);
-    }
-    std::sort(times.begin(), times.end());
-    MUST(cudaGraphExecDestroy(executable));
-    MUST(cudaGraphDestroy(graph));
-    MUST(cudaEventDestroy(begin));
-    MUST(cudaEventDestroy(end));
-    return 1e3 * times[times.size() / 2] / launches;
-}
-
-static int copies_of(double bytes)
-{
-    return (int)std::min<double>(COPIES_MAXIMUM, ROTATED_BYTES / bytes + 2);
-}
-
-static void require(decant_status status, const decant_error *err)
-{
-    if (status == DECANT_OK)
-        return;
-    fprintf(stderr, "bench_decode_grids: %s\n", err->message);
-    exit(1);
-}
-
-static double time_dense(bench *b, int rows, int columns, int tokens)
-{
-    const int copies = copies_of(2.0 * rows * columns);
-    return time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
-        decant_error err;
-        decant_matrix x = {b->x_data, DECANT_BF16, tokens, columns}, y = {b->y_data, DECANT_BF16, tokens, rows};
-        decant_matrix weight = {b->weights + (int64_t)(i % copies) * rows * columns, DECANT_BF16, rows,
-                                columns};
-        require(b->backend->model->linear(b->backend, x, weight, false, y, &err), &err);
-    });
-}
 
 /* ---- the product of codes ---- */
 
@@ -319,14 +231,6 @@ static void make_arrays(bench *b, int tokens, int group, int shapes)
     MUST(cudaMemcpy(b->scales, b->host_scales.data(), b->host_scales.size() * 2, cudaMemcpyHostToDevice));
     MUST(cudaMalloc(&b->y_data, (size_t)tokens * widest * 2));
     MUST(cudaStreamSynchronize(b->stream));
-}
-
-static std::vector<int> read_list(const char *text)
-{
-    std::vector<int> numbers;
-    for (char *end; *text; text = *end ? end + 1 : end)
-        numbers.push_back((int)strtol(text, &end, 10));
-    return numbers;
 }
 
 static std::vector<grid_choice> read_grids(const char *text)

@@ -1,0 +1,118 @@
+/* What the benches of products of few tokens share: the shapes, the timing of launches in a CUDA graph over
+ * weights that the L2 cache does not hold, and the 16-bit product that all are measured beside. Included once
+ * by each. */
+#ifndef DECANT_TESTS_DECODE_BENCH_CUH
+#define DECANT_TESTS_DECODE_BENCH_CUH
+
+#include "kernels/cuda/context.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cuda_bf16.h>
+#include <functional>
+#include <vector>
+
+enum { REPLAYS = 7, CHECKED_ROWS = 24, LAUNCHES_AT_LEAST = 32, COPIES_MAXIMUM = 64, THREADS = 256 };
+static const double ROTATED_BYTES = 320e6;
+static const int SHAPES[][2] = {{4096, 4096}, {11008, 4096}, {4096, 11008},
+                                {8192, 8192}, {22016, 8192}, {8192, 22016}};
+
+#define MUST(call)                                                                                             \
+    do {                                                                                                       \
+        const int code_ = (int)(call);                                                                         \
+        if (code_ != 0) {                                                                                      \
+            fprintf(stderr, "%s: %s: code %d\n", program_invocation_short_name, #call, code_);                 \
+            exit(1);                                                                                           \
+        }                                                                                                      \
+    } while (0)
+
+/* What each of them holds; weights: the 16-bit ones of all copies. */
+typedef struct decode_bench {
+    decant_backend *backend;
+    cudaStream_t stream;
+    __nv_bfloat16 *weights;
+    void *x_data, *y_data;
+    std::vector<__nv_bfloat16> x;
+} decode_bench;
+
+static void *to_device(const void *host, size_t bytes)
+{
+    void *device;
+    MUST(cudaMalloc(&device, bytes));
+    MUST(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
+    return device;
+}
+
+/* Microseconds of a launch: the median replay of a graph of `launches` of them. */
+static double time_us(decode_bench *b, int launches, const std::function<void(int)> &launch)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    cudaEvent_t begin, end;
+    MUST(cudaEventCreate(&begin));
+    MUST(cudaEventCreate(&end));
+    launch(0);
+    MUST(cudaStreamSynchronize(b->stream));
+    MUST(cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < launches; i++)
+        launch(i);
+    MUST(cudaStreamEndCapture(b->stream, &graph));
+    MUST(cudaGraphInstantiate(&executable, graph, 0));
+    std::vector<float> times;
+    for (int i = 0; i < REPLAYS + 2; i++) {
+        float ms;
+        MUST(cudaEventRecord(begin, b->stream));
+        MUST(cudaGraphLaunch(executable, b->stream));
+        MUST(cudaEventRecord(end, b->stream));
+        MUST(cudaEventSynchronize(end));
+        MUST(cudaEventElapsedTime(&ms, begin, end));
+        if (i >= 2)
+            times.push_back(ms);
+    }
+    std::sort(times.begin(), times.end());
+    MUST(cudaGraphExecDestroy(executable));
+    MUST(cudaGraphDestroy(graph));
+    MUST(cudaEventDestroy(begin));
+    MUST(cudaEventDestroy(end));
+    return 1e3 * times[times.size() / 2] / launches;
+}
+
+/* So many copies of a matrix do not fit the L2 cache several times. */
+static int copies_of(double bytes)
+{
+    return (int)std::min<double>(COPIES_MAXIMUM, ROTATED_BYTES / bytes + 2);
+}
+
+static void require(decant_status status, const decant_error *err)
+{
+    if (status == DECANT_OK)
+        return;
+    fprintf(stderr, "%s: %s\n", program_invocation_short_name, err->message);
+    exit(1);
+}
+
+/* Microseconds of the 16-bit product. */
+static double time_dense(decode_bench *b, int rows, int columns, int tokens)
+{
+    const double bytes = 2.0 * rows * columns;
+    const int copies = copies_of(bytes);
+    return time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
+        decant_error err;
+        decant_matrix x = {b->x_data, DECANT_BF16, tokens, columns}, y = {b->y_data, DECANT_BF16, tokens, rows};
+        decant_matrix weight = {b->weights + (int64_t)(i % copies) * rows * columns, DECANT_BF16, rows,
+                                columns};
+        require(b->backend->model->linear(b->backend, x, weight, false, y, &err), &err);
+    });
+}
+
+static std::vector<int> read_list(const char *text)
+{
+    std::vector<int> numbers;
+    for (char *end; *text; text = *end ? end + 1 : end)
+        numbers.push_back((int)strtol(text, &end, 10));
+    return numbers;
+}
+
+#endif
