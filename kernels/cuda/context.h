@@ -68,7 +68,7 @@ typedef struct decant_cuda_context {
     decant_packed_way packed_way;
 
     void *blas_workspace;
-    void *arrivals; /* packed_tiles.cu; made when first needed */
+    void *arrivals; /* decant_cuda_arrivals */
     decant_staging_ring bulk, small;
     cudaEvent_t downloaded; /* the last download that was begun has arrived */
 
@@ -97,6 +97,11 @@ decant_status decant_cuda_acquire(decant_cuda_context *context, cudaStream_t str
 
 /* Gives memory back once the work issued so far on shared.stream is done; takes NULL, sets NULL. */
 void decant_cuda_release(decant_cuda_context *context, void **device);
+
+/* Counters of blocks that have left their sums, [DECANT_ARRIVALS] on the device, made when first needed: zeros
+ * between launches, which every kernel that counts leaves behind. Owned by the context. */
+enum { DECANT_ARRIVALS = 4096 };
+decant_status decant_cuda_arrivals(decant_cuda_context *context, uint32_t **arrivals, decant_error *err);
 
 /* Bytes from ordinary host memory, which may change once this returns, to the device; issued on `stream`. */
 decant_status decant_cuda_send(decant_cuda_context *context, cudaStream_t stream, void *device,

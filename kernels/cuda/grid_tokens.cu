@@ -24,7 +24,6 @@
 enum {
     ROTATE_THREADS = 512,
     ROTATE_COLUMNS = 2048, /* of a block at least */
-    ARRIVALS = 4096,
 };
 
 /* ---- the kernels ---- */
@@ -387,7 +386,7 @@ bool decant_cuda_grid_has_tokens(decant_backend *backend, decant_matrix x, const
     decant_cuda_context *context = decant_cuda_context_of(backend);
     const decant_grid_form *form = &matrix->form;
     if (!has_decoder(form) || x.element != DECANT_BF16 || x.rows > TOKENS_MAXIMUM ||
-        !decant_has_vectors<__nv_bfloat16>(x.columns, x.data) || multiprocessors_of(context) > ARRIVALS)
+        !decant_has_vectors<__nv_bfloat16>(x.columns, x.data) || multiprocessors_of(context) > DECANT_ARRIVALS)
         return false;
     if (is_grouped(matrix) &&
         (form->dimension > 2 || (form->group < matrix->columns && form->group % (32 * form->dimension) != 0)))
@@ -396,20 +395,6 @@ bool decant_cuda_grid_has_tokens(decant_backend *backend, decant_matrix x, const
     tokens_scratch unused;
     size_t unused_bytes;
     return prepare(context, matrix, &call, &unused, &unused_bytes);
-}
-
-static decant_status arrivals_of(decant_cuda_context *context, uint32_t **arrivals, decant_error *err)
-{
-    const size_t size_bytes = ARRIVALS * sizeof **arrivals;
-    if (!context->arrivals) {
-        const cudaStream_t stream = context->shared.stream;
-        DECANT_RETURN_ON_FAILURE(
-            decant_cuda_acquire(context, stream, size_bytes, "counters", &context->arrivals, err));
-        DECANT_RETURN_ON_FAILURE(
-            decant_cuda_check(cudaMemsetAsync(context->arrivals, 0, size_bytes, stream), "counters", err));
-    }
-    *arrivals = (uint32_t *)context->arrivals;
-    return DECANT_OK;
 }
 
 static cudaError_t launch_rotation(decant_cuda_context *context, tokens_call call, const __nv_bfloat16 *x)
@@ -434,7 +419,7 @@ decant_status decant_cuda_grid_tokens(decant_backend *backend, decant_matrix x,
         return DECANT_ERROR(err, DECANT_ERROR_BUG, "tokens do not fit shared memory");
     void *scratch;
     DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, size_bytes, &scratch, err));
-    DECANT_RETURN_ON_FAILURE(arrivals_of(context, &call.arrivals, err));
+    DECANT_RETURN_ON_FAILURE(decant_cuda_arrivals(context, &call.arrivals, err));
     call.operands = (const uint4 *)((char *)scratch + places.operands);
     call.token_scales = (float *)((char *)scratch + places.token_scales);
     call.parts = (float *)((char *)scratch + places.parts);

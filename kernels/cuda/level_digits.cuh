@@ -26,18 +26,6 @@ template <int BITS> struct row_digits {
     float least, step;
 };
 
-template <int BITS>
-static __device__ __forceinline__ void levels_at(float (&four)[4], const tiles_call &call, int row, int i)
-{
-    const uint2 halves = *(const uint2 *)(call.packed.levels + ((int64_t)row << BITS) + i);
-    const float2 first = __half22float2(*(const __half2 *)&halves.x);
-    const float2 second = __half22float2(*(const __half2 *)&halves.y);
-    four[0] = first.x;
-    four[1] = first.y;
-    four[2] = second.x;
-    four[3] = second.y;
-}
-
 /* The four lanes of a row take four levels each and tell each other. */
 template <int BITS>
 static __device__ __forceinline__ void load_levels(row_digits<BITS> &digits, const tiles_call &call, int row)

@@ -115,6 +115,20 @@ decant_status decant_cuda_scratch(decant_backend *backend, size_t size_bytes, vo
     return DECANT_OK;
 }
 
+decant_status decant_cuda_arrivals(decant_cuda_context *context, uint32_t **arrivals, decant_error *err)
+{
+    const size_t size_bytes = DECANT_ARRIVALS * sizeof **arrivals;
+    if (!context->arrivals) {
+        const cudaStream_t stream = context->shared.stream;
+        DECANT_RETURN_ON_FAILURE(
+            decant_cuda_acquire(context, stream, size_bytes, "counters", &context->arrivals, err));
+        DECANT_RETURN_ON_FAILURE(
+            decant_cuda_check(cudaMemsetAsync(context->arrivals, 0, size_bytes, stream), "counters", err));
+    }
+    *arrivals = (uint32_t *)context->arrivals;
+    return DECANT_OK;
+}
+
 /* ---- travel ---- */
 
 static decant_staging_ring *ring_for(decant_cuda_context *context, size_t size_bytes)

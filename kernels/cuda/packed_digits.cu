@@ -241,7 +241,8 @@ bool decant_cuda_packed_has_digits(decant_backend *backend, decant_matrix x, con
 {
     return decant_cuda_context_of(backend)->has_wgmma && packed->bits <= PLANES_MAXIMUM &&
            x.element == DECANT_BF16 && x.rows <= TOKENS_MAXIMUM && x.columns <= DECANT_DIGITS_COLUMNS_MAXIMUM &&
-           packed->rows <= (int64_t)ARRIVALS * ROWS && decant_has_vectors<__nv_bfloat16>(x.columns, x.data);
+           packed->rows <= (int64_t)DECANT_ARRIVALS * ROWS &&
+           decant_has_vectors<__nv_bfloat16>(x.columns, x.data);
 }
 
 decant_status decant_cuda_packed_digits(decant_backend *backend, decant_matrix x,

@@ -20,19 +20,6 @@ template <int BITS> struct row_levels {
     uint32_t lower[WORDS], upper[WORDS];
 };
 
-/* Levels i … i + 3 of a row. */
-template <int BITS>
-static __device__ __forceinline__ void levels_at(float (&four)[4], const tiles_call &call, int row, int i)
-{
-    const uint2 halves = *(const uint2 *)(call.packed.levels + ((int64_t)row << BITS) + i);
-    const float2 first = __half22float2(*(const __half2 *)&halves.x);
-    const float2 second = __half22float2(*(const __half2 *)&halves.y);
-    four[0] = first.x;
-    four[1] = first.y;
-    four[2] = second.x;
-    four[3] = second.y;
-}
-
 template <int BITS>
 static __device__ __forceinline__ void load_levels(row_levels<BITS> &levels, const tiles_call &call, int row)
 {

@@ -221,14 +221,11 @@ static __device__ __forceinline__ own_levels<BITS> load_levels(const decant_pack
     return own;
 }
 
-/* The transform of every row of the block: f(0), then −2 c_S for the other subsets. */
+/* The transform of one row: f(0), then −2 c_S for the other subsets. */
 template <int BITS>
-static __device__ __forceinline__ void transform_levels(const own_levels<BITS> &own, const block_share &share,
-                                                        float *coefficients)
+static __device__ __forceinline__ void transform_row(const own_levels<BITS> &own, float *target)
 {
     constexpr int LEVELS = 1 << BITS;
-    if ((int)threadIdx.x >= share.tiles * TILE_ROWS)
-        return;
     float values[LEVELS];
 #pragma unroll
     for (int i = 0; i < LEVELS; i += 4) {
@@ -240,7 +237,7 @@ static __device__ __forceinline__ void transform_levels(const own_levels<BITS> &
         values[i + 2] = high.x;
         values[i + 3] = high.y;
     }
-    const float first = values[0];
+    target[0] = values[0];
 #pragma unroll
     for (int bit = 1; bit < LEVELS; bit *= 2)
 #pragma unroll
@@ -251,10 +248,18 @@ static __device__ __forceinline__ void transform_levels(const own_levels<BITS> &
             values[i] = sum;
             values[i + bit] = difference;
         }
-    float *target = coefficients + threadIdx.x * COEFFICIENT_STRIDE<BITS>;
 #pragma unroll
-    for (int i = 0; i < LEVELS; i++)
-        target[i] = i == 0 ? first : values[i] * (-2.0f / LEVELS);
+    for (int i = 1; i < LEVELS; i++)
+        target[i] = values[i] * (-2.0f / LEVELS);
+}
+
+/* The transform of every row of the block. */
+template <int BITS>
+static __device__ __forceinline__ void transform_levels(const own_levels<BITS> &own, const block_share &share,
+                                                        float *coefficients)
+{
+    if ((int)threadIdx.x < share.tiles * TILE_ROWS)
+        transform_row<BITS>(own, coefficients + threadIdx.x * COEFFICIENT_STRIDE<BITS>);
 }
 
 /* ---- activations ---- */

@@ -136,38 +136,7 @@ static __device__ __forceinline__ own_levels<BITS> load_row_levels(const step_ca
     return own;
 }
 
-/* The transform of one row: f(0), then −2 c_S for the other subsets. */
-template <int BITS>
-static __device__ __forceinline__ void transform_row(const own_levels<BITS> &own, float *target)
-{
-    constexpr int LEVELS = 1 << BITS;
-    float values[LEVELS];
-#pragma unroll
-    for (int i = 0; i < LEVELS; i += 4) {
-        const uint2 four = own.fours[i / 4];
-        const float2 low = __half22float2(*(const __half2 *)&four.x);
-        const float2 high = __half22float2(*(const __half2 *)&four.y);
-        values[i] = low.x;
-        values[i + 1] = low.y;
-        values[i + 2] = high.x;
-        values[i + 3] = high.y;
-    }
-    target[0] = values[0];
-#pragma unroll
-    for (int bit = 1; bit < LEVELS; bit *= 2)
-#pragma unroll
-        for (int i = 0; i < LEVELS; i++) {
-            if (i & bit)
-                continue;
-            const float sum = values[i] + values[i + bit], difference = values[i] - values[i + bit];
-            values[i] = sum;
-            values[i + bit] = difference;
-        }
-#pragma unroll
-    for (int i = 1; i < LEVELS; i++)
-        target[i] = values[i] * (-2.0f / LEVELS);
-}
-
+/* The transforms of all rows of a share. */
 template <int BITS>
 static __device__ __forceinline__ void transform_rows(const step_call &call, const step_share &share,
                                                       const own_levels<BITS> &first, float *coefficients)

@@ -32,7 +32,6 @@ enum {
     TOKENS_MAXIMUM = 32,
     VECTOR_BYTES = 16, /* of eight columns of x, and of four words of a plane */
     STAGES = 2,        /* units of codes that are there or under way */
-    ARRIVALS = 4096,   /* row blocks that can share rows */
     SHARES_MAXIMUM = 16,
     PARTS_AHEAD = 8, /* of different shares, that are read at once */
 };
@@ -61,6 +60,19 @@ typedef struct tiles_call {
     bool accumulate;
     shift_factors shifts;
 } tiles_call;
+
+/* Levels i … i + 3 of a row. */
+template <int BITS>
+static __device__ __forceinline__ void levels_at(float (&four)[4], const tiles_call &call, int row, int i)
+{
+    const uint2 halves = *(const uint2 *)(call.packed.levels + ((int64_t)row << BITS) + i);
+    const float2 first = __half22float2(*(const __half2 *)&halves.x);
+    const float2 second = __half22float2(*(const __half2 *)&halves.y);
+    four[0] = first.x;
+    four[1] = first.y;
+    four[2] = second.x;
+    four[3] = second.y;
+}
 
 /* Blocks that share rows: one more takes their sparse part. */
 static __host__ __device__ __forceinline__ int parts_of(const tiles_call &call)
@@ -379,22 +391,7 @@ static inline int shares_for(const decant_cuda *cuda, int rows, int words)
             least = cost;
         }
     }
-    return row_blocks <= ARRIVALS ? best : 1;
-}
-
-/* The context's counters of blocks that have left their sums: zeros between launches. */
-static inline decant_status arrivals_of(decant_cuda_context *context, uint32_t **arrivals, decant_error *err)
-{
-    const size_t size_bytes = ARRIVALS * sizeof **arrivals;
-    if (!context->arrivals) {
-        const cudaStream_t stream = context->shared.stream;
-        DECANT_RETURN_ON_FAILURE(
-            decant_cuda_acquire(context, stream, size_bytes, "counters", &context->arrivals, err));
-        DECANT_RETURN_ON_FAILURE(
-            decant_cuda_check(cudaMemsetAsync(context->arrivals, 0, size_bytes, stream), "counters", err));
-    }
-    *arrivals = (uint32_t *)context->arrivals;
-    return DECANT_OK;
+    return row_blocks <= DECANT_ARRIVALS ? best : 1;
 }
 
 static inline int padded_tokens(int tokens)
@@ -413,7 +410,7 @@ static inline decant_status prepare(decant_cuda_context *context, tiles_call *ca
     *parts_bytes = parts == 1 ? 0
                               : (size_t)row_blocks_of(call->packed.rows) * (size_t)parts * ROWS *
                                     (size_t)padded_tokens(call->tokens) * sizeof(float);
-    return arrivals_of(context, &call->arrivals, err);
+    return decant_cuda_arrivals(context, &call->arrivals, err);
 }
 
 template <typename Decoder, int TILES>
