@@ -36,12 +36,16 @@ static void size_linear(const decant_job_shape *shape, const decant_linear *line
             size->trial_bytes = larger(size->trial_bytes, candidate->bytes);
         else
             size->levels_bytes += rows << (candidate->code_bits + 1);
-        if (candidate->method == DECANT_METHOD_GUIDED)
+        if (candidate->method == DECANT_METHOD_GUIDED) {
+            const decant_guided_operations operations =
+                decant_guided_operations_of(recipe, rows, columns, candidate->code_bits);
+            decant_guided_operations_add(&size->guided, &operations);
             size->levels_bytes +=
                 (int64_t)decant_planes_bytes(rows, columns, candidate->code_bits) + 2 * candidate->sparse_count;
-        if (candidate->method == DECANT_METHOD_GUIDED) /* levels of a byte are two on the device */
+            /* levels of a byte are two on the device */
             widened = larger(widened, decant_packed_bytes(rows, columns, candidate->code_bits, 0) -
                                           decant_guided_bytes(rows, columns, candidate->code_bits, 0));
+        }
         if (own_sparse && candidate->sparse_count > 0)
             size->levels_bytes += pattern_bytes(rows, candidate->sparse_count);
         if (own_sparse) /* stages/methods/guided_sparse.c: nearest levels and what their errors cost */
@@ -70,6 +74,7 @@ void decant_linear_size_add(decant_linear_size *sum, const decant_linear_size *s
     sum->largest_bytes += size->largest_bytes;
     sum->stored_bytes += size->stored_bytes;
     sum->packed_bytes += size->packed_bytes;
+    decant_guided_operations_add(&sum->guided, &size->guided);
 }
 
 decant_status decant_linear_sizes_create(const decant_job_shape *shape, decant_linear_sizes *sizes,

@@ -1,9 +1,9 @@
-/* What the linear layers of a model store, and what waits of them between measuring and choosing, from shapes
- * alone. Pure.
- */
+/* What the linear layers of a model store, what waits of them between measuring and choosing, and what guided
+ * computes for them, from shapes alone. Pure. */
 #ifndef DECANT_PIPELINE_LINEAR_SIZES_H
 #define DECANT_PIPELINE_LINEAR_SIZES_H
 
+#include "pipeline/guided_operations.h"
 #include "pipeline/working_space.h"
 
 /* One linear layer: what it stores and what waits of it between measuring and choosing. */
@@ -18,13 +18,14 @@ typedef struct decant_linear_size {
     int64_t largest_bytes;  /* stored, as the largest */
     int64_t stored_bytes;   /* stored, at the average that was asked for */
     int64_t packed_bytes;   /* the same on a device: column indices take 4 bytes there */
+    decant_guided_operations guided; /* of all its guided candidates */
 } decant_linear_size;
 
 /* The linear layers of a model. */
 typedef struct decant_linear_sizes {
     int64_t count;            /* layers · linear_count */
     decant_linear_size *each; /* [count], owned, in model order */
-    decant_linear_size all;   /* sums of weights, counts and bytes; rows and columns 0 */
+    decant_linear_size all;   /* sums of weights, bytes and operations; rows and columns 0 */
 } decant_linear_sizes;
 
 decant_status decant_linear_sizes_create(const decant_job_shape *shape, decant_linear_sizes *sizes,

@@ -12,13 +12,15 @@
 typedef struct decant_rates {
     double
         flop_s; /* floating-point operations a second of a rank: forward, backward and Fisher sums together */
-    double quantized_s;     /* weights a second of a rank, at all widths asked for */
-    double read_bytes_s;    /* weights to where a rank computes */
-    double write_bytes_s;   /* a rank to its share of the output */
-    double message_bytes_s; /* a rank to another one */
+    double hessian_flop_s; /* the same of the Hessians that guided takes; 0: as flop_s */
+    double quantized_s;    /* weights a second of a rank, at all widths asked for; but for guided's search */
+    decant_guided_operations guided; /* operations a second of a rank; 0: quantized_s counts the search too */
+    double read_bytes_s;             /* weights to where a rank computes */
+    double write_bytes_s;            /* a rank to its share of the output */
+    double message_bytes_s;          /* a rank to another one */
 } decant_rates;
 
-/* What was measured on one H100 (tests/gpu/RESULTS.md), for this recipe. */
+/* What was measured on one H100, and of guided on one H200 (tests/gpu/RESULTS.md), for this recipe. */
 decant_rates decant_rates_measured(const decant_recipe *recipe);
 
 typedef struct decant_plan_request {
@@ -37,11 +39,12 @@ typedef struct decant_plan_request {
 typedef struct decant_rank_plan {
     decant_rank_share share;
     decant_rank_memory memory;
-    int64_t sent_bytes;            /* activations, gradients, Fisher sums */
-    int64_t written_bytes;         /* its share of the output */
-    double flops;                  /* of calibration and validation */
-    double seconds[DECANT_STAGES]; /* of its own work; see decant_plan.seconds */
-    double idle;                   /* share of calibration that it waits for others */
+    int64_t sent_bytes;              /* activations, gradients, Fisher sums */
+    int64_t written_bytes;           /* its share of the output */
+    double flops;                    /* of calibration and validation */
+    decant_guided_operations guided; /* of quantizing the matrices that it has */
+    double seconds[DECANT_STAGES];   /* of its own work; see decant_plan.seconds */
+    double idle;                     /* share of calibration that it waits for others */
 } decant_rank_plan;
 
 /* What would make a plan fit that does not; 0 and false where it would not help. */

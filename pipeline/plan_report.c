@@ -119,6 +119,27 @@ static void print_ranks(const decant_plan *plan, FILE *stream)
         fprintf(stream, "(the largest figures of the ranks of a line; --json has each rank's)\n");
 }
 
+/* What guided's search computes on all ranks, and how fast. */
+static void print_guided(const decant_plan *plan, const decant_guided_operations *rates, FILE *stream)
+{
+    decant_guided_operations sum = {0};
+    for (int rank = 0; rank < plan->ranks; rank++)
+        decant_guided_operations_add(&sum, &plan->rank[rank].guided);
+    if (rates->products == 0 || sum.products == 0)
+        return;
+    const struct {
+        const char *name;
+        double operations, rate;
+    } kinds[] = {{"products with Hessians", sum.products, rates->products},
+                 {"sums by level", sum.level_sums, rates->level_sums},
+                 {"error feedback", sum.feedback, rates->feedback}};
+    fprintf(stream, "guided's search, in quantize:");
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        fprintf(stream, "%s %.2f PFLOP of %s at %.0f TFLOP/s", i > 0 ? "," : "", kinds[i].operations / 1e15,
+                kinds[i].name, kinds[i].rate / 1e12);
+    fprintf(stream, "; measured on one H200\n");
+}
+
 static void print_seconds(const decant_plan *plan, const decant_plan_request *request,
                           const decant_options *options, FILE *stream)
 {
@@ -148,6 +169,7 @@ static void print_seconds(const decant_plan *plan, const decant_plan_request *re
             given ? "as given, and else as measured on one H100 (tests/gpu/RESULTS.md)"
                   : "measured on one H100 with LLaMA-7B shapes (tests/gpu/RESULTS.md)",
             rates->message_bytes_s > 0 ? "counted where they do not overlap" : "not counted (--message-rate)");
+    print_guided(plan, &rates->guided, stream);
     if (plan->faster_replicas > 0)
         fprintf(stream,
                 "with --replicas %d calibration would take %.1f s; its last bits, and the container's, would "
@@ -235,6 +257,10 @@ static cJSON *rank_json(const decant_plan *plan, int index)
     cJSON_AddNumberToObject(object, "written_bytes", (double)rank->written_bytes);
     cJSON_AddNumberToObject(object, "sent_bytes", (double)rank->sent_bytes);
     cJSON_AddNumberToObject(object, "flop", rank->flops);
+    cJSON *guided = cJSON_AddObjectToObject(object, "guided_flop");
+    cJSON_AddNumberToObject(guided, "products", rank->guided.products);
+    cJSON_AddNumberToObject(guided, "level_sums", rank->guided.level_sums);
+    cJSON_AddNumberToObject(guided, "feedback", rank->guided.feedback);
     cJSON_AddNumberToObject(object, "idle_share", rank->idle);
     return object;
 }

@@ -15,7 +15,9 @@ static decant_rates rates_of(const decant_options *options, bool cuda)
         measured = decant_rates_measured(&recipe);
     return (decant_rates){
         .flop_s = given_or(options->teraflops * 1e12, measured.flop_s),
+        .hessian_flop_s = options->teraflops > 0 ? 0 : measured.hessian_flop_s,
         .quantized_s = given_or(options->quantize_rate * 1e6, measured.quantized_s),
+        .guided = options->quantize_rate > 0 ? (decant_guided_operations){0} : measured.guided,
         .read_bytes_s = given_or((double)options->read_rate, measured.read_bytes_s),
         .write_bytes_s = given_or((double)options->write_rate, measured.write_bytes_s),
         .message_bytes_s = (double)options->message_rate,

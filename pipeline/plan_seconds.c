@@ -3,33 +3,6 @@
 
 #include "base/memory.h"
 
-static int guided_candidates(const decant_recipe *recipe)
-{
-    int fractions = recipe->guided_sparse_count > 0 ? recipe->guided_sparse_count : 1;
-    return recipe->uses[DECANT_METHOD_GUIDED] ? recipe->widths * fractions : 0;
-}
-
-/* LLaMA-7B shapes on one H100, tests/gpu/RESULTS.md: 128 sequences of 2048 tokens are 1.075e16 operations
- * in 21.7 s; 6.48e9 weights at 2, 3 and 4 bits in 3.0 s, and 0.79 s more for each of 5 and 6 bits; 13.5 GB of
- * weights from the page cache in 0.7 s; 3.3 GB written in 4.8 s. Between ranks nothing was measured, and grids
- * are taken to cost no more than reading, checksums and k-means at small widths do. A guided candidate, 3 bits
- * in three rounds of four sweeps: 38.5 s, on an H200 (tests/bench/bench_guided); other widths and passes were
- * not measured, and passes are not counted. */
-decant_rates decant_rates_measured(const decant_recipe *recipe)
-{
-    const double weights = 6.476e9;
-    double seconds = 3.0;
-    for (int i = 0; i < recipe->widths && recipe->uses[DECANT_METHOD_KMEANS]; i++)
-        seconds += recipe->width[i] > 4 ? 0.79 : 0;
-    seconds += guided_candidates(recipe) * 38.5 * recipe->guided_rounds / 3;
-    return (decant_rates){
-        .flop_s = 1.075e16 / 21.7,
-        .quantized_s = weights / seconds,
-        .read_bytes_s = 13.5e9 / 0.7,
-        .write_bytes_s = 3.3e9 / 4.8,
-    };
-}
-
 /* The product of the packed form with 2048 tokens against the dense one: 0.34 ms against 0.276, the same place.
  */
 static const double PACKED_COST = 1.23;
@@ -83,6 +56,20 @@ static double backward_flops(const decant_plan *plan, const decant_rank_share *s
     return share->layers.count * (block_flops(plan) * (share->retain ? 2 : 3) + hessian_flops(plan));
 }
 
+static double forward_seconds(const decant_plan *plan, const decant_rank_share *share,
+                              const decant_rates *rates)
+{
+    return forward_flops(plan, share) / rates->flop_s;
+}
+
+static double backward_seconds(const decant_plan *plan, const decant_rank_share *share,
+                               const decant_rates *rates)
+{
+    const double hessians = share->layers.count * hessian_flops(plan);
+    return (backward_flops(plan, share) - hessians) / rates->flop_s +
+           hessians / (rates->hessian_flop_s > 0 ? rates->hessian_flop_s : rates->flop_s);
+}
+
 /* ---- calibration ---- */
 
 /* Of a micro-batch's activations between two stages; 0 when no rate is known. */
@@ -105,8 +92,8 @@ static decant_status resident_seconds(decant_plan *plan, const decant_rates *rat
     double *forward_s = numbers, *backward_s = numbers + stages, *idle = numbers + 2 * stages;
     for (int s = 0; s < stages; s++) {
         const decant_rank_share *share = &plan->rank[s * plan->replicas].share;
-        forward_s[s] = (double)batch * forward_flops(plan, share) / rates->flop_s;
-        backward_s[s] = (double)batch * backward_flops(plan, share) / rates->flop_s;
+        forward_s[s] = (double)batch * forward_seconds(plan, share, rates);
+        backward_s[s] = (double)batch * backward_seconds(plan, share, rates);
     }
     /* The first replica has the most sequences. */
     int64_t batches = decant_schedule_micro_batches(plan->rank[0].share.sequences, batch);
@@ -119,8 +106,9 @@ static decant_status resident_seconds(decant_plan *plan, const decant_rates *rat
             each->idle = 1;
             continue;
         }
-        double busy = (forward_flops(plan, &each->share) + backward_flops(plan, &each->share)) *
-                      (double)each->share.sequences / rates->flop_s;
+        double busy =
+            (forward_seconds(plan, &each->share, rates) + backward_seconds(plan, &each->share, rates)) *
+            (double)each->share.sequences;
         double whole = (double)batches * (forward_s[stage] + backward_s[stage]) / (1 - idle[stage]);
         each->seconds[DECANT_STAGE_CALIBRATE] = busy;
         each->idle = whole > 0 ? larger(0, 1 - busy / whole) : 0; /* 0 where the sums are there already */
@@ -153,10 +141,11 @@ static void streamed_seconds(decant_plan *plan, const decant_linear_sizes *sizes
     for (int s = 0; s < plan->active_stages; s++) {
         decant_rank_plan *rank = &plan->rank[s * plan->replicas];
         int layers = rank->share.layers.count;
-        double flops = (forward_flops(plan, &rank->share) + backward_flops(plan, &rank->share)) *
-                       (double)rank->share.sequences;
-        double busy = larger(flops / rates->flop_s,
-                             seconds_of(layers * layer_traffic(plan, rank, sizes), rates->read_bytes_s));
+        double computing =
+            (forward_seconds(plan, &rank->share, rates) + backward_seconds(plan, &rank->share, rates)) *
+            (double)rank->share.sequences;
+        double busy =
+            larger(computing, seconds_of(layers * layer_traffic(plan, rank, sizes), rates->read_bytes_s));
         bool is_last = s == plan->active_stages - 1;
         whole += is_last ? busy : busy * (layers - 1) / layers;
         for (int replica = 0; replica < plan->replicas; replica++)
@@ -180,6 +169,19 @@ static int64_t given_sums_bytes(const decant_plan *plan, const decant_linear_siz
         if (plan->owners[i] != share->replica)
             bytes += sizes->each[i].sums_bytes;
     return bytes;
+}
+
+/* Of the matrices that a rank quantizes. */
+static decant_guided_operations guided_operations(const decant_plan *plan, const decant_linear_sizes *sizes,
+                                                  int rank)
+{
+    const decant_rank_share *share = &plan->rank[rank].share;
+    int64_t linears = plan->shape.family->linear_count, first = share->layers.first * linears;
+    decant_guided_operations sum = {0};
+    for (int64_t i = first; i < first + share->layers.count * linears; i++)
+        if (plan->owners[i] == share->replica)
+            decant_guided_operations_add(&sum, &sizes->each[i].guided);
+    return sum;
 }
 
 static int64_t rank_weights(const decant_plan *plan, const decant_linear_sizes *sizes, int rank, bool owned)
@@ -311,8 +313,13 @@ decant_status decant_plan_all_seconds(decant_plan *plan, const decant_linear_siz
         double written = shape->quantizes ? share * (double)sizes->all.stored_bytes + whole / plan->ranks
                                           : 4 * (double)owned;
         plan->rank[rank].written_bytes = (int64_t)written;
-        if (shape->quantizes)
-            note(plan, rank, DECANT_STAGE_QUANTIZE, seconds_of((double)owned, rates->quantized_s));
+        if (shape->quantizes) {
+            const decant_guided_operations guided = plan->rank[rank].guided =
+                guided_operations(plan, sizes, rank);
+            note(plan, rank, DECANT_STAGE_QUANTIZE,
+                 seconds_of((double)owned, rates->quantized_s) +
+                     decant_guided_operations_seconds(&guided, &rates->guided));
+        }
         note(plan, rank, DECANT_STAGE_WRITE, seconds_of(written, rates->write_bytes_s));
     }
     if (shape->quantizes && shape->validation_windows > 0)
