@@ -134,6 +134,8 @@ decant_status decant_grid_source_read(const decant_container *container, decant_
     DECANT_TRY(read_form(container, group, columns, kept, &form, err));
     decant_shape scales = {2, {rows, decant_grid_groups(columns, form.group)}};
     decant_shape codes = {3, {rows, form.code_bits, decant_grid_words(columns, form.dimension)}};
+    DECANT_TRY(decant_source_require(container, name, "codes", DECANT_STORED_U32, codes, err));
+    DECANT_TRY(decant_source_require(container, name, "scales", DECANT_STORED_F16, scales, err));
     DECANT_TRY(decant_grid_matrix_create(backend, rows, columns, &form, grid, err));
     DECANT_TRY(decant_source_read_to_device(container, backend, name, "codes", DECANT_STORED_U32, codes,
                                             grid->planes, err));

@@ -32,6 +32,11 @@ decant_status decant_grid_source_read(const decant_container *container, decant_
                                       decant_kept_grids *kept, const char *name, int64_t rows, int64_t columns,
                                       decant_grid_matrix *grid, decant_error *err);
 
+/* DECANT_ERROR_INPUT unless the dataset GROUP/PART has this type and shape. Such a dataset lies whole within
+ * the file: to be asked before memory is taken for what attributes claim. */
+decant_status decant_source_require(const decant_container *container, const char *group, const char *part,
+                                    decant_stored type, decant_shape shape, decant_error *err);
+
 /* Reads the dataset GROUP/PART, which must have this type and shape, through host memory onto the device. */
 decant_status decant_source_read_to_device(const decant_container *container, decant_backend *backend,
                                            const char *group, const char *part, decant_stored type,

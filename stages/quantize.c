@@ -24,6 +24,22 @@ decant_status decant_sparse_pattern_create(decant_backend *backend, int64_t rows
                                      (void **)&pattern->columns, err);
 }
 
+bool decant_sparse_pattern_fits(const decant_sparse_pattern *host, int64_t rows, int64_t columns)
+{
+    const uint32_t *offsets = host->row_offsets;
+    if (offsets[0] != 0 || offsets[rows] != (uint64_t)host->count)
+        return false;
+    for (int64_t row = 0; row < rows; row++)
+        if (offsets[row] > offsets[row + 1])
+            return false;
+    for (int64_t row = 0; row < rows; row++)
+        for (uint32_t i = offsets[row]; i < offsets[row + 1]; i++)
+            if (host->columns[i] >= (uint64_t)columns ||
+                (i > offsets[row] && host->columns[i] <= host->columns[i - 1]))
+                return false;
+    return true;
+}
+
 size_t decant_planes_bytes(int64_t rows, int64_t columns, int bits)
 {
     return (size_t)(rows * bits * ((columns + 31) / 32)) * sizeof(uint32_t);

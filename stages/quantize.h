@@ -73,6 +73,10 @@ void decant_packed_matrix_free(decant_backend *backend, decant_packed_matrix *pa
 decant_status decant_sparse_pattern_create(decant_backend *backend, int64_t rows, int64_t count,
                                            decant_sparse_pattern *pattern, decant_error *err);
 
+/* Is a pattern whose arrays are in host memory one of a matrix of this shape: offsets that rise from 0 to
+ * count, and in each row columns that ascend and lie inside? Kernels index with them without looking. Pure. */
+bool decant_sparse_pattern_fits(const decant_sparse_pattern *host, int64_t rows, int64_t columns);
+
 /* Device memory for a grid matrix of this shape and form, all zero. form->group is at most columns. */
 decant_status decant_grid_matrix_create(decant_backend *backend, int64_t rows, int64_t columns,
                                         const decant_grid_form *form, decant_grid_matrix *grid,

@@ -156,6 +156,17 @@ static decant_status read_array(const decant_container *file, const char *path, 
     return status == DECANT_OK ? decant_container_read(file, path, type, &shape, *array, err) : status;
 }
 
+/* Seals and checksums say that somebody wrote it so; kernels index with it. */
+static decant_status check_pattern(const decant_container *file, const decant_linear *linear,
+                                   const decant_sparse_pattern *pattern, decant_error *err)
+{
+    if (pattern->count == 0 || decant_sparse_pattern_fits(pattern, linear->rows, linear->columns))
+        return DECANT_OK;
+    return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                        "%s: /%s has sparse indices that lie outside the matrix or do not ascend",
+                        decant_container_path(file), linear->name);
+}
+
 static decant_status read_pattern(const decant_container *file, const decant_linear *linear, int64_t count,
                                   decant_sparse_pattern *pattern, decant_error *err)
 {
@@ -168,6 +179,7 @@ static decant_status read_pattern(const decant_container *file, const decant_lin
     name_dataset(linear, "sparse_columns", path);
     DECANT_TRY(
         read_array(file, path, DECANT_STORED_U32, (decant_shape){1, {count}}, (void **)&pattern->columns, err));
+    DECANT_TRY(check_pattern(file, linear, pattern, err));
 done:
     return status;
 }
@@ -195,6 +207,7 @@ static decant_status read_candidates(const decant_container *file, const decant_
                 DECANT_TRY(read_array(file, path, ARRAY_TYPES[array], shape, place_of(layer, array, i), err));
         }
         layer->own_sparse[i].count = layer->own_sparse[i].columns ? candidate->sparse_count : 0;
+        DECANT_TRY(check_pattern(file, linear, &layer->own_sparse[i], err));
     }
 done:
     return status;

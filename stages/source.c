@@ -114,6 +114,25 @@ done:
     return status;
 }
 
+decant_status decant_source_require(const decant_container *container, const char *group, const char *part,
+                                    decant_stored type, decant_shape shape, decant_error *err)
+{
+    char path[DECANT_CONTAINER_PATH_BYTES];
+    decant_stored found_type;
+    decant_shape found;
+    snprintf(path, sizeof path, "/%s/%s", group, part);
+    decant_status status = decant_container_describe(container, path, &found_type, &found, err);
+    if (status != DECANT_OK)
+        return status;
+    bool fits = found_type == type && found.dimensions == shape.dimensions;
+    for (int d = 0; fits && d < shape.dimensions; d++)
+        fits = found.extent[d] == shape.extent[d];
+    if (!fits)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: %s has not the type and shape that its layer claims",
+                            decant_container_path(container), path);
+    return DECANT_OK;
+}
+
 decant_status decant_source_read_to_device(const decant_container *container, decant_backend *backend,
                                            const char *group, const char *part, decant_stored type,
                                            decant_shape shape, void *device, decant_error *err)
@@ -156,14 +175,11 @@ static decant_status read_pattern(const decant_container *container, decant_back
             memcpy(&column, (const char *)columns + 2 * i, sizeof column);
             columns[i] = column;
         }
-    bool good = row_offsets[0] == 0 && row_offsets[rows] == (uint64_t)count;
-    for (int64_t row = 0; good && row < rows; row++)
-        good = row_offsets[row] <= row_offsets[row + 1] && row_offsets[row + 1] <= (uint64_t)count;
-    for (int64_t i = 0; good && i < count; i++)
-        good = columns[i] < (uint64_t)packed->columns;
-    if (!good)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s in the container has sparse indices outside the matrix",
-                    group);
+    const decant_sparse_pattern read = {count, row_offsets, columns};
+    if (!decant_sparse_pattern_fits(&read, rows, packed->columns))
+        DECANT_FAIL(err, DECANT_ERROR_INPUT,
+                    "%s: /%s has sparse indices that lie outside the matrix or do not ascend",
+                    decant_container_path(container), group);
     DECANT_TRY(
         backend->memory->upload(backend, packed->sparse.row_offsets, row_offsets, (size_t)(rows + 1) * 4, err));
     DECANT_TRY(backend->memory->upload(backend, packed->sparse.columns, columns, (size_t)count * 4, err));
@@ -233,9 +249,10 @@ static decant_status read_packed(const decant_container *container, decant_backe
         if (count < 0 || count > rows * columns || count > UINT32_MAX)
             DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s in the container has an impossible shape", path);
     }
+    const decant_shape codes = {3, {rows, bits, (columns + 31) / 32}};
+    DECANT_TRY(decant_source_require(container, name, "codes", DECANT_STORED_U32, codes, err));
     DECANT_TRY(decant_packed_matrix_create(backend, rows, columns, (int)bits, count, packed, err));
-    DECANT_TRY(decant_source_read_to_device(container, backend, name, "codes", DECANT_STORED_U32,
-                                            (decant_shape){3, {rows, bits, (columns + 31) / 32}},
+    DECANT_TRY(decant_source_read_to_device(container, backend, name, "codes", DECANT_STORED_U32, codes,
                                             packed->planes, err));
     DECANT_TRY(read_levels(container, backend, name, packed, err));
     if (count > 0) {
