@@ -177,13 +177,22 @@ int64_t decant_fraction_count(double fraction, int64_t rows, int64_t columns)
     return (int64_t)llround(fraction * (double)rows * (double)columns);
 }
 
+void decant_recipe_sparse_counts(const decant_recipe *recipe, int64_t rows, int64_t columns, int64_t *sensitive,
+                                 int64_t *outliers)
+{
+    *sensitive = decant_fraction_count(recipe->sensitive, rows, columns);
+    *outliers = decant_fraction_count(recipe->outliers, rows, columns);
+    const int64_t left = rows * columns - *sensitive; /* two halves of an odd number are both rounded up */
+    *outliers = *outliers < left ? *outliers : left;
+}
+
 int64_t decant_recipe_sparse_count(const decant_recipe *recipe, int64_t rows, int64_t columns)
 {
     bool is_shared = recipe->uses[DECANT_METHOD_KMEANS] ||
                      (recipe->uses[DECANT_METHOD_GUIDED] && recipe->guided_sparse_count == 0);
-    return is_shared ? decant_fraction_count(recipe->sensitive, rows, columns) +
-                           decant_fraction_count(recipe->outliers, rows, columns)
-                     : 0;
+    int64_t sensitive, outliers;
+    decant_recipe_sparse_counts(recipe, rows, columns, &sensitive, &outliers);
+    return is_shared ? sensitive + outliers : 0;
 }
 
 bool decant_candidate_has_own_sparse(const decant_recipe *recipe, const decant_candidate *candidate)

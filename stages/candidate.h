@@ -117,6 +117,11 @@ int64_t decant_grid_bytes(int64_t rows, int64_t columns, int code_bits, int dime
 /* How many weights a fraction of a matrix is: rounded to nearest. */
 int64_t decant_fraction_count(double fraction, int64_t rows, int64_t columns);
 
+/* How many weights of a matrix the recipe's fractions `sensitive` and `outliers` are, together never more than
+ * it has. Pure. */
+void decant_recipe_sparse_counts(const decant_recipe *recipe, int64_t rows, int64_t columns, int64_t *sensitive,
+                                 int64_t *outliers);
+
 /* Weights that the recipe's k-means candidates keep apart, and its guided ones without fractions of their own;
  * 0 when it has neither.
  */

@@ -37,9 +37,8 @@ static decant_status measure_candidate(decant_backend *backend, const decant_rec
 static decant_status choose_sparse(decant_backend *backend, const decant_recipe *recipe, decant_matrix weight,
                                    const float *fisher, decant_quantized_layer *layer, decant_error *err)
 {
-    int64_t rows = layer->rows, columns = layer->columns;
-    int64_t sensitive = decant_fraction_count(recipe->sensitive, rows, columns);
-    int64_t outliers = decant_fraction_count(recipe->outliers, rows, columns);
+    int64_t rows = layer->rows, columns = layer->columns, sensitive, outliers;
+    decant_recipe_sparse_counts(recipe, rows, columns, &sensitive, &outliers);
     if (sensitive + outliers == 0 || layer->sparse.count > 0)
         return DECANT_OK;
     decant_status status;
