@@ -42,6 +42,10 @@ typedef struct decant_shape {
     int64_t extent[DECANT_CONTAINER_DIMENSIONS];
 } decant_shape;
 
+/* Can a dataset have this path? It is absolute, of fewer than DECANT_CONTAINER_PATH_BYTES bytes, and has no
+ * empty part and none that is ".". Pure. */
+bool decant_container_is_path(const char *path);
+
 /* ---- writing ---- */
 
 typedef struct decant_container_writer decant_container_writer;

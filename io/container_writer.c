@@ -39,8 +39,7 @@ static uint32_t digest_text(uint32_t digest, const char *text)
     return decant_checksum(digest, text, strlen(text) + 1);
 }
 
-/* "/a", "/a/b": absolute, no empty part, no "." */
-static bool is_valid_path(const char *path)
+bool decant_container_is_path(const char *path)
 {
     size_t length = strlen(path);
     if (length < 2 || length >= DECANT_CONTAINER_PATH_BYTES || path[0] != '/' || path[length - 1] == '/')
@@ -100,7 +99,7 @@ done:
 static decant_status check_definition(decant_container_writer *writer, const char *path, decant_stored type,
                                       const decant_shape *shape, int64_t *elements, decant_error *err)
 {
-    if (!is_valid_path(path))
+    if (!decant_container_is_path(path))
         return DECANT_ERROR(err, DECANT_ERROR_BUG, "%.200s: is no path of a dataset", path);
     if (!decant_hdf5_count(type, shape, elements))
         return DECANT_ERROR(err, DECANT_ERROR_BUG, "%s: its shape is not possible", path);

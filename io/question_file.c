@@ -180,6 +180,14 @@ static bool is_empty(const char *line, size_t size_bytes)
     return true;
 }
 
+/* A path that is too long for a message loses its beginning, not the line. */
+static void name_line(question_reader *reader, const char *path, int64_t number)
+{
+    const size_t most = sizeof reader->origin - 32, length = strlen(path);
+    snprintf(reader->origin, sizeof reader->origin, "%s%s, line %lld", length > most ? "..." : "",
+             length > most ? path + length - most : path, (long long)number);
+}
+
 static decant_status read_lines(question_reader *reader, const char *path, const decant_mapped_file *file,
                                 decant_error *err)
 {
@@ -189,7 +197,7 @@ static decant_status read_lines(question_reader *reader, const char *path, const
         const char *at = (const char *)file->data + offset;
         const char *newline = memchr(at, '\n', file->size_bytes - offset);
         size_t size_bytes = newline ? (size_t)(newline - at) : file->size_bytes - offset;
-        snprintf(reader->origin, sizeof reader->origin, "%s, line %lld", path, (long long)number);
+        name_line(reader, path, number);
         if (!is_empty(at, size_bytes))
             status = read_line(reader, at, size_bytes, err);
         offset += size_bytes + 1;
@@ -210,6 +218,7 @@ decant_status decant_question_set_read(const char *path, int64_t vocabulary_size
     DECANT_TRY(read_lines(&reader, path, &file, err));
     set->checksum = decant_checksum(0, file.data, file.size_bytes);
 done:
+    status = decant_mapped_file_check(&file, path, status, err);
     decant_mapped_file_close(&file);
     if (status != DECANT_OK)
         decant_question_set_free(set);

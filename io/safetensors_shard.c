@@ -4,9 +4,11 @@
 #include "io/safetensors_shard.h"
 
 #include "base/memory.h"
+#include "io/container.h"
 #include "io/json.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -122,6 +124,13 @@ bool decant_shard_is_name(const char *name)
     return *name != '\0';
 }
 
+/* Whether a container can have the tensor under its name. */
+static bool has_path(const char *name)
+{
+    char path[DECANT_CONTAINER_PATH_BYTES];
+    return snprintf(path, sizeof path, "/%s", name) < (int)sizeof path && decant_container_is_path(path);
+}
+
 /* Points the tensor at its bytes, or at an aligned copy of them. */
 static decant_status place_data(const unsigned char *data, decant_shard_tensor *entry, decant_error *err)
 {
@@ -156,6 +165,12 @@ static decant_status read_claim(const cJSON *claim, const decant_shard *shard, c
     entry->listed = element_types[type].listed;
     entry->tensor.element = element_types[type].element;
     DECANT_TRY(read_shape(claim, type, entry, &size_bytes, err));
+    if (entry->listed && !has_path(entry->name))
+        DECANT_FAIL(
+            err, DECANT_ERROR_INPUT,
+            "%s: no container can have a tensor named %.128s: the name has %zu bytes, or between slashes a "
+            "part that is empty or a point",
+            shard->path, entry->name, strlen(entry->name));
     DECANT_TRY(read_offsets(claim, entry, size_bytes, data_bytes, err));
     DECANT_TRY(place_data(data, entry, err));
 done:

@@ -35,7 +35,7 @@ decant_status decant_shard_open(decant_shard *shard, decant_shard_tensors *tenso
 /* Frees what belongs to one tensor. */
 void decant_shard_tensor_free(decant_shard_tensor *tensor);
 
-/* Names go into messages of one line and into paths of the container: not empty, no control characters. */
+/* Names go into messages of one line: not empty, no control characters. */
 bool decant_shard_is_name(const char *name);
 
 #endif

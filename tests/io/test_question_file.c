@@ -3,6 +3,19 @@
 
 #include "tests/io/scratch.h"
 
+#include <sys/syscall.h>
+
+static const char *cut_at_close; /* a file of one page more, which loses it when it has been mapped */
+
+/* In place of the C library's. A file that is cut while it is read stands in for a disk that fails. */
+int close(int descriptor)
+{
+    if (cut_at_close && truncate(cut_at_close, sysconf(_SC_PAGESIZE)) != 0)
+        abort();
+    cut_at_close = NULL;
+    return (int)syscall(SYS_close, descriptor);
+}
+
 enum { VOCABULARY = 100 };
 
 static decant_status read_lines(const scratch *at, const char *lines, decant_question_set *set,
@@ -118,12 +131,58 @@ static void bad_lines_are_refused(void **state)
     }
 }
 
+static void a_file_that_cannot_be_read_to_its_end_is_named(void **state)
+{
+    static const char line[] = "{\"context\":[1],\"choices\":[[2],[3]],\"answer\":0}\n";
+    const size_t file_bytes = 2 * (size_t)sysconf(_SC_PAGESIZE);
+    char *lines = malloc(file_bytes), path[128];
+    decant_error err = {0};
+    decant_question_set set;
+    assert_non_null(lines);
+    for (size_t i = 0; i < file_bytes; i++)
+        lines[i] = i / (sizeof line - 1) < file_bytes / (sizeof line - 1) ? line[i % (sizeof line - 1)] : ' ';
+    scratch_write(*state, "q.jsonl", lines, file_bytes);
+    free(lines);
+    scratch_path(*state, "q.jsonl", path, sizeof path);
+    assert_ok(decant_question_set_read(path, VOCABULARY, &set, &err));
+    decant_question_set_free(&set);
+    cut_at_close = path;
+    assert_status(decant_question_set_read(path, VOCABULARY, &set, &err), DECANT_ERROR_INPUT);
+    assert_message(&err, path);
+    assert_message(&err, "cannot be read at byte");
+    assert_null(set.questions);
+}
+
+static void the_line_is_named_whatever_the_path(void **state)
+{
+    const scratch *at = *state;
+    decant_error err = {0};
+    decant_question_set set;
+    char path[512];
+    int length = snprintf(path, sizeof path, "%s/", at->folder);
+    for (int depth = 0; depth < 3; depth++) {
+        length += snprintf(path + length, sizeof path - (size_t)length, "%0100d", depth);
+        assert_int_equal(mkdir(path, 0777), 0);
+        length += snprintf(path + length, sizeof path - (size_t)length, "/");
+    }
+    snprintf(path + length, sizeof path - (size_t)length, "q.jsonl");
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    fputs("\n{}", file);
+    assert_int_equal(fclose(file), 0);
+    assert_status(decant_question_set_read(path, VOCABULARY, &set, &err), DECANT_ERROR_INPUT);
+    assert_message(&err, "/q.jsonl, line 2: \"context\"");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_file_is_read, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(many_lines_are_read, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(bad_lines_are_refused, scratch_make, scratch_remove),
+        cmocka_unit_test_setup_teardown(a_file_that_cannot_be_read_to_its_end_is_named, scratch_make,
+                                        scratch_remove),
+        cmocka_unit_test_setup_teardown(the_line_is_named_whatever_the_path, scratch_make, scratch_remove),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -236,6 +236,9 @@ static void lying_headers_are_refused(void **state)
         {"{\"w\":[]}", "no JSON object"},
         {"{\"\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}", "name"},
         {"{\"a\\u001bb\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}", "control characters"},
+        {"{\"a/./b\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}", "a tensor named a/./b: "},
+        {"{\"a//b\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}", "a tensor named a//b: "},
+        {"{\"a/\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}", "a tensor named a/: "},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
          "\"b\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[4,16]}}",
          "tensors a and b overlap"},
@@ -253,6 +256,30 @@ static void lying_headers_are_refused(void **state)
         write_tensors(*state, "model.safetensors", cases[i].header, bytes, 16);
         expect_refusal(*state, cases[i].named);
     }
+}
+
+/* A container's paths have less than 256 bytes, the slash before the name and the last NUL among them. */
+static void names_that_no_container_has_are_refused(void **state)
+{
+    const scratch *at = *state;
+    for (int length = 253; length <= 256; length++)
+        for (int listed = 0; listed < 2; listed++) {
+            decant_error err = {0};
+            decant_safetensors *model;
+            char header[512], name[257];
+            memset(name, 'a', sizeof name);
+            name[length] = '\0';
+            snprintf(header, sizeof header, "{\"%s\":{\"dtype\":\"%s\",\"shape\":[4],\"data_offsets\":[0,16]}}",
+                     name, listed ? "F32" : "I32");
+            write_tensors(at, "model.safetensors", header, bytes, 16);
+            if (listed && length > 254) {
+                expect_refusal(at, "no container can have a tensor named aaaa");
+                continue;
+            }
+            assert_ok(decant_safetensors_open(at->folder, &model, &err));
+            assert_int_equal(decant_safetensors_count(model), listed);
+            decant_safetensors_close(&model);
+        }
 }
 
 static void lying_header_lengths_are_refused(void **state)
@@ -323,6 +350,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(shards_are_read, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(lying_indexes_are_refused, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(lying_headers_are_refused, scratch_make, scratch_remove),
+        cmocka_unit_test_setup_teardown(names_that_no_container_has_are_refused, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(lying_header_lengths_are_refused, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(truncated_files_are_refused, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(deep_headers_are_refused, scratch_make, scratch_remove),
