@@ -61,7 +61,9 @@ def work_s(run: dict) -> float:
 
 
 def compare(run: dict, reference: dict) -> None:
-    """Adds speed-up and parallel efficiency against the run on the fewest ranks."""
+    """Adds speed-up and parallel efficiency against the run on the fewest ranks; of ranks that share their places neither."""
+    if max(run["sharers"], reference["sharers"]) > 1:
+        return
     run["speed_up"] = work_s(reference) / work_s(run)
     run["efficiency"] = run["speed_up"] * reference["ranks"] / run["ranks"]
 
@@ -80,13 +82,20 @@ def mean(values: list[float]) -> float:
 
 
 COLUMNS = [
-    "ranks", "checksums s", "load s", "calibrate s", "(foreseen)", "quantize s", "write s", "validate s", "program s",
+    "ranks", "ranks a {place}", "checksums s", "load s", "calibrate s", "(foreseen)", "quantize s", "write s", "validate s", "program s",
     "speed-up", "efficiency", "idle", "(predicted)", "peak GB", "(planned)", "written GB/s", "sent GB (planned)", "same bytes",
 ]  # fmt: skip
 
 
-def header() -> str:
-    return f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}"
+SHARED = "shared"
+SHARED_NOTE = ("Ranks that share a {place} wait for it besides for each other: their speed-up, efficiency and idle shares say "
+               "nothing and are left out, and nothing is foreseen of them. Their seconds are of work done side by side. "
+               "Bytes, memory against the plan and what was sent hold as they stand.")  # fmt: skip
+
+
+def header(place: str) -> str:
+    """place: what a rank has of its own or shares, "GPU" or "core"."""
+    return f"| {' | '.join(COLUMNS).format(place=place)} |\n|{' --- |' * len(COLUMNS)}"
 
 
 def row(run: dict) -> str:
@@ -94,15 +103,15 @@ def row(run: dict) -> str:
     pairs = list(zip(run["memory_bytes"], run["memory_planned_bytes"]))
     peak, planned = max(pairs, key=lambda pair: pair[0] / max(pair[1], 1), default=(0, 0))
     foreseen = run.get("calibrate_foreseen_s")
+    alone = run["sharers"] == 1
     cells = [
         f"{run['ranks']}",
+        f"{run['sharers']}",
         *(f"{run[name]:.2f}" for name in ("fingerprint_s", "load_s", "calibrate_s")),
-        f"{foreseen:.2f}" if foreseen else "-",
+        f"{foreseen:.2f}" if foreseen else "-" if alone else SHARED,
         *(f"{run[name]:.2f}" for name in ("quantize_s", "write_s", "validate_s", "program_s")),
-        f"{run['speed_up']:.2f}",
-        f"{run['efficiency']:.1%}",
-        f"{mean(run['idle']):.3f}",
-        f"{mean(run['idle_predicted']):.3f}",
+        *([f"{run['speed_up']:.2f}", f"{run['efficiency']:.1%}"] if "speed_up" in run else [SHARED] * 2),
+        *(f"{mean(run[name]):.3f}" if alone else SHARED for name in ("idle", "idle_predicted")),
         f"{peak / GB:.2f}",
         f"{planned / GB:.2f}",
         f"{run['written_bytes_s'] / GB:.2f}",
