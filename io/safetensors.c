@@ -247,6 +247,12 @@ const decant_tensor *decant_safetensors_at(const decant_safetensors *model, int6
     return &model->tensors.at[index].tensor;
 }
 
+int64_t decant_safetensors_index(const decant_safetensors *model, const char *name)
+{
+    const decant_shard_tensor *found = find(model, name);
+    return found ? found - model->tensors.at : -1;
+}
+
 const decant_tensor *decant_safetensors_find(const decant_safetensors *model, const char *name)
 {
     const decant_shard_tensor *found = find(model, name);

@@ -33,6 +33,9 @@ void decant_safetensors_close(decant_safetensors **model); /* takes NULL, sets N
 int64_t decant_safetensors_count(const decant_safetensors *model);
 const decant_tensor *decant_safetensors_at(const decant_safetensors *model, int64_t index);
 
+/* The place of a tensor in that order; −1 when there is none of this name. */
+int64_t decant_safetensors_index(const decant_safetensors *model, const char *name);
+
 /* NULL when there is no such tensor. */
 const decant_tensor *decant_safetensors_find(const decant_safetensors *model, const char *name);
 

@@ -14,10 +14,12 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { QUANTIZED = -1 }; /* in place of a tensor's dataset */
+
 typedef struct container_ids {
     decant_layer_datasets *layers; /* [table->layers] */
     decant_grid_datasets grids;
-    int *tensors; /* [tensors of the model]; -1 for those that are quantized */
+    int *tensors; /* [tensors of the model]; QUANTIZED for the weights of linear layers */
     decant_error_table_datasets table;
     int config, names, chosen;
     decant_sensitivity_ids sensitivity;
@@ -166,25 +168,27 @@ static decant_status copy_layers(decant_container_writer *writer, const decant_c
 
 /* ---- tensors that stay whole ---- */
 
-static bool is_quantized(const decant_container_contents *contents, const char *tensor)
+/* Marks the weights of linear layers; the other tensors have no dataset yet. */
+static void mark_quantized(const decant_container_contents *contents, container_ids *ids)
 {
     for (int64_t i = 0; i < linear_total(contents); i++) {
+        char name[DECANT_WEIGHT_NAME_BYTES];
         decant_linear linear;
         linear_at(contents, i, &linear);
-        size_t length = strlen(linear.name);
-        if (strncmp(tensor, linear.name, length) == 0 && strcmp(tensor + length, ".weight") == 0)
-            return true;
+        decant_linear_weight_name(&linear, name);
+        int64_t tensor = decant_safetensors_index(contents->model, name);
+        if (tensor >= 0)
+            ids->tensors[tensor] = QUANTIZED;
     }
-    return false;
 }
 
 static decant_status define_tensors(decant_container_writer *writer, const decant_container_contents *contents,
                                     container_ids *ids, decant_error *err)
 {
+    mark_quantized(contents, ids);
     for (int64_t i = 0; i < decant_safetensors_count(contents->model); i++) {
         const decant_tensor *tensor = decant_safetensors_at(contents->model, i);
-        ids->tensors[i] = -1;
-        if (is_quantized(contents, tensor->name))
+        if (ids->tensors[i] == QUANTIZED)
             continue;
         char path[DECANT_CONTAINER_PATH_BYTES];
         snprintf(path, sizeof path, "/%s", tensor->name);
@@ -203,7 +207,7 @@ static decant_status write_tensors(decant_container_writer *writer, const decant
 {
     int64_t turn = 0;
     for (int64_t i = 0; i < decant_safetensors_count(contents->model); i++) {
-        if (ids->tensors[i] < 0 || turn++ % ranks->size != ranks->rank)
+        if (ids->tensors[i] == QUANTIZED || turn++ % ranks->size != ranks->rank)
             continue;
         const decant_tensor *tensor = decant_safetensors_at(contents->model, i);
         int64_t count = (int64_t)(tensor->size_bytes / decant_element_bytes(tensor->element));
@@ -238,8 +242,9 @@ static decant_status list_names(const decant_container_contents *contents, char 
                                 decant_error *err)
 {
     size_t used = 0;
-    decant_status status = decant_memory_allocate((size_t)linear_total(contents) * DECANT_NAME_BYTES, "names",
-                                                  (void **)names, err);
+    /* A name's NUL becomes its newline, and one NUL follows the last. */
+    decant_status status = decant_memory_allocate((size_t)linear_total(contents) * DECANT_NAME_BYTES + 1,
+                                                  "names of layers", (void **)names, err);
     for (int64_t i = 0; status == DECANT_OK && i < linear_total(contents); i++) {
         decant_linear linear;
         linear_at(contents, i, &linear);

@@ -59,6 +59,7 @@ static void one_file_is_read(void **state)
         const decant_tensor *tensor = decant_safetensors_at(model, i);
         assert_string_equal(tensor->name, names[i]);
         assert_ptr_equal(decant_safetensors_find(model, names[i]), tensor);
+        assert_int_equal(decant_safetensors_index(model, names[i]), i);
     }
     const decant_tensor *tensor = decant_safetensors_find(model, "a.weight");
     assert_int_equal(tensor->element, DECANT_F16);
@@ -71,6 +72,7 @@ static void one_file_is_read(void **state)
     assert_memory_equal(decant_safetensors_find(model, "scalar")->data, bytes + 44, 4);
     assert_int_equal(decant_safetensors_find(model, "empty")->size_bytes, 0);
     assert_null(decant_safetensors_find(model, "mask"));
+    assert_int_equal(decant_safetensors_index(model, "mask"), -1);
     assert_null(decant_safetensors_find(model, ""));
     decant_safetensors_close(&model);
     assert_null(model);
