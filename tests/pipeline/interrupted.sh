@@ -2,6 +2,7 @@
 running=
 cleanup() {
   [[ -z $running ]] || kill_all "$running"
+  kill $(jobs -p) 2>/dev/null || true
   rm -rf "$work"
 }
 trap cleanup EXIT
