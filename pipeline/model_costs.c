@@ -7,7 +7,7 @@
 /* After one pass that does not count, a batch is passed once, twice, four times … until that took so long; the
  * last of these counts. */
 static const double ENOUGH_S = 0.03;
-enum { REPEATS_MAXIMUM = 256 };
+enum { REPEATS_MAXIMUM = 64 }; /* of a pass of half a millisecond: enough */
 
 const int DECANT_DECODE_BATCH[DECANT_DECODE_BATCHES] = {1, 2, 4, 8, 16};
 

@@ -31,6 +31,13 @@ static inline int decant_cpu_threads_for(decant_backend *backend, int64_t elemen
     return elements < WORTH_WAKING_FOR ? 1 : decant_cpu_of(backend)->threads;
 }
 
+/* Threads for the product of so many tokens with a matrix of so many weights. To read or decode a weight counts
+ * as much as to multiply it with 16 tokens. */
+static inline int decant_cpu_threads_for_product(decant_backend *backend, int64_t tokens, int64_t weights)
+{
+    return decant_cpu_threads_for(backend, (tokens + 16) * weights);
+}
+
 /* The calling thread's number in its team: its share of a scratch made for all. */
 static inline int64_t decant_cpu_thread(void)
 {

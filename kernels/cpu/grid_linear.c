@@ -82,8 +82,9 @@ decant_status decant_cpu_grid_linear(decant_backend *backend, decant_matrix x, c
     status = make_space(backend, x, matrix, &space, err);
     if (status != DECANT_OK)
         return status;
+    const int threads = decant_cpu_threads_for_product(backend, x.rows, matrix->rows * matrix->columns);
     decant_tiles tiles = decant_tiles_cut(matrix->rows, ROW_TILE);
-#pragma omp parallel for num_threads(decant_cpu_of(backend)->threads) schedule(dynamic)
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int64_t i = 0; i < tiles.count; i++)
         compute_tile(matrix, &space, accumulate, decant_tiles_first(tiles, i), decant_tiles_length(tiles, i),
                      y);

@@ -52,7 +52,8 @@ static void compute_tile(const linear_task *task, int64_t first_token, int64_t t
 
 static decant_status compute(decant_backend *backend, const linear_task *task, decant_error *err)
 {
-    const int threads = decant_cpu_of(backend)->threads;
+    const int64_t weights = task->weight.rows * task->weight.columns;
+    const int threads = decant_cpu_threads_for_product(backend, task->input.rows, weights);
     void *scratch = NULL;
     if (task->weight.element != DECANT_F32) {
         size_t scratch_bytes = (size_t)threads * BLOCK_FLOATS * sizeof(float);

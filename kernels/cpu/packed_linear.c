@@ -99,7 +99,7 @@ decant_status decant_cpu_packed_linear(decant_backend *backend, decant_matrix x,
                                        const decant_packed_matrix *packed, bool accumulate, decant_matrix y,
                                        decant_error *err)
 {
-    const int threads = decant_cpu_of(backend)->threads;
+    const int threads = decant_cpu_threads_for_product(backend, x.rows, packed->rows * packed->columns);
     const int64_t block_floats = ROW_TILE * COLUMN_BLOCK;
     void *scratch;
     size_t scratch_bytes = (size_t)threads * (size_t)block_floats * sizeof(float);
