@@ -149,7 +149,7 @@ static decant_status read_shapes(const decant_container *container, int64_t *lay
     if (table.dimensions != 2 || table.extent[0] < 1 || table.extent[1] < 1 ||
         table.extent[1] > DECANT_CANDIDATES || names.dimensions != 1 ||
         names.extent[0] > DECANT_CANDIDATES * METHOD_NAME_BYTES)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s has an error table of an impossible shape",
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: has an error table of an impossible shape",
                     decant_container_path(container));
     *layers = table.extent[0];
     *candidates = table.extent[1];
@@ -197,7 +197,8 @@ static bool next_method(char **names, decant_method *method)
     return found;
 }
 
-static decant_status take_candidates(const columns *c, decant_table_row *row, decant_error *err)
+static decant_status take_candidates(const decant_container *container, const columns *c, decant_table_row *row,
+                                     decant_error *err)
 {
     char *names = c->method_bytes > 0 ? c->methods : NULL;
     row->candidates = (int32_t)c->candidates;
@@ -208,8 +209,8 @@ static decant_status take_candidates(const columns *c, decant_table_row *row, de
             c->dimension[i] > DECANT_GRID_DIMENSION_MAXIMUM || c->group[i] < 0 ||
             !(c->sparse[i] >= 0 && c->sparse[i] <= 1))
             return DECANT_ERROR(err, DECANT_ERROR_INPUT,
-                                "candidate %lld of the container's error table is none that decant knows",
-                                (long long)i);
+                                "%s: candidate %lld of its error table is none that decant knows",
+                                decant_container_path(container), (long long)i);
         row->candidate[i] = (decant_candidate){.method = method,
                                                .code_bits = c->code_bits[i],
                                                .dimension = c->dimension[i],
@@ -237,13 +238,17 @@ decant_status decant_error_table_read(const decant_container *container, decant_
     DECANT_TRY(decant_memory_allocate((size_t)layers * sizeof *table->rows, "the error table",
                                       (void **)&table->rows, err));
     table->layers = layers;
-    DECANT_TRY(take_candidates(&c, &table->rows[0], err));
+    DECANT_TRY(take_candidates(container, &c, &table->rows[0], err));
     for (int64_t i = 0; i < layers; i++) {
         if (i > 0)
             table->rows[i] = table->rows[0];
         for (int64_t j = 0; j < candidates; j++) {
             decant_candidate *candidate = &table->rows[i].candidate[j];
             candidate->bytes = c.bytes[i * candidates + j];
+            if (candidate->bytes < 1 || candidate->bytes > INT64_MAX / layers) /* so that sums are countable */
+                DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: candidate %lld of layer %lld takes %lld bytes",
+                            decant_container_path(container), (long long)j, (long long)i,
+                            (long long)candidate->bytes);
             candidate->predicted = c.predicted[i * candidates + j];
             candidate->relative = c.relative[i * candidates + j];
         }

@@ -2,7 +2,6 @@
 #include "stages/fisher_file.h"
 
 #include "base/memory.h"
-#include "io/checksum.h"
 
 #include <stdio.h>
 
@@ -142,20 +141,10 @@ done:
 static decant_status read_part(const decant_container *file, const sum_part *part, float *sum,
                                decant_error *err)
 {
-    float *host = sum + part->offset;
-    int64_t expected = 0;
-    decant_status status;
-    if (part->offset > 0)
-        DECANT_TRY(require_hessian(file, part, err));
-    DECANT_TRY(decant_container_read(file, part->path, DECANT_STORED_F32, &part->shape, host, err));
-    DECANT_TRY(decant_container_get_integer(file, part->path, "crc32", &expected, err));
-    if (expected != decant_checksum(0, host, (size_t)part->count * sizeof *host))
-        DECANT_FAIL(err, DECANT_ERROR_INPUT,
-                    "%s: dataset %s is damaged: its checksum is not the one it was "
-                    "written with",
-                    decant_container_path(file), part->path);
-done:
-    return status;
+    decant_status status = part->offset > 0 ? require_hessian(file, part, err) : DECANT_OK;
+    if (status != DECANT_OK)
+        return status;
+    return decant_container_read(file, part->path, DECANT_STORED_F32, &part->shape, sum + part->offset, err);
 }
 
 /* All parts of a layer's sums into host memory, allocated here and freed by the caller, after a failure too. */

@@ -21,6 +21,7 @@ typedef struct merge {
     int count; /* files */
     decant_container **files;
     decant_statistics_origin *origins;
+    const char *listed;     /* the file whose matrices are being listed, for messages */
     merge_matrix *matrices; /* of the first file, in path order */
     int64_t matrix_count;
     decant_statistics_part *parts; /* of all files, in their order */
@@ -75,7 +76,8 @@ static decant_status list_matrix(void *context, const char *path, decant_stored 
     if (!is_hessian && !ends_with(path, "/fisher"))
         return DECANT_OK;
     if (shape->dimensions != (is_hessian ? 3 : 2))
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s has %d dimensions", path, shape->dimensions);
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: %s has %d dimensions", all->listed, path,
+                            shape->dimensions);
     decant_status status = decant_memory_resize((size_t)(all->matrix_count + 1) * sizeof *all->matrices,
                                                 "matrices", (void **)&all->matrices, err);
     if (status != DECANT_OK)
@@ -95,7 +97,7 @@ static bool same_shape(const decant_shape *a, const decant_shape *b)
 /* File i has the matrices of the first, no more and no others. */
 static decant_status require_same_matrices(const merge *all, int i, decant_error *err)
 {
-    merge other = {0};
+    merge other = {.listed = all->paths[i]};
     decant_status status;
     DECANT_TRY(decant_container_each(all->files[i], list_matrix, &other, err));
     if (other.matrix_count != all->matrix_count)
@@ -273,7 +275,7 @@ decant_status decant_statistics_merge(decant_ranks *ranks, const char *const *pa
                                       const char *output, bool overwrite, decant_statistics_origin *merged,
                                       decant_error *err)
 {
-    merge all = {.paths = paths, .count = count};
+    merge all = {.paths = paths, .count = count, .listed = paths[0]};
     decant_container_writer *writer = NULL;
     int parts_id;
     decant_status status;

@@ -110,6 +110,22 @@ done:
     return status;
 }
 
+/* So that the tokens of many files together are countable in bytes. */
+static decant_status check_counts(const decant_statistics_origin *origin, const char *path, decant_error *err)
+{
+    const int64_t most_sequences = INT32_MAX, longest = INT64_C(1) << 24;
+    if (origin->sequences < 1 || origin->sequences > most_sequences || origin->length < 2 ||
+        origin->length > longest)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s claims %lld sequences of %lld tokens", path,
+                            (long long)origin->sequences, (long long)origin->length);
+    if (origin->micro_batch < 1 || origin->micro_batch > most_sequences || origin->replicas < 1 ||
+        origin->replicas > most_sequences)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                            "%s claims micro-batches of %lld sequences in %lld replicas", path,
+                            (long long)origin->micro_batch, (long long)origin->replicas);
+    return DECANT_OK;
+}
+
 static decant_status read_origin(const decant_container *file, const char *path,
                                  decant_statistics_origin *origin, decant_error *err)
 {
@@ -137,9 +153,7 @@ static decant_status read_origin(const decant_container *file, const char *path,
                     "again with `decant calibrate`",
                     path);
     origin->model_checksum = (uint32_t)model_checksum;
-    if (origin->sequences < 1 || origin->length < 2)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s claims %lld sequences of %lld tokens", path,
-                    (long long)origin->sequences, (long long)origin->length);
+    DECANT_TRY(check_counts(origin, path, err));
 done:
     return status;
 }
