@@ -108,6 +108,57 @@ static bool parse_flag(const char *value, bool *flag)
     return true;
 }
 
+/* What a row would have taken, for a message. */
+static void describe_expected(const option_row *row, char *text, size_t size)
+{
+    const bool is_share = row->kind == OPTION_FRACTION || row->kind == OPTION_FRACTIONS;
+    const double scale = is_share ? 100 : 1;
+    char range[64];
+    snprintf(range, sizeof range, "from %.10g to %.10g", scale * row->minimum, scale * row->maximum);
+    switch (row->kind) {
+    case OPTION_PATH:
+        snprintf(text, size, "a path of at most %d bytes", DECANT_OPTION_PATH_BYTES - 1);
+        break;
+    case OPTION_INTEGER:
+    case OPTION_NUMBER:
+        snprintf(text, size, "a whole number %s", range);
+        break;
+    case OPTION_SEED:
+        snprintf(text, size, "a whole number below 2^64");
+        break;
+    case OPTION_REAL:
+        snprintf(text, size, "a number %s", range);
+        break;
+    case OPTION_FRACTION:
+        snprintf(text, size, "a percentage %s", range);
+        break;
+    case OPTION_CHOICE:
+        snprintf(text, size, "%s", row->argument);
+        break;
+    case OPTION_SET:
+        snprintf(text, size, "%s, or several of them as in a,b", row->argument);
+        break;
+    case OPTION_WIDTHS:
+        snprintf(text, size, "numbers %s, as in 3 or 2-4,6 or 2.5", range);
+        break;
+    case OPTION_NUMBERS:
+        snprintf(text, size, "whole numbers %s, %d at most, as in 1,2", range, DECANT_SETTINGS_MAXIMUM);
+        break;
+    case OPTION_FRACTIONS:
+        snprintf(text, size, "percentages %s, %d at most, as in 0,0.45", range, DECANT_SETTINGS_MAXIMUM);
+        break;
+    case OPTION_SIZE:
+        snprintf(text, size, "a size, as 512MiB, 80G or 3.5GB");
+        break;
+    case OPTION_SWEEP:
+        snprintf(text, size, "%s %s, as in 2.5:5:0.25", row->argument, range);
+        break;
+    case OPTION_FLAG:
+        snprintf(text, size, "yes or no");
+        break;
+    }
+}
+
 decant_status decant_option_set(const option_row *row, const char *value, decant_options *options,
                                 decant_error *err)
 {
@@ -161,8 +212,10 @@ decant_status decant_option_set(const option_row *row, const char *value, decant
     }
     if (good)
         return DECANT_OK;
-    return DECANT_ERROR(err, DECANT_ERROR_USAGE, "--%s: '%s' is no good value; it takes %s", row->name, value,
-                        row->argument ? row->argument : "yes or no");
+    char expected[160];
+    describe_expected(row, expected, sizeof expected);
+    return DECANT_ERROR(err, DECANT_ERROR_USAGE, "--%s: '%.200s' is no good value; it takes %s", row->name,
+                        value, expected);
 }
 
 /* ---- to text ---- */

@@ -108,7 +108,7 @@ static const option_row option_table[] = {
     {"full-floats", OPTION_FLAG, NULL, NULL, FIELD(full_floats), 0, 0, false,
      "calibrate in F32 on a GPU too, in place of BF16"},
     {"threads", OPTION_NUMBER, "N", "0", FIELD(threads), 0, 4096, false,
-     "threads a rank, 0: OMP_NUM_THREADS or its share of the machine"},
+     "threads a rank, 0: its share of the machine's cores"},
     {"ranks", OPTION_NUMBER, "N", "1", FIELD(ranks), 1, 4096, false, "plan: ranks to plan for"},
     {"memory", OPTION_CHOICE, "auto|resident|streamed", "auto", FIELD(memory), 0, 0, false,
      "all layers of a rank in memory, or one after the other"},
@@ -370,9 +370,13 @@ decant_status decant_options_read(int argument_count, char **arguments, decant_o
     if (argument_count - optind - 1 != containers)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "%s takes %d container%s, %d given", arguments[optind],
                             containers, containers == 1 ? "" : "s", argument_count - optind - 1);
-    for (int i = 0; i < containers; i++)
-        snprintf(i == 0 ? options->container : options->second_container, DECANT_OPTION_PATH_BYTES, "%s",
-                 arguments[optind + 1 + i]);
+    for (int i = 0; i < containers; i++) {
+        const char *path = arguments[optind + 1 + i];
+        if (strlen(path) >= DECANT_OPTION_PATH_BYTES)
+            return DECANT_ERROR(err, DECANT_ERROR_USAGE, "%.200s…: a path of %zu bytes; %d is the most", path,
+                                strlen(path), DECANT_OPTION_PATH_BYTES - 1);
+        memcpy(i == 0 ? options->container : options->second_container, path, strlen(path) + 1);
+    }
     return require_options(options, err);
 }
 

@@ -199,6 +199,51 @@ static void command_line_wins_when_job_file_says_otherwise(void **state)
     assert_int_equal(READ(&options, &err, "run", "--config", path), DECANT_ERROR_INPUT);
 }
 
+/* The first wrong line is told, wherever it stands: what comes behind it is right. */
+static void a_wrong_line_of_a_job_file_is_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *place, *reason;
+        decant_status status;
+    } files[] = {
+        {"bits = 3\nmodle = x\nquiet = yes\n", "line 2", "modle", DECANT_ERROR_USAGE},
+        {"bits = many\nfisher = tok\nquiet = yes\n", "line 1", "a number from 1 to 16", DECANT_ERROR_USAGE},
+        {"quiet = yes\nbits\nmodle = x\n", "line 2", "name = value", DECANT_ERROR_INPUT},
+    };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        char path[] = "/tmp/decant_options_XXXXXX";
+        FILE *file = fdopen(mkstemp(path), "w");
+        fputs(files[i].text, file);
+        fclose(file);
+        decant_options options;
+        decant_error err;
+        assert_int_equal(READ(&options, &err, "run", "--config", path), files[i].status);
+        assert_non_null(strstr(err.message, path));
+        assert_non_null(strstr(err.message, files[i].place));
+        assert_non_null(strstr(err.message, files[i].reason));
+        remove(path);
+    }
+}
+
+static void a_path_that_is_too_long_is_refused_and_not_cut(void **state)
+{
+    (void)state;
+    char path[DECANT_OPTION_PATH_BYTES + 1];
+    decant_options options;
+    decant_error err;
+    memset(path, 'x', sizeof path);
+    path[sizeof path - 1] = '\0';
+    assert_int_equal(READ(&options, &err, "verify", path), DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "bytes"));
+    assert_int_equal(READ(&options, &err, "compare", "a.h5", path), DECANT_ERROR_USAGE);
+    assert_int_equal(READ(&options, &err, "run", "--model", path), DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "a path of at most"));
+    path[sizeof path - 2] = '\0';
+    assert_int_equal(READ(&options, &err, "verify", path), DECANT_OK);
+    assert_string_equal(options.container, path);
+}
+
 static void provenance_changes_when_and_only_when_contents_would(void **state)
 {
     (void)state;
@@ -228,6 +273,8 @@ int main(void)
         cmocka_unit_test(sweeps_ascend_in_steps),
         cmocka_unit_test(one_line_tells_when_usage_is_wrong),
         cmocka_unit_test(command_line_wins_when_job_file_says_otherwise),
+        cmocka_unit_test(a_wrong_line_of_a_job_file_is_named),
+        cmocka_unit_test(a_path_that_is_too_long_is_refused_and_not_cut),
         cmocka_unit_test(provenance_changes_when_and_only_when_contents_would),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
