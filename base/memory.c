@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK_ALIGNMENT = 64, COPY_THREADS = 8, COPY_PIECE_BYTES = 1 << 20 };
+enum { COPY_THREADS = 8, COPY_PIECE_BYTES = 1 << 20 };
 
 typedef struct block_header {
     size_t size_bytes;
@@ -24,23 +24,23 @@ static void count(int64_t blocks, int64_t bytes)
 
 static block_header *header_of(void *memory)
 {
-    return (block_header *)((char *)memory - BLOCK_ALIGNMENT);
+    return (block_header *)((char *)memory - DECANT_MEMORY_ALIGNMENT);
 }
 
 decant_status decant_memory_allocate_unset(size_t size_bytes, const char *what, void **memory,
                                            decant_error *err)
 {
     *memory = NULL;
-    size_t rounded = (size_bytes + BLOCK_ALIGNMENT - 1) / BLOCK_ALIGNMENT * BLOCK_ALIGNMENT;
-    if (rounded < size_bytes || rounded > SIZE_MAX - BLOCK_ALIGNMENT)
+    size_t rounded = decant_memory_aligned_bytes(size_bytes);
+    if (rounded < size_bytes || rounded > SIZE_MAX - DECANT_MEMORY_ALIGNMENT)
         return DECANT_ERROR(err, DECANT_ERROR_MEMORY, "%s: %zu bytes cannot be addressed", what, size_bytes);
-    char *block = aligned_alloc(BLOCK_ALIGNMENT, rounded + BLOCK_ALIGNMENT);
+    char *block = aligned_alloc(DECANT_MEMORY_ALIGNMENT, rounded + DECANT_MEMORY_ALIGNMENT);
     if (!block)
         return DECANT_ERROR(err, DECANT_ERROR_MEMORY, "no memory for %s (%.3f GB); use more ranks", what,
                             (double)size_bytes / 1e9);
     ((block_header *)block)->size_bytes = size_bytes;
     count(1, (int64_t)size_bytes);
-    *memory = block + BLOCK_ALIGNMENT;
+    *memory = block + DECANT_MEMORY_ALIGNMENT;
     return DECANT_OK;
 }
 

@@ -18,6 +18,14 @@ decant_status decant_memory_allocate(size_t size_bytes, const char *what, void *
 decant_status decant_memory_allocate_unset(size_t size_bytes, const char *what, void **memory,
                                            decant_error *err);
 
+enum { DECANT_MEMORY_ALIGNMENT = 64 }; /* bytes, of every block */
+
+/* Bytes that an array takes in a block that several share, so that the next one is aligned as a block is. */
+static inline size_t decant_memory_aligned_bytes(size_t size_bytes)
+{
+    return (size_bytes + DECANT_MEMORY_ALIGNMENT - 1) / DECANT_MEMORY_ALIGNMENT * DECANT_MEMORY_ALIGNMENT;
+}
+
 /* Copies by up to 8 threads: one core copies a third of what a bus to a device takes, and new pages slower
  * still. The two may not overlap. */
 void decant_memory_copy(void *target, const void *source, size_t size_bytes);

@@ -10,7 +10,7 @@
 /* Each array begins on a boundary that suits every element type. */
 static size_t padded_bytes(const decant_departing_array *array)
 {
-    return ((size_t)array->count * array->element_bytes + 63) / 64 * 64;
+    return decant_memory_aligned_bytes((size_t)array->count * array->element_bytes);
 }
 
 void decant_departure_add(decant_departure *departure, decant_departing_array array)

@@ -6,6 +6,7 @@
  * other widths are asked, not even by the choice among several optima: they may be fitted again, alone. */
 #include "kernels/cpu/quantize.h"
 
+#include "base/memory.h"
 #include "kernels/cpu/kmeans_exact.h"
 #include "kernels/cpu/kmeans_lagrangian.h"
 #include "kernels/cpu/kmeans_lloyd.h"
@@ -49,11 +50,6 @@ static size_t maximum(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-static size_t round_up(size_t size_bytes)
-{
-    return (size_bytes + 63) / 64 * 64;
-}
-
 static size_t scratch_bytes(const fit_job *job)
 {
     int64_t columns = job->weight.columns;
@@ -68,16 +64,16 @@ static size_t place_workspace(const fit_job *job, char *memory, workspace *space
     int64_t columns = job->weight.columns;
     size_t used = 0;
     space->row = (float *)memory;
-    used += round_up((size_t)columns * sizeof(float));
+    used += decant_memory_aligned_bytes((size_t)columns * sizeof(float));
     if (memory)
         decant_points_place(columns, memory + used, &space->points);
-    used += round_up(decant_points_bytes(columns));
+    used += decant_memory_aligned_bytes(decant_points_bytes(columns));
     for (int i = 0; i < job->n_widths; i++) {
         space->boundaries[i] = memory ? (int32_t *)(memory + used) : NULL;
-        used += round_up(((size_t)job->clusters[i] + 1) * sizeof(int32_t));
+        used += decant_memory_aligned_bytes(((size_t)job->clusters[i] + 1) * sizeof(int32_t));
     }
     space->scratch = memory ? memory + used : NULL;
-    return used + round_up(scratch_bytes(job));
+    return used + decant_memory_aligned_bytes(scratch_bytes(job));
 }
 
 static bool all_valid(const float *row, const float *fisher, int64_t columns)

@@ -6,12 +6,12 @@
  * product, and within the block kept up to date code by code. So nearly all work is products. Rows go in tiles,
  * each of which one thread takes from beginning to end: neither the number of threads nor their timing can show
  * in the result. */
+#include "base/memory.h"
 #include "kernels/cpu/guided_feedback.h"
 #include "kernels/cpu/guided_levels.h"
-#include "kernels/cpu/product.h"
+#include "kernels/cpu/guided_tile.h"
 #include "kernels/cpu/quantize.h"
 #include "kernels/guided_order.h"
-#include "kernels/guided_rows.h"
 
 #include <string.h>
 
@@ -23,16 +23,11 @@ typedef struct guided_job {
     int32_t *order;  /* [columns] */
 } guided_job;
 
-static size_t round_up(size_t size_bytes)
-{
-    return (size_bytes + 63) / 64 * 64;
-}
-
 /* Hands out size_bytes of memory; with memory NULL only counts them. */
 static void *take(char *memory, size_t *used, int64_t count, size_t element_bytes)
 {
     char *place = memory ? memory + *used : NULL;
-    *used += round_up((size_t)count * element_bytes);
+    *used += decant_memory_aligned_bytes((size_t)count * element_bytes);
     return place;
 }
 
@@ -55,253 +50,25 @@ static size_t place_tile(const guided_job *job, char *memory, decant_guided_tile
     return used;
 }
 
-static int64_t block_length(const decant_guided_tile *tile, int64_t first)
-{
-    return tile->columns - first < DECANT_GUIDED_BLOCK ? tile->columns - first : DECANT_GUIDED_BLOCK;
-}
-
-static uint16_t *levels_of(const guided_job *job, const decant_guided_tile *tile, int64_t r)
-{
-    return job->packed->levels + ((tile->first + r) << job->packed->bits);
-}
-
-/* ---- beginning: nearest codes ---- */
-
-static void load_row(const guided_job *job, decant_guided_tile *tile, int64_t r)
-{
-    const int64_t n = tile->columns;
-    float *weight = tile->weight + r * n, *missing = tile->missing + r * n;
-    uint8_t *codes = tile->codes + r * n, *is_sparse = tile->is_sparse + r * n;
-    decant_code_book *book = &tile->books[r];
-    const uint32_t *sparse;
-    int64_t n_sparse = decant_cpu_sparse_columns(&job->packed->sparse, tile->first + r, &sparse);
-    decant_cpu_read_row(job->weight, tile->first + r, 0, n, weight);
-    decant_code_book_build(levels_of(job, tile, r), job->packed->bits, book);
-    decant_code_book_find(book, weight, n, codes);
-    memset(is_sparse, 0, (size_t)n);
-    for (int64_t i = 0; i < n_sparse; i++)
-        is_sparse[sparse[i]] = 1;
-    for (int64_t j = 0; j < n; j++) {
-        missing[j] = is_sparse[j] ? 0 : weight[j] - book->level[codes[j]];
-        codes[j] = book->code[codes[j]];
-    }
-}
-
-/* ---- products with H ---- */
-
-/* gradient = δᵀ H for the columns of a block */
-static void multiply_block(decant_guided_tile *tile, int64_t first, int64_t count)
-{
-    const decant_product product = {
-        .m = tile->rows,
-        .n = count,
-        .k = tile->columns,
-        .a = tile->missing,
-        .a_stride = tile->columns,
-        .b = tile->hessian + first * tile->columns,
-        .b_stride = tile->columns,
-        .b_transposed = true,
-        .scale = 1.0f,
-        .c = tile->gradient,
-        .c_stride = DECANT_GUIDED_BLOCK,
-    };
-    decant_product_compute(&product);
-}
-
-/* objective[r] = δᵀ (H + λ) δ */
-static void sum_objective(decant_guided_tile *tile, double damping, double *objective)
-{
-    memset(objective, 0, (size_t)tile->rows * sizeof *objective);
-    for (int64_t first = 0; first < tile->columns; first += DECANT_GUIDED_BLOCK) {
-        int64_t count = block_length(tile, first);
-        multiply_block(tile, first, count);
-        for (int64_t r = 0; r < tile->rows; r++) {
-            const float *missing = tile->missing + r * tile->columns + first;
-            for (int64_t j = 0; j < count; j++)
-                objective[r] += (double)missing[j] * ((double)tile->gradient[r * DECANT_GUIDED_BLOCK + j] +
-                                                      damping * (double)missing[j]);
-        }
-    }
-}
-
-/* ---- levels ---- */
-
-/* level_sums[r, c, j] = Σ H[i, first + j] over the columns i whose code is c: a block of Pᵀ H */
-static void sum_by_level(decant_guided_tile *tile, int bits, int64_t first, int64_t count)
-{
-    const int64_t n = tile->columns;
-    memset(tile->level_sums, 0, (size_t)(tile->rows << bits) * DECANT_GUIDED_BLOCK * sizeof(float));
-    for (int64_t i = 0; i < n; i++) {
-        const float *hessian = tile->hessian + i * n + first;
-        for (int64_t r = 0; r < tile->rows; r++) {
-            if (tile->is_sparse[r * n + i])
-                continue;
-            float *sums = tile->level_sums + ((r << bits) + tile->codes[r * n + i]) * DECANT_GUIDED_BLOCK;
-            if (count == DECANT_GUIDED_BLOCK) /* a length that the compiler knows */
-                for (int64_t j = 0; j < DECANT_GUIDED_BLOCK; j++)
-                    sums[j] += hessian[j];
-            else
-                for (int64_t j = 0; j < count; j++)
-                    sums[j] += hessian[j];
-        }
-    }
-}
-
-/* Adds a block's part of Pᵀ(H + λ)P and Pᵀ(H + λ)δ of a row. */
-static void add_normal_equations(decant_guided_tile *tile, int bits, int64_t r, int64_t first, int64_t count)
-{
-    const int64_t levels = (int64_t)1 << bits;
-    const float *sums = tile->level_sums + (r << bits) * DECANT_GUIDED_BLOCK;
-    double *normal = tile->normal + (r << bits) * levels, *right = tile->right + (r << bits);
-    for (int64_t j = 0; j < count; j++) {
-        int64_t at = r * tile->columns + first + j, code = tile->codes[at];
-        double missing = tile->missing[at];
-        if (tile->is_sparse[at])
-            continue;
-        for (int64_t c = 0; c < levels; c++) {
-            normal[c * levels + code] += sums[c * DECANT_GUIDED_BLOCK + j];
-            right[c] += missing * sums[c * DECANT_GUIDED_BLOCK + j];
-        }
-        normal[code * levels + code] += tile->damping;
-        right[code] += missing * tile->damping;
-    }
-}
-
-/* Rounding made the two halves of A differ in the last bits. */
-static void make_symmetric(double *normal, int64_t levels)
-{
-    for (int64_t i = 0; i < levels; i++)
-        for (int64_t j = i + 1; j < levels; j++)
-            normal[i * levels + j] = normal[j * levels + i] =
-                0.5 * (normal[i * levels + j] + normal[j * levels + i]);
-}
-
-static void solve_row(const guided_job *job, decant_guided_tile *tile, int64_t r, double stride)
-{
-    const int bits = job->packed->bits;
-    const int64_t levels = (int64_t)1 << bits;
-    uint16_t *stored = levels_of(job, tile, r);
-    uint8_t places[DECANT_LEVELS_MAXIMUM];
-    make_symmetric(tile->normal + (r << bits) * levels, levels);
-    if (!decant_guided_levels_solve(tile->normal + (r << bits) * levels, tile->right + (r << bits), (int)levels,
-                                    stride, stored, places))
-        return;
-    decant_code_book_build(stored, bits, &tile->books[r]);
-    for (int64_t at = r * tile->columns; at < (r + 1) * tile->columns; at++) {
-        tile->codes[at] = places[tile->codes[at]];
-        if (!tile->is_sparse[at])
-            tile->missing[at] = tile->weight[at] - decant_f16_to_f32(stored[tile->codes[at]]);
-    }
-}
-
-static void improve_levels(const guided_job *job, decant_guided_tile *tile, double stride)
-{
-    const int bits = job->packed->bits;
-    memset(tile->normal, 0, (size_t)(tile->rows << 2 * bits) * sizeof(double));
-    memset(tile->right, 0, (size_t)(tile->rows << bits) * sizeof(double));
-    for (int64_t first = 0; first < tile->columns; first += DECANT_GUIDED_BLOCK) {
-        int64_t count = block_length(tile, first);
-        sum_by_level(tile, bits, first, count);
-        for (int64_t r = 0; r < tile->rows; r++)
-            add_normal_equations(tile, bits, r, first, count);
-    }
-    for (int64_t r = 0; r < tile->rows; r++)
-        solve_row(job, tile, r, stride);
-}
-
-/* ---- codes ---- */
-
-/* One row's codes in a block, column after column. */
-static bool descend_row(decant_guided_tile *tile, int bits, int64_t r, int64_t first, int64_t count)
-{
-    const int64_t n = tile->columns;
-    const int thresholds = (1 << bits) - 1;
-    const decant_code_book *book = &tile->books[r];
-    const float *weight = tile->weight + r * n + first;
-    float *missing = tile->missing + r * n + first, *gradient = tile->gradient + r * DECANT_GUIDED_BLOCK;
-    uint8_t *codes = tile->codes + r * n + first;
-    const uint8_t *is_sparse = tile->is_sparse + r * n + first;
-    bool changed = false;
-    for (int64_t j = 0; j < count; j++) {
-        const float *hessian = tile->hessian + (first + j) * n + first;
-        float curvature = hessian[j] + tile->damping;
-        if (is_sparse[j] || !(curvature > 0))
-            continue;
-        float best = weight[j] - missing[j] + (gradient[j] + tile->damping * missing[j]) / curvature;
-        int place = decant_guided_nearest_place(book, thresholds, best);
-        float now = weight[j] - book->level[place];
-        float step = now - missing[j];
-        if (step == 0)
-            continue;
-        changed = true;
-        codes[j] = book->code[place];
-        missing[j] = now;
-        for (int64_t t = j + 1; t < count; t++)
-            gradient[t] += step * hessian[t];
-    }
-    return changed;
-}
-
-/* Every code of the tile once; false when none changed. */
-static bool sweep_codes(decant_guided_tile *tile, int bits)
-{
-    bool changed = false;
-    for (int64_t first = 0; first < tile->columns; first += DECANT_GUIDED_BLOCK) {
-        int64_t count = block_length(tile, first);
-        multiply_block(tile, first, count);
-        for (int64_t r = 0; r < tile->rows; r++)
-            changed |= descend_row(tile, bits, r, first, count);
-    }
-    return changed;
-}
-
-/* ---- end: what is stored, and its error ---- */
-
-static void store_row(const guided_job *job, decant_guided_tile *tile, int64_t r, decant_guided_row *result)
-{
-    const int64_t n = tile->columns, words = (n + 31) / 32, row = tile->first + r;
-    const decant_sparse_pattern *pattern = &job->packed->sparse;
-    const uint16_t *levels = levels_of(job, tile, r);
-    const uint32_t *sparse;
-    int64_t n_sparse = decant_cpu_sparse_columns(pattern, row, &sparse);
-    decant_code_book places = {.bits = job->packed->bits}; /* codes stand for themselves */
-    for (int code = 0; code < 1 << places.bits; code++)
-        places.code[code] = (uint8_t)code;
-    decant_codes_pack(&places, tile->codes + r * n, n, words, job->packed->planes + row * places.bits * words);
-    for (int64_t i = 0; i < n_sparse; i++) {
-        int64_t at = r * n + sparse[i];
-        float level = decant_f16_to_f32(levels[tile->codes[at]]);
-        uint16_t remainder = decant_codes_remainder(tile->weight[at], level);
-        job->packed->sparse_values[pattern->row_offsets[row] + i] = remainder;
-        tile->missing[at] =
-            (float)((double)tile->weight[at] - (double)level - (double)decant_f16_to_f32(remainder));
-    }
-    result->error = (decant_matrix_error){0};
-    for (int64_t at = r * n; at < (r + 1) * n; at++) {
-        result->error.squared += (double)tile->missing[at] * tile->missing[at];
-        result->error.norm += (double)tile->weight[at] * tile->weight[at];
-    }
-}
-
 /* Levels and codes by turns, codes by rounding with feedback. That may not lower the objective of a row; then
  * the row goes back to where it was. */
 static void round_tile(const guided_job *job, decant_guided_tile *tile, const double *before)
 {
-    const int bits = job->packed->bits;
+    const int bits = tile->bits;
     const size_t levels_bytes = (size_t)tile->rows << (bits + 1);
     double objective[DECANT_GUIDED_ROWS];
-    memcpy(tile->start, levels_of(job, tile, 0), levels_bytes);
+    memcpy(tile->start, decant_guided_levels_of(tile, 0), levels_bytes);
     for (int pass = 0; pass < job->search->passes; pass++) {
         if (pass > 0)
-            improve_levels(job, tile, pass < job->search->passes - 1 ? DECANT_GUIDED_STRIDE : 1);
-        decant_guided_round_with_feedback(tile, bits);
+            decant_guided_improve_levels(tile, pass < job->search->passes - 1 ? DECANT_GUIDED_STRIDE : 1);
+        decant_guided_round_with_feedback(tile);
     }
-    sum_objective(tile, tile->damping, objective);
+    decant_guided_sum_objective(tile, tile->damping, objective);
     for (int64_t r = 0; r < tile->rows; r++) {
         if (objective[r] < before[r])
             continue;
-        memcpy(levels_of(job, tile, r), tile->start + (r << bits), sizeof(uint16_t) << bits);
-        load_row(job, tile, r);
+        memcpy(decant_guided_levels_of(tile, r), tile->start + (r << bits), sizeof(uint16_t) << bits);
+        decant_guided_load_row(tile, r);
     }
 }
 
@@ -310,26 +77,26 @@ static void guide_tile(const guided_job *job, decant_guided_tile *tile, decant_g
     const decant_guided_search *search = job->search;
     double objective[DECANT_GUIDED_ROWS];
     for (int64_t r = 0; r < tile->rows; r++) {
-        decant_guided_levels_begin(levels_of(job, tile, r), 1 << job->packed->bits);
-        load_row(job, tile, r);
+        decant_guided_levels_begin(decant_guided_levels_of(tile, r), 1 << tile->bits);
+        decant_guided_load_row(tile, r);
     }
-    sum_objective(tile, tile->damping, objective);
+    decant_guided_sum_objective(tile, tile->damping, objective);
     for (int64_t r = 0; r < tile->rows; r++)
         results[r].before = objective[r];
     if (tile->feedback && search->rounds > 0)
         round_tile(job, tile, objective);
     for (int round = 0; round < search->rounds; round++) {
-        improve_levels(job, tile, 1);
+        decant_guided_improve_levels(tile, 1);
         for (int sweep = 0; sweep < search->sweeps; sweep++)
-            if (!sweep_codes(tile, job->packed->bits))
+            if (!decant_guided_sweep_codes(tile))
                 break;
     }
-    sum_objective(tile, tile->damping, objective);
+    decant_guided_sum_objective(tile, tile->damping, objective);
     for (int64_t r = 0; r < tile->rows; r++) {
         results[r].after = objective[r];
-        store_row(job, tile, r, &results[r]);
+        decant_guided_store_row(tile, r, &results[r]);
     }
-    sum_objective(tile, 0, objective);
+    decant_guided_sum_objective(tile, 0, objective);
     for (int64_t r = 0; r < tile->rows; r++)
         results[r].error.weighted = objective[r];
 }
@@ -375,7 +142,10 @@ static decant_status guide_group(const guided_job *job, int threads, int group, 
         return status;
 #pragma omp parallel num_threads(threads)
     {
-        decant_guided_tile tile = {.hessian = hessian,
+        decant_guided_tile tile = {.source = job->weight,
+                                   .packed = job->packed,
+                                   .bits = job->packed->bits,
+                                   .hessian = hessian,
                                    .feedback = can ? job->feedback : NULL,
                                    .order = job->order,
                                    .damping = damping};
@@ -402,9 +172,9 @@ decant_status decant_cpu_guide(decant_backend *backend, decant_matrix weight,
     if (weight.rows != packed->rows || weight.columns != packed->columns)
         DECANT_FAIL(err, DECANT_ERROR_BUG, "the packed matrix has another shape than the weight");
     const size_t slice_bytes = place_tile(&job, NULL, &unplaced), n = (size_t)weight.columns;
-    const size_t result_bytes = round_up((size_t)weight.rows * sizeof(decant_guided_row));
-    const size_t order_bytes = round_up(n * sizeof *job.order),
-                 feedback_bytes = round_up(n * n * sizeof(float));
+    const size_t result_bytes = decant_memory_aligned_bytes((size_t)weight.rows * sizeof(decant_guided_row));
+    const size_t order_bytes = decant_memory_aligned_bytes(n * sizeof *job.order),
+                 feedback_bytes = decant_memory_aligned_bytes(n * n * sizeof(float));
     DECANT_TRY(decant_cpu_scratch(
         backend, result_bytes + order_bytes + feedback_bytes + (size_t)threads * slice_bytes, &memory, err));
     job.order = (int32_t *)(void *)((char *)memory + result_bytes);

@@ -2,8 +2,6 @@
  * columns together, so L's column n − 1 − j, read backwards, is row j of what is wanted. */
 #include "kernels/cpu/guided_feedback.h"
 
-#include "kernels/cpu/product.h"
-
 #include <cblas.h>
 
 /* LAPACK's, in OpenBLAS; its header is not everywhere. */
@@ -46,27 +44,8 @@ bool decant_guided_feedback_factorize(const float *hessian, int64_t columns, flo
     return true;
 }
 
-/* What the columns before a block ask of it: gradient = Σ_{i < first} δ_i feedback[first …, i] */
-static void ask_of_block(decant_guided_tile *tile, int64_t first, int64_t count)
-{
-    const decant_product product = {
-        .m = tile->rows,
-        .n = count,
-        .k = first,
-        .a = tile->handed,
-        .a_stride = tile->columns,
-        .b = tile->feedback + first * tile->columns,
-        .b_stride = tile->columns,
-        .b_transposed = true,
-        .scale = 1.0f,
-        .c = tile->gradient,
-        .c_stride = DECANT_GUIDED_BLOCK,
-    };
-    decant_product_compute(&product);
-}
-
 /* One row's codes in a block, column after column in the order. */
-static void round_row(decant_guided_tile *tile, int bits, int64_t r, int64_t first, int64_t count)
+static void round_row(decant_guided_tile *tile, int64_t r, int64_t first, int64_t count)
 {
     const int64_t n = tile->columns;
     const decant_code_book *book = &tile->books[r];
@@ -80,19 +59,18 @@ static void round_row(decant_guided_tile *tile, int bits, int64_t r, int64_t fir
             continue;
         for (int64_t i = 0; i < j; i++)
             asked += handed[i] * feedback[i];
-        int place = decant_guided_nearest_place(book, (1 << bits) - 1, tile->weight[at] + asked);
+        int place = decant_guided_nearest_place(book, (1 << tile->bits) - 1, tile->weight[at] + asked);
         tile->codes[at] = book->code[place];
         tile->missing[at] = handed[j] = tile->weight[at] - book->level[place];
     }
 }
 
-void decant_guided_round_with_feedback(decant_guided_tile *tile, int bits)
+void decant_guided_round_with_feedback(decant_guided_tile *tile)
 {
     for (int64_t first = 0; first < tile->columns; first += DECANT_GUIDED_BLOCK) {
-        int64_t left = tile->columns - first;
-        int64_t count = left < DECANT_GUIDED_BLOCK ? left : DECANT_GUIDED_BLOCK;
-        ask_of_block(tile, first, count);
+        /* What the columns before the block ask of it. */
+        decant_guided_multiply_block(tile, tile->handed, first, tile->feedback, first);
         for (int64_t r = 0; r < tile->rows; r++)
-            round_row(tile, bits, r, first, count);
+            round_row(tile, r, first, decant_guided_block_length(tile, first));
     }
 }

@@ -22,6 +22,6 @@ bool decant_guided_feedback_factorize(const float *hessian, int64_t columns, flo
                                       const int32_t *order, float *feedback);
 
 /* Every code of the tile anew, with its δ, under the books that it has. */
-void decant_guided_round_with_feedback(decant_guided_tile *tile, int bits);
+void decant_guided_round_with_feedback(decant_guided_tile *tile);
 
 #endif

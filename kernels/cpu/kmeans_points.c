@@ -2,23 +2,19 @@
  * differ at all: two passes for rows that were 16-bit floats, three for others. */
 #include "kernels/cpu/kmeans_points.h"
 
+#include "base/memory.h"
+
 #include <stdbool.h>
 #include <string.h>
 
 enum { DIGIT_BITS_MAXIMUM = 11 };
 
-static const size_t alignment = 64;
-
-static size_t round_up(size_t size_bytes)
-{
-    return (size_bytes + alignment - 1) / alignment * alignment;
-}
-
 size_t decant_points_bytes(int64_t columns)
 {
     size_t n = (size_t)columns;
-    return 2 * round_up(n * sizeof(double)) + 2 * decant_points_stride(columns) * sizeof(double) +
-           2 * round_up(n * sizeof(uint64_t));
+    return 2 * decant_memory_aligned_bytes(n * sizeof(double)) +
+           2 * decant_points_stride(columns) * sizeof(double) +
+           2 * decant_memory_aligned_bytes(n * sizeof(uint64_t));
 }
 
 void decant_points_place(int64_t columns, void *memory, decant_points *points)
@@ -26,11 +22,11 @@ void decant_points_place(int64_t columns, void *memory, decant_points *points)
     size_t n = (size_t)columns;
     char *next = memory;
     points->count = 0;
-    points->value = (double *)next, next += round_up(n * sizeof(double));
-    points->mass = (double *)next, next += round_up(n * sizeof(double));
+    points->value = (double *)next, next += decant_memory_aligned_bytes(n * sizeof(double));
+    points->mass = (double *)next, next += decant_memory_aligned_bytes(n * sizeof(double));
     points->mass_before = (double *)next, next += decant_points_stride(columns) * sizeof(double);
     points->moment_before = (double *)next, next += decant_points_stride(columns) * sizeof(double);
-    points->keys[0] = (uint64_t *)next, next += round_up(n * sizeof(uint64_t));
+    points->keys[0] = (uint64_t *)next, next += decant_memory_aligned_bytes(n * sizeof(uint64_t));
     points->keys[1] = (uint64_t *)next;
 }
 
