@@ -21,18 +21,25 @@
 #include "stages/write.h"
 #include "stages/write_validation.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 /* ---- check ---- */
 
-/* Refuses an output that exists before the work, not after it. */
-static decant_status check_output(decant_job *job, decant_error *err)
+/* Refuses before the work, not after it, an output that exists and a place for scratch files that is none. */
+static decant_status check_places(decant_job *job, decant_error *err)
 {
     const decant_options *options = job->options;
     decant_status status = DECANT_OK;
     if (!options->overwrite && access(options->output, F_OK) == 0)
         status = DECANT_ERROR(err, DECANT_ERROR_USAGE, "%s exists; --overwrite replaces it", options->output);
+    else if (options->scratch[0] && access(options->scratch, W_OK | X_OK) != 0)
+        status =
+            DECANT_ERROR(err, DECANT_ERROR_DISK,
+                         "--scratch %s: no file can be made there: %s; name a folder that every machine has",
+                         options->scratch, strerror(errno));
     return decant_ranks_agree(job->ranks, status, err);
 }
 
@@ -150,6 +157,7 @@ static decant_status validate_and_finish(decant_job *job, const decant_validatio
     if (status != DECANT_OK)
         goto done;
     job->work.complete = true;
+    decant_job_forget_sensitivity(job);
     if (validated != DECANT_OK)
         *err = validation_error;
     else if (validates)
@@ -175,7 +183,7 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     decant_container_writer *writer = NULL;
     int *chosen = NULL;
     decant_status status;
-    DECANT_TRY(check_output(job, err));
+    DECANT_TRY(check_places(job, err));
     DECANT_TRY(decant_job_check_budget(job, err));
     DECANT_TRY(decant_job_read_inputs(job, &inputs, err));
     job->text = &inputs.text;
@@ -190,7 +198,6 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     DECANT_TRY(write_output(job, &share, &table, chosen, &summary, &origin, &sensitivity, &writer, err));
     decant_quantized_share_free(job->backend, &share);
     DECANT_TRY(validate_and_finish(job, &inputs, &summary, &writer, err));
-    decant_job_forget_sensitivity(job);
 done:
     decant_container_discard(&writer);
     decant_validation_inputs_free(&inputs);
@@ -208,7 +215,7 @@ static decant_status run_calibration(decant_job *job, decant_error *err)
     decant_fisher_sums fisher = {0};
     decant_statistics_origin origin;
     decant_status status;
-    DECANT_TRY(check_output(job, err));
+    DECANT_TRY(check_places(job, err));
     DECANT_TRY(decant_job_calibrate_from_tokens(job, &fisher, NULL, &origin, err));
     decant_log_stage(job->log, "write");
     DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &job->config,

@@ -97,7 +97,8 @@ fails() {
 }
 fails 3 'model.layers' 4 --model "$work/nan" --replicas 2
 fails 3 'model.layers' 6 --model "$work/nan" --replicas 2 --memory streamed
-fails 4 'scratch' 2 --model "$model" --memory streamed --scratch "$work/absent"
+fails 4 'no scratch file\|no file can be made there' 2 --model "$model" --memory streamed --scratch /proc
+fails 4 'name a folder' 2 --model "$model" --memory resident --scratch "$work/absent"
 
 # ---- grids that cannot be
 fails 2 'replicas 2 does not divide the 3 ranks' 3 --model "$model" --replicas 2

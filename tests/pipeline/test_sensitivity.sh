@@ -106,5 +106,11 @@ on 3 "${random[@]}" --output "$work/random.3.h5"
 cmp "$work/random.1.h5" "$work/random.3.h5" || fail "random tokens depend on the ranks"
 on 1 "${random[@]}" --seed 1 --output "$work/random.seed.h5"
 cmp -s "$work/random.1.h5" "$work/random.seed.h5" && fail "--seed changes nothing"
+
+# ---- a container that cannot be validated is kept, and its journal is over. In /proc no file can be made, which only a
+# validation that is streamed finds out when the statistics are there; who is not root is refused at once
+expect 4 'no scratch file\|no file can be made there' "$decant" "${run[@]}" --statistics "$work/statistics.h5" --sensitivity measured \
+  --text "$tokens" --memory streamed --scratch /proc --quiet --device cpu --output "$work/kept.h5"
+(($(id -u) != 0)) || "$decant" verify "$work/kept.h5" >/dev/null || fail "a container that could not be validated was not kept"
 [[ -z $(ls "$work" | grep partial) ]] || fail "a journal was left behind"
 echo "measured sensitivities: passed"
