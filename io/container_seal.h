@@ -20,7 +20,8 @@ typedef struct decant_stretch {
 } decant_stretch;
 
 /* What the data leave of [0, bytes): at most data_count + 1 stretches, ascending, none empty; their number is
- * returned. data   not empty, do not overlap, lie before `bytes`; sorted here */
+ * returned.
+ *   data   not empty, do not overlap, lie before `bytes`; sorted here */
 int64_t decant_stretches_invert(decant_stretch *data, int64_t data_count, uint64_t bytes, decant_stretch *rest);
 
 /* Appends the seal to a file that is otherwise complete and that nobody has open.

@@ -39,8 +39,8 @@ bool decant_hdf5_count(decant_stored type, const decant_shape *shape, int64_t *e
 typedef enum decant_hdf5_direction { DECANT_HDF5_READ, DECANT_HDF5_WRITE } decant_hdf5_direction;
 
 /* Moves elements [first, first + count) in row-major order between the dataset and data, in pieces of at most 1
- * GiB; the range lies within the shape. Independent of other ranks. failure, what   the status and the
- * beginning of the message when it fails */
+ * GiB; the range lies within the shape. Independent of other ranks.
+ *   failure, what   the status and the beginning of the message when it fails */
 decant_status decant_hdf5_transfer(hid_t dataset, decant_hdf5_direction direction, decant_stored type,
                                    const decant_shape *shape, int64_t first, int64_t count, void *data,
                                    decant_status failure, const char *what, decant_error *err);

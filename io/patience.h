@@ -24,8 +24,9 @@ double decant_patience_for_bytes(int64_t bytes);
 
 /* From now on until the end the call has `seconds`; after that `path`, a file that is not finished, is removed,
  * one line is printed, and the process ends with the exit status of DECANT_ERROR_DISK. Without a thread to
- * watch with, it is not watched. call     what is done on all ranks together, for the line: "opening it" reason
- * what failed before, told in the line too; NULL: nothing that is known */
+ * watch with, it is not watched.
+ *   call     what is done on all ranks together, for the line: "opening it"
+ *   reason   what failed before, told in the line too; NULL: nothing that is known */
 void decant_patience_begin(decant_patience *patience, double seconds, int rank, const char *path,
                            const char *call, const char *reason);
 void decant_patience_end(decant_patience *patience);

@@ -1,8 +1,8 @@
 /* Multiple-choice questions as token ids: JSON lines, one question a line, as launch/tokenize-choices makes
  * them.
  *
- *   {"subject": "anatomy", "context": [1, 450, …], "choices": [[319], [350], …], "lengths": [1, 1, …],
- * "answer": 2}
+ *   {"subject": "anatomy", "context": [1, 450, …], "choices": [[319], [350], …],
+ *    "lengths": [1, 1, …], "answer": 2}
  *
  * context  what the model reads first, at least one token
  * choices  2 … 64 continuations of at least one token each

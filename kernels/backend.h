@@ -278,23 +278,27 @@ typedef struct decant_guided_search {
 typedef struct decant_quantize_kernels {
     /* Chooses n_sensitive weights with the largest Fisher value, then n_outliers of the rest with the largest
      * magnitude; among equals the lowest row-major index wins. Source: SqueezeLLM, section 4.2, with exact
-     * counts. weight placed exact [rows, columns]; fisher device F32 of the same shape, NULL: all ones pattern
-     * count = n_sensitive + n_outliers, arrays allocated; filled */
+     * counts.
+     *   weight   placed exact [rows, columns]
+     *   fisher   device F32 of the same shape; NULL: all ones
+     *   pattern  count = n_sensitive + n_outliers, arrays allocated; filled */
     decant_status (*select_sparse)(decant_backend *backend, decant_matrix weight, const float *fisher,
                                    int64_t n_sensitive, int64_t n_outliers, decant_sparse_pattern *pattern,
                                    decant_error *err);
 
     /* What each weight adds to Σ F (w − ŵ)² of a packed matrix without a sparse part: cost = F (w − ŵ)², which
-     * is what it would save to keep the weight apart. fisher, cost  device F32 [rows, columns]; fisher NULL:
-     * all ones */
+     * is what it would save to keep the weight apart.
+     *   fisher, cost  device F32 [rows, columns]; fisher NULL: all ones */
     decant_status (*weigh_errors)(decant_backend *backend, decant_matrix weight, const float *fisher,
                                   const decant_packed_matrix *packed, float *cost, decant_error *err);
 
     /* Levels of every row that minimise Σ F (w − level)² over the weights not in the pattern, for several
      * widths at once. A row whose F is all zero counts every weight once. Rounded to F16, ascending; a row with
-     * fewer distinct weights than levels repeats its last one. bits [n_widths] ascending, each 2 … 8; seed is
-     * used by Lloyd alone levels [n_widths] device arrays F16 [rows, 2^bits[i]] DECANT_ERROR_INPUT when a
-     * weight or F is not finite or F is negative, naming row and column. */
+     * fewer distinct weights than levels repeats its last one.
+     *   seed    used by Lloyd alone
+     *   bits    [n_widths] ascending, each 2 … 8
+     *   levels  [n_widths] device arrays F16 [rows, 2^bits[i]]
+     * DECANT_ERROR_INPUT when a weight or F is not finite or F is negative, naming row and column. */
     decant_status (*fit_levels)(decant_backend *backend, decant_matrix weight, const float *fisher,
                                 const decant_sparse_pattern *pattern, decant_level_search search, uint64_t seed,
                                 const int *bits, int n_widths, uint16_t *const *levels, decant_error *err);
@@ -317,10 +321,11 @@ typedef struct decant_quantize_kernels {
      * descending diagonal of H, in the rounds by cyclic coordinate descent from what they are. A row that the
      * passes have not lowered goes back to its start; where H + λ is not positive definite there are no passes;
      * in the rounds the objective never rises. Weights in the sparse part are exact and take no part. Sources:
-     * LNQ, algorithm 1 of arXiv 2505.07004; GPTQ, arXiv 2210.17323. packed  levels are those to start from, the
-     * sparse pattern is filled; levels, planes and sparse_values are filled: codes need not be the nearest
-     * levels error   of what was filled; `weighted` is Σ (w − ŵ)ᵀ H (w − ŵ), without λ DECANT_ERROR_BUG should
-     * the objective of a row have risen after all. */
+     * LNQ, algorithm 1 of arXiv 2505.07004; GPTQ, arXiv 2210.17323.
+     *   packed  levels are those to start from, the sparse pattern is filled; levels, planes and
+     *           sparse_values are filled: codes need not be the nearest levels
+     *   error   of what was filled; `weighted` is Σ (w − ŵ)ᵀ H (w − ŵ), without λ
+     * DECANT_ERROR_BUG should the objective of a row have risen after all. */
     decant_status (*guide)(decant_backend *backend, decant_matrix weight, const decant_guided_search *search,
                            decant_packed_matrix *packed, decant_matrix_error *error, decant_error *err);
 } decant_quantize_kernels;
@@ -363,10 +368,11 @@ typedef enum decant_grid_scale {
 typedef struct decant_grid_kernels {
     /* Fills planes, scales and offsets of `matrix`, whose shape, form and arrays the caller has set, and
      * measures what was stored (scales rounded to F16, codes the nearest point under the rounded scale, the
-     * lowest code among equals). A group of zeros has scale 0. weight placed exact; fisher device F32 of the
-     * same shape or NULL: all ones (error->weighted then equals error->squared). DECANT_ERROR_INPUT when
-     * a weight is not finite, naming row and column; DECANT_ERROR_BUG for a form that cannot be: a rotation
-     * that does not divide the columns, a range without offsets. */
+     * lowest code among equals). A group of zeros has scale 0.
+     *   weight  placed exact
+     *   fisher  device F32 of the same shape, or NULL: all ones, error->weighted then equals error->squared
+     * DECANT_ERROR_INPUT when a weight is not finite, naming row and column; DECANT_ERROR_BUG for a form that
+     * cannot be: a rotation that does not divide the columns, a range without offsets. */
     decant_status (*encode)(decant_backend *backend, decant_matrix weight, const float *fisher,
                             decant_grid_scale scale, decant_grid_matrix *matrix, decant_matrix_error *error,
                             decant_error *err);

@@ -39,8 +39,8 @@ decant_status decant_budget_bytes(const decant_budget *asked, int64_t weights, i
 /* Whether a plan lies where losses add up over layers. With 3.2 bits and more, and up to a predicted increase
  * of 0.2, prediction and measurement were within 10 % (Llama-3.1-8B, HIGGS authors' published
  * measurements: 3.23 bits 1.137 against 1.120 of perplexity on 5.6); at 3.08 bits the increase was 1.7 times
- * the predicted one, at 2.6 four times. warning   filled with one sentence when it does not; a buffer of
- * DECANT_BUDGET_WARNING_BYTES */
+ * the predicted one, at 2.6 four times.
+ *   warning   filled with one sentence when it does not; a buffer of DECANT_BUDGET_WARNING_BYTES */
 #define DECANT_BUDGET_TRUSTED_BITS     3.2
 #define DECANT_BUDGET_TRUSTED_INCREASE 0.2
 enum { DECANT_BUDGET_WARNING_BYTES = 256 };

@@ -37,8 +37,9 @@ decant_status decant_calibration_warm_up(decant_calibration *calibration, const 
 decant_matrix decant_calibration_input(decant_calibration *calibration, int64_t slot, int64_t sequences);
 
 /* Passes the micro-batch in `slot` forward; *output is what leaves the part (valid until the next forward
- * call). When the part has the head, the loss is computed and losses set. tokens  host [sequences · T] losses
- * host [sequences] */
+ * call). When the part has the head, the loss is computed and losses set.
+ *   tokens  host [sequences · T]
+ *   losses  host [sequences]; means over a sequence's targets */
 decant_status decant_calibration_forward(decant_calibration *calibration, int64_t slot, const int32_t *tokens,
                                          int64_t sequences, decant_matrix *output, double *losses,
                                          decant_error *err);

@@ -38,8 +38,8 @@ typedef struct decant_plan_summary {
 void decant_error_table_extent(const decant_error_table *table, int64_t *weights, int64_t *smallest_bytes);
 
 /* Chooses a candidate for every layer within `budget_bytes`, which is not negative; pure. With one candidate a
- * layer there is nothing to choose, and budget_bytes < 0 means that there is no budget. chosen [table->layers]
- */
+ * layer there is nothing to choose, and budget_bytes < 0 means that there is no budget.
+ *   chosen   [table->layers]; filled */
 decant_status decant_error_table_choose(const decant_error_table *table, int64_t budget_bytes, int *chosen,
                                         decant_plan_summary *summary, decant_error *err);
 

@@ -19,7 +19,8 @@ typedef struct decant_export_layer {
 typedef struct decant_export_form {
     const char *name;
     /* Adds the tensors that the layer becomes. DECANT_ERROR_INPUT naming the layer when the form cannot hold
-     * it. element   of weights, where the form has a choice */
+     * it.
+     *   element   of weights, where the form has a choice */
     decant_status (*list)(const decant_export_layer *layer, decant_element element, decant_tensor_list *list,
                           decant_error *err);
     /* Writes them. One of packed and grid is given, the other NULL; device arrays. */

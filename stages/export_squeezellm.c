@@ -1,10 +1,15 @@
 /* Export in the packing that SqueezeLLM published (squeezellm/quant.py, QuantLinearLUT.pack2): of a layer of
  * [rows, columns] weights, rows being output channels,
- *   qweight       I32 [columns · bits / 32, rows]: the codes of an output channel are one column, a stream of
- * bits in which the code of input channel j takes bits j·bits … j·bits + bits − 1, bit k of the stream being
- * bit k % 32 of word k / 32 lookup_table  F32 [rows, 2^bits] rows          I32 [rows + 1], cols I32 [count],
- * vals F32 [count]: the sparse part, CSR by output channel; added and, in the published checkpoint an integer,
- * sparse_threshold.LAYER: count, by which a loader sizes cols and vals. See export.h. */
+ *
+ *   qweight       I32 [columns · bits / 32, rows]: the codes of an output channel are one column, a stream
+ *                 of bits in which the code of input channel j takes bits j·bits … j·bits + bits − 1, bit k
+ *                 of the stream being bit k % 32 of word k / 32
+ *   lookup_table  F32 [rows, 2^bits]
+ *   rows          I32 [rows + 1], cols I32 [count], vals F32 [count]: the sparse part, CSR by output channel;
+ *                 added
+ *
+ * and, in the published checkpoint an integer, sparse_threshold.LAYER: count, by which a loader sizes cols and
+ * vals. See export.h. */
 #include "stages/export.h"
 
 #include "base/memory.h"

@@ -19,17 +19,18 @@ typedef struct decant_statistics_part {
 
 /* Pure. What the sum of `count` files is made from: sequences and replicas add up, the loss is the mean over
  * all sequences, the checksum is that of the tokens one behind the other. micro_batch is the largest of the
- * parts'. DECANT_ERROR_INPUT says which file differs from the first in what: form, length, model. paths [count]
- * for messages */
+ * parts'. DECANT_ERROR_INPUT says which file differs from the first in what: form, length, model.
+ *   paths   [count], for messages */
 decant_status decant_statistics_combine(const decant_statistics_origin *origins, const char *const *paths,
                                         int count, decant_statistics_origin *merged, decant_error *err);
 
 /* Collective, with equal arguments. Writes the sum of the files to `output`, each rank its share of the
  * matrices; the same bytes on any number of ranks. The file lists its parts in /parts, I64 [parts, 2]: checksum
- * of the tokens, sequences. overwrite   false: DECANT_ERROR_USAGE when output exists merged      receives what
- * the output was made from DECANT_ERROR_INPUT when files are of other models, forms or lengths, have other
- * matrices, or share a part. Parts that overlap without being the same cannot be told apart from disjoint ones.
- */
+ * of the tokens, sequences.
+ *   overwrite   false: DECANT_ERROR_USAGE when output exists
+ *   merged      receives what the output was made from
+ * DECANT_ERROR_INPUT when files are of other models, forms or lengths, have other matrices, or share a part.
+ * Parts that overlap without being the same cannot be told apart from disjoint ones. */
 decant_status decant_statistics_merge(decant_ranks *ranks, const char *const *paths, int count,
                                       const char *output, bool overwrite, decant_statistics_origin *merged,
                                       decant_error *err);

@@ -13,9 +13,9 @@ typedef struct decant_probe decant_probe;
 int64_t decant_probe_batch(int64_t sequences, int64_t tokens);
 
 /* Runs the original model on all sequences. Device memory: the input of one block and the output of the last
- * one for every sequence, and their logits where those fit a quarter of what the backend has. whole    all
- * layers, with embedding and head; borrowed, outlives the probe tokens   sequences of at most whole->tokens
- * tokens; borrowed */
+ * one for every sequence, and their logits where those fit a quarter of what the backend has.
+ *   whole    all layers, with embedding and head; borrowed, outlives the probe
+ *   tokens   sequences of at most whole->tokens tokens; borrowed */
 decant_status decant_probe_create(const decant_model_part *whole, const decant_token_array *tokens,
                                   decant_probe **probe, decant_error *err);
 void decant_probe_destroy(decant_probe **probe); /* takes NULL, sets NULL */

@@ -2,12 +2,14 @@
  * measure again. Of a linear layer NAME
  *
  *   /NAME/source_crc32     U32 [1]: checksum of the original tensor's bytes
- *   /NAME/costs            F64 [candidates, 2]: predicted loss increase (by the sums) and relative error of
- * each /NAME/levels.I         F16 [rows, 2^bits]: of candidate I, where it has levels /NAME/planes.I U32 [rows,
- * bits, ceil(columns / 32)]: of a guided one, with /NAME/sparse_values.I  F16 [count], and where it has a
- * pattern of its own /NAME/sparse_rows.I    U32 [rows + 1], /NAME/sparse_columns.I U32 [count]
- *   /NAME/sparse_rows      U32 [rows + 1], /NAME/sparse_columns U32 [count]: the pattern that candidates share,
- *                          where there is one
+ *   /NAME/costs            F64 [candidates, 2]: predicted loss increase (by the sums) and relative error
+ *   /NAME/levels.I         F16 [rows, 2^bits]: of candidate I, where it has levels
+ *   /NAME/planes.I         U32 [rows, bits, ceil(columns / 32)]: of a guided one, with
+ *   /NAME/sparse_values.I  F16 [count]; and where it has a pattern of its own
+ *   /NAME/sparse_rows.I    U32 [rows + 1] and
+ *   /NAME/sparse_columns.I U32 [count]
+ *   /NAME/sparse_rows      U32 [rows + 1] and
+ *   /NAME/sparse_columns   U32 [count]: the pattern that candidates share, where there is one
  *
  * What the candidates are follows from the recipe and the shape, which are those of the job. */
 #ifndef DECANT_STAGES_QUANTIZED_FILE_H

@@ -2,10 +2,11 @@
  * the Fisher information. What was measured, what follows for the candidates, and how well prediction and
  * measurement agree. Pure but for memory; how it is measured is stages/probe.h, by whom pipeline/sensitivity.c.
  *
- * noise      a layer's α is the slope of the increase over t² when Gaussian noise of relative size t is added
- * to its weight (arXiv 2411.17525, Algorithm 3); a candidate's predicted increase is α · Σ (w − ŵ)² / Σ w².
- * measured   each matrix is quantized alone at one width; other widths are predicted by the ratio of the errors
- * that the method itself minimises: Σ F (w − ŵ)² where there is Fisher information.
+ *   noise     a layer's α is the slope of the increase over t² when Gaussian noise of relative size t is
+ *             added to its weight (arXiv 2411.17525, Algorithm 3); a candidate's predicted increase is
+ *             α · Σ (w − ŵ)² / Σ w²
+ *   measured  each matrix is quantized alone at one width; other widths are predicted by the ratio of the
+ *             errors that the method itself minimises: Σ F (w − ŵ)² where there is Fisher information
  *
  * An "increase" is the mean over targets of KL(original ‖ changed), or of the loss difference; nats a token. */
 #ifndef DECANT_STAGES_SENSITIVITY_H

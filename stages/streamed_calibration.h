@@ -51,7 +51,9 @@ decant_matrix decant_streamed_calibration_output(decant_streamed_calibration *ca
                                                  int64_t sequences);
 
 /* One micro-batch through the block that was entered. Where the part has the head, the last block's forward
- * pass computes the losses. tokens  host [sequences · T] losses  host [sequences] */
+ * pass computes the losses.
+ *   tokens  host [sequences · T]
+ *   losses  host [sequences] */
 decant_status decant_streamed_calibration_forward(decant_streamed_calibration *calibration, int block,
                                                   int64_t batch, const int32_t *tokens, int64_t sequences,
                                                   double *losses, decant_error *err);

@@ -2,9 +2,10 @@
  * file of its own. Only the CPU files on guided quantization include it.
  *
  *   guided.c            the operation: working space, groups, the order of the steps
- *   guided_tile.c       the beginning (nearest codes), products with H, objectives, and what is stored in the
- * end guided_equations.c  levels in closed form under the codes guided_descent.c    codes by coordinate descent
- * under the levels guided_feedback.c   codes by rounding with error feedback */
+ *   guided_tile.c       the beginning (nearest codes), products with H, objectives, what is stored in the end
+ *   guided_equations.c  levels in closed form under the codes
+ *   guided_descent.c    codes by coordinate descent under the levels
+ *   guided_feedback.c   codes by rounding with error feedback */
 #ifndef DECANT_KERNELS_CPU_GUIDED_TILE_H
 #define DECANT_KERNELS_CPU_GUIDED_TILE_H
 

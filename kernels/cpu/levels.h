@@ -15,8 +15,9 @@ static inline uint16_t decant_finite_f16(double value)
 }
 
 /* The means of the clusters, rounded, ascending. Empty clusters give no level: the last level is repeated for
- * them, and all levels are 0 when there is no point. boundaries  [clusters + 1], never falling levels      F16
- * [clusters] */
+ * them, and all levels are 0 when there is no point.
+ *   boundaries  [clusters + 1], never falling
+ *   levels      F16 [clusters]; filled */
 void decant_levels_of_clusters(const decant_points *points, const int32_t *boundaries, int clusters,
                                uint16_t *levels);
 
