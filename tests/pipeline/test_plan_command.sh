@@ -14,6 +14,13 @@ plan=("$decant" plan --model "$large" --window 2048 --bits 3.5 --bit-widths 2-4)
 [[ $(grep -cE '^ +[0-7] +[0-9]+-[0-9]+ +10 ' "$work/out") == 8 ]] || fail "not eight ranks of ten layers: $(cat "$work/out")"
 grep -q 'fits 80.0 GiB' "$work/out" || fail "no verdict"
 grep -q 'H100' "$work/out" || fail "does not say where its rates are from"
+# what docs/planning.md shows is what is printed, and README.md's figures are those
+"${plan[@]}" --host-memory 500G --device-memory 80G --ranks 8 >"$work/out"
+sed -n '/^LlamaForCausalLM, 80 layers/,/^fits/p' "$source/docs/planning.md" >"$work/shown"
+diff "$work/shown" "$work/out" >&2 || fail "docs/planning.md shows another plan"
+for figure in "$(awk '$1 == 0 {print $5}' "$work/out") GiB of the device at most" "$(awk '$1 == 0 {print $(NF - 1)}' "$work/out") %,"; do
+  grep -q -- "$figure" "$source/README.md" || fail "README.md does not say '$figure'"
+done
 "${plan[@]}" --ranks 64 >"$work/out"
 grep -qE '^ +0-15 +0-31 +2 ' "$work/out" || fail "64 ranks: $(cat "$work/out")"
 "$decant" plan --model "$model" --device cpu | grep -q 'no times' || fail "times on the CPU, where none were measured"
