@@ -1,6 +1,7 @@
 /* See job_tokens.h. */
 #include "pipeline/job_tokens.h"
 
+#include "pipeline/job_open.h"
 #include "stages/random_tokens.h"
 
 /* What the model was made for. With linear scaling, max_position_embeddings may be the number before it, as
@@ -12,8 +13,9 @@ static int64_t positions_of(const decant_model_config *config)
     return (int64_t)((double)config->maximum_positions * stretch);
 }
 
-/* Rotary positions go on for ever, so longer sequences are computed all the same; but what a model makes of
- * positions that it was not trained on says little of it. Learned ones end. */
+/* The same on all ranks when they have read the same. Rotary positions go on for ever, so longer sequences are
+ * computed all the same; but what a model makes of positions that it was not trained on says little of it.
+ * Learned ones end. */
 static decant_status check_length(decant_job *job, const char *origin, int64_t length, decant_error *err)
 {
     int64_t positions = positions_of(&job->config);
@@ -41,10 +43,9 @@ static decant_status read_tokens(decant_job *job, const char *path, int64_t wind
     status = decant_ranks_agree(job->ranks, status, err);
     if (status != DECANT_OK)
         return status;
-    status = check_length(job, path, tokens->length + tokens_behind, err);
-    if (status != DECANT_OK)
-        return status;
-    return decant_ranks_require_equal(job->ranks, &tokens->checksum, sizeof tokens->checksum, path, err);
+    const int64_t read[] = {tokens->checksum, tokens->sequences, tokens->length};
+    status = decant_job_require_same_input(job, read, sizeof read, path, err);
+    return status == DECANT_OK ? check_length(job, path, tokens->length + tokens_behind, err) : status;
 }
 
 static decant_status read_questions(decant_job *job, decant_question_set *questions, decant_error *err)
@@ -54,10 +55,8 @@ static decant_status read_questions(decant_job *job, decant_question_set *questi
     status = decant_ranks_agree(job->ranks, status, err);
     if (status != DECANT_OK)
         return status;
-    status = check_length(job, path, decant_question_set_longest(questions), err);
-    if (status != DECANT_OK)
-        return status;
-    return decant_ranks_require_equal(job->ranks, &questions->checksum, sizeof questions->checksum, path, err);
+    status = decant_job_require_same_input(job, &questions->checksum, sizeof questions->checksum, path, err);
+    return status == DECANT_OK ? check_length(job, path, decant_question_set_longest(questions), err) : status;
 }
 
 decant_status decant_job_read_inputs(decant_job *job, decant_validation_inputs *inputs, decant_error *err)

@@ -47,8 +47,20 @@ PY
   expect 3 'has learned 96 positions' one validate "$work/one.h5" --model "$model" --text "$work/row.npy" --validation-window 97
   [[ ! -e $work/long.h5 ]] || fail "$name: a refused job left a file"
   one validate "$work/one.h5" --model "$model" --text "$work/row.npy" --validation-window 96 >/dev/null
+
+  # ---- machines whose files differ: other sequences, of which one rank would refuse its own; the same tokens in other windows
+  each=("$decant" calibrate --model "$model" --output "$work/differ.h5" --quiet --device cpu)
+  for windows in "97 37" "37 97" "5 37"; do
+    expect 3 'row.npy is not the same on all ranks' timeout 60 mpirun \
+      -n 1 "${each[@]}" --calibration "$work/row.npy" --window "${windows% *}" : \
+      -n 1 "${each[@]}" --calibration "$work/row.npy" --window "${windows#* }"
+  done
   rm "$work"/*
 done
+
+expect 3 'config.json is not the same on all ranks' timeout 60 mpirun \
+  -n 1 "${each[@]}" --calibration "$source/tests/reference/opt_before/tokens.npy" : \
+  -n 1 "${each[@]}" --calibration "$source/tests/reference/opt_before/tokens.npy" --model "$source/tests/reference/opt_before"
 
 # ---- other methods, and sensitivities measured on the model
 model=$source/tests/reference/opt_behind
