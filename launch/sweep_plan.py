@@ -116,6 +116,15 @@ class Sweep:
             for bits in self.bits
         ]
 
+    @property
+    def has_guided(self) -> bool:
+        """Then statistics hold Hessians too, which the other methods pass over."""
+        return any("guided" in method.split(",") for method in self.methods)
+
+    @property
+    def calibration_options(self) -> set[str]:
+        return CALIBRATION_OPTIONS | ({"guided-groups"} if self.has_guided else set())
+
     def tasks(self, stage: str) -> list[Task]:
         if stage == "parts":
             return [self.part(name, seed, i) for name in self.sets for seed in self.seeds for i in range(len(self.sizes))]
@@ -131,7 +140,9 @@ class Sweep:
         first, end = self.stretch(index)
         label = f"{name}-seed{seed}-{first}to{end}"
         product = self.output / "parts" / f"{label}.h5"
-        options = {key: value for key, value in self.options.items() if key in CALIBRATION_OPTIONS}
+        options = {key: value for key, value in self.options.items() if key in self.calibration_options}
+        if self.has_guided:
+            options["method"] = "guided"
         settings = {"model": self.model, "calibration": product.with_suffix(".npy"), **options}
         drawing = Drawing(self.sets[name], seed, first, end)
         return Task("parts", label, "calibrate", job_file(settings), product, (), drawing, checksum_of(self.sets[name]))

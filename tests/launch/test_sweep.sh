@@ -92,6 +92,23 @@ for name in "bits", "perplexity_quantized", "kl_divergence", "measured_loss_incr
 assert len({r["perplexity_quantized"] for r in rows}) > 1, "all members are alike"
 PY
 
+# ---- guided takes Hessians with the sums, merged ones too; what the other methods make of these is as it was
+if [[ ! ${DECANT_TEST_SLURM-} ]]; then
+  sed -e '/^\(seed\|micro-batch\|output\) =/d' sweep.ini >guided.ini
+  printf 'method = kmeans guided\noutput = guided\nguided-groups = 2\nmicro-batch = 1\nseed = 2\n' >>guided.ini
+  "$source/launch/sweep" guided.ini --local >said 2>&1 || fail "a sweep with guided: $(cat said guided/members/*.log)"
+  "$python" - <<'PY'
+import csv
+def members(name):
+    rows = list(csv.DictReader(open(name), delimiter="\t"))
+    return {(row["method"], row["sequences"]): row["perplexity_quantized"] for row in rows if row["seed"] == "2"}
+whole, guided = members("out/table.tsv"), members("guided/table.tsv")
+assert set(guided) == {(method, size) for method in ("kmeans", "guided") for size in "13"}, guided
+assert all(guided["kmeans", size] == whole["kmeans", size] != guided["guided", size] for size in "13"), (whole, guided)
+PY
+  rm -f asked && touch asked
+fi
+
 # ---- nothing to do; other calibration options make everything anew; what cannot be is refused in one line
 rm asked
 sweep
