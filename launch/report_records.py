@@ -17,6 +17,10 @@ class RecordError(Exception):
     """A file that is not what it should be; the message names it."""
 
 
+class NoModelError(RecordError):
+    """A file of decant's that holds no model: there is nothing to show of it."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """One quantized matrix."""
@@ -137,8 +141,10 @@ def read_container(path: Path) -> Container:
     try:
         with h5py.File(path) as file:
             about = file.attrs
-            if text_of(about.get("format", "")) != "decant" or text_of(about.get("kind", "")) != "model":
+            if text_of(about.get("format", "")) != "decant":
                 raise RecordError(f"{path} is no container of decant")
+            if (kind := text_of(about.get("kind", ""))) != "model":
+                raise NoModelError(f"{path} is left out: it holds {kind}, not a model")
             names = bytes(file["errors/layers"][:]).decode().split()
             return Container(
                 name=path.stem,

@@ -39,6 +39,12 @@ PY
 "$source/launch/report" "$work"/*.h5 --output "$work/r.html" >/dev/null
 grep -q '<td class="text">higgs, uniform</td>' "$work/r.html"
 
+# Statistics that lie beside containers are left out, and told.
+"$decant" calibrate --model "$model" --calibration "$model/tokens.npy" --output "$work/s.h5" --quiet --device cpu
+cp "$work/r.html" "$work/without.html"
+"$source/launch/report" "$work"/*.h5 --output "$work/r.html" >/dev/null 2>"$work/said"
+grep -q 's.h5 is left out: it holds statistics' "$work/said" && cmp "$work/r.html" "$work/without.html"
+
 # What is no container or no log is told in one line, and harms no page that exists.
 cp "$work/r.html" "$work/before.html"
 echo nonsense >"$work/x.h5"
