@@ -11,7 +11,7 @@ trap cleanup EXIT
 through() {
   local ranks=$1
   shift
-  timeout 120 mpirun -n "$ranks" "$decant" "$@" >/dev/null 2>"$work/err" || fail "'$*' failed: $(cat "$work/err")"
+  mpirun -n "$ranks" "$decant" "$@" >/dev/null 2>"$work/err" || fail "'$*' failed: $(cat "$work/err")"
 }
 
 # The processes of decant that write an output, mpirun left out.
@@ -26,19 +26,22 @@ begin() {
   local ranks=$1
   running=$2
   shift 2
-  # mpirun may outlive ranks that were killed as they started, deaf to SIGTERM (docs/reliability.md)
-  timeout -s KILL 60 mpirun -n "$ranks" "$decant" "$@" --output "$running" >/dev/null 2>"$work/err" &
+  mpirun -n "$ranks" "$decant" "$@" --output "$running" >/dev/null 2>"$work/err" &
   job=$!
 }
 
 # finish: its exit status in `got`, once no rank of it is left.
 finish() {
+  local alone=0
+  while kill -0 "$job" 2>/dev/null; do
+    if [[ -n $(processes "$running") ]]; then alone=0; fi
+    # mpirun may outlive ranks that were killed as they started, deaf to SIGTERM (docs/reliability.md)
+    ((alone++ < 1000)) || kill -KILL "$job" 2>/dev/null || true
+    sleep 0.03
+  done
   got=0
   wait "$job" || got=$?
-  for _ in $(seq 1000); do
-    [[ -n $(processes "$running") ]] || break
-    sleep 0.01
-  done
+  while [[ -n $(processes "$running") ]]; do sleep 0.01; done
   running=
 }
 
@@ -49,3 +52,20 @@ wait_for() {
     sleep 0.002
   done
 }
+
+# interrupted SIGNAL FILE RANKS OUTPUT ARGUMENTS…: a job whose last rank alone was sent the signal once FILE was in its work
+# directory, and which left with 75. The calibration may be over when the signal comes, which then ends decant like any other
+# program, or comes too late for that: such jobs are begun anew.
+interrupted() {
+  local signal=$1 file=$2 ranks=$3 output=$4 tries=0
+  shift 4
+  until begin "$ranks" "$output" "$@" && wait_for "$output.work/$file" && tell_last "$signal" && finish && [[ $got == 75 ]]; do
+    [[ -z $running ]] || finish
+    [[ $got == 0 || $got == $((128 + $(kill -l "$signal"))) ]] || fail "SIG$signal on $ranks ranks gave $got: $(cat "$work/err")"
+    ((tries++ < 20)) || fail "SIG$signal on $ranks ranks does not interrupt the job: $(cat "$work/err")"
+    rm -rf "$output"*
+  done
+  grep -q 'interrupted, can be resumed: ' "$work/err" || fail "SIG$signal: $(cat "$work/err")"
+  [[ ! -e $output ]] || fail "an interrupted job left an output"
+}
+tell_last() { kill -"$1" "$(processes "$running" | tail -n 1)" 2>/dev/null; }

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 
-RANKS_GONE_S, MPIRUN_GONE_S, JOB_S = 30, 30, 300
+RANKS_GONE_S, MPIRUN_GONE_S, JOB_S = 300, 30, 3000  # generous: machines that tests run on are busy
 
 # What a job does once its log has said so; the last line of a kind counts.
 DOING = {
@@ -123,12 +123,13 @@ class Loop:
         """Waits for mpirun and its ranks; mpirun's exit status."""
         if not wait_until(lambda: self.job.poll() is not None, MPIRUN_GONE_S):
             # Open MPI's: see docs/reliability.md. Of decant nothing may be left by then.
-            left = ranks_of(self.program, self.output)
-            if left:
-                self.fail(f"the ranks {left} outlive a killed one")
-            self.stayed += 1
-            os.killpg(self.job.pid, signal.SIGKILL)
-            self.job.wait()
+            if not wait_until(lambda: not ranks_of(self.program, self.output), RANKS_GONE_S):
+                self.fail(f"the ranks {ranks_of(self.program, self.output)} outlive a killed one")
+            wait_until(lambda: self.job.poll() is not None, MPIRUN_GONE_S)
+            if self.job.poll() is None:
+                self.stayed += 1
+                os.killpg(self.job.pid, signal.SIGKILL)
+                self.job.wait()
         if not wait_until(lambda: not ranks_of(self.program, self.output), RANKS_GONE_S):
             self.fail(f"ranks outlive mpirun: {ranks_of(self.program, self.output)}")
         self.err_file.close()

@@ -59,13 +59,12 @@ through 2 "${run[@]}" --output "$work/forged.h5"
 cmp -s "$work/whole.h5" "$work/forged.h5" && fail "what a checkpoint holds is not used"
 
 # ---- killed once calibration is finished: it is not done again
-for _ in $(seq 20); do
+until [[ -e $work/late.h5.work/statistics.h5 ]]; do
   rm -rf "$work"/late.h5*
   begin 2 "$work/late.h5" "${run[@]}" "${always[@]}"
   wait_for "$work/late.h5.work/statistics.h5" || true
   kill_all "$work/late.h5"
   finish
-  [[ -e $work/late.h5.work/statistics.h5 ]] && break
 done
 [[ ! -e $work/late.h5.work/calibration.h5.partial ]] || fail "sums of unfinished calibration are kept beside the finished ones"
 through 3 "${run[@]}" --log "$work/late.log" --output "$work/late.h5"
@@ -93,13 +92,7 @@ cmp "$work/statistics.h5" "$work/replicas.h5" || fail "statistics of replicas th
 for case in USR1:3:1 TERM:1:2; do
   IFS=: read -r signal ranks others <<<"$case"
   out=$work/$signal.h5
-  begin "$ranks" "$out" "${run[@]}" "${always[@]}"
-  wait_for "$out.work/calibration.h5" || fail "the job was over before it was interrupted: make it longer"
-  kill -"$signal" "$(processes "$out" | tail -n 1)"
-  finish
-  [[ $got == 75 ]] || fail "SIG$signal on $ranks ranks gave $got: $(cat "$work/err")"
-  grep -q 'interrupted, can be resumed: ' "$work/err" || fail "SIG$signal: $(cat "$work/err")"
-  [[ ! -e $out ]] || fail "an interrupted job left an output"
+  interrupted "$signal" calibration.h5 "$ranks" "$out" "${run[@]}" "${always[@]}"
   through "$others" "${run[@]}" --output "$out"
   cmp "$work/whole.h5" "$out" || fail "a job that was interrupted gives other bytes"
 done
@@ -164,10 +157,12 @@ expect 2 'in use by another job, process 4711 on there' on 2 "${run[@]}" --outpu
 kill $holder
 wait $holder || true
 
-begin 2 "$work/two.h5" "${run[@]}" "${always[@]}"
-wait_for "$work/two.h5.work/calibration.h5" || fail "the job was over before another could begin: make it longer"
-holders=$(processes "$work/two.h5")
-kill -STOP $holders
+until begin 2 "$work/two.h5" "${run[@]}" "${always[@]}" && wait_for "$work/two.h5.work/calibration.h5" &&
+  holders=$(processes "$work/two.h5") && kill -STOP $holders && [[ ! -e $work/two.h5 ]]; do
+  kill_all "$work/two.h5" # it was over before another could begin
+  finish
+  rm -rf "$work"/two.h5*
+done
 cp "$work/two.h5.work/lock" "$work/holder"
 expect 2 "in use by another job, $(<"$work/holder")" on 2 "${run[@]}" --output "$work/two.h5"
 grep -qw "$(awk '{ print $2 }' "$work/holder")" <<<"$holders" || fail "the lock names $(<"$work/holder"), the job is $holders"

@@ -55,11 +55,13 @@ through 1 "${run[@]}" "${streamed[@]}" --log "$work/log" --output "$work/none.h5
 # The files of a kind in a work directory, by number, as "0 1 2".
 numbers() { (cd "$1" && for file in "$2".*.h5; do [[ ! -e $file ]] || echo "${file//[^0-9]/ }"; done | awk '{ print $1 }' | sort -n | xargs); }
 
-# killed_at FILE RANKS OUTPUT OPTIONS…: killed once FILE, which must come to be, is in its work directory; not through.
+# killed_at FILE RANKS OUTPUT OPTIONS…: killed once FILE, which must come to be, is in its work directory; not through, and not
+# with all of the gradients done unless FILE is the last of them.
 killed_at() {
   local file=$1 ranks=$2 output=$3 tries=0
   shift 3
-  until [[ -d $output.work && ! -e $output ]] && [[ -n $(numbers "$output.work" boundary)$(numbers "$output.work" gradient) ]]; do
+  until [[ -d $output.work && ! -e $output && -n $(numbers "$output.work" "${file%%.*}") ]] &&
+    [[ $file == gradient.0.h5 || ! -e $output.work/gradient.0.h5 ]]; do
     ((tries++ < 20)) || fail "$output is over before it can be killed"
     rm -rf "$output"*
     begin "$ranks" "$output" "$@" "${always[@]}"
@@ -129,13 +131,7 @@ cmp "$work/methods.h5" "$work/killed.h5" || fail "several methods, gone on with:
 for case in USR1:3:1 TERM:1:2 USR1:2:3; do
   IFS=: read -r signal ranks others <<<"$case"
   out=$work/$signal.$ranks.h5
-  begin "$ranks" "$out" "${run[@]}" "${streamed[@]}" "${always[@]}"
-  wait_for "$out.work/boundary.1.h5" || fail "the job was over before it was interrupted: make it longer"
-  kill -"$signal" "$(processes "$out" | tail -n 1)"
-  finish
-  [[ $got == 75 ]] || fail "SIG$signal on $ranks ranks gave $got: $(cat "$work/err")"
-  grep -q 'interrupted, can be resumed: ' "$work/err" || fail "SIG$signal: $(cat "$work/err")"
-  [[ ! -e $out ]] || fail "an interrupted job left an output"
+  interrupted "$signal" boundary.1.h5 "$ranks" "$out" "${run[@]}" "${streamed[@]}" "${always[@]}"
   [[ -z $(find "$out.work" -name '*.partial') ]] || fail "an interrupted job left $(ls "$out.work")"
   through "$others" "${run[@]}" "${streamed[@]}" --output "$out"
   grep -q 'going on after' "$work/err" || fail "not resumed: $(cat "$work/err")"

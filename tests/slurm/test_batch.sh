@@ -29,21 +29,16 @@ ini() { # NAME OUTPUT EXTRA…: a job file
 submit() { # PROGRAM JOB: the job's number
   DECANT=$1 sbatch --parsable decant.sbatch "$2.ini"
 }
-state() { scontrol show job "$1" | sed -n 's/.*JobState=\([A-Z]*\).*/\1/p'; }
-# ended JOB: waits for the end; a job that is requeued is let start at once (Slurm would wait two minutes).
-ended() {
+# over JOB: whether it came to its end. One that waits for two minutes, having been requeued, is let start at once, but not in
+# the second in which it was: Slurm holds its credentials void until that is over.
+over() {
   local now
-  for _ in {1..960}; do
-    now=$(state "$1")
-    case $now in
-      COMPLETED | FAILED | CANCELLED) return ;;
-      PENDING) if scontrol show job "$1" | grep -q Reason=BeginTime; then scontrol update JobId="$1" StartTime=now; fi ;;
-    esac
-    sleep 0.25
-  done
-  scontrol show job "$1" >&2
-  fail "job $1 is still $now"
+  now=$(scontrol show job "$1")
+  [[ ! $now =~ JobState=(COMPLETED|FAILED|CANCELLED) ]] || return 0
+  if [[ $now == *Reason=BeginTime* ]]; then sleep 1.1 && scontrol update JobId="$1" StartTime=now; fi
+  return 1
 }
+ended() { until over "$1"; do sleep 0.1; done; }
 # expect JOB STATUS PATTERN
 expect() {
   ended "$1"
@@ -75,30 +70,38 @@ expect "$job" 3 'absent.npy'
 
 # ---- signalled while it calibrates, twice: decant leaves with 75 each time, and ends with the undisturbed job's bytes
 python3 -c 'import numpy as np; t = np.load("'"$model"'/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(30)]))'
-long=("micro-batch = 1" "checkpoint-every = 0")
 sed "s,^calibration.*,calibration = $work/long.npy,; /^micro-batch/d; /^quiet/d; /^output/d" plain.ini >long.ini
-printf '%s\n' "${long[@]}" "output = $work/signalled.h5" >>long.ini
+echo "micro-batch = 1" >>long.ini
 mpirun -n 1 "$decant" run --config long.ini --quiet --output "$work/undisturbed.h5"
-job=$(submit "$decant" long)
-# signalled WORKING: once there is a checkpoint of this run; what --signal=B:USR1@120 sends ahead of the limit, or TERM, as on
-# preemption
+printf '%s\n' "checkpoint-every = 0" "output = $work/signalled.h5" >>long.ini
+# signalled SIGNAL: once there is a checkpoint of this run; what --signal=B:USR1@120 sends ahead of the limit, or TERM, as on
+# preemption. False when the job was over before.
 signalled() {
   local mark
-  mark=$(stat -c %Y%i signalled.h5.work/calibration.h5 2>/dev/null || true)
-  for _ in {1..6000}; do
-    if [[ $(stat -c %Y%i signalled.h5.work/calibration.h5 2>/dev/null || true) != "$mark" ]]; then
-      scancel --batch --signal="$1" "$job"
-      return
-    fi
-    [[ ! -e signalled.h5 ]] || fail "the job was over before it was signalled: make it longer"
-    scontrol show job "$job" | grep -q Reason=BeginTime && scontrol update JobId="$job" StartTime=now
+  mark=$(checkpoint)
+  while [[ $(checkpoint) == "$mark" ]]; do
+    ! over "$job" || return 1
     sleep 0.02
   done
-  fail "there is no checkpoint"
+  scancel --batch --signal="$1" "$job" || return 1
 }
-signalled USR1
-for _ in {1..400}; do grep -q 'decant saved its work (75): back into the queue' "decant-$job.log" && break; sleep 0.05; done
-signalled TERM
+checkpoint() { stat -c %Y%i signalled.h5.work/calibration.h5 2>/dev/null || true; }
+# requeued TIMES: it was, after decant left by itself. False when the signal came after the calibration, which it ends like
+# any other program.
+requeued() {
+  until [[ $(restarts "$job") == "$1" ]]; do
+    ! over "$job" || return 1
+    sleep 0.05
+  done
+  [[ $(grep -c 'decant saved its work (75): back into the queue' "decant-$job.log") == "$1" ]]
+}
+for _ in {1..20}; do # the calibration may be over before the signal comes
+  rm -rf signalled.h5*
+  job=$(submit "$decant" long)
+  if signalled USR1 && requeued 1 && signalled TERM && requeued 2; then break; fi
+  scancel "$job" || true
+  ended "$job"
+done
 expect "$job" 0 'decant saved its work (75): back into the queue'
 [[ $(restarts "$job") == 2 ]] || fail "the signalled job was restarted $(restarts "$job") times, not twice"
 [[ $(grep -c 'interrupted, can be resumed: ' "decant-$job.log") == 2 ]] || fail "decant did not leave by itself"
