@@ -12,6 +12,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { CONFIG_LARGEST_BYTES = 16 << 20 };
 
@@ -337,20 +338,24 @@ done:
 decant_status decant_model_config_read_text(const char *path, decant_model_config *config, decant_error *err)
 {
     decant_mapped_file file = {0};
-    decant_error unread; /* a model without config.json has an empty one */
     char name[PATH_MAX];
     void *copy = NULL;
+    decant_status status = DECANT_OK;
     memset(config, 0, sizeof *config);
     int written = snprintf(name, sizeof name, "%s/config.json", path);
-    if (written > 0 && (size_t)written < sizeof name)
-        decant_mapped_file_open(name, &file, &unread);
-    decant_status status = decant_memory_allocate(file.size_bytes + 1, "the model's configuration", &copy, err);
-    if (status == DECANT_OK) {
-        if (file.size_bytes > 0)
-            memcpy(copy, file.data, file.size_bytes);
-        config->json = copy;
-        config->json_bytes = file.size_bytes;
-    }
+    if (written < 0 || (size_t)written >= sizeof name)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%.200s…: the path is too long", path);
+    if (access(name, F_OK) == 0) /* a model without config.json has an empty one */
+        DECANT_TRY(decant_mapped_file_open(name, &file, err));
+    if (file.size_bytes > CONFIG_LARGEST_BYTES)
+        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: %zu bytes are too many for a model's configuration", name,
+                    file.size_bytes);
+    DECANT_TRY(decant_memory_allocate(file.size_bytes + 1, "the model's configuration", &copy, err));
+    if (file.size_bytes > 0)
+        memcpy(copy, file.data, file.size_bytes);
+    config->json = copy;
+    config->json_bytes = file.size_bytes;
+done:
     status = decant_mapped_file_check(&file, name, status, err);
     if (status != DECANT_OK)
         decant_model_config_free(config);

@@ -60,7 +60,8 @@ decant_status decant_model_config_read(const char *path, decant_model_config *co
 decant_status decant_model_config_parse(const char *json, size_t json_bytes, const char *origin,
                                         decant_model_config *config, decant_error *err);
 
-/* Only the text of DIR/config.json, whatever it says; empty where there is none. Everything else is 0. */
+/* Only the text of DIR/config.json, whatever it says; empty where there is none. Everything else is 0.
+ * DECANT_ERROR_INPUT when there is one that cannot be read. */
 decant_status decant_model_config_read_text(const char *path, decant_model_config *config, decant_error *err);
 
 void decant_model_config_free(decant_model_config *config);

@@ -130,26 +130,44 @@ done:
     return status;
 }
 
+/* false when memory runs out. */
+static bool add_number(cJSON *array, int64_t value)
+{
+    cJSON *number = cJSON_CreateNumber((double)value);
+    if (cJSON_AddItemToArray(array, number))
+        return true;
+    cJSON_Delete(number);
+    return false;
+}
+
+/* Adds what the header says of a tensor whose data begin at `offset`; false when memory runs out. */
+static bool add_claim(cJSON *header, const decant_tensor_entry *entry, int64_t offset)
+{
+    cJSON *claim = cJSON_AddObjectToObject(header, entry->name);
+    bool added = cJSON_AddStringToObject(claim, "dtype", type_name(entry->type)) != NULL;
+    cJSON *shape = cJSON_AddArrayToObject(claim, "shape");
+    added = added && shape;
+    for (int d = 0; added && d < entry->shape.dimensions; d++)
+        added = add_number(shape, entry->shape.extent[d]);
+    cJSON *offsets = cJSON_AddArrayToObject(claim, "data_offsets");
+    return added && add_number(offsets, offset) && add_number(offsets, offset + entry_bytes(entry));
+}
+
+/* NULL when memory runs out. */
 static cJSON *header_of_shard(const decant_safetensors_writer *writer, const shard *of)
 {
     cJSON *header = cJSON_CreateObject();
     cJSON *metadata = cJSON_AddObjectToObject(header, "__metadata__");
-    cJSON_AddStringToObject(metadata, "format", "pt"); /* transformers asks for it */
+    bool whole = cJSON_AddStringToObject(metadata, "format", "pt") != NULL; /* transformers asks for it */
     int64_t offset = 0;
-    for (int64_t i = of->first; i < of->end; i++) {
-        const decant_tensor_entry *entry = &writer->list->entries[i];
-        int64_t bytes = entry_bytes(entry);
-        cJSON *claim = cJSON_AddObjectToObject(header, entry->name);
-        cJSON_AddStringToObject(claim, "dtype", type_name(entry->type));
-        cJSON *shape = cJSON_AddArrayToObject(claim, "shape");
-        for (int d = 0; d < entry->shape.dimensions; d++)
-            cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)entry->shape.extent[d]));
-        cJSON *offsets = cJSON_AddArrayToObject(claim, "data_offsets");
-        cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)offset));
-        cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)(offset + bytes)));
-        offset += bytes;
+    for (int64_t i = of->first; whole && i < of->end; i++) {
+        whole = add_claim(header, &writer->list->entries[i], offset);
+        offset += entry_bytes(&writer->list->entries[i]);
     }
-    return header;
+    if (whole)
+        return header;
+    cJSON_Delete(header);
+    return NULL;
 }
 
 static decant_status open_file(decant_safetensors_writer *writer, const char *name, decant_error *err)
@@ -181,17 +199,18 @@ static decant_status write_index(decant_safetensors_writer *writer, decant_error
     cJSON *index = cJSON_CreateObject();
     cJSON *metadata = cJSON_AddObjectToObject(index, "metadata");
     cJSON *map = cJSON_AddObjectToObject(index, "weight_map");
+    bool whole = true;
     double total = 0;
-    char name[FILE_NAME_BYTES], *text;
+    char name[FILE_NAME_BYTES], *text = NULL;
     decant_status status;
     for (int64_t s = 0; s < writer->shard_count; s++) {
         name_shard(writer, s, name);
         total += (double)writer->shards[s].bytes;
-        for (int64_t i = writer->shards[s].first; i < writer->shards[s].end; i++)
-            cJSON_AddStringToObject(map, writer->list->entries[i].name, name);
+        for (int64_t i = writer->shards[s].first; whole && i < writer->shards[s].end; i++)
+            whole = cJSON_AddStringToObject(map, writer->list->entries[i].name, name) != NULL;
     }
-    cJSON_AddNumberToObject(metadata, "total_size", total);
-    text = cJSON_Print(index);
+    whole = whole && cJSON_AddNumberToObject(metadata, "total_size", total);
+    text = whole ? cJSON_Print(index) : NULL;
     if (!text)
         DECANT_FAIL(err, DECANT_ERROR_MEMORY, "the index of a model");
     DECANT_TRY(open_file(writer, "model.safetensors.index.json", err));

@@ -275,6 +275,27 @@ static void folder_and_file_are_read(void **state)
     assert_message(&err, "no JSON");
 }
 
+static void a_text_that_cannot_be_read_is_not_taken_for_none(void **state)
+{
+    const scratch *at = *state;
+    decant_model_config config;
+    decant_error err;
+    char path[256];
+    assert_ok(decant_model_config_read_text(at->folder, &config, &err));
+    assert_int_equal(config.json_bytes, 0);
+    decant_model_config_free(&config);
+    scratch_write(at, "config.json", "{}", 2);
+    assert_ok(decant_model_config_read_text(at->folder, &config, &err));
+    assert_string_equal(config.json, "{}");
+    decant_model_config_free(&config);
+    scratch_path(at, "config.json", path, sizeof path);
+    assert_int_equal(remove(path), 0);
+    assert_int_equal(mkdir(path, 0777), 0);
+    assert_status(decant_model_config_read_text(at->folder, &config, &err), DECANT_ERROR_INPUT);
+    assert_message(&err, path);
+    assert_null(config.json);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -287,6 +308,8 @@ int main(void)
         cmocka_unit_test(sizes_whose_products_do_not_fit_are_refused),
         cmocka_unit_test(nul_bytes_are_refused),
         cmocka_unit_test(truncated_texts_are_refused),
+        cmocka_unit_test_setup_teardown(a_text_that_cannot_be_read_is_not_taken_for_none, scratch_make,
+                                        scratch_remove),
         cmocka_unit_test_setup_teardown(folder_and_file_are_read, scratch_make, scratch_remove),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,8 @@
 
 #include "scratch.h"
 
+#include <cjson/cJSON.h>
+
 /* Three tensors of 24, 24 and 60 bytes, and one without elements. */
 static void make_list(decant_tensor_list *list)
 {
@@ -99,6 +101,64 @@ static void data_of_another_size_are_refused(void **state)
     decant_tensor_list_free(&list);
 }
 
+/* ---- memory that runs out while headers are made ---- */
+
+static int allocations_left = -1; /* negative: as many as are asked for */
+
+static void *allocate_or_fail(size_t size_bytes)
+{
+    if (allocations_left == 0)
+        return NULL;
+    allocations_left -= allocations_left > 0;
+    return malloc(size_bytes);
+}
+
+static decant_status write_shards(const char *folder, const decant_tensor_list *list, decant_error *err)
+{
+    decant_safetensors_writer *writer = NULL;
+    static const unsigned char data[64];
+    decant_status status;
+    DECANT_TRY(decant_safetensors_writer_create(folder, list, 50, &writer, err));
+    for (int i = 0; i < TENSORS; i++)
+        DECANT_TRY(decant_safetensors_writer_append(writer, data, sizes[i], err));
+    status = decant_safetensors_writer_finish(&writer, err);
+done:
+    decant_safetensors_writer_discard(&writer);
+    return status;
+}
+
+/* Whichever of cJSON's allocations fails: a header that lacks a tensor is never written as if it were whole. */
+static void headers_are_whole_or_memory_is_told(void **state)
+{
+    const scratch *at = *state;
+    cJSON_Hooks hooks = {allocate_or_fail, free};
+    decant_tensor_list list;
+    decant_error err;
+    decant_status status = DECANT_ERROR_MEMORY;
+    int failures = 0;
+    make_list(&list);
+    cJSON_InitHooks(&hooks);
+    for (; status != DECANT_OK; failures++) {
+        char folder[128];
+        snprintf(folder, sizeof folder, "%s/%d", at->folder, failures);
+        assert_int_equal(mkdir(folder, 0777), 0);
+        allocations_left = failures;
+        status = write_shards(folder, &list, &err);
+        allocations_left = -1;
+        if (status != DECANT_OK) {
+            assert_int_equal(status, DECANT_ERROR_MEMORY);
+            continue;
+        }
+        decant_safetensors *model;
+        assert_ok(decant_safetensors_open(folder, &model, &err));
+        assert_int_equal(decant_safetensors_count(model), TENSORS);
+        decant_safetensors_close(&model);
+    }
+    assert_true(failures > 50);
+    cJSON_InitHooks(NULL);
+    decant_tensor_list_free(&list);
+}
+
 static void absent_folder_is_told(void **state)
 {
     const scratch *at = *state;
@@ -120,6 +180,7 @@ int main(void)
                                         scratch_remove),
         cmocka_unit_test_setup_teardown(data_of_another_size_are_refused, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(absent_folder_is_told, scratch_make, scratch_remove),
+        cmocka_unit_test_setup_teardown(headers_are_whole_or_memory_is_told, scratch_make, scratch_remove),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
