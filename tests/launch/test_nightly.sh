@@ -16,6 +16,9 @@ fail() { echo "FAILED: $*" >&2; cat said night/report.txt night/*.log >&2; exit 
 
 # begin OPTIONS…: a night, here or as a job of Slurm; `job` is its number, what it says is in `said`.
 begin() {
+  : >asked
+  got=
+  while [[ $(printf '%(%s)T' -1) == "${ended-}" ]]; do sleep 0.01; done # nights are named by the second
   if [[ ${DECANT_TEST_SLURM-} ]]; then
     job=$(sbatch --parsable --ntasks=2 --output=said --wrap="exec $source/launch/nightly $work/nightly.ini $*")
   else
@@ -23,23 +26,23 @@ begin() {
     job=$!
   fi
 }
+over() { [[ $(scontrol show job "$job") =~ JobState=(COMPLETED|FAILED|CANCELLED) ]]; } # a job of Slurm
 # finish: its exit status in `got`.
 finish() {
   got=0
   if [[ ${DECANT_TEST_SLURM-} ]]; then
-    until scontrol show job "$job" | grep -qE 'JobState=(COMPLETED|FAILED|CANCELLED)'; do sleep 0.2; done
+    until over; do sleep 0.1; done
     got=$(scontrol show job "$job" | sed -n 's/.* ExitCode=\([0-9]*\):.*/\1/p')
   else
     wait "$job" || got=$?
   fi
+  printf -v ended '%(%s)T' -1
 }
 asked() { grep -c "^$1 " asked || true; }
 # night STATUS CALIBRATIONS RUNS PATTERN OPTIONS…: the exit status, how often decant was asked, a line of the report.
 night() {
   local status=$1 calibrations=$2 runs=$3 pattern=$4
   shift 4
-  : >asked
-  sleep 1.1 # nights are named by the second
   begin "$@"
   finish
   [[ $got == "$status" ]] || fail "the night gave $got, not $status"
@@ -136,25 +139,35 @@ says 'bits: 6 became 1.5'
 sed -i 's/^bits = .*/bits = 6/' nightly.ini
 
 # ---- interrupted while it calibrates: what was saved is gone on from, and the container is that of an undisturbed night
-# interrupt FILE SIGNAL OPTIONS…: a night that is sent SIGNAL as soon as there is FILE
+# interrupt FILE SIGNAL KEPT OPTIONS…: a night that was sent SIGNAL as soon as there was FILE, and that left with 75 and a file
+# KEPT; one that had come further before the signal came is begun anew.
 interrupt() {
-  local file=$1 signal=$2
-  shift 2
-  : >asked
-  sleep 1.1
-  begin "$@"
-  for _ in {1..3000}; do ! compgen -G "$file" >/dev/null || break; sleep 0.005; done
-  compgen -G "$file" >/dev/null || fail "there is no $file"
-  if [[ ${DECANT_TEST_SLURM-} ]]; then scancel --batch --signal="$signal" "$job"; else kill -"$signal" "$job"; fi
-  finish
+  local file=$1 signal=$2 kept=$3 tries=0
+  shift 3
+  cp -a night night.before
+  until begin "$@" && wait_for "$file" && tell "$signal" && finish && [[ $got == 75 ]] && compgen -G "$kept" >/dev/null; do
+    [[ $got ]] || finish
+    [[ $got == 0 || $got == 75 ]] || fail "an interrupted night gave $got"
+    ((tries++ < 20)) || fail "the night is over before it can be interrupted"
+    rm -r night && cp -a night.before night
+  done
+  rm -r night.before
 }
+# wait_for FILE: false when the night was over before.
+wait_for() {
+  until compgen -G "$1" >/dev/null; do
+    if [[ ${DECANT_TEST_SLURM-} ]]; then ! over || return 1; else kill -0 "$job" 2>/dev/null || return 1; fi
+    sleep 0.005
+  done
+}
+tell() { if [[ ${DECANT_TEST_SLURM-} ]]; then scancel --batch --signal="$1" "$job"; else kill -"$1" "$job"; fi }
 "$python" -c 'import numpy as np; t = np.load("model/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(20)]))'
 change model.norm.weight 'w / 10'
 sed -i "s,^calibration = .*,calibration = $work/long.npy," nightly.ini
 sed -i '/^quiet/d' nightly.ini
 echo 'checkpoint-every = 0' >>nightly.ini
-interrupt 'night/*.statistics.h5.work/calibration.h5' USR1
-[[ $got == 75 ]] || fail "an interrupted night gave $got"
+calibrating='night/*.statistics.h5.work/calibration.h5'
+interrupt "$calibrating" USR1 "$calibrating"
 says 'calibration holds other tokens' 'interrupted; the next call goes on'
 [[ $(readlink night/current.h5) == "$current" ]] || fail "an interrupted night has changed current.h5"
 night 0 1 1 'goes on where it was interrupted'
@@ -163,15 +176,10 @@ whole long --calibration long.npy --micro-batch 1
 
 # ---- interrupted after that: the statistics are not made again; and of no use once the model has changed
 cp night/current.h5 before.h5
-for _ in {1..5}; do # the container may be complete before the signal comes
-  interrupt 'night/*T??????.h5.partial' TERM --refresh-statistics
-  [[ $got == 0 ]] || break
-done
-[[ $got == 75 ]] || fail "an interrupted night gave $got"
+interrupt 'night/*T??????.h5.partial' TERM 'night/begun.json' --refresh-statistics
 night 0 0 1 'statistics were made before the interruption'
 cmp before.h5 night/current.h5 || fail "another container from the same model"
-interrupt 'night/*.statistics.h5.work/calibration.h5' USR1 --refresh-statistics
-[[ $got == 75 ]] || fail "an interrupted night gave $got"
+interrupt "$calibrating" USR1 "$calibrating" --refresh-statistics
 change model.layers.2.mlp.up_proj.weight 'w * np.float32(1.05)'
 night 0 0 1 'is of no use after what has changed since'
 says 'quantized anew: model.layers.2.mlp.up_proj, its weights have changed'

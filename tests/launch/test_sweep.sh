@@ -17,12 +17,9 @@ sweep() { # here, or on Slurm, whose last job gathers
   "$source/launch/sweep" sweep.ini >submitted
   local last
   last=$(sed -n 's/^table and plot: job //p' submitted)
-  for _ in {1..480}; do
-    case $(scontrol show job "$last" | sed -n 's/.*JobState=\([A-Z]*\).*/\1/p') in
-      COMPLETED) return ;;
-      FAILED | CANCELLED) break ;;
-    esac
-    sleep 0.25
+  until [[ $(scontrol show job "$last") =~ JobState=(FAILED|CANCELLED)|Reason=DependencyNeverSatisfied ]]; do
+    [[ $(scontrol show job "$last") != *JobState=COMPLETED* ]] || return 0
+    sleep 0.1
   done
   squeue >&2
   fail "the sweep does not end: $(cat submitted out/*.log)"

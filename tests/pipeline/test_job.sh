@@ -3,6 +3,7 @@
 # every documented exit status, and nothing left behind by a job that failed or was killed.
 set -euo pipefail
 . "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
+. "$source/tests/pipeline/interrupted.sh"
 
 model=$source/tests/reference/llama_mha
 tokens=$model/tokens.npy
@@ -165,11 +166,11 @@ expect 3 'old_statistics.h5 does not say which model' on 2 run --model "$model" 
 [[ ! -e $work/no.h5 && ! -e $work/no.h5.partial ]] || fail "a failed job left a file"
 
 # ---- a killed job leaves no final name, and the next one is not disturbed by what it left
-mpirun -n 2 "$decant" "${run[@]}" --quiet --device cpu --output "$work/killed.h5" >/dev/null 2>&1 &
-sleep 0.3
-kill -KILL $! 2>/dev/null || true
-wait $! 2>/dev/null || true
-pkill -KILL -f "$work/killed.h5" 2>/dev/null || true
+begin 2 "$work/killed.h5" "${run[@]}" --device cpu
+wait_for "$work/killed.h5.work/lock" || true # all ranks are there
+kill -KILL "$job" 2>/dev/null || true
+kill_all "$work/killed.h5"
+finish
 [[ ! -e $work/killed.h5 ]] || cmp "$work/1.h5" "$work/killed.h5" || fail "a killed job left a broken container"
 on 2 "${run[@]}" --output "$work/killed.h5" --overwrite >/dev/null
 cmp "$work/1.h5" "$work/killed.h5" || fail "a job after a killed one gives other bytes"

@@ -68,17 +68,16 @@ PY
 long=("${run[@]}" --sensitivity noise --noise-levels 16)
 on 1 "${long[@]}" --output "$work/whole.h5"
 journal=$work/killed.h5.sensitivity.partial
-"$decant" "${long[@]}" --quiet --device cpu --output "$work/killed.h5" >/dev/null 2>&1 &
-killed=$!
-for _ in $(seq 5000); do
-  [[ -e $journal ]] && (($(wc -l <"$journal") > 20)) && break
-  sleep 0.001
+lines=0
+until ((lines > 20)); do # it may be over before it is killed
+  rm -f "$work"/killed.h5*
+  "$decant" "${long[@]}" --quiet --device cpu --output "$work/killed.h5" >/dev/null 2>&1 &
+  killed=$!
+  while kill -0 $killed 2>/dev/null && { [[ ! -e $journal ]] || (($(wc -l <"$journal") <= 20)); }; do sleep 0.001; done
+  kill -KILL $killed 2>/dev/null || true
+  wait $killed 2>/dev/null || true
+  [[ -e $work/killed.h5 || ! -e $journal ]] || lines=$(wc -l <"$journal")
 done
-kill -KILL $killed 2>/dev/null || true
-wait $killed 2>/dev/null || true
-[[ ! -e $work/killed.h5 ]] || fail "the job was over before it was killed: make it longer"
-lines=$(wc -l <"$journal")
-((lines > 20)) || fail "the journal has $lines lines"
 for ranks in 1 2; do
   cp "$journal" "$work/resumed.$ranks.h5.sensitivity.partial"
   printf '5 0x1.8' >>"$work/resumed.$ranks.h5.sensitivity.partial" # torn
