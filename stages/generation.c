@@ -375,11 +375,6 @@ decant_status decant_generation_step(decant_generation *generation, int32_t toke
     return decant_generation_continue(generation, token, 1, next, err);
 }
 
-int64_t decant_generation_count(const decant_generation *generation)
-{
-    return generation->count;
-}
-
 void decant_generation_go_back(decant_generation *generation, int64_t count)
 {
     if (count < generation->count)

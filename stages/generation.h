@@ -33,8 +33,7 @@ decant_status decant_generation_continue(decant_generation *generation, int32_t 
 decant_status decant_generation_step(decant_generation *generation, int32_t token, int32_t *next,
                                      decant_error *err);
 
-/* How many tokens have passed; going back to an earlier count forgets those after it. */
-int64_t decant_generation_count(const decant_generation *generation);
+/* Forgets the tokens that passed after the first `count`. */
 void decant_generation_go_back(decant_generation *generation, int64_t count);
 
 /* Bytes of keys and values that a sequence of `tokens` tokens keeps: pure. */

@@ -21,7 +21,12 @@ static double scaled_by_wavelength(const decant_rotary_scaling *scaling, double 
     return (1 - unscaled_share) * frequency / scaling->factor + unscaled_share * frequency;
 }
 
-double decant_rotary_frequency(const decant_model_config *config, int64_t pair)
+/* By how much pair `pair` of a head's components turns from one position to the next, in radians:
+ * base^(−2 pair / head_dimension), scaled as config->rotary_scaling says.
+ * Sources: Su et al., "RoFormer" (2021), section 3.2.2; the scaling: rope_type "linear" (Chen et al.,
+ * "Extending Context Window of Large Language Models via Positional Interpolation", 2023) and "llama3" of
+ * Hugging Face's transformers. */
+static double rotary_frequency(const decant_model_config *config, int64_t pair)
 {
     double frequency = pow(config->rotary_base, -2.0 * (double)pair / (double)config->head_dimension);
     const decant_rotary_scaling *scaling = &config->rotary_scaling;
@@ -36,7 +41,7 @@ static void compute_angles(const decant_model_config *config, int64_t tokens, in
 {
     int64_t half = config->head_dimension / 2, count = tokens * half;
     for (int64_t i = 0; i < half; i++) {
-        double frequency = decant_rotary_frequency(config, i);
+        double frequency = rotary_frequency(config, i);
         for (int64_t t = 0; t < tokens; t++) {
             cosines[t * half + i] = (float)cos((double)t * frequency);
             sines[t * half + i] = (float)sin((double)t * frequency);

@@ -5,7 +5,7 @@
 #include "base/element.h"
 #include "kernels/cpu/kmeans_points.h"
 
-/* The nearest F16 that is finite; +0 for both zeros. value is not NaN. */
+/* The finite F16 that is nearest to the value once that is an F32; +0 for both zeros. value is not NaN. */
 static inline uint16_t decant_finite_f16(double value)
 {
     const double largest = 65504;

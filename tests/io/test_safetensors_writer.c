@@ -103,14 +103,11 @@ static void data_of_another_size_are_refused(void **state)
 
 /* ---- memory that runs out while headers are made ---- */
 
-static int allocations_left = -1; /* negative: as many as are asked for */
+static int allocations_before_failure = -1; /* one fails after so many; negative: none does */
 
 static void *allocate_or_fail(size_t size_bytes)
 {
-    if (allocations_left == 0)
-        return NULL;
-    allocations_left -= allocations_left > 0;
-    return malloc(size_bytes);
+    return allocations_before_failure-- == 0 ? NULL : malloc(size_bytes);
 }
 
 static decant_status write_shards(const char *folder, const decant_tensor_list *list, decant_error *err)
@@ -142,9 +139,9 @@ static void headers_are_whole_or_memory_is_told(void **state)
         char folder[128];
         snprintf(folder, sizeof folder, "%s/%d", at->folder, failures);
         assert_int_equal(mkdir(folder, 0777), 0);
-        allocations_left = failures;
+        allocations_before_failure = failures;
         status = write_shards(folder, &list, &err);
-        allocations_left = -1;
+        allocations_before_failure = -1;
         if (status != DECANT_OK) {
             assert_int_equal(status, DECANT_ERROR_MEMORY);
             continue;

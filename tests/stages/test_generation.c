@@ -100,7 +100,6 @@ static void check_family(decant_backend *backend, const char *name)
         expect_most_likely(&model, tokens, count - 1, tokens[count - 1]);
         REQUIRE(decant_generation_step(generation, tokens[count - 1], &tokens[count], err));
     }
-    assert_int_equal(decant_generation_count(generation), ROOM);
     decant_error full;
     assert_int_equal(decant_generation_step(generation, tokens[ROOM], &next, &full), DECANT_ERROR_BUG);
 
@@ -145,7 +144,6 @@ static void steps_go_on_by_themselves(void **state)
         REQUIRE(decant_generation_continue(generation, first, 7, together, err));
         REQUIRE(decant_generation_continue(generation, together[6], NEW_TOKENS - 7, together + 7, err));
         assert_memory_equal(single, together, sizeof single);
-        assert_int_equal(decant_generation_count(generation), ROOM);
         decant_generation_go_back(generation, ROOM - 1);
         assert_int_equal(decant_generation_continue(generation, first, 2, together, &full), DECANT_ERROR_BUG);
         decant_generation_destroy(&generation);
