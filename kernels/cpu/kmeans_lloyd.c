@@ -9,6 +9,8 @@
  * 2007; the generator is splitmix64 (Steele, Lea and Flood, OOPSLA 2014). */
 #include "kernels/cpu/kmeans_lloyd.h"
 
+#include "kernels/counter_random.h"
+
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
@@ -23,10 +25,7 @@ size_t decant_kmeans_lloyd_bytes(int64_t count, int clusters)
 
 static uint64_t next_random(uint64_t *state)
 {
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
+    return decant_random_mix(*state += 0x9e3779b97f4a7c15u); /* splitmix64's increment */
 }
 
 static double next_uniform(uint64_t *state)
