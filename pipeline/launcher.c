@@ -8,9 +8,11 @@ extern char **environ;
 
 bool decant_launcher_is_there(char *const *environment)
 {
-    /* Open MPI's ranks, PMI and PMIx of any launcher, steps of SLURM, ALPS of Cray. */
-    const char *const prefixes[] = {"OMPI_COMM_WORLD_", "OMPI_UNIVERSE_", "OMPI_MCA_orte_", "PMI",
-                                    "SLURM_PROCID=",    "SLURM_STEP",     "ALPS_APP_"};
+    /* Open MPI's ranks, PMI and PMIx of any launcher (PMIX_MCA_… are settings of a user's), steps of SLURM,
+     * ALPS of Cray. */
+    const char *const prefixes[] = {
+        "OMPI_COMM_WORLD_", "OMPI_UNIVERSE_", "OMPI_MCA_orte_", "PMI_",       "PMI2_",
+        "PMIX_NAMESPACE=",  "PMIX_RANK=",     "SLURM_PROCID=",  "SLURM_STEP", "ALPS_APP_"};
     for (; environment && *environment; environment++)
         for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
             if (strncmp(*environment, prefixes[i], strlen(prefixes[i])) == 0)

@@ -31,10 +31,12 @@ static void nobody_is_seen_in_a_shell(void **state)
 {
     (void)state;
     char option[] = "OMPI_MCA_rmaps_base_oversubscribe=1", root[] = "OMPI_ALLOW_RUN_AS_ROOT=1";
+    char security[] = "PMIX_MCA_psec=native", store[] = "PMIX_MCA_gds=hash";
     char cluster[] = "SLURM_CONF=/etc/slurm.conf", allocation[] = "SLURM_JOB_ID=7";
     char *none[] = {NULL};
     assert_false(decant_launcher_is_there(none));
     assert_false(is_there(option, root));
+    assert_false(is_there(security, store));
     assert_false(is_there(cluster, allocation));
 }
 

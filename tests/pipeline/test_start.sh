@@ -2,7 +2,7 @@
 # Started by nobody, a process starts no daemon of Open MPI's; under mpirun ranks find each other.
 set -euo pipefail
 . "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
-unset OMPI_MCA_ess_singleton_isolated PMIX_MCA_psec # any name with PMIX_ counts as a launcher's
+unset OMPI_MCA_ess_singleton_isolated
 model=$source/tests/reference/llama_mha
 
 job() { "${@:2}" "$decant" run --model "$model" --calibration "$model/tokens.npy" --bits 5 --device cpu --output "$work/$1.h5" --log "$work/$1.jsonl" 2>"$work/$1.err"; }
