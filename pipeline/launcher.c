@@ -1,8 +1,10 @@
 /* See launcher.h. */
 #include "pipeline/launcher.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 extern char **environ;
 
@@ -33,6 +35,11 @@ int decant_launcher_rank(void)
 
 void decant_launcher_stay_alone(void)
 {
-    if (!decant_launcher_is_there(environ))
-        setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+    const char *temporary = getenv("TMPDIR");
+    char folder[1024];
+    if (decant_launcher_is_there(environ))
+        return;
+    snprintf(folder, sizeof folder, "%s/decant.mpi.%ld", temporary ? temporary : "/tmp", (long)getpid());
+    setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+    setenv("OMPI_MCA_orte_jobfam_session_dir", folder, 0);
 }

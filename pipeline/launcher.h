@@ -15,7 +15,9 @@ bool decant_launcher_is_there(char *const *environment);
 int decant_launcher_rank(void);
 
 /* Before MPI_Init. A process that nobody launched needs none of Open MPI's daemons, whose start takes longer
- * than a small command; it never spawns others. What the user has set stays. */
+ * than a small command; it never spawns others. Such processes would share one folder for MPI's own files, and
+ * the first that ends would take it from the others: each gets one by its number, under TMPDIR or /tmp, which
+ * MPI_Finalize removes. What the user has set stays. */
 void decant_launcher_stay_alone(void);
 
 #endif

@@ -56,7 +56,7 @@ static decant_status compute(decant_backend *backend, const linear_task *task, d
     const int threads = decant_cpu_threads_for_product(backend, task->input.rows, weights);
     void *scratch = NULL;
     if (task->weight.element != DECANT_F32) {
-        size_t scratch_bytes = (size_t)threads * BLOCK_FLOATS * sizeof(float);
+        size_t scratch_bytes = (size_t)decant_cpu_of(backend)->threads * BLOCK_FLOATS * sizeof(float);
         decant_status status = decant_cpu_scratch(backend, scratch_bytes, &scratch, err);
         if (status != DECANT_OK)
             return status;

@@ -102,7 +102,7 @@ decant_status decant_cpu_packed_linear(decant_backend *backend, decant_matrix x,
     const int threads = decant_cpu_threads_for_product(backend, x.rows, packed->rows * packed->columns);
     const int64_t block_floats = ROW_TILE * COLUMN_BLOCK;
     void *scratch;
-    size_t scratch_bytes = (size_t)threads * (size_t)block_floats * sizeof(float);
+    size_t scratch_bytes = (size_t)decant_cpu_of(backend)->threads * (size_t)block_floats * sizeof(float);
     decant_status status = decant_cpu_scratch(backend, scratch_bytes, &scratch, err);
     if (status != DECANT_OK)
         return status;

@@ -4,7 +4,10 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -40,21 +43,29 @@ static void nobody_is_seen_in_a_shell(void **state)
     assert_false(is_there(cluster, allocation));
 }
 
-/* What the user has set stays, and under a launcher nothing is set. */
+/* What the user has set stays, and under a launcher nothing is set. Two processes have two folders. */
 static void an_isolated_process_is_one_that_nobody_launched(void **state)
 {
     const char *const variable = "OMPI_MCA_ess_singleton_isolated";
+    const char *const folder = "OMPI_MCA_orte_jobfam_session_dir";
+    char own[64];
     (void)state;
     clearenv();
     decant_launcher_stay_alone();
     assert_string_equal(getenv(variable), "1");
+    snprintf(own, sizeof own, "/tmp/decant.mpi.%ld", (long)getpid());
+    assert_string_equal(getenv(folder), own);
+    clearenv();
     setenv(variable, "0", 1);
+    setenv("TMPDIR", "/elsewhere", 1);
     decant_launcher_stay_alone();
     assert_string_equal(getenv(variable), "0");
-    unsetenv(variable);
+    assert_non_null(strstr(getenv(folder), "/elsewhere/decant.mpi."));
+    clearenv();
     setenv("PMIX_RANK", "1", 1);
     decant_launcher_stay_alone();
     assert_null(getenv(variable));
+    assert_null(getenv(folder));
     assert_int_equal(decant_launcher_rank(), 1);
 }
 
