@@ -78,7 +78,7 @@ common+=(--method guided --guided-groups 2)
 through 2 calibrate "${common[@]}" --replicas 2 --output "$work/statistics.h5"
 until [[ -e $work/replicas.h5.work/calibration.h5 && ! -e $work/replicas.h5 ]]; do
   rm -rf "$work"/replicas.h5*
-  OMPI_MCA_odls_base_sigkill_timeout=1 begin 4 "$work/replicas.h5" calibrate "${common[@]}" --replicas 2 "${always[@]}" # as users have it
+  begin 4 "$work/replicas.h5" calibrate "${common[@]}" --replicas 2 "${always[@]}"
   wait_for "$work/replicas.h5.work/calibration.h5" || true
   kill_one "$work/replicas.h5"
   finish
