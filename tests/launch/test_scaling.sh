@@ -36,7 +36,7 @@ for run in runs:
     assert ("speed_up" in run) == ("rates" in run) == (run["ranks"] <= cores), run
 PY
 
-PATH=$work/bin:$PATH DECANT_PROGRAM=$work/program scaling --device cuda --keep -- --bit-widths 3,5
+PATH=$work/bin:$PATH DECANT_PROGRAM=$work/program scaling --device cuda --keep -- --bit-widths 2,5
 grep -q '^| ranks | ranks a GPU |' "$work/table" || fail "no column of ranks a GPU: $(cat "$work/table")"
 grep -q 'Ranks that share a GPU wait for it' "$work/table" || fail "sharing is not told: $(cat "$work/table")"
 grep -q '4 ranks on 1 GPU, which they share' "$work/said" || fail "sharing is not told while it runs: $(cat "$work/said")"
@@ -51,7 +51,7 @@ for row in rows:
     assert told == {row["ranks"] != "1"}, row
     assert float(row["peak GB"]) > 0 and float(row["calibrate s"]) > 0, row
 assert [row["same bytes"] for row in rows] == ["-", "yes", "yes"]
-assert all("--bit-widths 3,5" in plan for plan in plans.splitlines()), plans
+assert all("--bit-widths 2,5" in plan for plan in plans.splitlines()), plans
 for ranks, share in ((1, 81920), (2, 40960), (4, 20480)):
     assert f"--ranks {ranks} " in plans and f"--device-memory {share}MiB" in plans, plans
 PY
