@@ -19,13 +19,13 @@ run=(run "${common[@]}" --text "$model/tokens.npy" --bits 5)
 always=(--checkpoint-every 0)
 
 through 1 "${run[@]}" --output "$work/whole.h5"
-[[ ! -e $work/whole.h5.work ]] || fail "a complete job left its work directory"
+[[ ! -e $work/whole.h5.work ]] || fail "a complete job left its work directory, with $(ls -A "$work/whole.h5.work")"
 
 # ---- checkpoints change nothing
 through 3 "${run[@]}" "${always[@]}" --log "$work/log" --output "$work/checkpoints.h5"
 (($(grep -c '"event":"checkpoint"' "$work/log") > 3)) || fail "no checkpoints: $(cat "$work/log")"
 cmp "$work/whole.h5" "$work/checkpoints.h5" || fail "a job with checkpoints gives other bytes"
-[[ ! -e $work/checkpoints.h5.work ]] || fail "a complete job left its work directory"
+[[ ! -e $work/checkpoints.h5.work ]] || fail "a complete job left its work directory, with $(ls -A "$work/checkpoints.h5.work")"
 
 # ---- killed after the first checkpoint; goes on, on any number of ranks
 until [[ -e $work/first.h5.work/calibration.h5 && ! -e $work/first.h5 ]]; do
@@ -40,7 +40,7 @@ for ranks in 1 3 5; do
   through $ranks "${run[@]}" --replicas 1 --output "$work/resumed.$ranks.h5"
   grep -q 'going on after' "$work/err" || fail "not resumed: $(cat "$work/err")"
   cmp "$work/whole.h5" "$work/resumed.$ranks.h5" || fail "a job that went on with $ranks ranks gives other bytes"
-  [[ ! -e $work/resumed.$ranks.h5.work ]] || fail "a complete job left its work directory"
+  [[ ! -e $work/resumed.$ranks.h5.work ]] || fail "a complete job left its work directory, with $(ls -A "$work/resumed.$ranks.h5.work")"
 done
 
 # ---- what is there is used: other sums, with their checksums right, give other bytes

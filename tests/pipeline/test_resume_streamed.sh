@@ -46,7 +46,7 @@ for ranks in 1 3 8; do
   through $ranks "${run[@]}" "${streamed[@]}" "${always[@]}" --log "$work/log" --output "$work/all.$ranks.h5"
   grep -q '"event":"checkpoint","boundaries":0,"backward":6,"of":6' "$work/log" || fail "no checkpoints: $(cat "$work/log")"
   cmp "$work/whole.h5" "$work/all.$ranks.h5" || fail "a streamed job with checkpoints on $ranks ranks gives other bytes"
-  [[ ! -e $work/all.$ranks.h5.work ]] || fail "a complete job left its work directory"
+  [[ ! -e $work/all.$ranks.h5.work ]] || fail "a complete job left its work directory, with $(ls -A "$work/all.$ranks.h5.work")"
 done
 (($(grep -c '"event":"checkpoint"' "$work/log") < 12)) || fail "eight ranks do not pass layers together"
 through 1 "${run[@]}" "${streamed[@]}" --log "$work/log" --output "$work/none.h5"
@@ -86,7 +86,7 @@ for case in boundary.2:1:3 boundary.4:3:2 gradient.5:3:1 gradient.3:1:2 gradient
   through "$others" "${run[@]}" "${streamed[@]}" --output "$work/on.h5"
   grep -q 'going on after' "$work/err" || fail "not resumed: $(cat "$work/err")"
   cmp "$work/whole.h5" "$work/on.h5" || fail "killed at $file, gone on with $others ranks: other bytes"
-  [[ ! -e $work/on.h5.work ]] || fail "a complete job left its work directory"
+  [[ ! -e $work/on.h5.work ]] || fail "a complete job left its work directory, with $(ls -A "$work/on.h5.work")"
   rm "$work/on.h5"
 done
 
@@ -143,7 +143,7 @@ cp -r "$work/gradient.3.h5.work" "$work/resident.h5.work"
 through 2 "${run[@]}" --memory resident --replicas 1 --output "$work/resident.h5"
 grep -q 'of no use with --memory resident' "$work/err" || fail "not told: $(cat "$work/err")"
 cmp "$work/whole.h5" "$work/resident.h5" || fail "a resident job beside streamed work gives other bytes"
-[[ ! -e $work/resident.h5.work ]] || fail "a complete job left its work directory"
+[[ ! -e $work/resident.h5.work ]] || fail "a complete job left its work directory, with $(ls -A "$work/resident.h5.work")"
 
 # ---- damaged or missing work is refused and stays; --overwrite-work begins anew
 damaged() { cp -r "$work/gradient.3.h5.work" "$1.work"; }
