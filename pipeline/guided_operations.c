@@ -1,8 +1,6 @@
 /* See guided_operations.h. */
 #include "pipeline/guided_operations.h"
 
-enum { SWEEPS = 4 }; /* a round: stages/methods/guided.c */
-
 decant_guided_operations decant_guided_operations_of(const decant_recipe *recipe, int64_t rows, int64_t columns,
                                                      int bits)
 {
@@ -10,7 +8,7 @@ decant_guided_operations decant_guided_operations_of(const decant_recipe *recipe
     const int rounds = recipe->guided_rounds, passes = rounds > 0 ? recipe->guided_passes : 0;
     const int objectives = passes > 0 ? 3 : 2, alternations = rounds + (passes > 0 ? passes - 1 : 0);
     return (decant_guided_operations){
-        .products = (objectives + rounds * SWEEPS) * 2 * m * n * n,
+        .products = (objectives + rounds * DECANT_GUIDED_SWEEPS) * 2 * m * n * n,
         .level_sums = alternations * 2 * levels * m * n * n,
         .feedback = passes > 0 ? passes * m * n * n + recipe->hessian_groups * 2 * n * n * n / 3 : 0,
     };

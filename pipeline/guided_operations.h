@@ -13,7 +13,7 @@ typedef struct decant_guided_operations {
 } decant_guided_operations;
 
 /* Of one candidate of `bits` for a matrix [rows, columns]:
- *   a product            2 · rows · columns²: two objectives, one more after passes, rounds · 4 sweeps
+ *   a product            2 · rows · columns²: two objectives, one more after passes, rounds · sweeps
  *   sums by 2^b levels   2 · 2^b · rows · columns²: each round, and between two passes
  *   a pass               rows · columns²: on average half of the columns come before one
  *   a factorization      2/3 · columns³ a group: elimination that leaves the symmetry of H unused, as on a GPU

@@ -70,6 +70,8 @@ const char *decant_method_name(decant_method method);
 bool decant_method_find(const char *name, decant_method *method); /* false when there is none of this name */
 bool decant_method_is_on_grid(decant_method method);              /* false: each row has its own levels */
 
+enum { DECANT_GUIDED_SWEEPS = 4 }; /* over the codes in each of guided_rounds; as in LNQ, arXiv 2505.07004 */
+
 /* Has the recipe a method whose rows have levels, and thus a sparse part: k-means or guided? */
 bool decant_recipe_has_levels(const decant_recipe *recipe);
 

@@ -9,8 +9,6 @@
  * do to one token. */
 #include "stages/methods/guided.h"
 
-enum { SWEEPS = 4 }; /* a round; as in the paper */
-
 static bool offer(const decant_recipe *recipe, int64_t columns, decant_candidate_list *list)
 {
     (void)columns;
@@ -74,7 +72,7 @@ static decant_status evaluate(decant_backend *backend, const decant_recipe *reci
         .damping = recipe->guided_damping,
         .passes = recipe->guided_passes,
         .rounds = recipe->guided_rounds,
-        .sweeps = SWEEPS,
+        .sweeps = DECANT_GUIDED_SWEEPS,
     };
     if (recipe->guided_sparse_count > 0)
         return decant_guided_with_sparse(backend, recipe, weight, fisher, &search, first, count, layer, err);
