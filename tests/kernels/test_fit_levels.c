@@ -393,5 +393,6 @@ int main(void)
         cmocka_unit_test(levels_are_the_same_bytes_when_threads_differ),
         cmocka_unit_test(lloyd_is_worse_than_exact_when_compared),
     };
+    cmocka_set_test_filter(getenv("DECANT_TEST_ONLY")); /* one test at a time, under tools that are slow */
     return cmocka_run_group_tests(tests, open_backend, close_backend);
 }

@@ -410,5 +410,6 @@ int main(void)
         cmocka_unit_test(same_levels_give_the_same_bytes_and_errors),
         cmocka_unit_test(same_weights_are_sparse_when_most_keys_are_equal),
     };
+    cmocka_set_test_filter(getenv("DECANT_TEST_ONLY")); /* one test at a time, under tools that are slow */
     return cmocka_run_group_tests(tests, open_backend, close_backend);
 }
