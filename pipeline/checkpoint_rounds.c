@@ -21,7 +21,7 @@ decant_status decant_checkpoint_rounds_open(decant_calibration_run *run, decant_
                                       (void **)&rounds->wishes, err));
     DECANT_TRY(decant_memory_allocate((size_t)(rounds->lag + 1) * sizeof *rounds->messages, "checkpoint rounds",
                                       (void **)&rounds->messages, err));
-    decant_interruption_listen();
+    decant_interruption_defer();
 done:
     return status;
 }

@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "pipeline/generate.h"
+#include "pipeline/interruption.h"
 #include "pipeline/job_budget.h"
 #include "pipeline/job_open.h"
 #include "pipeline/job_plan.h"
@@ -153,6 +154,7 @@ static decant_status validate_and_finish(decant_job *job, const decant_validatio
                                         &questions, &validation_error);
     if (validated == DECANT_OK && inputs->text.sequences > 0)
         validated = decant_validation_write(*writer, &result, &validation_error);
+    decant_interruption_ignore(); /* or a rank might leave where the output has its name already */
     decant_status status = decant_container_finish(writer, err);
     if (status != DECANT_OK)
         goto done;

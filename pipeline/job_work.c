@@ -101,13 +101,14 @@ decant_status decant_job_heed_signals(decant_job *job, decant_error *err)
 {
     bool leaves, saves;
     decant_status status = decant_job_ask(job, &leaves, &saves, err);
-    decant_interruption_ignore();
-    return status == DECANT_OK && leaves ? interrupted(job, err) : status;
+    if (status == DECANT_OK && leaves)
+        return interrupted(job, err);
+    decant_interruption_act();
+    return status;
 }
 
 void decant_job_close_work(decant_job *job)
 {
-    decant_interruption_ignore();
     if (job->ranks->rank == 0)
         decant_work_directory_close(&job->work);
 }

@@ -20,7 +20,7 @@ decant_status decant_job_ask(decant_job *job, bool *leaves, bool *saves, decant_
 decant_status decant_job_keep_statistics(decant_job *job, const decant_fisher_sums *fisher,
                                          const decant_statistics_origin *origin, decant_error *err);
 
-/* Collective. DECANT_INTERRUPTED when a signal came to any rank; from then on signals act by themselves. */
+/* Collective. DECANT_INTERRUPTED when a signal came to any rank; from then on one ends the process at once. */
 decant_status decant_job_heed_signals(decant_job *job, decant_error *err);
 
 /* Local. Lets go of the directory; removes it when the job is complete, or when there is nothing in it. */

@@ -5,6 +5,7 @@
 #include "pipeline/examine.h"
 #include "pipeline/export.h"
 #include "pipeline/import_statistics.h"
+#include "pipeline/interruption.h"
 #include "pipeline/job.h"
 #include "pipeline/launcher.h"
 #include "pipeline/merge.h"
@@ -24,6 +25,16 @@ static int fail(decant_status status, const decant_error *err)
 {
     fprintf(stderr, "decant: %s: %s\n", decant_status_sentence(status), err->message);
     return decant_status_exit(status);
+}
+
+/* A job that can be begun again leaves on a signal from now on, and its first rank says so. */
+static void heed_signals(const decant_options *options, char *line, size_t size)
+{
+    if (options->command != DECANT_COMMAND_RUN && options->command != DECANT_COMMAND_CALIBRATE)
+        return;
+    snprintf(line, size, "decant: %s: the same command goes on from what was saved of it beside %s\n",
+             decant_status_sentence(DECANT_INTERRUPTED), options->output);
+    decant_interruption_begin(decant_launcher_rank() == 0 ? line : NULL);
 }
 
 /* Before there are ranks. */
@@ -97,6 +108,8 @@ int main(int argument_count, char **arguments)
         status = run_alone(&options, &err);
         return status == DECANT_OK ? 0 : fail(status, &err);
     }
+    char last_words[sizeof options.output + 128];
+    heed_signals(&options, last_words, sizeof last_words);
     decant_launcher_stay_alone();
     int provided;
     MPI_Init_thread(&argument_count, &arguments, MPI_THREAD_FUNNELED, &provided);

@@ -39,7 +39,7 @@ decant_status decant_streamed_create(decant_calibration_run *run, const char *sc
     streamed->has_input = own.first < streamed->state.boundaries;
     streamed->has_gradient =
         streamed->state.left < job->config.layers && streamed->state.left == own.first + own.count;
-    decant_interruption_listen();
+    decant_interruption_defer();
 done:
     return status;
 }

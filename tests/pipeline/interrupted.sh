@@ -54,18 +54,42 @@ wait_for() {
 }
 
 # interrupted SIGNAL FILE RANKS OUTPUT ARGUMENTS…: a job whose last rank alone was sent the signal once FILE was in its work
-# directory, and which left with 75. The calibration may be over when the signal comes, which then ends decant like any other
-# program, or comes too late for that: such jobs are begun anew.
+# directory, and which then saved and left with 75. The calibration may be over when the signal comes, which then ends the job
+# at once, or comes too late for that: such jobs are begun anew.
 interrupted() {
   local signal=$1 file=$2 ranks=$3 output=$4 tries=0
   shift 4
-  until begin "$ranks" "$output" "$@" && wait_for "$output.work/$file" && tell_last "$signal" && finish && [[ $got == 75 ]]; do
+  until begin "$ranks" "$output" "$@" && wait_for "$output.work/$file" && tell_last "$signal" && finish && [[ $got == 75 ]] &&
+    grep -q 'interrupted, can be resumed: ' "$work/err"; do
     [[ -z $running ]] || finish
-    [[ $got == 0 || $got == $((128 + $(kill -l "$signal"))) ]] || fail "SIG$signal on $ranks ranks gave $got: $(cat "$work/err")"
+    [[ $got == 0 || $got == 75 ]] || fail "SIG$signal on $ranks ranks gave $got: $(cat "$work/err")"
     ((tries++ < 20)) || fail "SIG$signal on $ranks ranks does not interrupt the job: $(cat "$work/err")"
     rm -rf "$output"*
   done
-  grep -q 'interrupted, can be resumed: ' "$work/err" || fail "SIG$signal: $(cat "$work/err")"
   [[ ! -e $output ]] || fail "an interrupted job left an output"
 }
+
+# interrupted_late SIGNAL PATTERN RANKS OUTPUT ARGUMENTS…: a job all of whose ranks were sent the signal once the pattern was in its
+# log, and which left with 75 at once.
+interrupted_late() {
+  local signal=$1 pattern=$2 ranks=$3 output=$4 tries=0
+  shift 4
+  until rm -f "$output.log" && begin "$ranks" "$output" "$@" --log "$output.log" && wait_for_event "$output.log" "$pattern" &&
+    tell_all "$signal" && finish && [[ $got == 75 ]]; do
+    [[ -z $running ]] || finish
+    [[ $got == 0 ]] || fail "SIG$signal at $pattern on $ranks ranks gave $got: $(cat "$work/err")"
+    ((tries++ < 20)) || fail "SIG$signal at $pattern on $ranks ranks does not interrupt the job: $(cat "$work/err")"
+    rm -rf "$output"*
+  done
+  [[ $(grep -c '^decant: interrupted, can be resumed: the same command goes on' "$work/err") == 1 ]] ||
+    fail "SIG$signal at $pattern is not told once: $(cat "$work/err")"
+  [[ ! -e $output ]] || fail "an interrupted job left an output"
+}
+wait_for_event() {
+  until grep -qs "$2" "$1"; do
+    kill -0 "$job" 2>/dev/null || return 1
+    sleep 0.002
+  done
+}
+tell_all() { for process in $(processes "$running"); do kill -"$1" "$process" 2>/dev/null || true; done; }
 tell_last() { kill -"$1" "$(processes "$running" | tail -n 1)" 2>/dev/null; }

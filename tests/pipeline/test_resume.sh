@@ -97,6 +97,17 @@ for case in USR1:3:1 TERM:1:2; do
   cmp "$work/whole.h5" "$out" || fail "a job that was interrupted gives other bytes"
 done
 
+# ---- signals after calibration: the job leaves at once with the same status, and goes on
+for case in USR1:write:quantize:3:2 TERM:validate:write:2:3; do
+  IFS=: read -r signal stage before ranks others <<<"$case"
+  out=$work/$stage.h5
+  interrupted_late "$signal" "\"event\":\"$before\"" "$ranks" "$out" "${run[@]}" "${always[@]}"
+  [[ -e $out.work/statistics.h5 ]] || fail "a job that was interrupted in $stage has kept nothing"
+  through "$others" "${run[@]}" --output "$out"
+  grep -q 'calibration is finished already' "$work/err" || fail "calibration was done again: $(cat "$work/err")"
+  cmp "$work/whole.h5" "$out" || fail "a job that was interrupted in $stage gives other bytes"
+done
+
 # ---- work of another job, or damaged, is refused and stays; --overwrite-work begins anew
 out=$work/first.h5 before=$(cd "$work/first.h5.work" && sha256sum calibration.h5 head)
 python3 - "$tokens" "$work/other.npy" <<'PY'
