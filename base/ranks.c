@@ -111,8 +111,10 @@ decant_status decant_ranks_require_equal(decant_ranks *ranks, const void *data, 
         memcpy(first, data, size_bytes);
     DECANT_TRY(decant_ranks_broadcast(ranks, 0, first, (size_t)first_bytes, err));
     if (first_bytes != size_bytes || (size_bytes && memcmp(first, data, size_bytes) != 0))
-        status =
-            DECANT_ERROR(err, DECANT_ERROR_BUG, "%s is not the same on rank %d and rank 0", what, ranks->rank);
+        status = DECANT_ERROR(
+            err, DECANT_ERROR_INPUT,
+            "%s is not the same on rank %d and rank 0; let all machines read one file that they share", what,
+            ranks->rank);
     DECANT_TRY(decant_ranks_agree(ranks, status, err));
 done:
     decant_memory_free(first);

@@ -45,7 +45,8 @@ decant_status decant_ranks_gather(decant_ranks *ranks, const void *part, size_t 
 decant_status decant_ranks_sum(decant_ranks *ranks, double *values, int count, decant_error *err);
 decant_status decant_ranks_maximum(decant_ranks *ranks, int64_t *values, int count, decant_error *err);
 
-/* Collective. DECANT_ERROR_BUG on all ranks when the bytes differ between ranks; `what` is named. */
+/* Collective, for what every rank reads for itself: DECANT_ERROR_INPUT on all ranks when the bytes differ
+ * between them; `what`, a file, is named. */
 decant_status decant_ranks_require_equal(decant_ranks *ranks, const void *data, size_t size_bytes,
                                          const char *what, decant_error *err);
 

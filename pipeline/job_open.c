@@ -25,17 +25,6 @@ int decant_job_owner(const decant_job *job, int block, int linear)
     return job->owners[block * job->family->linear_count + linear];
 }
 
-decant_status decant_job_require_same_input(const decant_job *job, const void *read, size_t size_bytes,
-                                            const char *path, decant_error *err)
-{
-    decant_status status = decant_ranks_require_equal(job->ranks, read, size_bytes, path, err);
-    if (status != DECANT_ERROR_BUG)
-        return status;
-    return DECANT_ERROR(err, DECANT_ERROR_INPUT,
-                        "%s is not the same on all ranks; let all machines read one file that they share",
-                        path);
-}
-
 /* ---- the backend and the model ---- */
 
 /* This rank's share of the machine's cores. */
@@ -153,7 +142,7 @@ decant_status decant_job_open(decant_job *job, decant_ranks *ranks, const decant
     status = require_one_kind(job, err);
     if (status != DECANT_OK)
         return status;
-    status = decant_job_require_same_input(job, job->config.json, job->config.json_bytes, "config.json", err);
+    status = decant_ranks_require_equal(ranks, job->config.json, job->config.json_bytes, "config.json", err);
     if (status != DECANT_OK)
         return status;
     status = decant_ranks_agree(ranks, share_out(job, err), err);

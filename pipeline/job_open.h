@@ -12,10 +12,6 @@
 decant_status decant_job_open(decant_job *job, decant_ranks *ranks, const decant_options *options,
                               decant_log *log, decant_error *err);
 
-/* Collective. DECANT_ERROR_INPUT, naming the path, on all ranks when what they read differs. */
-decant_status decant_job_require_same_input(const decant_job *job, const void *read, size_t size_bytes,
-                                            const char *path, decant_error *err);
-
 /* Local. Frees what the job owns, its plan included. */
 void decant_job_close(decant_job *job);
 

@@ -44,7 +44,7 @@ static decant_status read_tokens(decant_job *job, const char *path, int64_t wind
     if (status != DECANT_OK)
         return status;
     const int64_t read[] = {tokens->checksum, tokens->sequences, tokens->length};
-    status = decant_job_require_same_input(job, read, sizeof read, path, err);
+    status = decant_ranks_require_equal(job->ranks, read, sizeof read, path, err);
     return status == DECANT_OK ? check_length(job, path, tokens->length + tokens_behind, err) : status;
 }
 
@@ -55,7 +55,8 @@ static decant_status read_questions(decant_job *job, decant_question_set *questi
     status = decant_ranks_agree(job->ranks, status, err);
     if (status != DECANT_OK)
         return status;
-    status = decant_job_require_same_input(job, &questions->checksum, sizeof questions->checksum, path, err);
+    status =
+        decant_ranks_require_equal(job->ranks, &questions->checksum, sizeof questions->checksum, path, err);
     return status == DECANT_OK ? check_length(job, path, decant_question_set_longest(questions), err) : status;
 }
 

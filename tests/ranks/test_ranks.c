@@ -152,11 +152,11 @@ static void equality_is_refused_when_any_rank_differs(void **state)
     for (int bad = 1; bad < ranks->size; bad++) {
         text[3] = ranks->rank == bad ? 'X' : 'i';
         assert_status(decant_ranks_require_equal(ranks, text, sizeof text, "the options", &err),
-                      DECANT_ERROR_BUG);
+                      DECANT_ERROR_INPUT);
         assert_non_null(strstr(err.message, "the options"));
         assert_int_equal(err.rank, bad);
         size_t shorter = ranks->rank == bad ? 4 : sizeof text;
-        assert_status(decant_ranks_require_equal(ranks, text, shorter, "a length", &err), DECANT_ERROR_BUG);
+        assert_status(decant_ranks_require_equal(ranks, text, shorter, "a length", &err), DECANT_ERROR_INPUT);
     }
 }
 
