@@ -32,6 +32,13 @@ static __device__ __forceinline__ void decant_barrier_publish(void)
     asm volatile("fence.proxy.async;" ::: "memory");
 }
 
+/* What the thread has done in shared memory comes before what the copy engine does there once threads have met
+ * at a barrier. */
+static __device__ __forceinline__ void decant_leave_shared(void)
+{
+    asm volatile("fence.proxy.async;" ::: "memory");
+}
+
 static __device__ __forceinline__ void decant_barrier_arrive(uint32_t barrier)
 {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");

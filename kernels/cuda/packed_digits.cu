@@ -4,10 +4,10 @@
  * level_digits.cuh looks the levels' digits up, token_digits.h says how those of x lie.
  *
  * The tensor cores are those of Hopper's warpgroups, which take the looked-up bytes from registers; other
- * devices go by packed_tiles.cu. The sparse part is a block of its own for each 128 rows (sparse_share.cuh). */
+ * devices go by packed_tiles.cu. */
 #include "kernels/cuda/integer_core.cuh"
 #include "kernels/cuda/level_digits.cuh"
-#include "kernels/cuda/sparse_share.cuh"
+#include "kernels/cuda/token_tiles.cuh"
 
 enum {
     PLANES_MAXIMUM = 4,
@@ -139,7 +139,7 @@ template <int TILES> struct x_ring {
     }
 };
 
-template <int BITS, int TILES, bool WHOLE>
+template <int BITS, int TILES, bool WHOLE, bool SPARSE>
 static __device__ __forceinline__ void digits_block(const tiles_call &call, unsigned char *shared)
 {
     __shared__ x_barriers<X_STAGES<TILES>> barriers;
@@ -167,7 +167,15 @@ static __device__ __forceinline__ void digits_block(const tiles_call &call, unsi
     x.steps = (end - begin) * UNIT_STEPS;
     x.create(barriers);
 
+    own_entries<TILES> entries;
+    if (SPARSE)
+        entries.open(call, row_block, share, (float *)shared);
     decant_wait_for_earlier_kernels();
+    if (SPARSE) { /* in the place of x, which the copy engine then brings */
+        entries.multiply(call);
+        decant_leave_shared();
+        __syncthreads();
+    }
     if (threadIdx.x == 0)
         for (int i = 0; i < X_AHEAD && i < x.steps; i++)
             x.bring(i, i);
@@ -200,34 +208,38 @@ static __device__ __forceinline__ void digits_block(const tiles_call &call, unsi
     finish<TILES>(call, sums, row_block, share);
 }
 
-/* Blocks of the dense part, then those of the sparse part. */
-template <int BITS, int TILES, bool WHOLE>
+template <int BITS, int TILES, bool WHOLE, bool SPARSE>
 __global__ void __launch_bounds__(THREADS, TILES == 4 ? 1 : 2)
     packed_digits_kernel(const __grid_constant__ tiles_call call)
 {
     if constexpr (DECANT_HAS_WGMMA) {
         extern __shared__ __align__(128) unsigned char shared[];
-        const int dense_blocks = row_blocks_of(call.packed.rows) * call.shares;
         decant_let_next_kernel_begin();
-        if ((int)blockIdx.x < dense_blocks)
-            digits_block<BITS, TILES, WHOLE>(call, shared);
-        else
-            take_sparse_share<TILES>(call, (int)blockIdx.x - dense_blocks, *(sparse_sums<TILES> *)shared);
+        digits_block<BITS, TILES, WHOLE, SPARSE>(call, shared);
     }
 }
 
 /* ---- the calls ---- */
 
+template <int BITS, int TILES, bool SPARSE>
+static cudaError_t launch_sparse(decant_cuda_context *context, const tiles_call &call)
+{
+    static_assert(ENTRY_BYTES<TILES> <= X_STAGES<TILES> * STEP_BYTES_OF_X<TILES>,
+                  "entries take the place of x");
+    const decant_packed_view &packed = call.packed;
+    const bool whole = packed.words % LANE_WORDS == 0 && (uintptr_t)packed.planes % VECTOR_BYTES == 0;
+    return decant_launch_early(context,
+                               whole ? packed_digits_kernel<BITS, TILES, true, SPARSE>
+                                     : packed_digits_kernel<BITS, TILES, false, SPARSE>,
+                               (unsigned)(row_blocks_of(packed.rows) * call.shares), THREADS,
+                               DIGITS_SHARED_BYTES<BITS, TILES>, call);
+}
+
 template <int BITS, int TILES>
 static cudaError_t launch_digits(decant_cuda_context *context, const tiles_call &call)
 {
-    static_assert(sizeof(sparse_sums<TILES>) <= DIGITS_SHARED_BYTES<BITS, TILES>, "blocks of both parts");
-    const decant_packed_view &packed = call.packed;
-    const bool whole = packed.words % LANE_WORDS == 0 && (uintptr_t)packed.planes % VECTOR_BYTES == 0;
-    return decant_launch_early(
-        context, whole ? packed_digits_kernel<BITS, TILES, true> : packed_digits_kernel<BITS, TILES, false>,
-        (unsigned)(row_blocks_of(packed.rows) * parts_of(call)), THREADS, DIGITS_SHARED_BYTES<BITS, TILES>,
-        call);
+    return call.turned ? launch_sparse<BITS, TILES, true>(context, call)
+                       : launch_sparse<BITS, TILES, false>(context, call);
 }
 
 template <int BITS> static cudaError_t launch_width(decant_cuda_context *context, const tiles_call &call)
@@ -252,7 +264,6 @@ decant_status decant_cuda_packed_digits(decant_backend *backend, decant_matrix x
     decant_cuda_context *context = decant_cuda_context_of(backend);
     tiles_call call = {};
     call.packed = decant_packed_view_of(packed);
-    call.sparse_share = sparse;
     call.y = (__nv_bfloat16 *)y.data;
     call.tokens = (int)x.rows;
     call.accumulate = accumulate;
@@ -260,6 +271,8 @@ decant_status decant_cuda_packed_digits(decant_backend *backend, decant_matrix x
     DECANT_RETURN_ON_FAILURE(prepare(context, &call, &parts_bytes, err));
     const size_t parts_at = decant_scratch_reserve(&total, parts_bytes);
     const size_t digits_at = decant_scratch_reserve(&total, decant_token_digits_bytes(x, sparse));
+    const size_t products_at =
+        decant_scratch_reserve(&total, sparse ? (size_t)(x.rows * packed->rows) * sizeof(float) : 0);
     void *scratch;
     DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, total, &scratch, err));
     call.parts = (float *)((char *)scratch + parts_at);
@@ -269,6 +282,7 @@ decant_status decant_cuda_packed_digits(decant_backend *backend, decant_matrix x
     call.digits = digits.digits;
     call.figures = digits.figures;
     call.turned = digits.turned;
+    call.products = (float *)((char *)scratch + products_at);
     const cudaError_t code = packed->bits == 2   ? launch_width<2>(context, call)
                              : packed->bits == 3 ? launch_width<3>(context, call)
                                                  : launch_width<4>(context, call);

@@ -1,9 +1,9 @@
 /* y = x ŵᵀ from the packed form; the way depends on the shapes alone:
  *
  *     very few tokens, up to 6 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
- *     up to 32 tokens, up to 4 bits, BF16,
+ *     up to 16 tokens, up to 4 bits, BF16,
  *     large matrices, Hopper                packed_digits.cu     integer tensor cores, levels in registers
- *     the same otherwise                    packed_tiles.cu      tensor cores, levels in registers
+ *     up to 32 tokens otherwise             packed_tiles.cu      tensor cores, levels in registers
  *     the same, when asked for              packed_pairs.cu      tensor cores, two columns a lookup
  *     up to 16 tokens, wider codes, BF16    packed_mma.cu        tensor cores, a lookup each
  *     up to 16 tokens otherwise             packed_vectors.cu    F32, or rows of x of odd lengths
@@ -12,7 +12,7 @@
  * In the last, rows are decoded into a tile of scratch, in the activations' type, small enough to be still in
  * the L2 cache when the product reads it.
  *
- * The sparse part is folded into the decoded tile, or multiplied beside or before the kernel, unless
+ * The sparse part is folded into the decoded tile, or multiplied in or before the kernel, unless
  * DECANT_CUDA_SPARSE=cusparse: then the dense part goes these ways without it and cuSPARSE adds x Sᵀ to y.
  * Folded costs one more pass over the few sparse entries; cuSPARSE reads and writes y again. In BF16, folding
  * rounds level + value once, cuSPARSE rounds y twice. */
@@ -23,7 +23,9 @@ enum {
     TILE_BYTES = 32 << 20,
     TILE_ROWS_MULTIPLE = 256,
     PAIRS_TOKENS = 32,
-    PARITIES_TOKENS = 16
+    DIGITS_TOKENS = 16,
+    PARITIES_TOKENS = 16,
+    PARITIES_SPARSE_COLUMNS = 8192, /* of more than two tokens */
 };
 
 /* Dense columns of an octet leave together when the row's addresses allow. */
@@ -124,25 +126,30 @@ static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
     return DECANT_OK;
 }
 
-/* Parities cost by the token, lookups by the code: where the one overtakes the other (tests/gpu/RESULTS.md). */
+/* Parities cost by the token, lookups by the code: where the one overtakes the other (tests/gpu/RESULTS.md).
+ * The sparse part of more than two tokens costs more beside parities when x has so many columns that it is not
+ * kept in shared memory. */
 static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
     static const int most[] = {0, 0, 4, 4, 2, 1, 1}; /* tokens, of codes of 2 to 6 bits */
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
-    const bool wanted = way == DECANT_PACKED_PARITIES ||
-                        (way == DECANT_PACKED_FASTEST && packed->bits <= 6 && x.rows <= most[packed->bits]);
+    const bool many_columns =
+        packed->sparse.count > 0 && x.rows > 2 && packed->columns > PARITIES_SPARSE_COLUMNS;
+    const bool wanted = way == DECANT_PACKED_PARITIES || (way == DECANT_PACKED_FASTEST && packed->bits <= 6 &&
+                                                          x.rows <= most[packed->bits] && !many_columns);
     return wanted && x.rows <= PARITIES_TOKENS && decant_cuda_packed_has_parities(backend, x, packed);
 }
 
-/* Digits of x are made by a kernel before, which small matrices do not make up for; the sparse part costs less
- * beside digits than before the tiles. From how many weights on they have been faster (tests/gpu/RESULTS.md).
- */
+/* Digits of x are made by a kernel before, which small matrices do not make up for; with a sparse part, tiles
+ * need a kernel before, too. From how many weights on they have been faster, and up to how many tokens
+ * (tests/gpu/RESULTS.md, tests/bench/DECODE.md). */
 static bool takes_digits(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
     const int64_t least = (packed->sparse.count > 0 ? (int64_t)40 : (int64_t)65) << 20;
-    const bool wanted = way == DECANT_PACKED_DIGITS ||
-                        (way == DECANT_PACKED_FASTEST && packed->rows * packed->columns >= least);
+    const bool wanted =
+        way == DECANT_PACKED_DIGITS ||
+        (way == DECANT_PACKED_FASTEST && x.rows <= DIGITS_TOKENS && packed->rows * packed->columns >= least);
     return wanted && decant_cuda_packed_has_digits(backend, x, packed);
 }
 

@@ -6,7 +6,7 @@
  * of the 32. Four codes pick four lower and four upper bytes of their levels, which are then joined to two
  * pairs of BF16: columns 8c + n and 8c + 4 + n.
  *
- * The sparse part is multiplied before, by token_sparse.cu, and added at the end. */
+ * For the sparse part x is turned before, by token_sparse.cu. */
 #include "kernels/cuda/token_sparse.h"
 #include "kernels/cuda/token_tiles.cuh"
 
@@ -163,7 +163,7 @@ bool decant_cuda_packed_has_tiles(decant_backend *backend, decant_matrix x, cons
     return packed->bits <= PLANES_MAXIMUM && x.element == DECANT_BF16 && x.rows <= TOKENS_MAXIMUM &&
            decant_has_vectors<__nv_bfloat16>(x.columns, x.data) &&
            decant_cuda_of(backend)->shared_memory_bytes >=
-               (size_t)SHARED_BYTES<level_decoder<PLANES_MAXIMUM>, 4>;
+               (size_t)SHARED_BYTES<level_decoder<PLANES_MAXIMUM>, 4, true>;
 }
 
 decant_status decant_cuda_packed_tiles(decant_backend *backend, decant_matrix x,
@@ -180,13 +180,18 @@ decant_status decant_cuda_packed_tiles(decant_backend *backend, decant_matrix x,
     size_t total = 0, parts_bytes;
     DECANT_RETURN_ON_FAILURE(prepare(context, &call, &parts_bytes, err));
     const size_t parts_at = decant_scratch_reserve(&total, parts_bytes);
-    const size_t sparse_at = decant_scratch_reserve(&total, sparse ? decant_token_sparse_bytes(x, packed) : 0);
+    const size_t turned_at = decant_scratch_reserve(&total, sparse ? decant_turned_bytes(x) : 0);
+    const size_t products_at =
+        decant_scratch_reserve(&total, sparse ? (size_t)(x.rows * packed->rows) * sizeof(float) : 0);
     void *scratch;
     DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, total, &scratch, err));
     call.parts = (float *)((char *)scratch + parts_at);
-    if (sparse)
-        DECANT_RETURN_ON_FAILURE(
-            decant_cuda_token_sparse(backend, x, packed, (char *)scratch + sparse_at, &call.sparse, err));
+    if (sparse) {
+        __nv_bfloat16 *turned = (__nv_bfloat16 *)((char *)scratch + turned_at);
+        DECANT_RETURN_ON_FAILURE(decant_cuda_turn(backend, x, turned, err));
+        call.turned = turned;
+        call.products = (float *)((char *)scratch + products_at);
+    }
     DECANT_RETURN_ON_FAILURE(decant_cuda_check(launch_width(context, call), "packed_tiles", err));
     return decant_cuda_launched(backend, "packed_tiles", err);
 }

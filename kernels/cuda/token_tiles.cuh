@@ -8,7 +8,9 @@
  * memory, 64 columns of each of the four lanes at a time.
  *
  * Products do not care about the order of their terms as long as both operands have the same one (the terms of
- * a product are listed in tensor_core.cuh): eight columns of a token, sixteen bytes, serve two products. */
+ * a product are listed in tensor_core.cuh): eight columns of a token, sixteen bytes, serve two products.
+ *
+ * With a sparse part, blocks first take its entries (token_entries.cuh), each those of its part of the rows. */
 #ifndef DECANT_KERNELS_CUDA_TOKEN_TILES_CUH
 #define DECANT_KERNELS_CUDA_TOKEN_TILES_CUH
 
@@ -16,6 +18,7 @@
 #include "kernels/cuda/packed.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 #include "kernels/cuda/token_digits.h"
+#include "kernels/cuda/token_entries.cuh"
 
 enum {
     WARPS = 8,
@@ -49,10 +52,9 @@ typedef struct tiles_call {
     const __nv_bfloat16 *x;      /* [tokens, columns] */
     const unsigned char *digits; /* x as digits, or NULL (token_digits.h) */
     const decant_token_figures *figures;
-    const __nv_bfloat16 *turned; /* [columns, tokens of the kernel] x for a block of the sparse part */
-    bool sparse_share;           /* one more block of a row block takes its sparse part (sparse_share.cuh) */
+    const __nv_bfloat16 *turned; /* [columns, tokens of the kernel] x for the sparse part, NULL: none */
+    float *products;             /* [tokens, rows] scratch for those of the sparse part */
     __nv_bfloat16 *y;            /* [tokens, rows] */
-    const float *sparse;         /* [tokens, rows], NULL: none */
     float *parts;       /* [row blocks, shares, ROWS, tokens of the kernel], when there are several shares */
     uint32_t *arrivals; /* [row blocks] zeros, and zeros again in the end */
     int tokens;
@@ -72,12 +74,6 @@ static __device__ __forceinline__ void levels_at(float (&four)[4], const tiles_c
     four[1] = first.y;
     four[2] = second.x;
     four[3] = second.y;
-}
-
-/* Blocks that share rows: one more takes their sparse part. */
-static __host__ __device__ __forceinline__ int parts_of(const tiles_call &call)
-{
-    return call.shares + call.sparse_share;
 }
 
 static __host__ __device__ __forceinline__ int row_blocks_of(int rows)
@@ -213,6 +209,34 @@ static __device__ __forceinline__ void multiply_chunk(float (&sums)[TILES][4], c
     }
 }
 
+/* ---- the sparse part ---- */
+
+/* A block takes the entries of its part of the rows that it shares, in `shared` of ENTRY_BYTES, and leaves
+ * their sums in call.products: of rows that it stores itself, or before it says that it has come. */
+template <int TILES> struct own_entries {
+    decant_row_entries<THREADS, TILES * TILE_TOKENS> entries;
+    int first_row;
+
+    /* What does not depend on x. A barrier inside. */
+    __device__ __forceinline__ void open(const tiles_call &call, int row_block, int share, float *shared)
+    {
+        const int begin = row_block * ROWS + ROWS * share / call.shares,
+                  end = row_block * ROWS + ROWS * (share + 1) / call.shares;
+        first_row = min(begin, call.packed.rows);
+        entries.open(call.packed, first_row, min(end, call.packed.rows) - first_row, shared);
+    }
+
+    /* Ends with a barrier. */
+    __device__ __forceinline__ void multiply(const tiles_call &call)
+    {
+        entries.multiply(call.packed, first_row, call.turned, call.tokens, call.products);
+        __syncthreads();
+    }
+};
+
+template <int TILES>
+constexpr int ENTRY_BYTES = (decant_row_entries<THREADS, TILES * TILE_TOKENS>::bytes(ROWS) + 127) / 128 * 128;
+
 /* ---- the end ---- */
 
 static __device__ __forceinline__ void store(const tiles_call &call, int row, int token, float sum)
@@ -220,8 +244,8 @@ static __device__ __forceinline__ void store(const tiles_call &call, int row, in
     if (row >= call.packed.rows || token >= call.tokens)
         return;
     const int64_t place = (int64_t)token * call.packed.rows + row;
-    if (call.sparse)
-        sum += call.sparse[place];
+    if (call.turned)
+        sum += call.products[place];
     call.y[place] = __float2bfloat16_rn(call.accumulate ? __bfloat162float(call.y[place]) + sum : sum);
 }
 
@@ -255,14 +279,14 @@ static __device__ __forceinline__ bool comes_last(uint32_t *arrivals, int shares
 template <int TOKENS>
 static __device__ __forceinline__ float *part_of(const tiles_call &call, int row_block, int part)
 {
-    return call.parts + ((int64_t)row_block * parts_of(call) + part) * ROWS * TOKENS;
+    return call.parts + ((int64_t)row_block * call.shares + part) * ROWS * TOKENS;
 }
 
 /* The last block of those that share rows adds up what all left. */
 template <int TILES> static __device__ __forceinline__ void add_parts(const tiles_call &call, int row_block)
 {
     constexpr int TOKENS = TILES * TILE_TOKENS;
-    const int count = parts_of(call);
+    const int count = call.shares;
     if (!comes_last(call.arrivals + row_block, count))
         return;
     const float4 *parts = (const float4 *)part_of<TOKENS>(call, row_block, 0);
@@ -294,7 +318,7 @@ static __device__ __forceinline__ void finish(const tiles_call &call, const floa
                                               int row_block, int share)
 {
     constexpr int TOKENS = TILES * TILE_TOKENS;
-    if (parts_of(call) == 1) {
+    if (call.shares == 1) {
         each_sum<TILES>(
             sums, [&](int row, int token, float sum) { store(call, row_block * ROWS + row, token, sum); });
         return;
@@ -307,16 +331,20 @@ static __device__ __forceinline__ void finish(const tiles_call &call, const floa
 /* ---- the kernel ---- */
 
 template <int TILES> constexpr int STEP_BYTES = CHUNKS *TILES *DECANT_WARP *VECTOR_BYTES;
-template <typename Decoder, int TILES>
+/* For x, and before it for entries. */
+template <int TILES, bool SPARSE>
+constexpr int X_BYTES =
+    SPARSE &&ENTRY_BYTES<TILES> > 2 * STEP_BYTES<TILES> ? ENTRY_BYTES<TILES> : 2 * STEP_BYTES<TILES>;
+template <typename Decoder, int TILES, bool SPARSE>
 constexpr int SHARED_BYTES =
-    Decoder::SHARED_BYTES + WARPS *STAGES *UNIT_BYTES<Decoder::PLANES> + 2 * STEP_BYTES<TILES>;
+    Decoder::SHARED_BYTES + WARPS *STAGES *UNIT_BYTES<Decoder::PLANES> + X_BYTES<TILES, SPARSE>;
 
 /* A Decoder knows how codes become numbers:
  *     PLANES, STEPS (of 64 columns of a lane, in a unit), BLOCKS (to a multiprocessor), SHARED_BYTES
  *     APART       pairs of columns are n and n + 4
  *     load        what it needs of the weights; a barrier follows
  *     add_step    sums += the products of one step */
-template <typename Decoder, int TILES, bool WHOLE>
+template <typename Decoder, int TILES, bool WHOLE, bool SPARSE>
 __global__ void __launch_bounds__(THREADS, Decoder::BLOCKS)
     tiles_kernel(const __grid_constant__ tiles_call call)
 {
@@ -330,7 +358,7 @@ __global__ void __launch_bounds__(THREADS, Decoder::BLOCKS)
     const int begin = units * share / call.shares, end = units * (share + 1) / call.shares;
     const int first_row = row_block * ROWS + warp * WARP_ROWS;
     unsigned char *steps = shared + Decoder::SHARED_BYTES;
-    unsigned char *ring = steps + 2 * STEP_BYTES<TILES> + warp * STAGES * UNIT_BYTES<PLANES>;
+    unsigned char *ring = steps + X_BYTES<TILES, SPARSE> + warp * STAGES * UNIT_BYTES<PLANES>;
     const uint32_t ring_address = decant_shared_address(ring);
     Decoder decoder;
 
@@ -342,7 +370,12 @@ __global__ void __launch_bounds__(THREADS, Decoder::BLOCKS)
         decant_copy_commit();
     }
     decoder.load(call, first_row, shared);
+    own_entries<TILES> entries;
+    if (SPARSE)
+        entries.open(call, row_block, share, (float *)steps);
     decant_wait_for_earlier_kernels();
+    if (SPARSE)
+        entries.multiply(call);
     float sums[TILES][4] = {};
     step_vectors<TILES> x;
     load_step<TILES>(x, call, LANE_COLUMNS, begin, 0);
@@ -406,22 +439,30 @@ static inline decant_status prepare(decant_cuda_context *context, tiles_call *ca
 {
     call->shares = shares_for(&context->shared, call->packed.rows, call->packed.words);
     call->shifts = {1u << 31, 1u << 30, 1u << 16, 1, 2, 4};
-    const int parts = parts_of(*call);
+    const int parts = call->shares;
     *parts_bytes = parts == 1 ? 0
                               : (size_t)row_blocks_of(call->packed.rows) * (size_t)parts * ROWS *
                                     (size_t)padded_tokens(call->tokens) * sizeof(float);
     return decant_cuda_arrivals(context, &call->arrivals, err);
 }
 
-template <typename Decoder, int TILES>
-static cudaError_t launch_tokens(decant_cuda_context *context, const tiles_call &call)
+template <typename Decoder, int TILES, bool SPARSE>
+static cudaError_t launch_sparse(decant_cuda_context *context, const tiles_call &call)
 {
     const decant_packed_view &packed = call.packed;
     const bool whole = packed.words % LANE_WORDS == 0 && (uintptr_t)packed.planes % VECTOR_BYTES == 0;
     const unsigned blocks = (unsigned)(row_blocks_of(packed.rows) * call.shares);
     return decant_launch_early(context,
-                               whole ? tiles_kernel<Decoder, TILES, true> : tiles_kernel<Decoder, TILES, false>,
-                               blocks, THREADS, SHARED_BYTES<Decoder, TILES>, call);
+                               whole ? tiles_kernel<Decoder, TILES, true, SPARSE>
+                                     : tiles_kernel<Decoder, TILES, false, SPARSE>,
+                               blocks, THREADS, SHARED_BYTES<Decoder, TILES, SPARSE>, call);
+}
+
+template <typename Decoder, int TILES>
+static cudaError_t launch_tokens(decant_cuda_context *context, const tiles_call &call)
+{
+    return call.turned ? launch_sparse<Decoder, TILES, true>(context, call)
+                       : launch_sparse<Decoder, TILES, false>(context, call);
 }
 
 template <typename Decoder>

@@ -162,6 +162,10 @@ static void packed_linear_matches_for_large_matrices(void **state)
     for (int bits = DECANT_BITS_MINIMUM; bits <= 6; bits++) /* far more entries in one block than in others */
         check_packed(*state, bits, LONE_SPARSE, 1 + bits % 2, 4104, 1061);
     check_packed(*state, 4, SOME_SPARSE, 16, 4224, 261);
+    for (int64_t tokens = 7; tokens <= 28; tokens *= 2) { /* blocks of many rows, and of many runs of one row */
+        check_packed(*state, 3, SOME_SPARSE, tokens, 72, 5003);
+        check_packed(*state, 4, LONE_SPARSE, tokens, 4104, 523);
+    }
 }
 
 /* The same call gives the same bits. */
