@@ -7,6 +7,7 @@
  *     the same, when asked for              packed_pairs.cu      tensor cores, two columns a lookup
  *     up to 16 tokens, wider codes, BF16    packed_mma.cu        tensor cores, a lookup each
  *     up to 16 tokens otherwise             packed_vectors.cu    F32, or rows of x of odd lengths
+ *     up to 64 tokens, up to 4 bits, BF16   the first three, in two lots
  *     more tokens                           here                 decoded, then cuBLAS
  *
  * In the last, rows are decoded into a tile of scratch, in the activations' type, small enough to be still in
@@ -22,7 +23,7 @@ enum {
     THREADS = 256,
     TILE_BYTES = 32 << 20,
     TILE_ROWS_MULTIPLE = 256,
-    PAIRS_TOKENS = 32,
+    LOT_TOKENS = 32, /* the most that are multiplied without decoding */
     DIGITS_TOKENS = 16,
     PARITIES_TOKENS = 16,
     PARITIES_SPARSE_COLUMNS = 8192, /* of more than two tokens */
@@ -43,50 +44,73 @@ static __device__ __forceinline__ void store_octet(T *target, const float (&valu
             target[i] = decant_from_float<T>(values[i]);
 }
 
+/* Of each level there are so many copies that the lanes of a warp meet in no bank of shared memory, as far as
+ * making them takes less than reading them. */
+template <int BITS> constexpr int LEVEL_COPIES = BITS <= 5 ? DECANT_WARP : 1024 >> BITS;
+
 /* One block a row: row first_row + blockIdx.x of the matrix becomes row blockIdx.x of the tile. */
-template <typename T>
+template <typename T, int BITS>
 __global__ void __launch_bounds__(THREADS)
     decode_kernel(const decant_packed_view packed, int first_row, bool sparse, bool vectors, T *tile)
 {
-    __shared__ float levels[DECANT_LEVELS_MAXIMUM];
-    const int row = first_row + blockIdx.x, level_count = 1 << packed.bits;
+    constexpr int LEVELS = 1 << BITS, COPIES = LEVEL_COPIES<BITS>;
+    __shared__ float levels[LEVELS * COPIES];
+    const int row = first_row + blockIdx.x, octets = (packed.columns + DECANT_OCTET - 1) / DECANT_OCTET;
     const uint32_t *planes = decant_row_planes(packed, row);
+    const float *own_levels = levels + threadIdx.x % COPIES;
     T *target = tile + (int64_t)blockIdx.x * packed.columns;
-    for (int i = threadIdx.x; i < level_count; i += THREADS)
-        levels[i] = __half2float(packed.levels[(int64_t)row * level_count + i]);
+    int octet = threadIdx.x;
+    uint2 codes = {0, 0};
+    if (octet < octets) /* on their way while the levels come */
+        codes = decant_octet_codes(planes, BITS, packed.words, octet);
+    for (int i = threadIdx.x; i < LEVELS * COPIES; i += THREADS)
+        levels[i] = __half2float(packed.levels[(int64_t)row * LEVELS + i / COPIES]);
     __syncthreads();
-    const int octets = (packed.columns + DECANT_OCTET - 1) / DECANT_OCTET;
-    for (int octet = threadIdx.x; octet < octets; octet += THREADS) {
-        uint2 codes = decant_octet_codes(planes, packed.bits, packed.words, octet);
+    while (octet < octets) {
         float values[DECANT_OCTET];
 #pragma unroll
         for (int i = 0; i < DECANT_OCTET / 2; i++) {
-            values[i] = levels[codes.x >> 8 * i & 255u];
-            values[i + 4] = levels[codes.y >> 8 * i & 255u];
+            values[i] = own_levels[(codes.x >> 8 * i & 255u) * COPIES];
+            values[i + 4] = own_levels[(codes.y >> 8 * i & 255u) * COPIES];
         }
-        store_octet(target + octet * DECANT_OCTET, values, packed.columns - octet * DECANT_OCTET, vectors);
+        const int done = octet;
+        octet += THREADS;
+        if (octet < octets)
+            codes = decant_octet_codes(planes, BITS, packed.words, octet);
+        store_octet(target + done * DECANT_OCTET, values, packed.columns - done * DECANT_OCTET, vectors);
     }
     if (!sparse)
         return;
     __syncthreads(); /* the dense values are written before the sparse ones take their place */
     for (uint32_t i = packed.row_offsets[row] + threadIdx.x; i < packed.row_offsets[row + 1]; i += THREADS) {
-        uint32_t column = packed.sparse_columns[i];
-        float level = levels[decant_column_code(planes, packed.bits, packed.words, column)];
+        const uint32_t column = packed.sparse_columns[i];
+        const float level = own_levels[decant_column_code(planes, BITS, packed.words, column) * COPIES];
         target[column] = decant_from_float<T>(level + __half2float(packed.sparse_values[i]));
     }
+}
+
+template <int BITS>
+static decant_status decode_bits(decant_backend *backend, const decant_packed_matrix *packed, int64_t first_row,
+                                 int64_t count, bool sparse, void *tile, decant_error *err)
+{
+    return decant_by_activation(backend, [&](auto activation) {
+        using T = decltype(activation);
+        cudaStream_t stream = decant_cuda_of(backend)->stream;
+        decode_kernel<T, BITS>
+            <<<(unsigned)count, THREADS, 0, stream>>>(decant_packed_view_of(packed), (int)first_row, sparse,
+                                                      packed->columns % DECANT_OCTET == 0, (T *)tile);
+        return decant_cuda_launched(backend, "decode", err);
+    });
 }
 
 static decant_status decode(decant_backend *backend, const decant_packed_matrix *packed, int64_t first_row,
                             int64_t count, bool sparse, void *tile, decant_error *err)
 {
-    return decant_by_activation(backend, [&](auto activation) {
-        using T = decltype(activation);
-        cudaStream_t stream = decant_cuda_of(backend)->stream;
-        decode_kernel<T><<<(unsigned)count, THREADS, 0, stream>>>(decant_packed_view_of(packed), (int)first_row,
-                                                                  sparse, packed->columns % DECANT_OCTET == 0,
-                                                                  (T *)tile);
-        return decant_cuda_launched(backend, "decode", err);
-    });
+    decant_status (*const by_bits[])(decant_backend *, const decant_packed_matrix *, int64_t, int64_t, bool,
+                                     void *, decant_error *) = {decode_bits<1>, decode_bits<2>, decode_bits<3>,
+                                                                decode_bits<4>, decode_bits<5>, decode_bits<6>,
+                                                                decode_bits<7>, decode_bits<8>};
+    return by_bits[packed->bits - 1](backend, packed, first_row, count, sparse, tile, err);
 }
 
 static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
@@ -153,12 +177,35 @@ static bool takes_digits(decant_backend *backend, decant_matrix x, const decant_
     return wanted && decant_cuda_packed_has_digits(backend, x, packed);
 }
 
+/* Codes looked up twice take less than rows decoded once (tests/gpu/RESULTS.md). */
+static bool takes_halves(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
+{
+    decant_matrix half = x;
+    half.rows = LOT_TOKENS;
+    return x.rows > LOT_TOKENS && x.rows <= 2 * LOT_TOKENS &&
+           decant_cuda_context_of(backend)->packed_way == DECANT_PACKED_FASTEST &&
+           decant_cuda_packed_has_tiles(backend, half, packed);
+}
+
+static decant_status multiply_halves(decant_backend *backend, decant_matrix x,
+                                     const decant_packed_matrix *packed, bool accumulate, decant_matrix y,
+                                     decant_error *err)
+{
+    DECANT_RETURN_ON_FAILURE(decant_cuda_packed_linear(backend, decant_matrix_rows(x, 0, LOT_TOKENS), packed,
+                                                       accumulate, decant_matrix_rows(y, 0, LOT_TOKENS), err));
+    const int64_t left = x.rows - LOT_TOKENS;
+    return decant_cuda_packed_linear(backend, decant_matrix_rows(x, LOT_TOKENS, left), packed, accumulate,
+                                     decant_matrix_rows(y, LOT_TOKENS, left), err);
+}
+
 decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x,
                                         const decant_packed_matrix *packed, bool accumulate, decant_matrix y,
                                         decant_error *err)
 {
     if (x.rows == 0 || packed->rows == 0)
         return DECANT_OK;
+    if (takes_halves(backend, x, packed))
+        return multiply_halves(backend, x, packed, accumulate, y, err);
     const bool has_sparse = packed->sparse.count > 0;
     const bool by_library = has_sparse && decant_cuda_context_of(backend)->sparse_by_library;
     const bool folded = has_sparse && !by_library;
@@ -169,7 +216,7 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
     else if (decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
              decant_cuda_packed_has_tiles(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_tiles(backend, x, packed, folded, accumulate, y, err));
-    else if (x.rows <= PAIRS_TOKENS && decant_cuda_packed_has_pairs(backend, x, packed))
+    else if (x.rows <= LOT_TOKENS && decant_cuda_packed_has_pairs(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(backend, x, packed, folded, accumulate, y, err));
     else if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM && decant_cuda_packed_has_mma(x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_mma(backend, x, packed, folded, accumulate, y, err));

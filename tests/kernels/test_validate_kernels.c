@@ -133,6 +133,8 @@ static void packed_linear_matches_at_every_width(void **state)
         check_packed(*state, bits, SOME_SPARSE, 37, 95, 61);
         check_packed(*state, bits, SOME_SPARSE, 1, 1, 1);
     }
+    for (int bits = DECANT_BITS_MINIMUM; bits <= 4; bits++) /* two lots of tokens */
+        check_packed(*state, bits, bits % 2 ? SOME_SPARSE : NO_SPARSE, 24 + 10 * bits, 264, 37);
     check_packed(*state, 3, SOME_SPARSE, 5, 2051, 261); /* more than one tile of rows and block of columns */
 }
 
