@@ -18,55 +18,18 @@
  * evenly, in order, each through a ring of its own in shared memory. Nothing of the weights depends on earlier
  * work, so their copies, and the levels' transform, start before the kernel waits for its x.
  *
+ * The sparse part is taken beside the codes (parity_run.cuh), or, of one token, by warps of their own where the
+ * device can (parities_apart.cu).
+ *
  * Shape of the product (PTX ISA, mma.m16n8k256): a lane (g = lane / 4, t = lane % 4) holds bits 32t … +31 and
  * 128 + 32t … +31 of plane g and g + 8 of x, the same of row g of the parities, and the counts of planes g and
  * g + 8 of rows 2t and 2t + 1. Which columns these bits are does not matter as long as both sides agree: of the
  * sixteen words of a unit a lane takes words 4t … 4t + 3, sixteen bytes of every plane, two words a product. */
 #include "kernels/cuda/early_launch.cuh"
+#include "kernels/cuda/parity_launch.cuh"
 #include "kernels/cuda/parity_run.cuh"
 
 /* ---- the kernel ---- */
-
-/* y = scale (f(0) Σ q + the warps' parts) + the sparse part, whose last window begins at chunk `window`: a
- * thread for each row and token. */
-template <int BITS, int TOKENS, bool SPARSE>
-static __device__ __forceinline__ void
-finish_rows(const parities_call &call, const block_share &share, const token_figures<TOKENS> &figures,
-            const float *coefficients, const float *parts, const decant_sparse_rows &sparse, int window)
-{
-    const int rows = rows_of(call.packed, share), tokens = min(TOKENS, call.tokens - share.first_token);
-    for (int i = threadIdx.x; i < rows * tokens; i += THREADS) {
-        const int token = TOKENS == 1 ? 0 : i / rows, row = i - token * rows;
-        const float *part = parts + row / TILE_ROWS * TILE_PARTS<TOKENS> + row % TILE_ROWS * TOKENS + token;
-        int sum_of_x = 0;
-        float sum = 0;
-#pragma unroll
-        for (int warp = 0; warp < WARPS; warp++) {
-            sum_of_x += figures.sums[token][warp];
-            sum += part[warp * TILE_ROWS * TOKENS];
-        }
-        sum = fmaf(coefficients[row * COEFFICIENT_STRIDE<BITS>], (float)sum_of_x, sum) *
-              (largest_of(figures, token) / DECANT_FIXED_POINT_MAXIMUM);
-        if (SPARSE)
-            sum += sparse.sums[row * TOKENS + token] + decant_sum_segments<TOKENS>(sparse, row, token, window);
-        __nv_bfloat16 *target = call.y + (int64_t)(share.first_token + token) * call.packed.rows +
-                                share.first_tile * TILE_ROWS + row;
-        *target = __float2bfloat16_rn(call.accumulate ? __bfloat162float(*target) + sum : sum);
-    }
-}
-
-template <int BITS, int TOKENS>
-static __device__ __forceinline__ block_share share_of(const parities_call &call)
-{
-    block_share share;
-    const int tiles = tiles_of(call.packed.rows), block = blockIdx.x / call.groups;
-    share.first_tile = (int)((int64_t)block * tiles / call.blocks);
-    share.tiles = (int)((int64_t)(block + 1) * tiles / call.blocks) - share.first_tile;
-    share.units = units_of(call.packed.words);
-    share.first_token = blockIdx.x % call.groups * TOKENS;
-    share.layout = layout_of<BITS, TOKENS>(call, (tiles + call.blocks - 1) / call.blocks, share.units);
-    return share;
-}
 
 template <int BITS, int TOKENS, bool WHOLE, int RING, bool SPARSE>
 __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 : 1)
@@ -125,32 +88,14 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
         window = add_windows<TOKENS>(call, share, sparse, shared + layout.x);
     else
         __syncthreads(); /* all parts are there */
-    finish_rows<BITS, TOKENS, SPARSE>(call, share, figures, coefficients, parts, sparse, window);
+    finish_rows<BITS, TOKENS>(call, share, figures, coefficients, parts, [&](float sum, int row, int token) {
+        return !SPARSE ? sum
+                       : sum + (sparse.sums[row * TOKENS + token] +
+                                decant_sum_segments<TOKENS>(sparse, row, token, window));
+    });
 }
 
 /* ---- the choice of a launch ---- */
-
-enum {
-    TILES_MAXIMUM = 32,      /* of a block */
-    PLANES_MAXIMUM = 6,      /* of codes */
-    BLOCKS_EACH = 1,         /* of one group of tokens, to a multiprocessor */
-    COLUMNS_MAXIMUM = 65536, /* the sum of a token's fixed-point values must fit an int */
-    CAPABILITY_END = 100,    /* later devices have no binary tensor cores */
-    RESERVED_BYTES = 1024,   /* of shared memory, for each block beyond what it asks for */
-    STATIC_BYTES = 1024,     /* of a block, beside its layout, at most */
-    WINDOW_LEAST = 16,       /* chunks */
-    RING_SHORT = 12,         /* planes of units in a warp's ring */
-    RING_MEDIUM = 16,
-    RING_LONG = 20,
-};
-
-/* As far as there are tiles for them, and more where tiles are very many. */
-static int blocks_of(const decant_cuda *cuda, int rows)
-{
-    const int tiles = tiles_of(rows), least = (tiles + TILES_MAXIMUM - 1) / TILES_MAXIMUM;
-    const int blocks = BLOCKS_EACH * cuda->multiprocessors;
-    return blocks < least ? least : blocks < tiles ? blocks : tiles;
-}
 
 template <int BITS, int TOKENS> static size_t shared_bytes(const parities_call &call)
 {
@@ -158,21 +103,13 @@ template <int BITS, int TOKENS> static size_t shared_bytes(const parities_call &
     return (size_t)layout_of<BITS, TOKENS>(call, tiles, units_of(call.packed.words)).total;
 }
 
-/* How long rings are with a sparse part and without, the longer first (tests/bench/DECODE.md). */
-template <int BITS, int TOKENS, bool SPARSE>
-constexpr int FIRST_RING = TOKENS == 1 && !SPARSE && BITS > 2 ? RING_LONG : RING_MEDIUM;
-template <int BITS, int TOKENS, bool SPARSE>
-constexpr int SECOND_RING = TOKENS == 1 && SPARSE ? RING_SHORT : FIRST_RING<BITS, TOKENS, SPARSE>;
-
 /* A ring that leaves the multiprocessor to two blocks, so that the next kernel may begin beside this one; where
  * even the shorter one does not, the longer. False where not even the shorter fits. */
 template <int BITS, int TOKENS, bool SPARSE>
 static bool choose_ring(const decant_cuda *cuda, parities_call *call)
 {
-    const size_t all = cuda->shared_memory_bytes - STATIC_BYTES;
-    const size_t half = (cuda->shared_memory_bytes + RESERVED_BYTES) / 2 - RESERVED_BYTES - STATIC_BYTES;
     static const int rings[] = {FIRST_RING<BITS, TOKENS, SPARSE>, SECOND_RING<BITS, TOKENS, SPARSE>};
-    const size_t rooms[] = {half, all};
+    const size_t rooms[] = {room_of(cuda, 2), room_of(cuda, 1)};
     for (size_t room : rooms)
         for (int ring : rings) {
             call->ring = ring;
@@ -280,6 +217,11 @@ decant_status decant_cuda_packed_parities(decant_backend *backend, decant_matrix
     parities_call call = call_of(x, packed, sparse);
     call.y = (__nv_bfloat16 *)y.data;
     call.accumulate = accumulate;
+    if (decant_cuda_has_parities_apart(context, call)) {
+        DECANT_RETURN_ON_FAILURE(
+            decant_cuda_check(decant_cuda_parities_apart(context, call), "parities_apart", err));
+        return decant_cuda_launched(backend, "parities_apart", err);
+    }
     const cudaError_t code = packed->bits == 2   ? launch_width<2>(context, call)
                              : packed->bits == 3 ? launch_width<3>(context, call)
                              : packed->bits == 4 ? launch_width<4>(context, call)

@@ -157,6 +157,17 @@ static __device__ __forceinline__ void count_ones(int (&counts)[4], const uint4 
         : "r"(planes.x), "r"(planes.y), "r"(planes.z), "r"(planes.w), "r"(low), "r"(high));
 }
 
+template <int BARRIER, int THREADS_OF_IT> static __device__ __forceinline__ void wait_at_barrier(void)
+{
+    asm volatile("barrier.sync %0, %1;" ::"n"(BARRIER), "n"(THREADS_OF_IT) : "memory");
+}
+
+/* Others wait there for this thread, which goes on. */
+template <int BARRIER, int THREADS_OF_IT> static __device__ __forceinline__ void arrive_at_barrier(void)
+{
+    asm volatile("barrier.arrive %0, %1;" ::"n"(BARRIER), "n"(THREADS_OF_IT) : "memory");
+}
+
 /* ---- codes: a ring of units for each team ---- */
 
 /* Where the next unit that a warp fetches is: a lane's words of its row. */
@@ -313,10 +324,11 @@ static __device__ __forceinline__ void store_columns(uint32_t x, int word,
         store_shared(x + x_offset(word * DECANT_PLANE_COLUMNS + i * 8), vectors[i]);
 }
 
-/* The operands of x of the block's tokens, and x itself where the sparse part finds it in shared memory, by all
- * threads together; a barrier inside, and one must follow. A thread takes 32 columns at a time and keeps the
- * first ones between looking for the largest and turning them to planes. */
-template <int TOKENS, bool SPARSE>
+/* The operands of x of the block's tokens, and x itself where the sparse part finds it in shared memory, by
+ * THREADS threads together, which are the whole block or meet at barrier BARRIER; one inside, and one must
+ * follow. READERS other threads wait at the barrier behind that for the copy of x. A thread takes 32 columns at
+ * a time and keeps the first ones between looking for the largest and turning them to planes. */
+template <int TOKENS, bool SPARSE, int BARRIER = 0, int READERS = 0>
 static __device__ __forceinline__ void make_operands(const parities_call &call, const block_share &share,
                                                      token_figures<TOKENS> &figures, uint32_t operands,
                                                      uint32_t x_copy)
@@ -355,7 +367,12 @@ static __device__ __forceinline__ void make_operands(const parities_call &call, 
         if (lane == 0)
             figures.largest[token][warp] = largest;
     }
-    __syncthreads();
+    if constexpr (READERS > 0)
+        arrive_at_barrier<BARRIER + 1, THREADS + READERS>();
+    if constexpr (BARRIER == 0)
+        __syncthreads();
+    else
+        wait_at_barrier<BARRIER, THREADS>();
 #pragma unroll
     for (int token = 0; token < TOKENS; token++) {
         const __nv_bfloat16 *x = call.x + (int64_t)min(share.first_token + token, call.tokens - 1) * columns;
@@ -381,11 +398,6 @@ static __device__ __forceinline__ void make_operands(const parities_call &call, 
 }
 
 /* ---- the dense part ---- */
-
-template <int BARRIER, int THREADS_OF_IT> static __device__ __forceinline__ void wait_at_barrier(void)
-{
-    asm volatile("barrier.sync %0, %1;" ::"n"(BARRIER), "n"(THREADS_OF_IT) : "memory");
-}
 
 /* All warps of the team have come here. Barriers are named one by one: a block reserves those it may use. */
 template <int BITS> static __device__ __forceinline__ void wait_for_team(void)

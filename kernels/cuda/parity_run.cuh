@@ -5,6 +5,21 @@
 
 #include "kernels/cuda/parity_block.cuh"
 
+/* ---- a block's share of the matrix ---- */
+
+template <int BITS, int TOKENS>
+static __device__ __forceinline__ block_share share_of(const parities_call &call)
+{
+    block_share share;
+    const int tiles = tiles_of(call.packed.rows), block = blockIdx.x / call.groups;
+    share.first_tile = (int)((int64_t)block * tiles / call.blocks);
+    share.tiles = (int)((int64_t)(block + 1) * tiles / call.blocks) - share.first_tile;
+    share.units = units_of(call.packed.words);
+    share.first_token = blockIdx.x % call.groups * TOKENS;
+    share.layout = layout_of<BITS, TOKENS>(call, (tiles + call.blocks - 1) / call.blocks, share.units);
+    return share;
+}
+
 /* ---- the sparse part ---- */
 
 /* The products of a warp's chunk, number `place` of the window. x_copy: x in shared memory, if it is there. */
@@ -106,7 +121,7 @@ add_units(const parities_call &call, const block_share &share, const warp_run &r
     const int token_bytes = share.units * PRODUCTS * OPERAND_BYTES;
     const int spacing = chunks.count > 0 ? max(run.count / chunks.count, AHEAD) : run.count + 1;
     int counts[TOKENS][SUBSETS_OF_WARP<BITS>][4] = {};
-    int until_chunk = spacing, to_fetch = run.count - AHEAD, left = run.count;
+    int until_chunk = spacing, left = run.count;
     int unit = run.first % share.units;
     uint32_t slot = ring, free_slot = ring + AHEAD * UNIT_BYTES<BITS>,
              x = operands + unit * PRODUCTS * OPERAND_BYTES;
@@ -120,7 +135,7 @@ add_units(const parities_call &call, const block_share &share, const warp_run &r
         for (; units > 0; units--) {
             decant_copy_wait<AHEAD - 1>();
             wait_for_team<BITS>();
-            if (to_fetch-- > 0)
+            if (left + units > AHEAD) /* as many are left with this one */
                 fetch_unit<BITS, WHOLE>(call.packed, share, source, free_slot);
             decant_copy_commit();
             free_slot = slot;
@@ -143,6 +158,35 @@ add_units(const parities_call &call, const block_share &share, const warp_run &r
         decant_copy_commit(); /* of the last chunk that was asked for */
         decant_copy_wait<0>();
         take_chunk<TOKENS>(call, share, sparse, chunks, x_copy);
+    }
+}
+
+/* ---- a block's rows ---- */
+
+/* y = scale (f(0) Σ q + the warps' parts), with the sparse part: a thread for each row and token.
+ * add_entries(sum, row, token): the sum and the sparse part's. */
+template <int BITS, int TOKENS, typename Entries>
+static __device__ __forceinline__ void
+finish_rows(const parities_call &call, const block_share &share, const token_figures<TOKENS> &figures,
+            const float *coefficients, const float *parts, const Entries &add_entries)
+{
+    const int rows = rows_of(call.packed, share), tokens = min(TOKENS, call.tokens - share.first_token);
+    for (int i = threadIdx.x; i < rows * tokens; i += THREADS) {
+        const int token = TOKENS == 1 ? 0 : i / rows, row = i - token * rows;
+        const float *part = parts + row / TILE_ROWS * TILE_PARTS<TOKENS> + row % TILE_ROWS * TOKENS + token;
+        int sum_of_x = 0;
+        float sum = 0;
+#pragma unroll
+        for (int warp = 0; warp < WARPS; warp++) {
+            sum_of_x += figures.sums[token][warp];
+            sum += part[warp * TILE_ROWS * TOKENS];
+        }
+        sum = fmaf(coefficients[row * COEFFICIENT_STRIDE<BITS>], (float)sum_of_x, sum) *
+              (largest_of(figures, token) / DECANT_FIXED_POINT_MAXIMUM);
+        sum = add_entries(sum, row, token);
+        __nv_bfloat16 *target = call.y + (int64_t)(share.first_token + token) * call.packed.rows +
+                                share.first_tile * TILE_ROWS + row;
+        *target = __float2bfloat16_rn(call.accumulate ? __bfloat162float(*target) + sum : sum);
     }
 }
 

@@ -161,6 +161,8 @@ static void packed_linear_matches_for_large_matrices(void **state)
             check_packed(*state, bits, HEAVY_SPARSE, tokens, 9216, 61);
             check_packed(*state, bits, SOME_SPARSE, tokens, 264, 9001);
         }
+    for (int bits = DECANT_BITS_MINIMUM; bits <= 4; bits++) /* as many rows in a block as there can be */
+        check_packed(*state, bits, SOME_SPARSE, 1, 136, 40001);
     for (int bits = DECANT_BITS_MINIMUM; bits <= 6; bits++) /* far more entries in one block than in others */
         check_packed(*state, bits, LONE_SPARSE, 1 + bits % 2, 4104, 1061);
     check_packed(*state, 4, SOME_SPARSE, 16, 4224, 261);

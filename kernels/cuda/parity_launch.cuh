@@ -1,0 +1,50 @@
+/* What launches of parities on binary tensor cores share: how many blocks there are, how long the rings of
+ * codes are, and how much shared memory a block may have. */
+#ifndef DECANT_KERNELS_CUDA_PARITY_LAUNCH_CUH
+#define DECANT_KERNELS_CUDA_PARITY_LAUNCH_CUH
+
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/parity_block.cuh"
+
+enum {
+    TILES_MAXIMUM = 32,      /* of a block */
+    PLANES_MAXIMUM = 6,      /* of codes */
+    BLOCKS_EACH = 1,         /* of one group of tokens, to a multiprocessor */
+    COLUMNS_MAXIMUM = 65536, /* the sum of a token's fixed-point values must fit an int */
+    CAPABILITY_END = 100,    /* later devices have no binary tensor cores */
+    RESERVED_BYTES = 1024,   /* of shared memory, for each block beyond what it asks for */
+    STATIC_BYTES = 1024,     /* of a block, beside its layout, at most */
+    WINDOW_LEAST = 16,       /* chunks */
+    RING_SHORT = 12,         /* planes of units in a warp's ring */
+    RING_MEDIUM = 16,
+    RING_LONG = 20,
+};
+
+/* As far as there are tiles for them, and more where tiles are very many. */
+static int blocks_of(const decant_cuda *cuda, int rows)
+{
+    const int tiles = tiles_of(rows), least = (tiles + TILES_MAXIMUM - 1) / TILES_MAXIMUM;
+    const int blocks = BLOCKS_EACH * cuda->multiprocessors;
+    return blocks < least ? least : blocks < tiles ? blocks : tiles;
+}
+
+/* Dynamic shared memory of a block that has so many bytes beside it, where so many blocks are to share a
+ * multiprocessor. */
+static size_t room_of(const decant_cuda *cuda, int blocks, int static_bytes = STATIC_BYTES)
+{
+    const size_t each = (cuda->shared_memory_bytes + RESERVED_BYTES) / blocks;
+    return each - RESERVED_BYTES - static_bytes;
+}
+
+/* How long rings are with a sparse part and without, the longer first (tests/bench/DECODE.md). */
+template <int BITS, int TOKENS, bool SPARSE>
+constexpr int FIRST_RING = TOKENS == 1 && !SPARSE && BITS > 2 ? RING_LONG : RING_MEDIUM;
+template <int BITS, int TOKENS, bool SPARSE>
+constexpr int SECOND_RING = TOKENS == 1 && SPARSE ? RING_SHORT : FIRST_RING<BITS, TOKENS, SPARSE>;
+
+/* parities_apart.cu: one token with a sparse part, codes of up to 4 bits, on Hopper. False where a launch would
+ * not fit. */
+bool decant_cuda_has_parities_apart(const decant_cuda_context *context, parities_call call);
+cudaError_t decant_cuda_parities_apart(decant_cuda_context *context, const parities_call &call);
+
+#endif
