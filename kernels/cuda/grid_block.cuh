@@ -284,16 +284,6 @@ static __device__ __forceinline__ void load_scales(unit_scales<Kind> &scales, co
 
 /* ---- products ---- */
 
-/* c += a b, F16 operands, F32 sums. */
-static __device__ __forceinline__ void multiply_halves(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                                       uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 static __device__ __forceinline__ uint32_t scaled(uint32_t pair, __half2 scale, __half2 offset)
 {
     __half2 own;
@@ -344,8 +334,8 @@ static __device__ __forceinline__ void add_unit(float (&sums)[Kind::SUMS][4], co
                     uint4 four = make_uint4(0, 0, 0, 0);
                     if (has_token) /* the others' share of the access would take as long again */
                         four = *x;
-                    multiply_halves(sums[tile], first, four.x, four.y);
-                    multiply_halves(sums[Kind::TILES == 1 ? 1 : tile], second, four.z, four.w);
+                    decant_mma_halves(sums[tile], first, four.x, four.y);
+                    decant_mma_halves(sums[Kind::TILES == 1 ? 1 : tile], second, four.z, four.w);
                 }
             }
         }

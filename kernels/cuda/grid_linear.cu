@@ -1,7 +1,9 @@
-/* y = x ŵᵀ from the packed form. Few tokens in BF16 go to tensor cores (grid_tokens.cu) where these have a
- * decoder for the grid. Else the rows of x are rotated, into scratch and in their own type; few of them then go
- * to the lookup kernel; for more, rows of ŵ are decoded, still rotated, into a tile of scratch, and cuBLAS
- * multiplies. The tile is small enough to be still in the L2 cache when the product reads it. */
+/* y = x ŵᵀ from the packed form. Few tokens in BF16 go to tensor cores: 2 to 32 on Hopper, of grids of one or
+ * two dimensions whose rows of planes are whole vectors, by grid_boxes.cu, others by grid_tokens.cu where it
+ * has a decoder for the grid. Else the rows of x are rotated, into scratch and in their own type; few of them
+ * then go to the lookup kernel; for more, rows of ŵ are decoded, still rotated, into a tile of scratch, and
+ * cuBLAS multiplies. The tile is small enough to be still in the L2 cache when the product reads it. */
+#include "kernels/cuda/grid_boxes.h"
 #include "kernels/cuda/grid_tokens.h"
 #include "kernels/cuda/operations.h"
 
@@ -85,9 +87,12 @@ decant_status decant_cuda_grid_linear(decant_backend *backend, decant_matrix x,
     decant_grid_cells cells;
     DECANT_RETURN_ON_FAILURE(decant_cuda_grid_cells(backend, &matrix->form, &cells, err));
     const bool rotated = matrix->form.rotation > 1;
-    if (decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
-        decant_cuda_grid_has_tokens(backend, x, matrix))
-        return decant_cuda_grid_tokens(backend, x, matrix, cells.points, accumulate, y, err);
+    if (decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS) {
+        if (decant_cuda_grid_has_boxes(backend, x, matrix))
+            return decant_cuda_grid_boxes(backend, x, matrix, cells.points, accumulate, y, err);
+        if (decant_cuda_grid_has_tokens(backend, x, matrix))
+            return decant_cuda_grid_tokens(backend, x, matrix, cells.points, accumulate, y, err);
+    }
     const bool few = x.rows <= DECANT_GRID_VECTORS_MAXIMUM;
     const int64_t at_once = tile_rows(x.element, matrix);
     const decant_row_place place = decant_row_place_for(backend, x.rows, x.columns);

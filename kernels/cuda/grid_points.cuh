@@ -85,28 +85,37 @@ static __device__ __forceinline__ void gather_codes(word_codes<PLANES> &codes, c
 
 /* The table as a lane sees it. */
 typedef struct point_table {
-    const unsigned char *shared;
-    uint32_t lane_bytes; /* where the lane's copy of an entry lies in it */
-    uint32_t stride;     /* from one entry to the next, in bytes; ENTRY_STRIDE up to 256 entries */
+    uint32_t address; /* of the lane's copy of the first entry, in shared memory */
+    uint32_t stride;  /* from one entry to the next, in bytes; ENTRY_STRIDE up to 256 entries */
 } point_table;
 
-/* Where the entry of code 8i + 4e + n lies. */
+/* `shared`: where the table begins. */
+template <int ENTRY_BYTES>
+static __device__ __forceinline__ point_table table_of_lane(const void *shared, uint32_t stride)
+{
+    const uint32_t copies = stride / ENTRY_BYTES;
+    return {(uint32_t)__cvta_generic_to_shared(shared) + threadIdx.x % 32 % copies * ENTRY_BYTES, stride};
+}
+
+/* The address of the entry of code 8i + 4e + n. */
 template <int PLANES>
 static __device__ __forceinline__ uint32_t entry_of(const point_table &table, const word_codes<PLANES> &codes,
                                                     int i, int e, int n)
 {
     if constexpr (PLANES <= BYTE_PLANES)
-        return __dp4a(codes.low[2 * n + e], (uint32_t)ENTRY_STRIDE << 8 * i, table.lane_bytes);
+        return __dp4a(codes.low[2 * n + e], (uint32_t)ENTRY_STRIDE << 8 * i, table.address);
     else
         return __dp4a(codes.high[2 * n + e], 1u << 8 * i, 0u) * (table.stride << BYTE_PLANES) +
-               __dp4a(codes.low[2 * n + e], table.stride << 8 * i, table.lane_bytes);
+               __dp4a(codes.low[2 * n + e], table.stride << 8 * i, table.address);
 }
 
 template <int PLANES>
 static __device__ __forceinline__ uint32_t entry_word(const point_table &table, const word_codes<PLANES> &codes,
                                                       int i, int e, int n)
 {
-    return *(const uint32_t *)(table.shared + entry_of<PLANES>(table, codes, i, e, n));
+    uint32_t word; /* by address: of a pointer the table's place would have to be added each time */
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(entry_of<PLANES>(table, codes, i, e, n)));
+    return word;
 }
 
 /* Of code 8i + k. */
@@ -114,7 +123,11 @@ template <int PLANES>
 static __device__ __forceinline__ uint2 entry_words(const point_table &table, const word_codes<PLANES> &codes,
                                                     int i, int k)
 {
-    return *(const uint2 *)(table.shared + entry_of<PLANES>(table, codes, i, k / 4, k % 4));
+    uint2 words;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(words.x), "=r"(words.y)
+                 : "r"(entry_of<PLANES>(table, codes, i, k / 4, k % 4)));
+    return words;
 }
 
 static __device__ __forceinline__ uint32_t half_pair(float low, float high)
@@ -329,8 +342,7 @@ static __device__ __forceinline__ point_table load_table(uint2 first, const floa
             *(uint4 *)(shared + index * (int)stride + (i + index) % vectors * 16) =
                 make_uint4(entry.x, entry.y, entry.x, entry.y);
     }
-    const uint32_t copies = stride / Decoder::ENTRY_BYTES;
-    return {shared, threadIdx.x % 32 % copies * Decoder::ENTRY_BYTES, stride};
+    return table_of_lane<Decoder::ENTRY_BYTES>(shared, stride);
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* Rotating tokens for products: y = x ŵᵀ of a matrix whose rows are rotated takes x rotated the same way. The
  * result is F16, which keeps eight times finer steps than BF16; so that nothing leaves its range, a token is
  * multiplied by a power of two that brings the largest value there can be, max |x| √rotation, under 2^15. It is
- * stored as operands of tensor cores, in the order in which grid_tokens.cu reads them. */
+ * stored as operands of tensor cores, in the order in which the products read them. */
 #ifndef DECANT_KERNELS_CUDA_GRID_ROTATION_CUH
 #define DECANT_KERNELS_CUDA_GRID_ROTATION_CUH
 
@@ -17,11 +17,12 @@ enum {
 
 /* How rotated tokens lie: vector (chunk, tile, token, t) is eight columns, t counts fastest. */
 typedef struct operand_layout {
-    int lane_words; /* of a row's plane: what a lane takes of a unit */
+    int lane_words; /* of a row's plane: what a lane takes of a unit; a power of two */
     int chunks;     /* of a word of codes: four times the grid's dimension */
     int tiles;      /* of eight tokens */
     int places;     /* for tokens in a tile: 1, 2, 4 or 8 */
-    int units;
+    int beside;     /* units that lie between each other, chunk by chunk; 1: one after the other */
+    int units;      /* a multiple of these */
 } operand_layout;
 
 static __host__ __device__ __forceinline__ int64_t unit_vectors(const operand_layout &layout)
@@ -38,11 +39,13 @@ static __host__ __device__ __forceinline__ int octets_of(const operand_layout &l
  */
 static __device__ __forceinline__ int vector_of(const operand_layout &layout, int octet, int token)
 {
-    const int word = octet / layout.chunks, chunk = octet % layout.chunks;
-    const int lane = word / layout.lane_words, own = word % layout.lane_words;
+    const int lane_bits = 31 - __clz(layout.lane_words), beside_bits = 31 - __clz(layout.beside);
+    const int word = (int)((unsigned)octet / (unsigned)layout.chunks), chunk = octet - word * layout.chunks;
+    const int lane = word >> lane_bits, own = word & (layout.lane_words - 1);
     const int unit = lane / ROW_LANES, t = lane % ROW_LANES;
+    const int step = (((unit >> beside_bits) << lane_bits) + own) * layout.chunks + chunk;
     const int place =
-        ((unit * layout.lane_words + own) * layout.chunks + chunk) * layout.tiles + token / TILE_TOKENS;
+        ((step << beside_bits) + (unit & (layout.beside - 1))) * layout.tiles + token / TILE_TOKENS;
     return (place * layout.places + token % TILE_TOKENS) * ROW_LANES + t;
 }
 
@@ -181,5 +184,91 @@ static __device__ __forceinline__ uint4 rotated_octet(const float *work, int oct
     memcpy(&vector, pairs, sizeof vector);
     return vector;
 }
+
+/* ---- ahead of a product ---- */
+
+enum {
+    ROTATION_MAXIMUM = 1 << 15, /* columns of a piece */
+    SIGN_COLUMNS = 64,          /* whose signs are drawn at once */
+};
+
+/* Tokens that a kernel of its own rotates for the product behind it. */
+typedef struct token_rotation {
+    const __nv_bfloat16 *x; /* [tokens, columns] */
+    uint4 *operands;        /* as `layout` says; places of tokens beyond the last are left as they are */
+    float *token_scales;    /* [tokens]: what undoes the power of two of a token */
+    operand_layout layout;
+    int tokens, columns, rotation_bits;
+    float rotation_scale;
+    uint64_t seed;
+} token_rotation;
+
+/* The octets of run `run` of `runs` of a token, which are some whole pieces. */
+typedef struct octet_range {
+    int first, count;
+} octet_range;
+
+static __device__ __forceinline__ octet_range run_of(const token_rotation &call, int run, int runs)
+{
+    const int piece_bits = max(call.rotation_bits, OCTET_BITS), pieces = call.columns >> piece_bits;
+    const int first = (pieces * run / runs << piece_bits) / OCTET;
+    return {first, (pieces * (run + 1) / runs << piece_bits) / OCTET - first};
+}
+
+/* The signs of a run's columns, drawn [columns / SIGN_COLUMNS + 2]; a barrier must follow. */
+static __device__ __forceinline__ void draw_signs(const token_rotation &call, int run, int runs,
+                                                  uint64_t *drawn)
+{
+    const octet_range own = run_of(call, run, runs);
+    const int first = own.first * OCTET / SIGN_COLUMNS,
+              last = (own.first + own.count - 1) * OCTET / SIGN_COLUMNS;
+    for (int i = first + (int)threadIdx.x; i <= last; i += blockDim.x)
+        drawn[i - first] = call.rotation_bits > 0 ? decant_random_bits(call.seed, 0, (uint64_t)i) : 0;
+}
+
+/* Those of an octet of the run, a bit each. */
+static __device__ __forceinline__ uint32_t drawn_signs(const uint64_t *drawn, const octet_range &own, int octet)
+{
+    const int column = (own.first + octet) * OCTET;
+    return (uint32_t)(drawn[column / SIGN_COLUMNS - own.first * OCTET / SIGN_COLUMNS] >>
+                      column % SIGN_COLUMNS) &
+           255u;
+}
+
+/* Run `run` of `runs` of a token, by a block, which has drawn its signs. work: of work_place(columns of the
+ * run) floats; parts: of the block's warps. */
+static __device__ __forceinline__ void rotate_run(const token_rotation &call, int token, int run, int runs,
+                                                  float *work, const uint64_t *drawn, int *parts)
+{
+    const octet_range own = run_of(call, run, runs);
+    const int octets = call.columns / OCTET, all = octets_of(call.layout);
+    const uint4 *x = (const uint4 *)(call.x + (int64_t)token * call.columns);
+    __syncthreads();
+    int largest = 0;
+    if (runs > 1)
+#pragma unroll 4
+        for (int octet = threadIdx.x; octet < octets; octet += blockDim.x)
+            largest = max(largest, largest_bits_of(__ldcg(x + octet)));
+#pragma unroll 4
+    for (int octet = threadIdx.x; octet < own.count; octet += blockDim.x) {
+        const uint4 vector = __ldcg(x + own.first + octet);
+        largest = max(largest, largest_bits_of(vector));
+        begin_rotation(work, octet, vector, drawn_signs(drawn, own, octet), call.rotation_bits);
+    }
+    largest = block_largest(largest, parts);
+    finish_rotation(work, own.count * OCTET, call.rotation_bits);
+    const int exponent = exponent_for(largest, call.rotation_bits);
+    const float factor = power_of_two(exponent) * call.rotation_scale;
+    for (int octet = threadIdx.x; octet < own.count; octet += blockDim.x)
+        call.operands[vector_of(call.layout, own.first + octet, token)] = rotated_octet(work, octet, factor);
+    if (run > 0)
+        return;
+    for (int octet = octets + (int)threadIdx.x; octet < all; octet += blockDim.x)
+        call.operands[vector_of(call.layout, octet, token)] = make_uint4(0, 0, 0, 0);
+    if (threadIdx.x == 0)
+        call.token_scales[token] = power_of_two(-exponent);
+}
+
+cudaError_t decant_cuda_rotate_tokens(const decant_cuda_context *context, const token_rotation &call);
 
 #endif

@@ -1,4 +1,5 @@
-/* y = x ŵᵀ for up to 32 tokens in BF16 and a matrix on a grid, rotation included, on tensor cores.
+/* y = x ŵᵀ for up to 32 tokens in BF16 and a matrix on a grid, rotation included, on tensor cores; several
+ * tokens go by grid_boxes.cu where that can take them.
  *
  * A block owns a run of rows and a slice of the columns, all of them where the rotated tokens fit its shared
  * memory. Its teams of warps share the tiles of sixteen rows and their strips of 128 bytes of every plane, a
@@ -20,11 +21,6 @@
 
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/grid_sums.cuh"
-
-enum {
-    ROTATE_THREADS = 512,
-    ROTATE_COLUMNS = 2048, /* of a block at least */
-};
 
 /* ---- the kernels ---- */
 
@@ -127,40 +123,6 @@ __global__ void __launch_bounds__(THREADS, 1) grid_tokens_kernel(const __grid_co
     join_slots<Kind>(call, share, scales, slots);
     if (call.slices > 1)
         join_slices<Kind>(call, share, scales);
-}
-
-/* A block rotates some whole pieces of a token. */
-__global__ void __launch_bounds__(ROTATE_THREADS) rotate_tokens_kernel(const __grid_constant__ tokens_call call)
-{
-    extern __shared__ __align__(128) unsigned char shared[];
-    __shared__ int parts[ROTATE_THREADS / DECANT_WARP];
-    float *work = (float *)shared;
-    const int token = (int)blockIdx.x % call.tokens, run = (int)blockIdx.x / call.tokens;
-    const int runs = (int)gridDim.x / call.tokens;
-    const int piece_bits = max(call.rotation_bits, OCTET_BITS), pieces = call.columns >> piece_bits;
-    const int octets = call.columns / OCTET, all = octets_of(call.layout);
-    const int first = (int)((int64_t)pieces * run / runs) << piece_bits;
-    const int columns = ((int)((int64_t)pieces * (run + 1) / runs) << piece_bits) - first;
-    const int first_octet = first / OCTET, last_octet = run + 1 == runs ? all : first_octet + columns / OCTET;
-    const uint4 *x = (const uint4 *)(call.x + (int64_t)token * call.columns);
-    decant_let_next_kernel_begin();
-    decant_wait_for_earlier_kernels();
-    int largest = 0;
-    for (int octet = threadIdx.x; octet < octets; octet += ROTATE_THREADS)
-        largest = max(largest, largest_bits_of(x[octet]));
-    for (int octet = threadIdx.x; octet < columns / OCTET; octet += ROTATE_THREADS)
-        begin_rotation(work, octet, x[first_octet + octet],
-                       call.rotation_bits > 0 ? signs_of(call.seed, first_octet + octet) : 0u,
-                       call.rotation_bits);
-    largest = block_largest(largest, parts);
-    finish_rotation(work, columns, call.rotation_bits);
-    const int exponent = exponent_for(largest, call.rotation_bits);
-    const float factor = power_of_two(exponent) * call.rotation_scale;
-    for (int octet = first_octet + (int)threadIdx.x; octet < last_octet; octet += ROTATE_THREADS)
-        ((uint4 *)call.operands)[vector_of(call.layout, octet, token)] =
-            octet < octets ? rotated_octet(work, octet - first_octet, factor) : make_uint4(0, 0, 0, 0);
-    if (threadIdx.x == 0 && run == 0)
-        call.token_scales[token] = power_of_two(-exponent);
 }
 
 /* ---- the choice of a launch ---- */
@@ -347,6 +309,7 @@ static tokens_call call_of(const decant_cuda_context *context, decant_matrix x,
     });
     call.x = (const __nv_bfloat16 *)x.data;
     call.layout.chunks = 4 * view.dimension;
+    call.layout.beside = 1;
     call.layout.tiles = call.tokens <= TILE_TOKENS ? 1 : call.tokens <= 2 * TILE_TOKENS ? 2 : 4;
     call.layout.places = call.tokens <= 1 ? 1 : call.tokens <= 2 ? 2 : call.tokens <= 4 ? 4 : TILE_TOKENS;
     const int strip_words = call.team * ROW_LANES * call.layout.lane_words;
@@ -385,8 +348,9 @@ bool decant_cuda_grid_has_tokens(decant_backend *backend, decant_matrix x, const
 {
     decant_cuda_context *context = decant_cuda_context_of(backend);
     const decant_grid_form *form = &matrix->form;
-    if (!has_decoder(form) || x.element != DECANT_BF16 || x.rows > TOKENS_MAXIMUM ||
-        !decant_has_vectors<__nv_bfloat16>(x.columns, x.data) || multiprocessors_of(context) > DECANT_ARRIVALS)
+    if (!has_decoder(form) || form->rotation > ROTATION_MAXIMUM || x.element != DECANT_BF16 ||
+        x.rows > TOKENS_MAXIMUM || !decant_has_vectors<__nv_bfloat16>(x.columns, x.data) ||
+        multiprocessors_of(context) > DECANT_ARRIVALS)
         return false;
     if (is_grouped(matrix) &&
         (form->dimension > 2 || (form->group < matrix->columns && form->group % (32 * form->dimension) != 0)))
@@ -397,14 +361,11 @@ bool decant_cuda_grid_has_tokens(decant_backend *backend, decant_matrix x, const
     return prepare(context, matrix, &call, &unused, &unused_bytes);
 }
 
-static cudaError_t launch_rotation(decant_cuda_context *context, tokens_call call, const __nv_bfloat16 *x)
+static token_rotation rotation_of(const tokens_call &call, const __nv_bfloat16 *x)
 {
-    const int piece = 1 << (call.rotation_bits < OCTET_BITS ? OCTET_BITS : call.rotation_bits);
-    const int pieces = call.columns / piece, each = piece < ROTATE_COLUMNS ? ROTATE_COLUMNS / piece : 1;
-    const int runs = (pieces + each - 1) / each, longest = (pieces + runs - 1) / runs * piece;
-    call.x = x;
-    return decant_launch_early(context, rotate_tokens_kernel, (unsigned)(runs * call.tokens), ROTATE_THREADS,
-                               (size_t)work_place(longest) * sizeof(float), call);
+    return {x,           (uint4 *)call.operands, call.token_scales,  call.layout,
+            call.tokens, call.columns,           call.rotation_bits, call.rotation_scale,
+            call.seed};
 }
 
 decant_status decant_cuda_grid_tokens(decant_backend *backend, decant_matrix x,
@@ -426,7 +387,8 @@ decant_status decant_cuda_grid_tokens(decant_backend *backend, decant_matrix x,
     call.y = (__nv_bfloat16 *)y.data;
     call.accumulate = accumulate;
     if (!call.x) {
-        const cudaError_t code = launch_rotation(context, call, (const __nv_bfloat16 *)x.data);
+        const cudaError_t code =
+            decant_cuda_rotate_tokens(context, rotation_of(call, (const __nv_bfloat16 *)x.data));
         DECANT_RETURN_ON_FAILURE(decant_cuda_check(code, "rotate", err));
     }
     const cudaError_t code = by_decoder(&matrix->form, [&](auto choice) {

@@ -13,10 +13,11 @@ typedef struct decant_tensor_view {
     uint64_t sizes[3];
     uint64_t strides_bytes[2]; /* of the second and third dimension */
     uint32_t box[3];           /* what one copy brings; box[0] · 2 bytes are at most 128 */
+    bool half_lines;           /* rows of a box have 64 bytes and are swizzled over 64 */
 } decant_tensor_view;
 
-/* Fills *map, for boxes that lie in shared memory swizzled over 128 bytes; what a box reaches beyond the sizes
- * is zero. DECANT_ERROR_DEVICE when the driver cannot do it. */
+/* Fills *map, for boxes that lie in shared memory swizzled over 128 bytes (or 64); what a box reaches beyond
+ * the sizes is zero. DECANT_ERROR_DEVICE when the driver cannot do it. */
 decant_status decant_cuda_map_tensor(decant_backend *backend, const decant_tensor_view *view, CUtensorMap *map,
                                      decant_error *err);
 

@@ -1,0 +1,469 @@
+/* y = x ŵᵀ for 2 to 32 tokens in BF16 and a matrix on a grid of one or two dimensions and up to eight code
+ * bits, rotation included, on Hopper: codes and x stream through shared memory in boxes that the copy engine
+ * brings.
+ *
+ * A step is 64 bytes of every plane of a tile of 128 rows. The steps of all row tiles are shared evenly among
+ * as many blocks as run at once. Of a step a warp takes sixteen bytes of each plane of 64 rows. It first makes
+ * bytes of the planes, so that their box is free again. Then it goes through the octets of columns: x is read
+ * once for all its rows, codes are looked up in the table that all rows share (grid_points.cuh), and what is
+ * found is an operand as it is: lane 4g + t has word t of rows g and g + 8. Where groups of columns have scales
+ * of their own, pairs are scaled before the product, otherwise the sums of rows.
+ *
+ * Two warps more ask for codes and for x ahead of time: a box is free when all its readers have left it.
+ *
+ * A kernel before rotates the tokens (grid_rotation.cuh) and leaves them in the order in which they are read
+ * here. Tokens of several pieces are rotated by the blocks themselves, each some pieces. Nothing of the weights
+ * depends on earlier work: the table and the first boxes of codes are asked for before the kernel waits for x.
+ * Sums have an order that depends on shapes and the device alone: a warp's steps, the groups of columns, the
+ * blocks that share a row tile. */
+#include "kernels/cuda/grid_boxes.h"
+
+#include "kernels/cuda/early_launch.cuh"
+#include "kernels/cuda/grid_boxes.cuh"
+#include "kernels/cuda/tensor_map.h"
+
+enum {
+    X_MOST_BYTES = 64 << 10,   /* of the slots for x */
+    COLUMNS_MAXIMUM = 1 << 20, /* so that items are counted in 32 bits */
+};
+
+/* ---- tokens of many short pieces ---- */
+
+/* The runs that this block rotates. Blocks that have none wait for the others where they ask for x; as no more
+ * blocks are launched than run at once, and those with runs begin first, that cannot last. work: of
+ * RUN_COLUMNS.
+ */
+static __device__ __forceinline__ void rotate_share(const boxes_call &call, float *work)
+{
+    __shared__ uint64_t drawn[RUN_COLUMNS / SIGN_COLUMNS + 2];
+    __shared__ int parts[THREADS / DECANT_WARP];
+    decant_wait_for_earlier_kernels();
+    for (int task = blockIdx.x; task < call.tasks; task += gridDim.x) {
+        const int token = task / call.runs, run = task % call.runs;
+        draw_signs(call.rotation, run, call.runs, drawn);
+        rotate_run(call.rotation, token, run, call.runs, work, drawn, parts);
+        __threadfence();
+        __syncthreads();
+        if (threadIdx.x == 0)
+            atomicAdd(call.rotated, 1u);
+    }
+}
+
+/* Until all blocks have rotated theirs; the last one to see it sets the counters back. */
+static __device__ __forceinline__ void wait_for_rotated(const boxes_call &call)
+{
+    wait_for_count(call.rotated, (uint32_t)call.tasks);
+    if (atomicInc(call.rotated + 1, gridDim.x - 1) == gridDim.x - 1)
+        call.rotated[0] = 0;
+}
+
+/* ---- who asks for boxes ---- */
+
+/* Box `box` of a step for every group of rows; each has slots of its own. */
+template <typename Kind>
+static __device__ __forceinline__ void ask_for_codes(const boxes_call &call, ring_place &ring, uint32_t slots,
+                                                     int item, int box)
+{
+    const int word = item % call.steps * STEP_WORDS;
+    int row = item / call.steps * ROWS + box * BOX_ROWS;
+    ring_place own = ring;
+#pragma unroll
+    for (int group = 0; group < ROW_GROUPS; group++) {
+        const uint32_t full = own.full + own.slot * 8;
+        own.wait_empty();
+        decant_barrier_expect(full, (uint32_t)(call.bits * Kind::PLANE_BYTES));
+        decant_copy_boxes(slots + own.slot * Kind::CODE_BYTES, &call.codes, word * 2, row, 0, full);
+        own.slot += ring.slots;
+        row += WARP_TILES * TILE_ROWS;
+    }
+    ring.advance();
+}
+
+template <typename Kind>
+static __device__ __forceinline__ void ask_for_x(const boxes_call &call, ring_place &ring, uint32_t slots,
+                                                 int item, int box)
+{
+    const uint32_t full = ring.full + ring.slot * 8;
+    const int64_t place = (int64_t)(item % call.steps) * Kind::STEP_X_BOXES + box;
+    ring.wait_empty();
+    decant_barrier_expect(full, Kind::X_BYTES);
+    decant_copy_bytes(slots + ring.slot * Kind::X_BYTES,
+                      (const unsigned char *)call.rotation.operands + place * Kind::X_BYTES, Kind::X_BYTES,
+                      full);
+    ring.advance();
+}
+
+/* ---- who multiplies ---- */
+
+/* A lane's codes of a tile of rows. planes: the address of its word of plane 0 and row g. */
+template <typename Kind>
+static __device__ __forceinline__ void take_codes(typename Kind::Decoder (&decoders)[HALVES],
+                                                  const boxes_call &call, const unsigned char *planes)
+{
+#pragma unroll
+    for (int half = 0; half < HALVES; half++) {
+        uint32_t words[Kind::PLANES];
+#pragma unroll
+        for (int bit = 0; bit < Kind::PLANES; bit++)
+            words[bit] = bit < call.bits
+                             ? *(const uint32_t *)(planes + bit * Kind::PLANE_BYTES + half * 8 * STEP_BYTES)
+                             : 0u;
+        decoders[half].gather(words);
+    }
+}
+
+/* Scale and offset of a lane's words, for each of its rows. */
+template <typename Kind> struct word_scales {
+    __half2 pairs[Kind::GROUPED ? WARP_TILES : 1][HALVES];
+};
+
+/* The last row or group again beyond it: codes and x are zeros there, or their sums are not stored. */
+template <typename Kind>
+static __device__ __forceinline__ void load_scales(word_scales<Kind> &scales, const boxes_call &call, int item)
+{
+    if constexpr (Kind::GROUPED) {
+        const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
+        const int first_row =
+            item / call.steps * ROWS + warp / COLUMN_GROUPS * WARP_TILES * TILE_ROWS + lane / ROW_LANES;
+        const int word = item % call.steps * STEP_WORDS + warp % COLUMN_GROUPS * ROW_LANES + lane % ROW_LANES;
+        const int group = min(word / call.group_words, call.groups - 1);
+#pragma unroll
+        for (int tile = 0; tile < WARP_TILES; tile++)
+#pragma unroll
+            for (int half = 0; half < HALVES; half++) {
+                const int row = min(first_row + tile * TILE_ROWS + half * 8, call.rows - 1);
+                const int64_t place = (int64_t)row * call.groups + group;
+                scales.pairs[tile][half] = __halves2half2(
+                    call.scales[place], call.offsets ? call.offsets[place] : __ushort_as_half(0));
+            }
+    }
+}
+
+/* The pairs of a step under their scale and offset. */
+static __device__ __forceinline__ void scale_pairs(uint32_t (&pairs)[4], __half2 scale_and_offset)
+{
+    const __half2 scale = __low2half2(scale_and_offset), offset = __high2half2(scale_and_offset);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        __half2 own;
+        memcpy(&own, &pairs[i], sizeof own);
+        own = __hfma2(own, scale, offset);
+        memcpy(&pairs[i], &own, sizeof own);
+    }
+}
+
+/* sums += the products of one octet of columns of every word. x: this lane's vector of the first tile. */
+template <typename Kind>
+static __device__ __forceinline__ void add_octet(float (&sums)[WARP_TILES][Kind::TILES][4],
+                                                 const typename Kind::Decoder (&decoders)[WARP_TILES][HALVES],
+                                                 const word_scales<Kind> &scales, int octet,
+                                                 const point_table &table, const uint4 *x)
+{
+    uint4 own[Kind::TILES];
+#pragma unroll
+    for (int tile = 0; tile < Kind::TILES; tile++)
+        own[tile] = x[tile * DECANT_WARP];
+#pragma unroll
+    for (int rows = 0; rows < WARP_TILES; rows++) {
+        uint32_t upper[1][4], lower[1][4];
+        decoders[rows][0].look_up(upper, octet, table);
+        decoders[rows][1].look_up(lower, octet, table);
+        if constexpr (Kind::GROUPED) {
+            scale_pairs(upper[0], scales.pairs[rows][0]);
+            scale_pairs(lower[0], scales.pairs[rows][1]);
+        }
+        const uint32_t first[4] = {upper[0][0], lower[0][0], upper[0][1], lower[0][1]};
+        const uint32_t second[4] = {upper[0][2], lower[0][2], upper[0][3], lower[0][3]};
+#pragma unroll
+        for (int tile = 0; tile < Kind::TILES; tile++)
+            decant_mma_halves(sums[rows][tile], first, own[tile].x, own[tile].y);
+#pragma unroll
+        for (int tile = 0; tile < Kind::TILES; tile++)
+            decant_mma_halves(sums[rows][tile], second, own[tile].z, own[tile].w);
+    }
+}
+
+/* What a block works with. */
+typedef struct block_tools {
+    point_table table;
+    ring_place codes, x;
+    const unsigned char *code_slots, *x_slots;
+    float4 *exchange;
+} block_tools;
+
+template <typename Kind>
+static __device__ __forceinline__ void multiply_items(const boxes_call &call, int begin, int end,
+                                                      const block_tools &tools)
+{
+    const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
+    const int row_group = warp / COLUMN_GROUPS, column_group = warp % COLUMN_GROUPS, g = lane / ROW_LANES;
+    /* chunks of sixteen bytes are swizzled over 64 bytes by rows 2 apart */
+    const int own_word = g * STEP_BYTES + ((column_group ^ (g >> 1 & 3)) << 4) + lane % ROW_LANES * 4;
+    const int own_x = column_group * Kind::TILES * FRAGMENT_BYTES + lane * VECTOR_BYTES;
+    const unsigned char *code_slots = tools.code_slots + row_group * tools.codes.slots * Kind::CODE_BYTES;
+    ring_place codes = tools.codes, x = tools.x;
+    codes.full += row_group * codes.slots * 8;
+    codes.empty += row_group * codes.slots * 8;
+    float sums[WARP_TILES][Kind::TILES][4] = {};
+    word_scales<Kind> next_scales;
+    load_scales<Kind>(next_scales, call, begin);
+    for (int item = begin; item < end; item++) {
+        typename Kind::Decoder decoders[WARP_TILES][HALVES];
+        const word_scales<Kind> scales = next_scales;
+        if (item + 1 < end)
+            load_scales<Kind>(next_scales, call, item + 1);
+#pragma unroll
+        for (int box = 0; box < WARP_BOXES; box++) {
+            codes.wait_full();
+            const unsigned char *own = code_slots + codes.slot * Kind::CODE_BYTES + own_word;
+#pragma unroll
+            for (int tile = 0; tile < BOX_TILES; tile++)
+                take_codes<Kind>(decoders[box * BOX_TILES + tile], call, own + tile * TILE_ROWS * STEP_BYTES);
+            codes.leave();
+            codes.advance();
+        }
+#pragma unroll
+        for (int box = 0; box < Kind::STEP_X_BOXES; box++) {
+            x.wait_full();
+            const unsigned char *own = tools.x_slots + x.slot * Kind::X_BYTES + own_x;
+#pragma unroll
+            for (int i = 0; i < BOX_OCTETS; i++)
+                add_octet<Kind>(sums, decoders, scales, box * BOX_OCTETS + i, tools.table,
+                                (const uint4 *)(own + i * (Kind::X_BYTES / BOX_OCTETS)));
+            x.leave();
+            x.advance();
+        }
+        if (item + 1 == end || (item + 1) % call.steps == 0)
+            finish_segment<Kind>(call, item / call.steps, sums, tools.exchange);
+    }
+}
+
+/* ---- the kernel ---- */
+
+/* Where a block's arrays lie in shared memory, in bytes, behind the slots for codes. */
+typedef struct shared_layout {
+    int x, points, exchange, total;
+} shared_layout;
+
+template <typename Kind>
+static __host__ __device__ __forceinline__ shared_layout shared_layout_of(const boxes_call &call)
+{
+    shared_layout layout;
+    layout.x = ROW_GROUPS * call.code_slots * Kind::CODE_BYTES;
+    const int x_bytes = call.x_slots * Kind::X_BYTES,
+              work_bytes = call.tasks > 0 ? work_place(RUN_COLUMNS) * 4 : 0;
+    layout.points = layout.x + (x_bytes > work_bytes ? x_bytes : work_bytes);
+    layout.exchange = layout.points + (ENTRY_STRIDE << Kind::Decoder::index_bits(call.bits));
+    layout.total = layout.exchange + EXCHANGE_BYTES;
+    return layout;
+}
+
+template <typename Kind>
+__global__ void __launch_bounds__(THREADS, 1) grid_boxes_kernel(const __grid_constant__ boxes_call call)
+{
+    if constexpr (DECANT_HAS_WGMMA) {
+        using Decoder = typename Kind::Decoder;
+        extern __shared__ __align__(1024) unsigned char shared[];
+        __shared__ ring_barriers code_barriers, x_barriers;
+        const shared_layout layout = shared_layout_of<Kind>(call);
+        const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
+        const int begin = first_item(call, blockIdx.x), end = first_item(call, blockIdx.x + 1);
+        const bool asks_for_codes = warp == WARPS && lane == 0;
+        ring_place codes = ring_at(code_barriers, call.code_slots), x = ring_at(x_barriers, call.x_slots);
+        uint2 entry = {};
+        if (threadIdx.x < TABLE_THREADS)
+            entry = first_entry<Decoder>(call.points, call.bits);
+        const int boxes = (end - begin) * WARP_BOXES, at_once = min(boxes, call.code_slots);
+        if (asks_for_codes) {
+            create_ring(codes, ROW_GROUPS * codes.slots, COLUMN_GROUPS);
+            create_ring(x, x.slots, WARPS);
+            decant_barrier_publish();
+            for (int i = 0; i < at_once; i++)
+                ask_for_codes<Kind>(call, codes, decant_shared_address(shared), begin + i / WARP_BOXES,
+                                    i % WARP_BOXES);
+        }
+        __syncwarp();
+        decant_let_next_kernel_begin();
+        if (threadIdx.x < TABLE_THREADS)
+            load_table<Decoder, TABLE_THREADS>(entry, call.points, call.bits, ENTRY_STRIDE,
+                                               shared + layout.points);
+        if (call.tasks > 0)
+            rotate_share(call, (float *)(shared + layout.x));
+        __syncthreads();
+        if (warp < WARPS) {
+            decant_registers_raise<CONSUMER_REGISTERS>();
+            const block_tools tools = {
+                table_of_lane<Decoder::ENTRY_BYTES>(shared + layout.points, ENTRY_STRIDE),
+                codes,
+                x,
+                shared,
+                shared + layout.x,
+                (float4 *)(shared + layout.exchange)};
+            multiply_items<Kind>(call, begin, end, tools);
+        } else {
+            decant_registers_lower<PRODUCER_REGISTERS>();
+            if (asks_for_codes) {
+                for (int i = at_once; i < boxes; i++)
+                    ask_for_codes<Kind>(call, codes, decant_shared_address(shared), begin + i / WARP_BOXES,
+                                        i % WARP_BOXES);
+            } else if (lane == 0 && warp == WARPS + 1) {
+                decant_wait_for_earlier_kernels();
+                if (call.tasks > 0)
+                    wait_for_rotated(call);
+                asm volatile("fence.proxy.async;" ::: "memory"); /* x was written by ordinary stores */
+                for (int item = begin; item < end; item++)
+                    for (int box = 0; box < Kind::STEP_X_BOXES; box++)
+                        ask_for_x<Kind>(call, x, decant_shared_address(shared + layout.x), item, box);
+            }
+        }
+    }
+}
+
+/* ---- the choice of a launch ---- */
+
+/* As many slots as there is room for in `room` bytes: of x no more than two steps. */
+template <typename Kind> static void share_memory(int room, boxes_call *call)
+{
+    call->code_slots = 0;
+    call->x_slots = min(2 * Kind::STEP_X_BOXES, X_MOST_BYTES / Kind::X_BYTES);
+    const int left = room - shared_layout_of<Kind>(*call).total;
+    call->code_slots = min(left / Kind::CODE_BYTES, SLOTS_MAXIMUM) / ROW_GROUPS;
+}
+
+/* Which blocks rotate what, where a run of columns is short enough for one. */
+static void share_runs(int blocks, boxes_call *call)
+{
+    const token_rotation &rotation = call->rotation;
+    const int piece = 1 << max(rotation.rotation_bits, (int)OCTET_BITS), pieces = rotation.columns / piece;
+    const int runs = min(max(blocks / rotation.tokens, 1), pieces),
+              longest = (pieces + runs - 1) / runs * piece;
+    call->runs = runs;
+    call->tasks = pieces > 1 && longest <= RUN_COLUMNS ? runs * rotation.tokens : 0;
+}
+
+template <typename Kind> static cudaError_t launch_kind(const decant_cuda_context *context, boxes_call call)
+{
+    cudaFuncAttributes attributes;
+    const cudaError_t code = cudaFuncGetAttributes(&attributes, grid_boxes_kernel<Kind>);
+    if (code != cudaSuccess)
+        return code;
+    call.row_tiles = (call.rows + ROWS - 1) / ROWS;
+    const int64_t items = (int64_t)call.row_tiles * call.steps;
+    const unsigned blocks = (unsigned)min(items, (int64_t)context->shared.multiprocessors);
+    share_runs((int)blocks, &call);
+    if (call.tasks == 0) {
+        const cudaError_t rotated = decant_cuda_rotate_tokens(context, call.rotation);
+        if (rotated != cudaSuccess)
+            return rotated;
+    }
+    share_memory<Kind>((int)(context->shared.shared_memory_bytes - attributes.sharedSizeBytes), &call);
+    return decant_launch_early(context, grid_boxes_kernel<Kind>, blocks, THREADS,
+                               (size_t)shared_layout_of<Kind>(call).total, call);
+}
+
+template <typename Decoder, int PLANES, bool GROUPED>
+static cudaError_t launch_tiles(const decant_cuda_context *context, const boxes_call &call)
+{
+    const int tiles = call.rotation.layout.tiles;
+    return tiles == 1   ? launch_kind<boxes_kind<Decoder, PLANES, GROUPED, 1>>(context, call)
+           : tiles == 2 ? launch_kind<boxes_kind<Decoder, PLANES, GROUPED, 2>>(context, call)
+                        : launch_kind<boxes_kind<Decoder, PLANES, GROUPED, 4>>(context, call);
+}
+
+template <typename Decoder, int PLANES>
+static cudaError_t launch(const decant_cuda_context *context, const boxes_call &call, bool grouped)
+{
+    return grouped ? launch_tiles<Decoder, PLANES, true>(context, call)
+                   : launch_tiles<Decoder, PLANES, false>(context, call);
+}
+
+static bool is_grouped(const decant_grid_matrix *matrix)
+{
+    return matrix->form.has_offsets || matrix->form.group < matrix->columns;
+}
+
+static cudaError_t launch_form(const decant_cuda_context *context, const decant_grid_matrix *matrix,
+                               const boxes_call &call)
+{
+    const decant_grid_form *form = &matrix->form;
+    const bool grouped = is_grouped(matrix);
+    if (form->dimension == 1)
+        return form->code_bits <= 4 ? launch<point_decoder<1, 4>, 4>(context, call, grouped)
+                                    : launch<point_decoder<1, 8>, 8>(context, call, grouped);
+    return form->code_bits <= 4   ? launch<point_decoder<2, 4>, 4>(context, call, grouped)
+           : form->code_bits <= 6 ? launch<point_decoder<2, 6>, 6>(context, call, grouped)
+                                  : launch<point_decoder<2, 8>, 8>(context, call, grouped);
+}
+
+bool decant_cuda_grid_has_boxes(decant_backend *backend, decant_matrix x, const decant_grid_matrix *matrix)
+{
+    const decant_grid_form *form = &matrix->form;
+    const int64_t words = decant_grid_words(matrix->columns, form->dimension);
+    return decant_cuda_context_of(backend)->has_wgmma && x.element == DECANT_BF16 && x.rows >= TOKENS_MINIMUM &&
+           x.rows <= TOKENS_MAXIMUM && decant_has_vectors<__nv_bfloat16>(x.columns, x.data) &&
+           form->code_bits <= BYTE_PLANES && form->dimension <= 2 && form->rotation <= ROTATION_MAXIMUM &&
+           (form->group >= matrix->columns || form->group % (32 * form->dimension) == 0) &&
+           words % (VECTOR_BYTES / 4) == 0 && (uintptr_t)matrix->planes % VECTOR_BYTES == 0 &&
+           matrix->rows <= (int64_t)ROWS * (DECANT_ARRIVALS - 2) && matrix->columns <= COLUMNS_MAXIMUM;
+}
+
+static decant_status map_codes(decant_backend *backend, const decant_grid_view &view, CUtensorMap *map,
+                               decant_error *err)
+{
+    const uint64_t plane_bytes = (uint64_t)view.words * 4, row_bytes = plane_bytes * (uint64_t)view.code_bits;
+    const decant_tensor_view planes = {
+        .data = view.planes,
+        .sizes = {(uint64_t)view.words * 2, (uint64_t)view.rows, (uint64_t)view.code_bits},
+        .strides_bytes = {row_bytes, plane_bytes},
+        .box = {STEP_BYTES / 2, BOX_ROWS, (uint32_t)view.code_bits},
+        .half_lines = true,
+    };
+    return decant_cuda_map_tensor(backend, &planes, map, err);
+}
+
+decant_status decant_cuda_grid_boxes(decant_backend *backend, decant_matrix x, const decant_grid_matrix *matrix,
+                                     const float *points, bool accumulate, decant_matrix y, decant_error *err)
+{
+    decant_cuda_context *context = decant_cuda_context_of(backend);
+    const decant_grid_view view = decant_grid_view_of(matrix, points);
+    const int tiles = x.rows <= TILE_TOKENS ? 1 : x.rows <= 2 * TILE_TOKENS ? 2 : 4;
+    boxes_call call = {};
+    call.points = points;
+    call.scales = view.scales;
+    call.offsets = view.offsets;
+    call.y = (__nv_bfloat16 *)y.data;
+    call.rows = view.rows;
+    call.bits = view.code_bits;
+    call.groups = view.groups;
+    call.group_words = view.group / (32 * view.dimension);
+    call.steps = (view.words + STEP_WORDS - 1) / STEP_WORDS;
+    call.accumulate = accumulate;
+    DECANT_RETURN_ON_FAILURE(map_codes(backend, view, &call.codes, err));
+
+    token_rotation &rotation = call.rotation;
+    rotation.x = (const __nv_bfloat16 *)x.data;
+    rotation.layout = {1, 4 * view.dimension, tiles, TILE_TOKENS, COLUMN_GROUPS, call.steps * COLUMN_GROUPS};
+    rotation.tokens = (int)x.rows;
+    rotation.columns = view.columns;
+    while (1 << rotation.rotation_bits < view.rotation)
+        rotation.rotation_bits++;
+    rotation.rotation_scale = view.rotation_scale;
+    rotation.seed = view.seed;
+
+    size_t size_bytes = 0;
+    const size_t operands_at = decant_scratch_reserve(
+        &size_bytes, (size_t)(unit_vectors(rotation.layout) * rotation.layout.units) * VECTOR_BYTES);
+    const size_t scales_at = decant_scratch_reserve(&size_bytes, TOKENS_MAXIMUM * sizeof(float));
+    const size_t segment_bytes = (size_t)ROWS / TILE_ROWS * (size_t)tiles * FRAGMENT_BYTES;
+    const size_t parts_at = decant_scratch_reserve(&size_bytes, segment_bytes * BLOCK_SEGMENTS *
+                                                                    (size_t)context->shared.multiprocessors);
+    void *scratch;
+    DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, size_bytes, &scratch, err));
+    DECANT_RETURN_ON_FAILURE(decant_cuda_arrivals(context, &call.arrivals, err));
+    call.rotated = call.arrivals + DECANT_ARRIVALS - 2;
+    rotation.operands = (uint4 *)((char *)scratch + operands_at);
+    rotation.token_scales = (float *)((char *)scratch + scales_at);
+    call.parts = (float4 *)((char *)scratch + parts_at);
+    DECANT_RETURN_ON_FAILURE(decant_cuda_check(launch_form(context, matrix, call), "grid_boxes", err));
+    return decant_cuda_launched(backend, "grid_boxes", err);
+}
