@@ -1,7 +1,8 @@
 /* Attention of one more token over kept keys and values, rotary embedding and keeping included, as one launch:
- * a cluster of blocks takes a head, each block a share of the keys it sees, and they put their shares together
- * through each other's shared memory. Sources: Dao et al., "Flash-Decoding" (2023); Milakov and Gimelshein,
- * "Online normalizer calculation for softmax" (2018).
+ * a cluster of blocks takes a head, each block a share of the keys it sees, and they hand the parts of their
+ * shares to the block that ends these components, in its shared memory: stores that its barrier counts, so that
+ * nothing else need be complete. Sources: Dao et al., "Flash-Decoding" (2023); Milakov and Gimelshein, "Online
+ * normalizer calculation for softmax" (2018).
  *
  * Some lanes, eight components each, take a key: they multiply it with the query, agree on the score, and weigh
  * its value, BATCH keys at a time. Earlier tokens' keys and values are complete before the step begins, so the
@@ -11,6 +12,7 @@
  * A head that no such kernel takes, and other devices, go through attention_step.cu. */
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/operations.h"
 #include "kernels/cuda/step.h"
 #include "kernels/cuda/tensor_core.cuh"
@@ -24,6 +26,7 @@ enum {
     OCTET = 8, /* components of a lane */
     BATCH = 4, /* keys of a lane at a time */
     HEADS_FOR_FOUR = 24,
+    CLUSTER_LEAST = 4,
     CLUSTER_MAXIMUM = 8,
 };
 
@@ -119,18 +122,63 @@ static __device__ __forceinline__ void add_batch(weighted_octet &share, const fl
     }
 }
 
+/* Four bytes to the same place in the shared memory of block `rank` of the cluster, counted by its barrier. */
+[[maybe_unused]] static __device__ __forceinline__ void store_in_cluster(const float *place, uint32_t barrier,
+                                                                         uint32_t rank, float value)
+{
+#if __CUDA_ARCH__ >= 900
+    uint32_t there, barrier_there;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+                 : "=r"(there)
+                 : "r"(decant_shared_address(place)), "r"(rank));
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(barrier_there) : "r"(barrier), "r"(rank));
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%0], %1, [%2];" ::"r"(there),
+                 "r"(__float_as_uint(value)), "r"(barrier_there)
+                 : "memory");
+#endif
+}
+
+/* Until the bytes that the barrier expects have come from the blocks of the cluster. */
+[[maybe_unused]] static __device__ __forceinline__ void wait_for_cluster(uint32_t barrier)
+{
+#if __CUDA_ARCH__ >= 900
+    uint32_t passed = 0;
+    while (!passed)
+        asm volatile("{\n"
+                     ".reg .pred passed;\n"
+                     "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 passed, [%1], 0;\n"
+                     "selp.u32 %0, 1, 0, passed;\n"
+                     "}"
+                     : "=r"(passed)
+                     : "r"(barrier)
+                     : "memory");
+#endif
+}
+
 template <int DIMENSION>
 __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid_constant__ attention_call call)
 {
 #if __CUDA_ARCH__ >= 900
     constexpr int LANES = DIMENSION / OCTET, GROUPS = THREADS / LANES;
     __shared__ float maxima[GROUPS], sums[GROUPS], weighted[GROUPS][DIMENSION];
-    __shared__ float block_maximum, block_sum, block_weighted[DIMENSION];
+    /* of each block of the cluster, for the components that this one ends */
+    __shared__ float block_maxima[CLUSTER_MAXIMUM], block_sums[CLUSTER_MAXIMUM];
+    __shared__ float block_weighted[CLUSTER_MAXIMUM][DIMENSION / CLUSTER_LEAST];
+    __shared__ uint64_t barrier;
     cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
     const int blocks = (int)cluster.num_blocks(), rank = (int)cluster.block_rank();
     const int head = blockIdx.x / blocks, shared_head = head / call.group;
     const int part = threadIdx.x % LANES, own_group = threadIdx.x / LANES;
+    const int own_components = DIMENSION / blocks; /* that this block ends */
+    const uint32_t arrived = decant_shared_address(&barrier);
     const int position = *call.position;
+    if (threadIdx.x == 0) {
+        decant_barrier_create(arrived, 1);
+        decant_barrier_expect(arrived, (uint32_t)(blocks * (own_components + 2) * sizeof(float)));
+        decant_barrier_publish();
+    }
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); /* others may store here */
     const int first = call.window > 0 && position >= call.window ? position - call.window + 1 : 0;
     const int64_t column = shared_head * DIMENSION + part * OCTET;
     const int step = blocks * GROUPS * BATCH;
@@ -198,6 +246,7 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
     for (int i = 0; i < OCTET; i++)
         weighted[own_group][part * OCTET + i] = share.values[i];
     __syncthreads();
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); /* all blocks have begun */
     if (threadIdx.x < DIMENSION) {
         float maximum = -INFINITY, sum = 0, own = 0;
         for (int i = 0; i < GROUPS; i++)
@@ -207,29 +256,32 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
             sum += weight * sums[i];
             own += weight * weighted[i][threadIdx.x];
         }
-        block_weighted[threadIdx.x] = own;
-        if (threadIdx.x == 0) {
-            block_maximum = maximum;
-            block_sum = sum;
+        store_in_cluster(&block_weighted[rank][threadIdx.x % own_components], arrived,
+                         threadIdx.x / own_components, own);
+        if ((int)threadIdx.x < blocks) {
+            store_in_cluster(&block_maxima[rank], arrived, threadIdx.x, maximum);
+            store_in_cluster(&block_sums[rank], arrived, threadIdx.x, sum);
         }
     }
-    cluster.sync();
-    /* the blocks of the head, a share of the components each */
-    const int own_components = DIMENSION / blocks;
+    /* the blocks of the head, once they have left their parts here; until then the block stays */
+    wait_for_cluster(arrived);
     if ((int)threadIdx.x < own_components) {
-        const int component = rank * own_components + threadIdx.x;
         float maximum = -INFINITY, sum = 0, own = 0;
-        for (int i = 0; i < blocks; i++)
-            maximum = fmaxf(maximum, *cluster.map_shared_rank(&block_maximum, i));
-        for (int i = 0; i < blocks; i++) {
-            const float theirs = *cluster.map_shared_rank(&block_maximum, i);
-            const float weight = theirs == -INFINITY ? 0.0f : decant_exp2(theirs - maximum);
-            sum += weight * *cluster.map_shared_rank(&block_sum, i);
-            own += weight * cluster.map_shared_rank(block_weighted, i)[component];
-        }
-        call.y[(int64_t)head * DIMENSION + component] = __float2bfloat16_rn(own / sum);
+#pragma unroll
+        for (int i = 0; i < CLUSTER_MAXIMUM; i++)
+            if (i < blocks)
+                maximum = fmaxf(maximum, block_maxima[i]);
+#pragma unroll
+        for (int i = 0; i < CLUSTER_MAXIMUM; i++)
+            if (i < blocks) {
+                const float theirs = block_maxima[i];
+                const float weight = theirs == -INFINITY ? 0.0f : decant_exp2(theirs - maximum);
+                sum += weight * block_sums[i];
+                own += weight * block_weighted[i][threadIdx.x];
+            }
+        call.y[(int64_t)head * DIMENSION + rank * own_components + threadIdx.x] =
+            __float2bfloat16_rn(own / sum);
     }
-    cluster.sync(); /* nobody leaves while others read here */
 #endif
 }
 

@@ -7,14 +7,22 @@
  * in `parts`; at the end eight lanes a row add the parts of the eight warps. So a sum's order depends on the
  * shapes and on the number of multiprocessors alone.
  *
- * A block fills a multiprocessor with the rings through which its weights come. Where one has ended, one of the
- * next launch takes its place and has its first weights under way before the launch ahead has ended everywhere
- * (early_launch.cuh). */
+ * A launch has a block for each multiprocessor. Beside it the next launch begins, and has its first weights
+ * under way before the one ahead has ended (early_launch.cuh). That goes well only if every multiprocessor gets
+ * one of its blocks: where one gets two and another none, the launch takes twice as long, and the launches
+ * behind it inherit the uneven places. Attention leaves such places (tests/bench/bench_placement.cu). So there
+ * are two kinds of blocks, of which a multiprocessor holds one each, but never two of a kind:
+ *
+ *     those of groups that add to y     take more than half of the shared memory
+ *     all others                        take more than half of the registers
+ *
+ * In a decoder the two alternate: q, k, v; o; gate, up; down. */
 #ifndef DECANT_KERNELS_CUDA_STEP_BLOCK_CUH
 #define DECANT_KERNELS_CUDA_STEP_BLOCK_CUH
 
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/fixed_point.cuh"
+#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/step.h"
 #include "kernels/cuda/tensor_core.cuh"
 
@@ -89,7 +97,48 @@ static inline step_call step_call_of(const decant_step_group *group)
     return call;
 }
 
+/* ---- launches ---- */
+
+/* Of a thread of the two kinds of kernels, 256 threads a block: together they are what a multiprocessor has,
+ * and two blocks of the second kind do not fit. */
+enum { STEP_MEMORY_REGISTERS = 120, STEP_REGISTERS = 136 };
+
+/* At the beginning of kernels of the second kind: they take all the registers that __maxnreg__ allows them, be
+ * they needed or not, because they might change their number. They never do: a group has columns. */
+static __device__ __forceinline__ void step_take_registers(const step_call &call)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    if (call.columns == 0)
+        decant_registers_lower<STEP_REGISTERS>();
+#else
+    (void)call;
+#endif
+}
+
+/* Whether the group is one product of x as it is, added to y. */
+static inline bool step_only_adds(const step_call &call)
+{
+    return call.accumulate && call.count == 1 && !call.norm;
+}
+
+/* A block for each multiprocessor, of the kernel that is right for the group. */
+static inline cudaError_t step_launch(const decant_cuda_context *context, void (*kernel)(step_call),
+                                      void (*adding_kernel)(step_call), unsigned threads, size_t shared_bytes,
+                                      const step_call &call)
+{
+    const bool adds = step_only_adds(call);
+    const size_t least = adds ? decant_more_than_half(&context->shared) : 0;
+    const cudaError_t code = decant_keep_shared_memory(adds ? adding_kernel : kernel);
+    if (code != cudaSuccess)
+        return code;
+    return decant_launch_early(context, adds ? adding_kernel : kernel,
+                               (unsigned)context->shared.multiprocessors, threads,
+                               shared_bytes > least ? shared_bytes : least, call);
+}
+
 /* ---- shares ---- */
+
+enum { STEP_ALL_TILES = INT32_MAX }; /* as the end of the first matrix: there is no other */
 
 /* The tiles of each matrix that a block owns, counted through. */
 typedef struct step_share {
@@ -125,6 +174,19 @@ static __device__ __forceinline__ step_share step_share_of(const step_call &call
     return share;
 }
 
+/* The same of a group that is one matrix and not gated: a kernel that knows it has less to compute. */
+static __device__ __forceinline__ step_share step_share_of_one(const step_call &call, int tile_rows, int units)
+{
+    const uint32_t tiles = (uint32_t)((call.matrices[0].rows + tile_rows - 1) / tile_rows);
+    step_share share;
+    share.units = units;
+    share.first[0] = (int)(tiles * blockIdx.x / gridDim.x);
+    share.tiles = (int)(tiles * (blockIdx.x + 1) / gridDim.x) - share.first[0];
+    share.first[1] = share.first[2] = 0;
+    share.end[0] = share.end[1] = share.end[2] = STEP_ALL_TILES;
+    return share;
+}
+
 /* The most tiles that a block of so many owns. */
 static inline int step_tiles_of_block(const step_call &call, int tile_rows, int blocks)
 {
@@ -144,6 +206,8 @@ static __device__ __forceinline__ step_place step_place_of(const step_call &call
                                                            int tile_rows, int row)
 {
     const int tile = row / tile_rows, own = row % tile_rows, half = tile_rows / 2;
+    if (share.end[0] == STEP_ALL_TILES)
+        return {call.matrices[0], share.first[0] * tile_rows + row};
     if (call.gated)
         return {call.matrices[own < half ? 0 : 1], (share.first[0] + tile) * half + own % half};
     if (tile < share.end[0])

@@ -1,121 +1,86 @@
 /* y = x ŵᵀ for one token from the container's bit planes, by parities on binary tensor cores: the product of
- * packed_parities.cu, which explains it, in the frame of step_block.cuh. The norm of x, its largest magnitude
- * and its planes are made inside; every block does it for itself, which takes less than handing them on would.
- */
+ * packed_parities.cu, which explains it, in the frame of step_block.cuh. */
 #include "kernels/cuda/parity_block.cuh"
 #include "kernels/cuda/step_block.cuh"
+#include "kernels/cuda/step_planes.cuh"
 #include "kernels/cuda/step_sparse.cuh"
 
-/* Warps of a block, and bytes of all their rings. A multiprocessor has room for one such block: attention
- * beside two smaller ones was slower, for a reason that is not known (tests/bench/DECODE.md). */
-enum { BLOCK_WARPS = 12, RINGS_BYTES = 144 << 10 };
-template <int BITS> constexpr int RING_UNITS = RINGS_BYTES / BLOCK_WARPS / UNIT_BYTES<BITS>;
-
-/* Where a block's arrays lie in shared memory, in bytes. */
-typedef struct parities_layout {
-    int operands, coefficients, parts, sparse, rings, total;
-} parities_layout;
-
-/* Sparse entries that a block brings in its first window. */
+/* Units in a warp's ring, and sparse entries that a block brings in its first window: as many as leave the
+ * multiprocessor to two blocks at LLaMA-7B's widths. */
+template <int BITS, bool SPARSE> constexpr int RING_UNITS = (SPARSE ? 12 : 20) / BITS;
+template <int BITS, bool SPARSE> constexpr int RING_BYTES = RING_UNITS<BITS, SPARSE> *UNIT_BYTES<BITS>;
 enum { ENTRIES_OF_BLOCK = 3584 };
 
+/* Where a block's arrays lie in shared memory, in bytes; the planes of x come first. */
+typedef struct parities_layout {
+    int coefficients, parts, sparse, rings, total;
+} parities_layout;
+
 /* sparse_bytes: what the sparse part takes. */
-template <int BITS>
-static __host__ __device__ __forceinline__ parities_layout step_layout(int tiles, int units, int sparse_bytes)
+template <int BITS, bool SPARSE>
+static __host__ __device__ __forceinline__ parities_layout layout_of_step(int tiles, int units,
+                                                                          int sparse_bytes)
 {
     parities_layout layout;
-    layout.operands = 0;
     layout.coefficients = units * PRODUCTS * OPERAND_BYTES;
     layout.parts = layout.coefficients + tiles * TILE_ROWS * COEFFICIENT_STRIDE<BITS> * 4;
-    layout.sparse = layout.parts + tiles * BLOCK_WARPS * TILE_ROWS * 4;
+    layout.sparse = layout.parts + tiles * TILE_PARTS<1> * 4;
     layout.rings = layout.sparse + (sparse_bytes + 15) / 16 * 16;
-    layout.total = layout.rings + BLOCK_WARPS * RING_UNITS<BITS> * UNIT_BYTES<BITS>;
+    layout.total = layout.rings + WARPS * RING_BYTES<BITS, SPARSE>;
     return layout;
 }
 
-/* Where a warp's next unit is, and this lane's words of its row. */
-typedef struct step_source {
-    int tile, unit;
+/* ---- codes ---- */
+
+/* Where a warp's next unit is, and this lane's words of it. */
+typedef struct unit_source {
     const uint32_t *words;
-} step_source;
+    int tile, unit;
+} unit_source;
 
 template <int BITS>
-static __device__ __forceinline__ void find_tile(const step_call &call, const step_share &share,
-                                                 step_source &source)
+static __device__ __forceinline__ unit_source find_unit(const step_call &call, const step_share &share,
+                                                        int tile, int unit)
 {
     const int lane = threadIdx.x % DECANT_WARP;
-    const step_place place = step_place_of(call, share, TILE_ROWS, source.tile * TILE_ROWS + lane / 4);
+    const step_place place = step_place_of(call, share, TILE_ROWS, tile * TILE_ROWS + lane / 4);
     const int row = min(place.row, place.matrix.rows - 1);
-    source.words = (const uint32_t *)((const char *)place.matrix.weights + (int64_t)row * call.row_bytes) +
-                   lane % 4 * LANE_WORDS;
+    return {(const uint32_t *)((const char *)place.matrix.weights + (int64_t)row * call.row_bytes) +
+                unit * UNIT_WORDS + lane % 4 * LANE_WORDS,
+            tile, unit};
 }
 
-/* Starts copying the unit and moves on to the next. Where rows of planes are not whole, words go one by one. */
+/* Starts copying the unit and moves on to the next. Where rows of planes are not whole, words go one or two at
+ * a time. */
 template <int BITS>
 static __device__ __forceinline__ void fetch(const step_call &call, const step_share &share,
-                                             step_source &source, uint32_t slot)
+                                             unit_source &source, int plane_words, uint32_t target)
 {
-    const int lane = threadIdx.x % DECANT_WARP, words = call.row_bytes / (4 * BITS);
-    const int word = source.unit * UNIT_WORDS, own_word = word + lane % 4 * LANE_WORDS;
-    const uint32_t target = slot + lane * 16;
+    const int left = plane_words - (source.unit * UNIT_WORDS + (int)threadIdx.x % 4 * LANE_WORDS);
+    const uint32_t *words = source.words;
     if (call.whole) {
-        const bool valid = own_word < words;
 #pragma unroll
-        for (int bit = 0; bit < BITS; bit++)
-            decant_copy_line_16(target + bit * OPERAND_BYTES,
-                                valid ? source.words + bit * words + word : (const uint32_t *)call.x, valid);
+        for (int bit = 0; bit < BITS; bit++, words += plane_words)
+            decant_copy_line_16(target + bit * OPERAND_BYTES, words, left > 0);
+    } else if (plane_words % 2 == 0) {
+#pragma unroll
+        for (int bit = 0; bit < BITS; bit++, words += plane_words) {
+            decant_copy_bytes_8(target + bit * OPERAND_BYTES, left > 0 ? words : source.words,
+                                left > 0 ? 8 : 0);
+            decant_copy_bytes_8(target + bit * OPERAND_BYTES + 8, left > 2 ? words + 2 : source.words,
+                                left > 2 ? 8 : 0);
+        }
     } else {
 #pragma unroll 1
         for (int i = 0; i < BITS * LANE_WORDS; i++) {
             const int bit = i / LANE_WORDS, own = i % LANE_WORDS;
-            const bool valid = own_word + own < words;
             decant_copy_4(target + bit * OPERAND_BYTES + own * 4,
-                          valid ? source.words + bit * words + word + own : (const uint32_t *)call.x, valid);
+                          own < left ? words + bit * plane_words + own : (const uint32_t *)call.x, own < left);
         }
     }
-    if (++source.unit == share.units) {
-        source.unit = 0;
-        if (++source.tile < share.tiles)
-            find_tile<BITS>(call, share, source);
-    }
-}
-
-/* A lane's words of a unit, and of the planes of x beside them. */
-template <int BITS> struct unit_words {
-    uint4 planes[BITS], x[PRODUCTS];
-};
-
-template <int BITS>
-static __device__ __forceinline__ unit_words<BITS> load_unit(uint32_t slot, uint32_t operands)
-{
-    unit_words<BITS> words;
-#pragma unroll
-    for (int bit = 0; bit < BITS; bit++)
-        words.planes[bit] = load_shared(slot + bit * OPERAND_BYTES);
-#pragma unroll
-    for (int product = 0; product < PRODUCTS; product++)
-        words.x[product] = load_shared(operands + product * OPERAND_BYTES);
-    return words;
-}
-
-/* counts += one unit's. */
-template <int BITS>
-static __device__ __forceinline__ void count_unit(int (&counts)[1][(1 << BITS) - 1][4],
-                                                  const unit_words<BITS> &words)
-{
-#pragma unroll
-    for (int product = 0; product < PRODUCTS; product++)
-#pragma unroll
-        for (int subset = 1; subset < 1 << BITS; subset++) {
-            uint32_t low = 0, high = 0;
-#pragma unroll
-            for (int bit = 0; bit < BITS; bit++)
-                if (subset >> bit & 1) {
-                    low ^= product == 0 ? words.planes[bit].x : words.planes[bit].z;
-                    high ^= product == 0 ? words.planes[bit].y : words.planes[bit].w;
-                }
-            count_ones(counts[0][subset - 1], words.x[product], low, high);
-        }
+    source.words += UNIT_WORDS;
+    if (++source.unit == share.units)
+        source = find_unit<BITS>(call, share, min(source.tile + 1, share.tiles - 1), 0);
 }
 
 /* ---- levels ---- */
@@ -139,145 +104,115 @@ static __device__ __forceinline__ own_levels<BITS> load_row_levels(const step_ca
 /* The transforms of all rows of a share. */
 template <int BITS>
 static __device__ __forceinline__ void transform_rows(const step_call &call, const step_share &share,
-                                                      const own_levels<BITS> &first, float *coefficients)
+                                                      own_levels<BITS> own, float *coefficients)
 {
     const int rows = share.tiles * TILE_ROWS;
-    for (int row = threadIdx.x; row < rows; row += blockDim.x)
-        transform_row<BITS>(row == (int)threadIdx.x ? first : load_row_levels<BITS>(call, share, row),
-                            coefficients + row * COEFFICIENT_STRIDE<BITS>);
+#pragma unroll 1
+    for (int row = threadIdx.x; row < rows; row += THREADS) {
+        transform_row<BITS>(own, coefficients + row * COEFFICIENT_STRIDE<BITS>);
+        if (row + THREADS < rows)
+            own = load_row_levels<BITS>(call, share, row + THREADS);
+    }
 }
 
-/* ---- x ---- */
+/* ---- a warp's run ---- */
 
-/* What the whole block must know of x. */
-typedef struct x_figures {
-    float squares[BLOCK_WARPS]; /* Σ x² */
-    uint32_t
-        largest[BLOCK_WARPS]; /* |x|, or |x ∘ the norm's scale|: magnitudes are ordered as their bits are */
-    int sums[BLOCK_WARPS];    /* of the fixed-point values */
-} x_figures;
-
-/* x, as the products take it: `inverse` is 1 / root mean square where there is a norm. `largest` is no less
- * than the largest magnitude. */
-typedef struct x_scale {
-    float inverse, largest;
-} x_scale;
-
-static __device__ __forceinline__ void measure_word(const uint4 (&vectors)[DECANT_PLANE_VECTORS],
-                                                    const step_scales &scales, bool norm, float &square,
-                                                    uint32_t &largest)
+template <int BITS, bool SPARSE>
+static __device__ __forceinline__ void
+add_run(const step_call &call, const step_share &share, const step_run &run, unit_source source,
+        int plane_words, uint32_t ring, const float *coefficients, float *parts, uint32_t operands)
 {
-#pragma unroll
-    for (int i = 0; i < DECANT_PLANE_VECTORS; i++) {
-        const uint32_t pairs[4] = {vectors[i].x, vectors[i].y, vectors[i].z, vectors[i].w};
-        const float4 low = scales.fours[2 * i], high = scales.fours[2 * i + 1];
-        const float own[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const float2 values = step_floats(pairs[j]);
-            square = fmaf(values.x, values.x, square);
-            square = fmaf(values.y, values.y, square);
-            largest = max(largest, __float_as_uint(fabsf(norm ? values.x * own[2 * j] : values.x)));
-            largest = max(largest, __float_as_uint(fabsf(norm ? values.y * own[2 * j + 1] : values.y)));
+    constexpr int AHEAD = RING_UNITS<BITS, SPARSE> - 1;
+    int counts[1][(1 << BITS) - 1][4] = {};
+    int to_fetch = run.count - AHEAD, left = run.count, unit = run.first % share.units;
+    uint32_t slot = ring, free_slot = ring + AHEAD * UNIT_BYTES<BITS>;
+    uint32_t x = operands + unit * PRODUCTS * OPERAND_BYTES;
+    coefficients += run.first / share.units * TILE_ROWS * COEFFICIENT_STRIDE<BITS>;
+    parts += run.first / share.units * TILE_PARTS<1>;
+#pragma unroll 1
+    while (left > 0) {
+        int units = min(share.units - unit, left); /* of this tile */
+        left -= units;
+#pragma unroll 1
+        for (; units > 0; units--) {
+            decant_copy_wait<AHEAD - 1>();
+            if (to_fetch-- > 0)
+                fetch<BITS>(call, share, source, plane_words, free_slot);
+            decant_copy_commit();
+            free_slot = slot;
+            add_unit<BITS, 1>(counts, slot, x, 0);
+            x += PRODUCTS * OPERAND_BYTES;
+            slot = slot + UNIT_BYTES<BITS> == ring + RING_BYTES<BITS, SPARSE> ? ring : slot + UNIT_BYTES<BITS>;
         }
+        finish_tile<BITS, 1>(counts, coefficients, parts);
+        coefficients += TILE_ROWS * COEFFICIENT_STRIDE<BITS>;
+        parts += TILE_PARTS<1>;
+        x = operands;
+        unit = 0;
     }
 }
 
-/* By all threads, whose first word is `own`; a barrier inside. One look at x suffices for both figures: what
- * the norm's rounding may add to the largest is allowed for. An undefined x makes the square so, and with it
- * all. */
-static __device__ __forceinline__ x_scale measure_x(const step_call &call, const step_scales &scales,
-                                                    const uint4 (&own)[DECANT_PLANE_VECTORS],
-                                                    x_figures &figures)
-{
-    const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
-    const float allowance = 1 + 1.0f / 64;
-    float square = 0;
-    uint32_t largest = 0;
-    measure_word(own, scales, call.norm != NULL, square, largest);
-    for (int word = threadIdx.x + blockDim.x; word * DECANT_PLANE_COLUMNS < call.columns; word += blockDim.x) {
-        uint4 vectors[DECANT_PLANE_VECTORS];
-        decant_load_columns(vectors, call.x, word * DECANT_PLANE_COLUMNS, call.columns);
-        measure_word(vectors, step_load_scales(call, word), call.norm != NULL, square, largest);
-    }
-    square = decant_warp_sum(square);
-    largest = __reduce_max_sync(DECANT_ALL_LANES, largest);
-    if (lane == 0) {
-        figures.squares[warp] = square;
-        figures.largest[warp] = largest;
-    }
-    __syncthreads();
-    square = 0;
-    largest = 0;
-#pragma unroll
-    for (int i = 0; i < BLOCK_WARPS; i++) {
-        square += figures.squares[i];
-        largest = max(largest, figures.largest[i]);
-    }
-    if (!call.norm)
-        return {1, __uint_as_float(largest)};
-    const float inverse = 1.0f / sqrtf(square / (float)call.columns + call.epsilon);
-    return {inverse, inverse * __uint_as_float(largest) * allowance};
-}
+/* ---- the ends of rows ---- */
 
-/* The planes of x, normed where it is to be, and x itself where `kept` [columns], shared, is there. Returns the
- * scale of the planes; barriers inside, and another must follow. */
-static __device__ __forceinline__ float make_planes(const step_call &call, const step_scales &scales, int words,
-                                                    x_figures &figures, uint32_t operands, __nv_bfloat16 *kept)
+/* A thread for each row of the block's tiles. */
+template <int BITS, bool PLAIN>
+static __device__ __forceinline__ void store_rows(const step_call &call, const step_share &share,
+                                                  const float *coefficients, const float *parts, float scale,
+                                                  float constant, float before, const float *sparse)
 {
-    const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
-    uint4 own[DECANT_PLANE_VECTORS];
-    decant_load_columns(own, call.x, threadIdx.x * DECANT_PLANE_COLUMNS, call.columns);
-    const x_scale scale = measure_x(call, scales, own, figures);
-    const float factor = decant_fixed_point_factor(scale.largest);
-    if (call.norm)
-        step_norm(own, scales, scale.inverse);
-    int sum = 0;
-    for (int word = threadIdx.x; word < words; word += blockDim.x) {
-        uint32_t planes[DECANT_FIXED_POINT_PLANES];
-        if (word != (int)threadIdx.x)
-            step_load_word(own, call, word, scale.inverse);
+    const int rows = share.tiles * TILE_ROWS;
+#pragma unroll 1
+    for (int base = 0; base < rows; base += THREADS) { /* whole warps: a shuffle follows */
+        const int counted = base + (int)threadIdx.x, row = min(counted, rows - 1), own = row % TILE_ROWS;
+        const float *part = parts + row / TILE_ROWS * TILE_PARTS<1> + own;
+        float sum = 0;
 #pragma unroll
-        for (int i = 0; i < DECANT_PLANE_VECTORS; i++)
-            if (kept && word * DECANT_PLANE_COLUMNS + i * 8 < call.columns)
-                ((uint4 *)kept)[word * DECANT_PLANE_VECTORS + i] = own[i];
-        decant_columns_to_fixed_point(planes, own, factor);
-        sum = decant_fixed_point_sum(sum, planes);
-        decant_transpose_planes(planes);
-        const int product = word / UNIT_WORDS * PRODUCTS + word / 2 % PRODUCTS;
-        uint32_t address = operands + product * OPERAND_BYTES + word / LANE_WORDS % 4 * 16 + word % 2 * 8;
-#pragma unroll
-        for (int plane = 0; plane < DECANT_FIXED_POINT_PLANES / 2; plane++, address += 4 * 16)
-            store_shared_pair(address, planes[plane], planes[plane + 8]);
+        for (int warp = 0; warp < WARPS; warp++)
+            sum += part[warp * TILE_ROWS];
+        float value = scale * sum + coefficients[row * COEFFICIENT_STRIDE<BITS>] * constant;
+        if (sparse)
+            value += sparse[row];
+        bool stores = counted < rows;
+        if (!PLAIN && call.gated) {
+            const float gate = step_rounded(value);
+            const float up = step_rounded(__shfl_down_sync(DECANT_ALL_LANES, value, TILE_ROWS / 2));
+            value = up * (gate * (1.0f / (1.0f + expf(-gate))));
+            stores = stores && own < TILE_ROWS / 2;
+        }
+        const step_place place = step_place_of(call, share, TILE_ROWS, row);
+        if (!stores || place.row >= place.matrix.rows)
+            continue;
+        value += base == 0 ? before : step_before(call, share, TILE_ROWS, row);
+        if (call.float_y)
+            ((float *)place.matrix.y)[place.row] = value;
+        else
+            ((__nv_bfloat16 *)place.matrix.y)[place.row] = __float2bfloat16_rn(value);
     }
-    sum = __reduce_add_sync(DECANT_ALL_LANES, sum);
-    if (lane == 0)
-        figures.sums[warp] = sum;
-    return scale.largest / DECANT_FIXED_POINT_MAXIMUM;
 }
 
 /* ---- the kernel ---- */
 
-template <int BITS, bool SPARSE>
-__global__ void __launch_bounds__(BLOCK_WARPS *DECANT_WARP, 1)
-    step_parities_kernel(const __grid_constant__ step_call call)
+/* PLAIN: one matrix, and x has no norm. What a thread keeps across the wait must stay in registers: reading it
+ * back from local memory would take as long as reading x. */
+template <int BITS, bool PLAIN, bool SPARSE>
+static __device__ __forceinline__ void multiply(const step_call &call)
 {
     extern __shared__ __align__(128) unsigned char shared[];
     __shared__ x_figures figures;
-    constexpr int UNITS = RING_UNITS<BITS>, RING_BYTES = UNITS * UNIT_BYTES<BITS>;
-    constexpr int ENTRIES = (ENTRIES_OF_BLOCK + BLOCK_WARPS * DECANT_WARP - 1) / (BLOCK_WARPS * DECANT_WARP);
     const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
-    const step_share share = step_share_of(call, TILE_ROWS, units_of(call.row_bytes / (4 * BITS)));
-    const step_run run = step_run_of(share, BLOCK_WARPS);
-    const parities_layout layout =
-        step_layout<BITS>(share.tiles, share.units,
-                          SPARSE ? step_entries_bytes(share.tiles * TILE_ROWS, call.window, call.columns) : 0);
+    const int plane_words = call.row_bytes / (4 * BITS);
+    const step_share share = PLAIN && !SPARSE ? step_share_of_one(call, TILE_ROWS, units_of(plane_words))
+                                              : step_share_of(call, TILE_ROWS, units_of(plane_words));
+    const step_run run = step_run_of(share, WARPS);
+    const parities_layout layout = layout_of_step<BITS, SPARSE>(
+        share.tiles, share.units,
+        SPARSE ? step_entries_bytes(share.tiles * TILE_ROWS, call.window, call.columns) : 0);
     const uint32_t base = decant_shared_address(shared);
-    const uint32_t ring = base + layout.rings + warp * RING_BYTES + lane * 16;
-    const uint32_t operands = base + layout.operands + lane * 16;
+    const uint32_t ring = base + layout.rings + warp * RING_BYTES<BITS, SPARSE> + lane * 16;
     float *coefficients = (float *)(shared + layout.coefficients), *parts = (float *)(shared + layout.parts);
 
     /* before the codes, behind which they would have to wait */
+    constexpr int ENTRIES = (ENTRIES_OF_BLOCK + THREADS - 1) / THREADS;
     step_entries entries = {};
     step_own_entries<ENTRIES> loaded = {};
     if constexpr (SPARSE) {
@@ -285,64 +220,57 @@ __global__ void __launch_bounds__(BLOCK_WARPS *DECANT_WARP, 1)
         loaded = step_load_entries<ENTRIES>(entries);
     }
     const own_levels<BITS> levels = load_row_levels<BITS>(call, share, threadIdx.x);
-    step_source source = {run.first / share.units, run.first % share.units, NULL};
+    half_scales scales = {};
+    if (!PLAIN)
+        scales = load_half_scales(call, threadIdx.x);
+    unit_source source = {};
     if (run.count > 0)
-        find_tile<BITS>(call, share, source);
-    int tile = source.tile, unit = source.unit;
+        source = find_unit<BITS>(call, share, run.first / share.units, run.first % share.units);
 #pragma unroll 1
-    for (int i = 0; i < UNITS - 1; i++) {
+    for (int i = 0; i < RING_UNITS<BITS, SPARSE> - 1; i++) {
         if (i < run.count)
-            fetch<BITS>(call, share, source, base + layout.rings + warp * RING_BYTES + i * UNIT_BYTES<BITS>);
+            fetch<BITS>(call, share, source, plane_words, ring + i * UNIT_BYTES<BITS>);
         decant_copy_commit();
     }
     decant_let_next_kernel_begin();
     transform_rows<BITS>(call, share, levels, coefficients);
-    for (int i = threadIdx.x; i < share.tiles * BLOCK_WARPS * TILE_ROWS; i += blockDim.x)
+    for (int i = threadIdx.x; i < share.tiles * TILE_PARTS<1>; i += THREADS)
         parts[i] = 0;
     if constexpr (SPARSE)
         step_keep_entries(entries, loaded);
-    const step_scales scales = step_load_scales(call, threadIdx.x);
 
     decant_wait_for_earlier_kernels();
-    const float scale =
-        make_planes(call, scales, share.units * UNIT_WORDS, figures, base + layout.operands, entries.x);
-    const float before = step_before(call, share, TILE_ROWS, threadIdx.x / STEP_ROW_LANES);
+    make_planes<PLAIN>(call, scales, share.units * UNIT_WORDS * 2, figures, base, entries.x);
+    const float before = step_before(call, share, TILE_ROWS, threadIdx.x);
     __syncthreads(); /* planes and coefficients are there */
     if constexpr (SPARSE)
         step_multiply_entries(entries);
-    int counts[1][(1 << BITS) - 1][4] = {};
-    int slot = 0, free_slot = (UNITS - 1) * UNIT_BYTES<BITS>;
-#pragma unroll 1
-    for (int i = 0; i < run.count; i++) {
-        decant_copy_wait<UNITS - 2>();
-        const unit_words<BITS> words = load_unit<BITS>(ring + slot, operands + unit * PRODUCTS * OPERAND_BYTES);
-        if (i + UNITS - 1 < run.count)
-            fetch<BITS>(call, share, source, base + layout.rings + warp * RING_BYTES + free_slot);
-        decant_copy_commit();
-        free_slot = slot;
-        slot = slot + UNIT_BYTES<BITS> == RING_BYTES ? 0 : slot + UNIT_BYTES<BITS>;
-        count_unit<BITS>(counts, words);
-        if (++unit == share.units || i + 1 == run.count) {
-            finish_tile<BITS, 1>(counts, coefficients + tile * TILE_ROWS * COEFFICIENT_STRIDE<BITS>,
-                                 parts + (tile * BLOCK_WARPS + warp) * TILE_ROWS);
-            unit = 0;
-            tile++;
-        }
-    }
+    add_run<BITS, SPARSE>(call, share, run, source, plane_words, ring, coefficients, parts + warp * TILE_ROWS,
+                          base + lane * 16);
     __syncthreads(); /* all parts and products are there */
-    int sum_of_x = 0, window_begin = 0;
-#pragma unroll
-    for (int i = 0; i < BLOCK_WARPS; i++)
-        sum_of_x += figures.sums[i];
-    const float constant = scale * (float)sum_of_x;
     if constexpr (SPARSE)
-        step_last_window(entries, share.tiles * TILE_ROWS, &window_begin);
-    step_store_rows(call, share, TILE_ROWS, BLOCK_WARPS, parts, before, [&](int row, float sum) {
-        float value = scale * sum + coefficients[row * COEFFICIENT_STRIDE<BITS>] * constant;
-        if constexpr (SPARSE)
-            value += entries.sums[row] + step_entry_sum(entries, row, window_begin, entries.count);
-        return value;
-    });
+        step_sum_entries(entries, share.tiles * TILE_ROWS);
+    int sum_of_x = 0;
+#pragma unroll
+    for (int i = 0; i < WARPS; i++)
+        sum_of_x += figures.sums[i];
+    store_rows<BITS, PLAIN>(call, share, coefficients, parts, figures.scale, figures.scale * (float)sum_of_x,
+                            before, SPARSE ? entries.sums : NULL);
+}
+
+template <int BITS, bool SPARSE>
+__global__ void __maxnreg__(STEP_REGISTERS) step_parities_kernel(const __grid_constant__ step_call call)
+{
+    step_take_registers(call);
+    multiply<BITS, false, SPARSE>(call);
+}
+
+/* For groups that only add to y. */
+template <int BITS, bool SPARSE>
+__global__ void __maxnreg__(STEP_MEMORY_REGISTERS)
+    step_adding_parities_kernel(const __grid_constant__ step_call call)
+{
+    multiply<BITS, true, SPARSE>(call);
 }
 
 /* ---- the choice of a launch ---- */
@@ -360,11 +288,6 @@ typedef struct parities_launch {
     bool sparse;
     int tiles, sparse_bytes; /* of a block */
 } parities_launch;
-
-template <int BITS> static size_t shared_bytes(const step_call &call, int tiles, int sparse_bytes)
-{
-    return (size_t)step_layout<BITS>(tiles, units_of(call.row_bytes / (4 * BITS)), sparse_bytes).total;
-}
 
 static parities_launch launch_of(const decant_cuda *cuda, const decant_step_group *group)
 {
@@ -395,11 +318,18 @@ static parities_launch launch_of(const decant_cuda *cuda, const decant_step_grou
     return launch;
 }
 
+template <int BITS> static size_t shared_bytes(const parities_launch &launch)
+{
+    const int units = units_of(launch.call.row_bytes / (4 * BITS));
+    return (size_t)(launch.sparse ? layout_of_step<BITS, true>(launch.tiles, units, launch.sparse_bytes).total
+                                  : layout_of_step<BITS, false>(launch.tiles, units, 0).total);
+}
+
 static size_t shared_bytes_of(const parities_launch &launch)
 {
-    return launch.bits == 2   ? shared_bytes<2>(launch.call, launch.tiles, launch.sparse_bytes)
-           : launch.bits == 3 ? shared_bytes<3>(launch.call, launch.tiles, launch.sparse_bytes)
-                              : shared_bytes<4>(launch.call, launch.tiles, launch.sparse_bytes);
+    return launch.bits == 2   ? shared_bytes<2>(launch)
+           : launch.bits == 3 ? shared_bytes<3>(launch)
+                              : shared_bytes<4>(launch);
 }
 
 bool decant_cuda_step_has_parities(decant_backend *backend, const decant_step_group *group)
@@ -419,13 +349,11 @@ bool decant_cuda_step_has_parities(decant_backend *backend, const decant_step_gr
 
 template <int BITS> static cudaError_t launch_bits(decant_cuda_context *context, const parities_launch &launch)
 {
-    void (*kernel)(step_call) =
-        launch.sparse ? step_parities_kernel<BITS, true> : step_parities_kernel<BITS, false>;
-    const cudaError_t code = decant_keep_shared_memory(kernel);
-    if (code != cudaSuccess)
-        return code;
-    return decant_launch_early(context, kernel, (unsigned)context->shared.multiprocessors,
-                               BLOCK_WARPS * DECANT_WARP, shared_bytes_of(launch), launch.call);
+    const size_t bytes = shared_bytes_of(launch);
+    return launch.sparse ? step_launch(context, step_parities_kernel<BITS, true>,
+                                       step_adding_parities_kernel<BITS, true>, THREADS, bytes, launch.call)
+                         : step_launch(context, step_parities_kernel<BITS, false>,
+                                       step_adding_parities_kernel<BITS, false>, THREADS, bytes, launch.call);
 }
 
 decant_status decant_cuda_step_parities(decant_backend *backend, const decant_step_group *group,

@@ -152,26 +152,28 @@ static __device__ __forceinline__ float step_entry_sum(const step_entries &own, 
     return sum;
 }
 
-/* Goes on to the last window: *begin becomes where it begins. All products of the first are there. */
-static __device__ __forceinline__ void step_last_window(const step_entries &own, int rows, int *begin)
+/* The sums of all rows, window by window. All products of the first are there; barriers inside, the last behind
+ * all sums. */
+static __device__ __forceinline__ void step_sum_entries(const step_entries &own, int rows)
 {
-    *begin = 0;
-    while (own.count - *begin > own.window) {
-        const int end = *begin + own.window;
+    for (int begin = 0;;) {
+        const int end = min(begin + own.window, own.count);
         for (int base = 0; base < rows; base += (int)blockDim.x / STEP_ROW_LANES) {
             const int row = base + (int)threadIdx.x / STEP_ROW_LANES;
-            const float sum = step_entry_sum(own, min(row, rows - 1), *begin, end);
+            const float sum = step_entry_sum(own, min(row, rows - 1), begin, end);
             if (row < rows && threadIdx.x % STEP_ROW_LANES == 0)
                 own.sums[row] += sum;
         }
         __syncthreads();
-        *begin = end;
-        for (int entry = end + (int)threadIdx.x; entry < min(own.count, end + own.window);
+        begin = end;
+        if (begin >= own.count)
+            return;
+        for (int entry = begin + (int)threadIdx.x; entry < min(own.count, begin + own.window);
              entry += blockDim.x) {
             uint32_t column;
             __half value;
             step_find_entry(own, entry, column, value);
-            own.products[entry - end] = __half2float(value) * __bfloat162float(own.x[column]);
+            own.products[entry - begin] = __half2float(value) * __bfloat162float(own.x[column]);
         }
         __syncthreads();
     }

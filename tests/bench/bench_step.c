@@ -2,9 +2,8 @@
  * operations alone, and what a step saves without that kind. LLaMA's shapes with random weights of 16 bits and
  * of packed codes.
  *
- * usage: bench_step [--device cuda|cpu] [--shape 7b|small] [--layers 8] [--bits 16,4] [--prompt 64] [--tokens
- * 96]
- *                   [--sparse 0] [--brief 0]
+ * usage: bench_step [--device cuda|cpu] [--shape 7b|13b|135m|small] [--layers 8] [--bits 16,4] [--prompt 64]
+ *                   [--tokens 96] [--sparse 0] [--brief 0]
  *
  * A time is that of many recorded steps issued one behind the other, the median of several such runs, divided
  * by their number. Every layer has weights of its own, more bytes in all than the L2 cache holds several times.
@@ -279,12 +278,22 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Microseconds of a step of these kinds. */
+/* FNV-1a of the tokens, to compare runs by (Fowler, Noll, Vo). */
+static uint32_t hash_of(const int32_t *tokens, int64_t count)
+{
+    uint32_t hash = 2166136261u;
+    for (int64_t i = 0; i < count * 4; i++)
+        hash = (hash ^ ((const unsigned char *)tokens)[i]) * 16777619u;
+    return hash;
+}
+
+/* Microseconds of a step of these kinds. Of all kinds, every run must choose the same tokens. */
 static double time_step(bench *b, decant_generation *generation, unsigned kinds)
 {
     int32_t *prompt = calloc((size_t)b->prompt, sizeof *prompt),
             *next = calloc((size_t)b->tokens, sizeof *next);
     double times[RUNS];
+    uint32_t hash = 0;
     for (int64_t i = 0; i < b->prompt; i++)
         prompt[i] = (int32_t)(i * 37 % b->config.vocabulary_size);
     b->partial.kinds = ALL;
@@ -298,7 +307,13 @@ static double time_step(bench *b, decant_generation *generation, unsigned kinds)
         MUST(decant_generation_continue(generation, 7, b->tokens, next, err));
         times[run] = (clock_s() - start_s) * 1e6 / (double)b->tokens;
         decant_generation_go_back(generation, b->prompt);
+        const uint32_t own_hash = hash_of(next, b->tokens);
+        if (kinds == ALL && run > 0 && own_hash != hash)
+            printf("run %d chooses other tokens\n", run);
+        hash = own_hash;
     }
+    if (kinds == ALL)
+        printf("tokens %08x; ", (unsigned)hash);
     qsort(times, RUNS, sizeof *times, compare_doubles);
     free(prompt);
     free(next);
@@ -408,17 +423,29 @@ static double measure_copy(decant_backend *backend, size_t size_bytes)
 
 /* ---- the command ---- */
 
-static void make_config(bench *b, const char *shape)
+/* Of the models that the command names. */
+typedef struct model_shape {
+    const char *name;
+    int hidden, inner, heads, key_value_heads, vocabulary;
+} model_shape;
+
+static void make_config(bench *b, const char *name)
 {
-    const bool small = strcmp(shape, "small") == 0;
+    static const model_shape shapes[] = {{"7b", 4096, 11008, 32, 32, 32000},
+                                         {"13b", 5120, 13824, 40, 40, 32000},
+                                         {"135m", 576, 1536, 9, 3, 49152}, /* SmolLM2's */
+                                         {"small", 512, 1376, 8, 8, 2048}};
+    const model_shape *shape = shapes;
     char json[512];
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        if (strcmp(name, shapes[i].name) == 0)
+            shape = &shapes[i];
     snprintf(json, sizeof json,
              "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":%d,\"intermediate_size\":%d,"
              "\"num_hidden_layers\":%d,\"num_attention_heads\":%d,\"num_key_value_heads\":%d,"
              "\"vocab_size\":%d,\"rms_norm_eps\":1e-5,\"rope_theta\":10000.0,"
              "\"max_position_embeddings\":8192,\"tie_word_embeddings\":false}",
-             small ? 512 : 4096, small ? 1376 : 11008, b->layers, small ? 8 : 32, small ? 8 : 32,
-             small ? 2048 : 32000);
+             shape->hidden, shape->inner, b->layers, shape->heads, shape->key_value_heads, shape->vocabulary);
     MUST(decant_model_config_parse(json, strlen(json), "bench_step", &b->config, err));
 }
 

@@ -232,6 +232,17 @@ static void gate_and_up_go_together(void **state)
         }
 }
 
+/* More rows than a block has threads, and longer rows than they keep. */
+static void many_rows_and_long_ones(void **state)
+{
+    for (int bits = 2; bits <= 4; bits++) {
+        check_products(*state, (product_case){{bits}, {36000}, 128, .norm = true});
+        check_products(*state, (product_case){{bits, bits}, {18001, 18001}, 72, .norm = true, .gated = true});
+        check_products(*state, (product_case){{bits}, {41}, 13312, .norm = true});
+        check_products(*state, (product_case){{bits}, {41}, 13304, .accumulate = true});
+    }
+}
+
 static void sparse_parts_go_along(void **state)
 {
     for (int bits = 2; bits <= 5; bits++)
@@ -408,10 +419,15 @@ static void the_lowest_of_the_largest_is_chosen(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(products_go_together),  cmocka_unit_test(gate_and_up_go_together),
-        cmocka_unit_test(sparse_parts_go_along), cmocka_unit_test(products_that_do_not_go_together),
-        cmocka_unit_test(logits_are_floats),     cmocka_unit_test(attention_rotates_and_keeps),
-        cmocka_unit_test(rows_are_taken),        cmocka_unit_test(the_lowest_of_the_largest_is_chosen),
+        cmocka_unit_test(products_go_together),
+        cmocka_unit_test(gate_and_up_go_together),
+        cmocka_unit_test(many_rows_and_long_ones),
+        cmocka_unit_test(sparse_parts_go_along),
+        cmocka_unit_test(products_that_do_not_go_together),
+        cmocka_unit_test(logits_are_floats),
+        cmocka_unit_test(attention_rotates_and_keeps),
+        cmocka_unit_test(rows_are_taken),
+        cmocka_unit_test(the_lowest_of_the_largest_is_chosen),
     };
     return cmocka_run_group_tests_name("steps", tests, open_backend, close_backend);
 }

@@ -1,0 +1,235 @@
+/* x of one token as bit planes in shared memory, for step_parities.cu: normed where it is to be, its largest
+ * magnitude, fixed point (fixed_point.cuh) and planes. Every block does it for itself, which takes less than
+ * handing them on would. A thread takes half a word of every plane at a time, so that 4096 columns are work for
+ * all threads; lane pairs put the halves together. */
+#ifndef DECANT_KERNELS_CUDA_STEP_PLANES_CUH
+#define DECANT_KERNELS_CUDA_STEP_PLANES_CUH
+
+#include "kernels/cuda/parity_block.cuh"
+#include "kernels/cuda/step_block.cuh"
+
+enum {
+    HALF_COLUMNS = 16, /* of a half word */
+    HALF_VECTORS = 2,  /* of sixteen bytes that hold these columns */
+    HALVES_KEPT = 3,   /* by a thread, between measuring x and turning it to planes */
+};
+
+/* What the whole block must know of x. */
+typedef struct x_figures {
+    float squares[WARPS];    /* Σ x² */
+    uint32_t largest[WARPS]; /* |x|, or |x ∘ the norm's scale|: magnitudes are ordered as their bits are */
+    int sums[WARPS];         /* of the fixed-point values */
+    float scale;             /* of the planes */
+} x_figures;
+
+/* The norm's scale of a half word's columns. */
+typedef struct half_scales {
+    float4 fours[HALF_COLUMNS / 4];
+} half_scales;
+
+static __device__ __forceinline__ half_scales load_half_scales(const step_call &call, int half)
+{
+    half_scales scales = {};
+    if (call.norm)
+#pragma unroll
+        for (int i = 0; i < HALF_COLUMNS / 4; i++)
+            if (half * HALF_COLUMNS + i * 4 < call.columns)
+                scales.fours[i] = ((const float4 *)call.norm)[half * (HALF_COLUMNS / 4) + i];
+    return scales;
+}
+
+static __device__ __forceinline__ void load_half(uint4 (&vectors)[HALF_VECTORS], const step_call &call,
+                                                 int half)
+{
+#pragma unroll
+    for (int i = 0; i < HALF_VECTORS; i++) {
+        const int column = half * HALF_COLUMNS + i * 8;
+        vectors[i] = column < call.columns ? *(const uint4 *)(call.x + column) : make_uint4(0, 0, 0, 0);
+    }
+}
+
+/* Σ x², and the largest |x ∘ the norm's scale|. */
+static __device__ __forceinline__ void measure_half(const uint4 (&vectors)[HALF_VECTORS],
+                                                    const half_scales &scales, float &square, float &largest)
+{
+#pragma unroll
+    for (int i = 0; i < HALF_VECTORS; i++) {
+        const uint32_t pairs[4] = {vectors[i].x, vectors[i].y, vectors[i].z, vectors[i].w};
+        const float4 low = scales.fours[2 * i], high = scales.fours[2 * i + 1];
+        const float own[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const float2 values = step_floats(pairs[j]);
+            square = fmaf(values.x, values.x, square);
+            square = fmaf(values.y, values.y, square);
+            largest = fmaxf(largest, fabsf(values.x * own[2 * j]));
+            largest = fmaxf(largest, fabsf(values.y * own[2 * j + 1]));
+        }
+    }
+}
+
+/* The same columns normed, rounded to BF16 as rms_norm does. */
+static __device__ __forceinline__ void norm_half(uint4 (&vectors)[HALF_VECTORS], const half_scales &scales,
+                                                 float inverse)
+{
+#pragma unroll
+    for (int i = 0; i < HALF_VECTORS; i++) {
+        uint32_t pairs[4] = {vectors[i].x, vectors[i].y, vectors[i].z, vectors[i].w};
+        const float4 low = scales.fours[2 * i], high = scales.fours[2 * i + 1];
+        const float own[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const float2 values = step_floats(pairs[j]);
+            pairs[j] = decant_pair(values.x * (inverse * own[2 * j]), values.y * (inverse * own[2 * j + 1]));
+        }
+        vectors[i] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+    }
+}
+
+/* Turns a half word's columns into planes, of which lane pairs put whole words together, stores them among the
+ * operands and adds their values to `sum`. By whole warps. */
+static __device__ __forceinline__ int store_half(uint32_t operands, int half,
+                                                 const uint4 (&vectors)[HALF_VECTORS], float factor, int sum)
+{
+    constexpr int WORDS = HALF_COLUMNS / 2;
+    const uint32_t low[4] = {vectors[0].x, vectors[0].y, vectors[0].z, vectors[0].w};
+    const uint32_t high[4] = {vectors[1].x, vectors[1].y, vectors[1].z, vectors[1].w};
+    uint32_t words[WORDS]; /* columns i and 8 + i */
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        const uint32_t even = decant_fixed_point(__uint_as_float(low[j] << 16), factor);
+        const uint32_t odd = decant_fixed_point(__uint_as_float(low[j] & 0xffff0000u), factor);
+        const uint32_t high_even = decant_fixed_point(__uint_as_float(high[j] << 16), factor);
+        const uint32_t high_odd = decant_fixed_point(__uint_as_float(high[j] & 0xffff0000u), factor);
+        words[2 * j] = __byte_perm(even, high_even, 0x5410);
+        words[2 * j + 1] = __byte_perm(odd, high_odd, 0x5410);
+    }
+#pragma unroll
+    for (int i = 0; i < WORDS; i++)
+        sum = __dp2a_lo((int)words[i], 0x0101, sum);
+        /* four transpositions of 8 × 8 bits at once */
+#pragma unroll
+    for (int step = 4; step > 0; step /= 2) {
+        const uint32_t mask = step == 4 ? 0x0f0f0f0fu : step == 2 ? 0x33333333u : 0x55555555u;
+#pragma unroll
+        for (int i = 0; i < WORDS; i++) {
+            if (i & step)
+                continue;
+            const uint32_t a = words[i], b = words[i + step];
+            words[i] = (a & mask) | ((b << step) & ~mask);
+            words[i + step] = ((a >> step) & mask) | (b & ~mask);
+        }
+    }
+    /* bytes of words[p] now: planes p and p + 8 of the first eight columns, the same of the others. The even
+     * lane of a word stores planes 0 … 7, the odd one the rest. */
+    const int word = half / 2;
+    const int product = word / UNIT_WORDS * PRODUCTS + word / 2 % PRODUCTS;
+    const uint32_t selector = half % 2 ? 0x3175 : 0x6420;
+    uint32_t address =
+        operands + product * OPERAND_BYTES + word / LANE_WORDS % 4 * 16 + word % 2 * 8 + half % 2 * 4;
+#pragma unroll
+    for (int plane = 0; plane < WORDS; plane++, address += 4 * 16) {
+        const uint32_t other = __shfl_xor_sync(DECANT_ALL_LANES, words[plane], 1);
+        asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(__byte_perm(words[plane], other, selector))
+                     : "memory");
+    }
+    return sum;
+}
+
+/* The planes of x, normed where it is to be, and x itself where `kept_x` [columns], shared, is there. A
+ * barrier inside, and another must follow. What the norm's rounding may add to the largest is allowed for; an
+ * undefined x makes the scale so. */
+template <bool PLAIN>
+static __device__ __forceinline__ void make_planes(const step_call &call, const half_scales &scales, int halves,
+                                                   x_figures &figures, uint32_t operands, __nv_bfloat16 *kept_x)
+{
+    const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
+    const float allowance = 1 + 1.0f / 64;
+    uint4 kept[HALVES_KEPT][HALF_VECTORS];
+#pragma unroll
+    for (int i = 0; i < HALVES_KEPT; i++)
+        load_half(kept[i], call, threadIdx.x + i * THREADS);
+    uint32_t largest = 0;
+    float inverse = 1, magnitude;
+    if (PLAIN || !call.norm) {
+        const uint32_t mask = 0x7fff7fffu;
+        auto measure = [&](const uint4(&vectors)[HALF_VECTORS]) {
+#pragma unroll
+            for (int j = 0; j < HALF_VECTORS; j++) {
+                largest = __vmaxu2(largest, vectors[j].x & mask);
+                largest = __vmaxu2(largest, vectors[j].y & mask);
+                largest = __vmaxu2(largest, vectors[j].z & mask);
+                largest = __vmaxu2(largest, vectors[j].w & mask);
+            }
+        };
+#pragma unroll
+        for (int i = 0; i < HALVES_KEPT; i++)
+            measure(kept[i]);
+#pragma unroll 1
+        for (int half = threadIdx.x + HALVES_KEPT * THREADS; half < halves; half += THREADS) {
+            uint4 vectors[HALF_VECTORS];
+            load_half(vectors, call, half);
+            measure(vectors);
+        }
+        largest = __reduce_max_sync(DECANT_ALL_LANES, max(largest & 0xffffu, largest >> 16));
+        if (lane == 0)
+            figures.largest[warp] = largest << 16;
+        __syncthreads();
+        largest = 0;
+#pragma unroll
+        for (int i = 0; i < WARPS; i++)
+            largest = max(largest, figures.largest[i]);
+        magnitude = __uint_as_float(largest);
+    } else {
+        float square = 0, most = 0;
+        measure_half(kept[0], scales, square, most);
+#pragma unroll 1
+        for (int half = threadIdx.x + THREADS; half < halves; half += THREADS) {
+            uint4 vectors[HALF_VECTORS];
+            load_half(vectors, call, half);
+            measure_half(vectors, load_half_scales(call, half), square, most);
+        }
+        square = decant_warp_sum(square);
+        largest = __reduce_max_sync(DECANT_ALL_LANES, __float_as_uint(most));
+        if (lane == 0) {
+            figures.squares[warp] = square;
+            figures.largest[warp] = largest;
+        }
+        __syncthreads();
+        square = 0;
+        largest = 0;
+#pragma unroll
+        for (int i = 0; i < WARPS; i++) {
+            square += figures.squares[i];
+            largest = max(largest, figures.largest[i]);
+        }
+        inverse = 1.0f / sqrtf(square / (float)call.columns + call.epsilon);
+        magnitude = inverse * __uint_as_float(largest) * allowance;
+    }
+    const float factor = decant_fixed_point_factor(magnitude);
+    int sum = 0;
+#pragma unroll 1
+    for (int half = threadIdx.x; half < halves; half += THREADS) { /* whole warps: halves are those of units */
+        if (!PLAIN && call.norm)
+            norm_half(kept[0], half == (int)threadIdx.x ? scales : load_half_scales(call, half), inverse);
+        sum = store_half(operands, half, kept[0], factor, sum);
+#pragma unroll
+        for (int i = 0; i < HALF_VECTORS; i++)
+            if (kept_x && half * HALF_COLUMNS + i * 8 < call.columns)
+                ((uint4 *)kept_x)[half * HALF_VECTORS + i] = kept[0][i];
+#pragma unroll
+        for (int i = 0; i + 1 < HALVES_KEPT; i++)
+#pragma unroll
+            for (int j = 0; j < HALF_VECTORS; j++)
+                kept[i][j] = kept[i + 1][j];
+        if (half + HALVES_KEPT * THREADS < halves)
+            load_half(kept[HALVES_KEPT - 1], call, half + HALVES_KEPT * THREADS);
+    }
+    sum = __reduce_add_sync(DECANT_ALL_LANES, sum);
+    if (lane == 0)
+        figures.sums[warp] = sum;
+    if (threadIdx.x == 0)
+        figures.scale = magnitude / DECANT_FIXED_POINT_MAXIMUM;
+}
+
+#endif
