@@ -140,11 +140,12 @@ static __device__ __forceinline__ void load_scales(word_scales<Kind> &scales, co
 }
 
 /* The pairs of a step under their scale and offset. */
-static __device__ __forceinline__ void scale_pairs(uint32_t (&pairs)[4], __half2 scale_and_offset)
+template <int COUNT>
+static __device__ __forceinline__ void scale_pairs(uint32_t (&pairs)[COUNT], __half2 scale_and_offset)
 {
     const __half2 scale = __low2half2(scale_and_offset), offset = __high2half2(scale_and_offset);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < COUNT; i++) {
         __half2 own;
         memcpy(&own, &pairs[i], sizeof own);
         own = __hfma2(own, scale, offset);
