@@ -49,6 +49,7 @@ typedef enum decant_packed_way {
     DECANT_PACKED_LOOKUPS,
     DECANT_PACKED_TILES,  /* levels in registers, as far as they go */
     DECANT_PACKED_DIGITS, /* levels and x as digits, as far as they go */
+    DECANT_PACKED_PAIRS,  /* tables of pairs of levels, as far as they go */
 } decant_packed_way;
 
 /* A block of device memory that was handed out: release is given the pointer alone. */

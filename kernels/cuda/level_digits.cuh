@@ -96,21 +96,21 @@ static __device__ __forceinline__ void gather_codes(uint32_t (&codes)[PHASES], c
                                                     const shift_factors &factors)
 {
     const uint32_t ones = 0x55555555u, twos = 0x33333333u;
-    const uint32_t even = merge(ones, planes[0], shift_left(planes[1], factors.two_left));
-    const uint32_t odd = merge(ones, shift_right(planes[0], factors.one), planes[1]);
+    const uint32_t even = decant_merge(ones, planes[0], shift_left(planes[1], factors.two_left));
+    const uint32_t odd = decant_merge(ones, shift_right(planes[0], factors.one), planes[1]);
     uint32_t upper_even = 0, upper_odd = 0;
     if constexpr (BITS == 4) {
-        upper_even = merge(ones, planes[2], shift_left(planes[3], factors.two_left));
-        upper_odd = merge(ones, shift_right(planes[2], factors.one), planes[3]);
+        upper_even = decant_merge(ones, planes[2], shift_left(planes[3], factors.two_left));
+        upper_odd = decant_merge(ones, shift_right(planes[2], factors.one), planes[3]);
     }
     if constexpr (BITS == 3) {
         upper_even = planes[2] & ones;
         upper_odd = shift_right(planes[2], factors.one) & ones;
     }
-    codes[0] = merge(twos, even, shift_left(upper_even, factors.four_left));
-    codes[1] = merge(twos, odd, shift_left(upper_odd, factors.four_left));
-    codes[2] = merge(twos, shift_right(even, factors.two), upper_even);
-    codes[3] = merge(twos, shift_right(odd, factors.two), upper_odd);
+    codes[0] = decant_merge(twos, even, shift_left(upper_even, factors.four_left));
+    codes[1] = decant_merge(twos, odd, shift_left(upper_odd, factors.four_left));
+    codes[2] = decant_merge(twos, shift_right(even, factors.two), upper_even);
+    codes[3] = decant_merge(twos, shift_right(odd, factors.two), upper_odd);
 }
 
 /* The digits of eight codes: [0] those of the lower four. */

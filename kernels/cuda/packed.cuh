@@ -34,6 +34,18 @@ static inline decant_packed_view decant_packed_view_of(const decant_packed_matri
             (int)((packed->columns + 31) / 32)};
 }
 
+/* first where the mask has ones, second elsewhere: one instruction, which the compiler would make two of. */
+static __host__ __device__ __forceinline__ uint32_t decant_merge(uint32_t mask, uint32_t first, uint32_t second)
+{
+#ifdef __CUDA_ARCH__
+    uint32_t bits;
+    asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(bits) : "r"(mask), "r"(first), "r"(second));
+    return bits;
+#else
+    return (first & mask) | (second & ~mask);
+#endif
+}
+
 static __device__ __forceinline__ const uint32_t *decant_row_planes(const decant_packed_view &packed, int row)
 {
     return packed.planes + (int64_t)row * packed.bits * packed.words;

@@ -1,10 +1,11 @@
 /* y = x ŵᵀ from the packed form; the way depends on the shapes alone:
  *
  *     very few tokens, up to 6 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
+ *     up to 32 tokens, 4 bits, BF16,
+ *     large dense matrices, Hopper          packed_pairs.cu      sparse tensor cores, tables of pairs of levels
  *     up to 16 tokens, up to 4 bits, BF16,
  *     large matrices, Hopper                packed_digits.cu     integer tensor cores, levels in registers
  *     up to 32 tokens otherwise             packed_tiles.cu      tensor cores, levels in registers
- *     the same, when asked for              packed_pairs.cu      tensor cores, two columns a lookup
  *     up to 16 tokens, wider codes, BF16    packed_mma.cu        tensor cores, a lookup each
  *     up to 16 tokens otherwise             packed_vectors.cu    F32, or rows of x of odd lengths
  *     up to 64 tokens, up to 4 bits, BF16   the first three, in two lots
@@ -177,6 +178,20 @@ static bool takes_digits(decant_backend *backend, decant_matrix x, const decant_
     return wanted && decant_cuda_packed_has_digits(backend, x, packed);
 }
 
+/* The largest dense matrices at four bits: a kernel before makes F16 of x, tables take their time to fill,
+ * which smaller ones do not make up for, and narrower codes are looked up in registers as fast
+ * (tests/gpu/RESULTS.md).
+ */
+static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
+{
+    const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
+    const int64_t least = (int64_t)65 << 20;
+    const bool wanted =
+        way == DECANT_PACKED_PAIRS || (way == DECANT_PACKED_FASTEST && packed->bits == 4 &&
+                                       packed->sparse.count == 0 && packed->rows * packed->columns >= least);
+    return wanted && decant_cuda_packed_has_pairs(backend, x, packed);
+}
+
 /* Codes looked up twice take less than rows decoded once (tests/gpu/RESULTS.md). */
 static bool takes_halves(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
@@ -211,13 +226,13 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
     const bool folded = has_sparse && !by_library;
     if (takes_parities(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_parities(backend, x, packed, folded, accumulate, y, err));
+    else if (takes_pairs(backend, x, packed))
+        DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(backend, x, packed, folded, accumulate, y, err));
     else if (takes_digits(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_digits(backend, x, packed, folded, accumulate, y, err));
     else if (decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
              decant_cuda_packed_has_tiles(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_tiles(backend, x, packed, folded, accumulate, y, err));
-    else if (x.rows <= LOT_TOKENS && decant_cuda_packed_has_pairs(backend, x, packed))
-        DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(backend, x, packed, folded, accumulate, y, err));
     else if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM && decant_cuda_packed_has_mma(x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_mma(backend, x, packed, folded, accumulate, y, err));
     else if (x.rows <= DECANT_PACKED_VECTORS_MAXIMUM)

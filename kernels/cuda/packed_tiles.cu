@@ -65,14 +65,14 @@ static __device__ __forceinline__ void gather_codes(word_codes<BITS> &codes, con
                                                     const shift_factors &shifts)
 {
     const uint32_t ones = 0x55555555u, twos = 0x33333333u, fours = 0x44444444u, digits = 0x32103210u;
-    const uint32_t even = merge(ones, planes[0], planes[1] << 1);
-    const uint32_t odd = merge(ones, shift_right(planes[0], shifts.one), planes[1]);
+    const uint32_t even = decant_merge(ones, planes[0], planes[1] << 1);
+    const uint32_t odd = decant_merge(ones, shift_right(planes[0], shifts.one), planes[1]);
     const uint32_t third = BITS > 2 ? planes[BITS > 2 ? 2 : 0] : 0;
     const uint32_t third_even = third & ones, third_odd = shift_right(third, shifts.one) & ones;
-    codes.within[0] = merge(twos, even, third_even << 2);
-    codes.within[1] = merge(twos, odd, third_odd << 2);
-    codes.within[2] = merge(twos, shift_right(even, shifts.two), third_even);
-    codes.within[3] = merge(twos, shift_right(odd, shifts.two), third_odd);
+    codes.within[0] = decant_merge(twos, even, third_even << 2);
+    codes.within[1] = decant_merge(twos, odd, third_odd << 2);
+    codes.within[2] = decant_merge(twos, shift_right(even, shifts.two), third_even);
+    codes.within[3] = decant_merge(twos, shift_right(odd, shifts.two), third_odd);
     if constexpr (BITS == 4) {
         const uint32_t fourth = planes[3];
         codes.which[0] = mask_and_add(fourth << 2, fours, digits);

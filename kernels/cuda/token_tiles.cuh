@@ -14,6 +14,7 @@
 #ifndef DECANT_KERNELS_CUDA_TOKEN_TILES_CUH
 #define DECANT_KERNELS_CUDA_TOKEN_TILES_CUH
 
+#include "kernels/cuda/arrivals.cuh"
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/packed.cuh"
 #include "kernels/cuda/tensor_core.cuh"
@@ -84,14 +85,6 @@ static __host__ __device__ __forceinline__ int row_blocks_of(int rows)
 static __device__ __forceinline__ uint32_t shift_right(uint32_t value, uint32_t factor)
 {
     return __umulhi(value, factor);
-}
-
-/* first where the mask has ones, second elsewhere: one instruction, which the compiler would make two of. */
-static __device__ __forceinline__ uint32_t merge(uint32_t mask, uint32_t first, uint32_t second)
-{
-    uint32_t bits;
-    asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(bits) : "r"(mask), "r"(first), "r"(second));
-    return bits;
 }
 
 static __device__ __forceinline__ uint32_t word_of(const uint4 &four, int word)
@@ -262,19 +255,6 @@ static __device__ __forceinline__ void each_sum(const float (&sums)[TILES][4], T
             take(first_row + c / 2 * 8, tile * TILE_TOKENS + lane % 4 * 2 + c % 2, sums[tile][c]);
 }
 
-/* Whether this block is the last of those that share its rows; what the others wrote is then visible. */
-static __device__ __forceinline__ bool comes_last(uint32_t *arrivals, int shares)
-{
-    __shared__ uint32_t before;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) /* back to zero with the last one */
-        before = atomicInc(arrivals, (uint32_t)shares - 1);
-    __syncthreads();
-    __threadfence();
-    return before == (uint32_t)shares - 1;
-}
-
 /* Sums of a row block [tokens of the kernel, ROWS] that one of its blocks leaves. */
 template <int TOKENS>
 static __device__ __forceinline__ float *part_of(const tiles_call &call, int row_block, int part)
@@ -287,7 +267,7 @@ template <int TILES> static __device__ __forceinline__ void add_parts(const tile
 {
     constexpr int TOKENS = TILES * TILE_TOKENS;
     const int count = call.shares;
-    if (!comes_last(call.arrivals + row_block, count))
+    if (!decant_comes_last(call.arrivals + row_block, count))
         return;
     const float4 *parts = (const float4 *)part_of<TOKENS>(call, row_block, 0);
     for (int i = threadIdx.x; i < ROWS * TOKENS / 4; i += THREADS) {

@@ -170,6 +170,8 @@ static void packed_linear_matches_for_large_matrices(void **state)
         check_packed(*state, 3, SOME_SPARSE, tokens, 72, 5003);
         check_packed(*state, 4, LONE_SPARSE, tokens, 4104, 523);
     }
+    check_packed(*state, 3, SOME_SPARSE, 9, 2944, 4000); /* blocks that begin and end within a tile of rows */
+    check_packed(*state, 2, NO_SPARSE, 32, 256, 9001);
 }
 
 /* The same call gives the same bits. */
@@ -203,9 +205,10 @@ static const double PRECISION = 2e-3;
 
 /* What a product is off by, relative to the product, beside what storing it rounds away, whatever stands for
  * levels and x inside. dominating: how many times as large as the others one entry of each token is. */
-static void check_precision(decant_backend *backend, int bits, int64_t tokens, double dominating)
+static void check_precision(decant_backend *backend, int bits, int64_t tokens, int64_t columns,
+                            double dominating)
 {
-    const int64_t columns = 1160, rows = 150;
+    const int64_t rows = 150;
     uint64_t seed = 13;
     packed_case made = {.packed = {.rows = rows, .columns = columns, .bits = bits},
                         .weights = doubles(columns * rows)};
@@ -246,49 +249,56 @@ static void packed_linear_is_precise(void **state)
 {
     static const int64_t tokens[] = {1, 2, 4, 8, 13, 16, 27, 32};
     for (int bits = DECANT_BITS_MINIMUM; bits <= 4; bits++)
-        for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
-            check_precision(*state, bits, tokens[i], 1);
-            check_precision(*state, bits, tokens[i], 30);
-            check_precision(*state, bits, tokens[i], 1000);
+        for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
+            for (int64_t columns = 1152; columns <= 1160; columns += 8) {
+                check_precision(*state, bits, tokens[i], columns, 1);
+                check_precision(*state, bits, tokens[i], columns, 30);
+                check_precision(*state, bits, tokens[i], columns, 1000);
+            }
+}
+
+static void check_scales(decant_backend *backend, int bits, int64_t tokens)
+{
+    const int64_t columns = 1024, rows = 24;
+    uint64_t seed = 5;
+    packed_case made = {.packed = {.rows = rows, .columns = columns, .bits = bits},
+                        .weights = doubles(columns * rows)};
+    pack_codes(backend, &made, &seed);
+    device_array x = activation_array(backend, tokens, columns, 1, 1),
+                 y = activation_array(backend, tokens, rows, 1, 2);
+    static const double scales[] = {0, 1e-20, 1, 1e20};
+    double *expected = doubles(tokens * rows);
+    for (int64_t i = 0; i < tokens * columns; i++) {
+        store_element(backend->activation, x.values[i] * scales[i / columns % 4], x.host, i);
+        x.values[i] = load_element(backend->activation, x.host, i);
+    }
+    REQUIRE(backend->memory->upload(backend, x.matrix.data, x.host, decant_matrix_bytes(x.matrix), err));
+    add_products(tokens, &made, x.values, expected);
+    REQUIRE(backend->validate->packed_linear(backend, x.matrix, &made.packed, false, y.matrix, err));
+    void *bytes = download_bytes(backend, y.matrix);
+    for (int64_t t = 0; t < tokens; t++) {
+        double largest = 0;
+        for (int64_t row = 0; row < rows; row++)
+            largest = fmax(largest, fabs(expected[t * rows + row]));
+        for (int64_t row = 0; row < rows; row++) {
+            double actual = load_element(backend->activation, bytes, t * rows + row);
+            assert_true(fabs(actual - expected[t * rows + row]) <= tolerance(backend) * largest);
         }
+    }
+    free(bytes);
+    free(expected);
+    drop(backend, &x);
+    drop(backend, &y);
+    drop_packed(backend, &made);
 }
 
 /* A token of zeros, and one whose values lie far apart, do not disturb their neighbours. */
 static void packed_linear_scales_each_token(void **state)
 {
-    decant_backend *backend = *state;
-    const int64_t columns = 1024, rows = 24, tokens = 4;
     for (int bits = DECANT_BITS_MINIMUM; bits <= 6; bits++) {
-        uint64_t seed = 5;
-        packed_case made = {.packed = {.rows = rows, .columns = columns, .bits = bits},
-                            .weights = doubles(columns * rows)};
-        pack_codes(backend, &made, &seed);
-        device_array x = activation_array(backend, tokens, columns, 1, 1),
-                     y = activation_array(backend, tokens, rows, 1, 2);
-        static const double scales[] = {0, 1e-20, 1, 1e20};
-        double *expected = doubles(tokens * rows);
-        for (int64_t i = 0; i < tokens * columns; i++) {
-            store_element(backend->activation, x.values[i] * scales[i / columns], x.host, i);
-            x.values[i] = load_element(backend->activation, x.host, i);
-        }
-        REQUIRE(backend->memory->upload(backend, x.matrix.data, x.host, decant_matrix_bytes(x.matrix), err));
-        add_products(tokens, &made, x.values, expected);
-        REQUIRE(backend->validate->packed_linear(backend, x.matrix, &made.packed, false, y.matrix, err));
-        void *bytes = download_bytes(backend, y.matrix);
-        for (int64_t t = 0; t < tokens; t++) {
-            double largest = 0;
-            for (int64_t row = 0; row < rows; row++)
-                largest = fmax(largest, fabs(expected[t * rows + row]));
-            for (int64_t row = 0; row < rows; row++) {
-                double actual = load_element(backend->activation, bytes, t * rows + row);
-                assert_true(fabs(actual - expected[t * rows + row]) <= tolerance(backend) * largest);
-            }
-        }
-        free(bytes);
-        free(expected);
-        drop(backend, &x);
-        drop(backend, &y);
-        drop_packed(backend, &made);
+        check_scales(*state, bits, 4);
+        check_scales(*state, bits, 8);
+        check_scales(*state, bits, 20);
     }
 }
 

@@ -1,0 +1,23 @@
+/* Blocks that share a result: each leaves its part in device memory, and the one that comes last adds them up.
+ */
+#ifndef DECANT_KERNELS_CUDA_ARRIVALS_CUH
+#define DECANT_KERNELS_CUDA_ARRIVALS_CUH
+
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+/* Whether this block is the last of `count` that come; what the others wrote is then visible. The counter is
+ * zero before the first and after the last. Every thread of the block calls. */
+static __device__ __forceinline__ bool decant_comes_last(uint32_t *arrivals, int count)
+{
+    __shared__ uint32_t before;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) /* back to zero with the last one */
+        before = atomicInc(arrivals, (uint32_t)count - 1);
+    __syncthreads();
+    __threadfence();
+    return before == (uint32_t)count - 1;
+}
+
+#endif

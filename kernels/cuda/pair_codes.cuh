@@ -1,0 +1,146 @@
+/* The codes of a block of packed_pairs.cu: 64 rows at a time, which the tensor memory accelerator brings in
+ * stages of 1024 columns, all planes, through a ring of shared memory into the warps' registers. Knows nothing
+ * of levels and of x. */
+#ifndef DECANT_KERNELS_CUDA_PAIR_CODES_CUH
+#define DECANT_KERNELS_CUDA_PAIR_CODES_CUH
+
+#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/pair_tables.cuh"
+#include "kernels/cuda/tensor_core.cuh"
+#include "kernels/cuda/tensor_map.h"
+
+enum {
+    WARPS = 8,
+    THREADS = WARPS * DECANT_WARP,
+    TILES = 4, /* of a block */
+    ROWS = TILES * PAIR_TILE_ROWS,
+    STAGE_WORDS = 32, /* of a plane of a row: a cache line */
+    STAGE_SLICES = 8, /* of 128 columns, each for a warp */
+    SLICE_COLUMNS = 128,
+    SLICE_BYTES = 16, /* of a plane of a row */
+    LINE_BYTES = STAGE_WORDS * 4,
+    PLANE_BYTES = ROWS * LINE_BYTES, /* of a stage */
+    RING_BYTES = 96 << 10,
+};
+
+template <int BITS> constexpr int STAGE_BYTES = BITS *PLANE_BYTES;
+template <int BITS> constexpr int SLOTS = RING_BYTES / STAGE_BYTES<BITS>;
+
+/* The stages of a block: those of all tiles of rows are counted one tile after the other. */
+typedef struct stage_run {
+    int begin, end;
+    int row_stages; /* of a row */
+} stage_run;
+
+/* ---- the ring ---- */
+
+template <int SLOTS> struct code_barriers {
+    uint64_t full[SLOTS], empty[SLOTS];
+};
+
+/* The ring as a thread sees it. The first thread of the block asks for stages; each warp says when it has the
+ * codes of one in registers. */
+template <int BITS> struct code_ring {
+    uint32_t slots, full, empty; /* addresses */
+    int slot, round;             /* of the stage that is now, and how often the ring has been gone round */
+    const CUtensorMap *planes;   /* [bits, rows, words], as BF16 */
+    stage_run run;
+
+    __device__ __forceinline__ void create(code_barriers<SLOTS<BITS>> &barriers, unsigned char *ring,
+                                           const CUtensorMap *map, const stage_run &own)
+    {
+        planes = map;
+        run = own;
+        slots = decant_shared_address(ring);
+        full = decant_shared_address(barriers.full);
+        empty = decant_shared_address(barriers.empty);
+        slot = round = 0;
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < SLOTS<BITS>; i++) {
+                decant_barrier_create(full + i * 8, 1);
+                decant_barrier_create(empty + i * 8, WARPS);
+            }
+            decant_barrier_publish();
+            for (int i = 0; i < SLOTS<BITS> && run.begin + i < run.end; i++)
+                bring(run.begin + i, i);
+        }
+        __syncthreads();
+    }
+
+    __device__ __forceinline__ void bring(int stage, int target) const
+    {
+        decant_barrier_expect(full + target * 8, STAGE_BYTES<BITS>);
+        decant_copy_boxes(slots + target * STAGE_BYTES<BITS>, planes, stage % run.row_stages * STAGE_WORDS * 2,
+                          stage / run.row_stages * ROWS, 0, full + target * 8);
+    }
+
+    /* Asks for the stage that takes the slot of the one before `now`, once everybody has that. */
+    __device__ __forceinline__ void bring_ahead(int now) const
+    {
+        const int stage = now + SLOTS<BITS> - 1, target = slot == 0 ? SLOTS<BITS> - 1 : slot - 1;
+        if (now > run.begin && stage < run.end && threadIdx.x == 0) {
+            decant_barrier_wait(empty + target * 8, (target > slot ? round - 1 : round) & 1);
+            bring(stage, target);
+        }
+        __syncwarp();
+    }
+
+    __device__ __forceinline__ void wait(void) const
+    {
+        decant_barrier_wait(full + slot * 8, round & 1);
+    }
+
+    __device__ __forceinline__ void leave(void)
+    {
+        if (threadIdx.x % DECANT_WARP == 0)
+            decant_barrier_arrive(empty + slot * 8);
+        if (++slot == SLOTS<BITS>) {
+            slot = 0;
+            round++;
+        }
+    }
+};
+
+/* ---- codes in registers ---- */
+
+/* A lane's words of a slice: its row of every tile, all planes. */
+template <int BITS> struct slice_codes {
+    uint2 words[TILES][BITS];
+};
+
+/* Where a lane's words of a warp's slice lie in a plane of the first tile; a box is swizzled over 128 bytes. */
+static __host__ __device__ __forceinline__ int codes_place(int warp, int lane)
+{
+    const int row = row_of_lane(lane);
+    return row * LINE_BYTES + (warp ^ row % 8) * SLICE_BYTES + lane % 4 / 2 * 8;
+}
+
+template <int BITS>
+static __device__ __forceinline__ void load_codes(slice_codes<BITS> &codes, const unsigned char *stage)
+{
+    const unsigned char *source = stage + codes_place(threadIdx.x / DECANT_WARP, threadIdx.x % DECANT_WARP);
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+        for (int bit = 0; bit < BITS; bit++)
+            codes.words[tile][bit] =
+                *(const uint2 *)(source + bit * PLANE_BYTES + tile * PAIR_TILE_ROWS * LINE_BYTES);
+}
+
+/* ---- for the host ---- */
+
+/* The planes as the copy engine reads them, in boxes of a stage. */
+static inline decant_status map_planes(decant_backend *backend, const decant_packed_view &packed,
+                                       CUtensorMap *map, decant_error *err)
+{
+    const uint64_t plane_bytes = (uint64_t)packed.words * 4;
+    const decant_tensor_view view = {
+        .data = packed.planes,
+        .sizes = {(uint64_t)packed.words * 2, (uint64_t)packed.rows, (uint64_t)packed.bits},
+        .strides_bytes = {plane_bytes * (uint64_t)packed.bits, plane_bytes},
+        .box = {STAGE_WORDS * 2, ROWS, (uint32_t)packed.bits},
+    };
+    return decant_cuda_map_tensor(backend, &view, map, err);
+}
+
+#endif
