@@ -141,7 +141,7 @@ static __device__ __forceinline__ void leave_sums(const tile_sums<TOKENS> &sums,
         }
 }
 
-static __device__ __forceinline__ void add(float4 &sum, const float4 &more)
+[[maybe_unused]] static __device__ __forceinline__ void add(float4 &sum, const float4 &more)
 {
     sum.x += more.x;
     sum.y += more.y;
@@ -149,7 +149,8 @@ static __device__ __forceinline__ void add(float4 &sum, const float4 &more)
     sum.w += more.w;
 }
 
-static __device__ __forceinline__ void store(const pairs_call &call, int row, int token, const float4 &four)
+[[maybe_unused]] static __device__ __forceinline__ void store(const pairs_call &call, int row, int token,
+                                                              const float4 &four)
 {
     if (token >= call.tokens)
         return;
@@ -179,7 +180,7 @@ typedef struct tile_blocks {
     int first, last;
 } tile_blocks;
 
-static __device__ __forceinline__ tile_blocks blocks_of(const pairs_call &call, int row_tile)
+[[maybe_unused]] static __device__ __forceinline__ tile_blocks blocks_of(const pairs_call &call, int row_tile)
 {
     const int begin = row_tile * call.row_stages;
     return {begin / call.run, (begin + call.row_stages - 1) / call.run};
