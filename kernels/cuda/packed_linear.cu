@@ -1,8 +1,8 @@
 /* y = x ŵᵀ from the packed form; the way depends on the shapes alone:
  *
  *     very few tokens, up to 6 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
- *     up to 32 tokens, 4 bits, BF16,
- *     large dense matrices, Hopper          packed_pairs.cu      sparse tensor cores, tables of pairs of levels
+ *     up to 32 tokens, 4 or 3 bits, BF16,
+ *     large matrices, Hopper                packed_pairs.cu      sparse tensor cores, tables of pairs of levels
  *     up to 16 tokens, up to 4 bits, BF16,
  *     large matrices, Hopper                packed_digits.cu     integer tensor cores, levels in registers
  *     up to 32 tokens otherwise             packed_tiles.cu      tensor cores, levels in registers
@@ -178,17 +178,16 @@ static bool takes_digits(decant_backend *backend, decant_matrix x, const decant_
     return wanted && decant_cuda_packed_has_digits(backend, x, packed);
 }
 
-/* The largest dense matrices at four bits: a kernel before makes F16 of x, tables take their time to fill,
- * which smaller ones do not make up for, and narrower codes are looked up in registers as fast
- * (tests/gpu/RESULTS.md).
- */
+/* Large matrices at four bits, and at three larger dense ones: a kernel before makes F16 of x and tables take
+ * their time to fill, which smaller ones do not make up for; narrower codes are looked up in registers as fast.
+ * From how many weights on pairs have been faster (tests/gpu/RESULTS.md). */
 static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
-    const int64_t least = (int64_t)65 << 20;
-    const bool wanted =
-        way == DECANT_PACKED_PAIRS || (way == DECANT_PACKED_FASTEST && packed->bits == 4 &&
-                                       packed->sparse.count == 0 && packed->rows * packed->columns >= least);
+    const int64_t least = (int64_t)(packed->bits == 4 ? 64 : 65) << 20;
+    const bool gains = packed->bits == 4 || (packed->bits == 3 && packed->sparse.count == 0);
+    const bool wanted = way == DECANT_PACKED_PAIRS ||
+                        (way == DECANT_PACKED_FASTEST && gains && packed->rows * packed->columns >= least);
     return wanted && decant_cuda_packed_has_pairs(backend, x, packed);
 }
 
