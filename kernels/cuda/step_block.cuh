@@ -4,7 +4,7 @@
  *
  * Every block owns a run of tiles, some rows each, of every matrix; a tile is cut along its columns into units,
  * and the block's warps share the units of all its tiles evenly, in order. A warp adds up its units of a tile
- * in `parts`; at the end eight lanes a row add the parts of the eight warps. So a sum's order depends on the
+ * in `parts`; at the end the parts of the eight warps are added up row by row. So a sum's order depends on the
  * shapes and on the number of multiprocessors alone.
  *
  * A launch has a block for each multiprocessor. Beside it the next launch begins, and has its first weights
