@@ -114,6 +114,7 @@ int main(int argument_count, char **arguments)
     int provided;
     MPI_Init_thread(&argument_count, &arguments, MPI_THREAD_FUNNELED, &provided);
     int exit_status = run_on_ranks(&options);
+    decant_interruption_ignore(); /* a launcher sends them to all ranks once the first has gone */
     MPI_Finalize();
     return exit_status;
 }
