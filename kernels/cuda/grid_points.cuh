@@ -8,6 +8,8 @@
 #ifndef DECANT_KERNELS_CUDA_GRID_POINTS_CUH
 #define DECANT_KERNELS_CUDA_GRID_POINTS_CUH
 
+#include "kernels/cuda/bit_merge.cuh"
+
 #include <cuda_fp16.h>
 #include <stdint.h>
 
@@ -21,14 +23,6 @@ enum {
 
 /* ---- bits ---- */
 
-/* first where the mask has ones, second elsewhere: one instruction, which the compiler would make two of. */
-static __device__ __forceinline__ uint32_t merge_bits(uint32_t mask, uint32_t first, uint32_t second)
-{
-    uint32_t bits;
-    asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(bits) : "r"(mask), "r"(first), "r"(second));
-    return bits;
-}
-
 /* Four bits, of the planes `first` and the next three, of each code of a word: digit i of digits[n] is of code
  * 4i + n. */
 template <int PLANES>
@@ -40,13 +34,14 @@ static __device__ __forceinline__ void gather_digits(uint32_t (&digits)[4], cons
 #pragma unroll
     for (int i = 0; i < DIGIT_PLANES; i++)
         own[i] = first + i < PLANES ? planes[first + i < PLANES ? first + i : 0] : 0;
-    const uint32_t even = merge_bits(ones, own[0], own[1] << 1), odd = merge_bits(ones, own[0] >> 1, own[1]);
-    const uint32_t upper_even = merge_bits(ones, own[2], own[3] << 1);
-    const uint32_t upper_odd = merge_bits(ones, own[2] >> 1, own[3]);
-    digits[0] = merge_bits(twos, even, upper_even << 2);
-    digits[1] = merge_bits(twos, odd, upper_odd << 2);
-    digits[2] = merge_bits(twos, even >> 2, upper_even);
-    digits[3] = merge_bits(twos, odd >> 2, upper_odd);
+    const uint32_t even = decant_merge(ones, own[0], own[1] << 1),
+                   odd = decant_merge(ones, own[0] >> 1, own[1]);
+    const uint32_t upper_even = decant_merge(ones, own[2], own[3] << 1);
+    const uint32_t upper_odd = decant_merge(ones, own[2] >> 1, own[3]);
+    digits[0] = decant_merge(twos, even, upper_even << 2);
+    digits[1] = decant_merge(twos, odd, upper_odd << 2);
+    digits[2] = decant_merge(twos, even >> 2, upper_even);
+    digits[3] = decant_merge(twos, odd >> 2, upper_odd);
 }
 
 /* Pairs of digits as bytes: byte i of bytes[2n + e] has digit 2i + e of lower[n] and of upper[n]. */
@@ -56,8 +51,8 @@ static __device__ __forceinline__ void join_digits(uint32_t (&bytes)[WORD_BYTES]
     const uint32_t fours = 0x0f0f0f0fu;
 #pragma unroll
     for (int n = 0; n < 4; n++) {
-        bytes[2 * n] = merge_bits(fours, lower[n], upper[n] << 4);
-        bytes[2 * n + 1] = merge_bits(fours, lower[n] >> 4, upper[n]);
+        bytes[2 * n] = decant_merge(fours, lower[n], upper[n] << 4);
+        bytes[2 * n + 1] = decant_merge(fours, lower[n] >> 4, upper[n]);
     }
 }
 
@@ -198,8 +193,8 @@ template <> struct point_decoder<1, 8> {
 #pragma unroll
         for (int pair = 0; pair < 4; pair++) {
             const int n = pair % 2 * 2;
-            pairs[0][pair] = merge_bits(0xffffu, entry_word<8>(table, codes, step, pair / 2, n),
-                                        entry_word<8>(table, codes, step, pair / 2, n + 1));
+            pairs[0][pair] = decant_merge(0xffffu, entry_word<8>(table, codes, step, pair / 2, n),
+                                          entry_word<8>(table, codes, step, pair / 2, n + 1));
         }
     }
 

@@ -3,6 +3,7 @@
 #ifndef DECANT_KERNELS_CUDA_PACKED_CUH
 #define DECANT_KERNELS_CUDA_PACKED_CUH
 
+#include "kernels/cuda/bit_merge.cuh"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
 
@@ -32,18 +33,6 @@ static inline decant_packed_view decant_packed_view_of(const decant_packed_matri
             (int)packed->columns,
             packed->bits,
             (int)((packed->columns + 31) / 32)};
-}
-
-/* first where the mask has ones, second elsewhere: one instruction, which the compiler would make two of. */
-static __host__ __device__ __forceinline__ uint32_t decant_merge(uint32_t mask, uint32_t first, uint32_t second)
-{
-#ifdef __CUDA_ARCH__
-    uint32_t bits;
-    asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(bits) : "r"(mask), "r"(first), "r"(second));
-    return bits;
-#else
-    return (first & mask) | (second & ~mask);
-#endif
 }
 
 static __device__ __forceinline__ const uint32_t *decant_row_planes(const decant_packed_view &packed, int row)

@@ -108,10 +108,10 @@ static decant_status decode(decant_backend *backend, const decant_packed_matrix 
                             int64_t count, bool sparse, void *tile, decant_error *err)
 {
     decant_status (*const by_bits[])(decant_backend *, const decant_packed_matrix *, int64_t, int64_t, bool,
-                                     void *, decant_error *) = {decode_bits<1>, decode_bits<2>, decode_bits<3>,
-                                                                decode_bits<4>, decode_bits<5>, decode_bits<6>,
-                                                                decode_bits<7>, decode_bits<8>};
-    return by_bits[packed->bits - 1](backend, packed, first_row, count, sparse, tile, err);
+                                     void *, decant_error *) = {decode_bits<2>, decode_bits<3>, decode_bits<4>,
+                                                                decode_bits<5>, decode_bits<6>, decode_bits<7>,
+                                                                decode_bits<8>};
+    return by_bits[packed->bits - DECANT_BITS_MINIMUM](backend, packed, first_row, count, sparse, tile, err);
 }
 
 static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
