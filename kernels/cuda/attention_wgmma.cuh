@@ -71,11 +71,7 @@ static __device__ __forceinline__ bool decant_all_queries_see(const decant_atten
 
 /* ---- the ring ---- */
 
-/* Barriers of a ring of SLOTS: full, the bytes are there; empty, all consuming warps have read them. */
-template <int SLOTS> struct decant_ring {
-    uint32_t full, empty; /* addresses of the first of SLOTS barriers */
-};
-
+/* A slot has two barriers: full, the bytes are there; empty, all consuming warps have read them. */
 struct decant_ring_place {
     uint32_t slot, parity;
 };
@@ -116,6 +112,55 @@ static __device__ __forceinline__ void decant_release(uint32_t empty, uint32_t s
     __syncwarp();
     if (threadIdx.x % DECANT_WARP < DECANT_RELEASING_LANES)
         decant_barrier_arrive(decant_barrier_of(empty, slot));
+}
+
+/* ---- a block ---- */
+
+/* Addresses in shared memory. */
+typedef struct decant_attention_places {
+    uint32_t tiles;               /* what an item keeps, the ring, the way out */
+    uint32_t full, empty;         /* barriers of the ring */
+    uint32_t own_full, own_empty; /* barriers of what an item keeps */
+} decant_attention_places;
+
+/* take(item, parity of what an item keeps) for all items of the block. */
+template <typename Take>
+static __device__ __forceinline__ void decant_take_items(const decant_attention_sizes &sizes, Take take)
+{
+    for (int round = 0; round * (int)gridDim.x < sizes.items; round++) {
+        const int item = decant_item_of_round(round);
+        if (item >= sizes.items)
+            return;
+        take(item, (uint32_t)round % 2);
+    }
+}
+
+/* produce(places) by one thread, consume(places, memory) by the consumers; memory: the generic address of
+ * places.tiles. */
+template <int SLOTS, typename Produce, typename Consume>
+static __device__ __forceinline__ void decant_run_warpgroups(Produce produce, Consume consume)
+{
+    extern __shared__ __align__(1024) char shared_memory[];
+    __shared__ __align__(8) uint64_t full[SLOTS], empty[SLOTS], own[2];
+    const uint32_t shared = decant_shared_address(shared_memory);
+    const uint32_t padding = (0u - shared) % DECANT_TILE_ALIGNMENT;
+    const decant_attention_places places = {shared + padding, decant_shared_address(full),
+                                            decant_shared_address(empty), decant_shared_address(&own[0]),
+                                            decant_shared_address(&own[1])};
+    if (threadIdx.x == 0) {
+        decant_ring_create(places.full, places.empty, SLOTS);
+        decant_ring_create(places.own_full, places.own_empty, 1);
+        decant_barrier_publish();
+    }
+    __syncthreads();
+    if (threadIdx.x < DECANT_CONSUMERS) {
+        decant_registers_raise<DECANT_CONSUMER_REGISTERS>();
+        consume(places, shared_memory + padding);
+    } else {
+        decant_registers_lower<DECANT_PRODUCER_REGISTERS>();
+        if (threadIdx.x == DECANT_CONSUMERS)
+            produce(places);
+    }
 }
 
 /* ---- tiles ---- */
@@ -200,6 +245,62 @@ static __device__ __forceinline__ void decant_store_rows(char *rows, const float
         if (first + row < tokens)
             *(uint4 *)(head + (int64_t)(first + row) * stride + 8 * chunk) =
                 *(const uint4 *)(rows + decant_tile_offset<D>(row, chunk));
+    }
+}
+
+/* ---- a tile of queries that passes over the keys it sees ---- */
+
+/* The keys are in `tiles` tiles from `begin` on. */
+typedef struct decant_query_item {
+    int head, sequence, first_query, begin, tiles;
+} decant_query_item;
+
+template <int KEYS>
+static __device__ __forceinline__ decant_query_item decant_query_item_at(const decant_attention_sizes &sizes,
+                                                                         int item)
+{
+    const decant_attention_place place = decant_place_of_item(sizes, item, sizes.heads);
+    const int tiles = sizes.items / sizes.items_together;
+    const int first = (tiles - 1 - place.tile) * DECANT_TILE_ROWS; /* the last have the most keys */
+    const int end = min(sizes.tokens, first + DECANT_TILE_ROWS);
+    const int begin = max(0, first - sizes.window + 1) / KEYS * KEYS;
+    return {place.head, place.sequence, first, begin, (end - begin + KEYS - 1) / KEYS};
+}
+
+/* Brings an item's keys and values, in turn, into the ring whose slots begin at `slots`. */
+template <int D, int KEYS, int SLOTS>
+static __device__ __forceinline__ void
+decant_produce_keys(const decant_attention_sizes &sizes, const decant_attention_places &places, uint32_t slots,
+                    const decant_query_item &item, const CUtensorMap *k, const CUtensorMap *v,
+                    decant_ring_place &at)
+{
+    constexpr uint32_t TILE = decant_tile<D, KEYS>::BYTES;
+    for (int i = 0; i < 2 * item.tiles; i++) {
+        const uint32_t full = decant_barrier_of(places.full, at.slot);
+        decant_barrier_wait(decant_barrier_of(places.empty, at.slot), at.parity ^ 1);
+        decant_barrier_expect(full, TILE);
+        decant_fetch_tile<D, KEYS>(slots + at.slot * TILE, i % 2 ? v : k, item.head / sizes.group,
+                                   item.begin + i / 2 * KEYS, item.sequence, full);
+        decant_advance<SLOTS>(at);
+    }
+}
+
+/* scores [queries from group_query on, keys from first_key on] = hidden where a query does not see a key. */
+template <int KEYS>
+static __device__ __forceinline__ void decant_hide_unseen(const decant_attention_sizes &sizes,
+                                                          float (&scores)[KEYS / 2], int group_query,
+                                                          int first_key, float hidden)
+{
+    const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x % DECANT_WARPGROUP / DECANT_WARP;
+    if (decant_all_queries_see(sizes, group_query, group_query + DECANT_GROUP_ROWS - 1, first_key,
+                               first_key + KEYS - 1))
+        return;
+#pragma unroll
+    for (int i = 0; i < KEYS / 2; i++) {
+        int query = group_query + 16 * warp + lane / 4 + 8 * (i / 2 % 2);
+        int key = first_key + 8 * (i / 4) + 2 * (lane % 4) + i % 2;
+        if (!decant_query_sees_key(sizes, query, key))
+            scores[i] = hidden;
     }
 }
 
