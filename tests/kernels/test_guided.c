@@ -1,6 +1,7 @@
 /* Guided quantization: its Hessians, levels and codes against those of tests/reference/make_guided_golden.py,
  * against brute force, and between backends and calls. */
 #include "tests/kernels/quantize_case.h"
+#include "tests/reference/golden.h"
 
 enum {
     TOKENS = 24,
@@ -28,48 +29,22 @@ typedef struct golden_case {
     const double *passed_objective; /* [ROUNDS + 2, ROWS]: after the passes too */
 } golden_case;
 
-/* What "data_offsets" says after the tensor's name in the header. */
-static const void *tensor_of(const char *bytes, const char *name)
-{
-    char quoted[64];
-    size_t begin;
-    uint64_t header_bytes;
-    memcpy(&header_bytes, bytes, sizeof header_bytes);
-    snprintf(quoted, sizeof quoted, "\"%s\"", name);
-    const char *entry = strstr(bytes + 8, quoted);
-    assert_non_null(entry);
-    const char *offsets = strstr(entry, "\"data_offsets\":[");
-    assert_non_null(offsets);
-    assert_int_equal(sscanf(offsets, "\"data_offsets\":[%zu,", &begin), 1);
-    return bytes + 8 + header_bytes + begin;
-}
-
 static golden_case read_golden(void)
 {
-    char path[512];
-    const char *source = getenv("DECANT_TEST_SOURCE");
-    snprintf(path, sizeof path, "%s/tests/reference/guided_golden.safetensors", source ? source : ".");
-    FILE *file = fopen(path, "rb");
-    if (!file)
-        fail_msg("cannot open %s", path);
-    enum { MOST_BYTES = 1 << 20 };
-    golden_case golden = {.bytes = calloc(MOST_BYTES, 1)};
-    assert_non_null(golden.bytes);
-    assert_true(fread(golden.bytes, 1, MOST_BYTES - 1, file) > 0);
-    fclose(file);
-    golden.gradient = tensor_of(golden.bytes, "gradient");
-    golden.input = tensor_of(golden.bytes, "input");
-    golden.weight = tensor_of(golden.bytes, "weight");
-    golden.hessian = tensor_of(golden.bytes, "hessian");
-    golden.start = tensor_of(golden.bytes, "start");
-    golden.levels = tensor_of(golden.bytes, "levels");
-    golden.offsets = tensor_of(golden.bytes, "offsets");
-    golden.columns = tensor_of(golden.bytes, "columns");
-    golden.codes = tensor_of(golden.bytes, "codes");
-    golden.objective = tensor_of(golden.bytes, "objective");
-    golden.passed_levels = tensor_of(golden.bytes, "passed.levels");
-    golden.passed_codes = tensor_of(golden.bytes, "passed.codes");
-    golden.passed_objective = tensor_of(golden.bytes, "passed.objective");
+    golden_case golden = {.bytes = read_golden_file("guided_golden.safetensors")};
+    golden.gradient = golden_tensor(golden.bytes, "gradient", NULL);
+    golden.input = golden_tensor(golden.bytes, "input", NULL);
+    golden.weight = golden_tensor(golden.bytes, "weight", NULL);
+    golden.hessian = golden_tensor(golden.bytes, "hessian", NULL);
+    golden.start = golden_tensor(golden.bytes, "start", NULL);
+    golden.levels = golden_tensor(golden.bytes, "levels", NULL);
+    golden.offsets = golden_tensor(golden.bytes, "offsets", NULL);
+    golden.columns = golden_tensor(golden.bytes, "columns", NULL);
+    golden.codes = golden_tensor(golden.bytes, "codes", NULL);
+    golden.objective = golden_tensor(golden.bytes, "objective", NULL);
+    golden.passed_levels = golden_tensor(golden.bytes, "passed.levels", NULL);
+    golden.passed_codes = golden_tensor(golden.bytes, "passed.codes", NULL);
+    golden.passed_objective = golden_tensor(golden.bytes, "passed.objective", NULL);
     return golden;
 }
 

@@ -6,6 +6,7 @@
 #include "kernels/cpu/kmeans_lloyd.h"
 #include "kernels/cpu/levels.h"
 #include "tests/kernels/kmeans_rows.h"
+#include "tests/reference/golden.h"
 
 enum { MANY = 64, LONGEST = 700 };
 
@@ -130,47 +131,6 @@ enum { SEARCHES = sizeof searches / sizeof *searches };
 
 /* ---- golden costs ---- */
 
-typedef struct golden_file {
-    char *bytes;
-    size_t header_bytes;
-} golden_file;
-
-static golden_file read_golden(void)
-{
-    char path[512];
-    const char *source = getenv("DECANT_TEST_SOURCE");
-    snprintf(path, sizeof path, "%s/tests/reference/kmeans_golden.safetensors", source ? source : ".");
-    FILE *file = fopen(path, "rb");
-    if (!file)
-        fail_msg("cannot open %s", path);
-    assert_int_equal(fseek(file, 0, SEEK_END), 0);
-    size_t size = (size_t)ftell(file);
-    rewind(file);
-    golden_file golden = {calloc(size + 1, 1), 0};
-    assert_non_null(golden.bytes);
-    assert_int_equal(fread(golden.bytes, 1, size, file), size);
-    fclose(file);
-    uint64_t header_bytes;
-    memcpy(&header_bytes, golden.bytes, sizeof header_bytes);
-    golden.header_bytes = header_bytes;
-    return golden;
-}
-
-/* The data of a tensor: what "data_offsets" says after its name in the header. */
-static const void *golden_tensor(const golden_file *golden, const char *name, size_t *size_bytes)
-{
-    char quoted[64];
-    size_t begin, end;
-    snprintf(quoted, sizeof quoted, "\"%s\"", name);
-    const char *entry = strstr(golden->bytes + 8, quoted);
-    assert_non_null(entry);
-    const char *offsets = strstr(entry, "\"data_offsets\":[");
-    assert_non_null(offsets);
-    assert_int_equal(sscanf(offsets, "\"data_offsets\":[%zu,%zu]", &begin, &end), 2);
-    *size_bytes = end - begin;
-    return golden->bytes + 8 + golden->header_bytes + begin;
-}
-
 enum { GOLDEN_MOST = 16 };
 
 static void check_golden_row(row_test *row, const double *cost, int number)
@@ -187,12 +147,12 @@ static void check_golden_row(row_test *row, const double *cost, int number)
 static void golden_costs_are_reached_by_both_searches(void **state)
 {
     (void)state;
-    golden_file golden = read_golden();
+    char *golden = read_golden_file("kmeans_golden.safetensors");
     size_t value_bytes, mass_bytes, offset_bytes, cost_bytes;
-    const char *values = golden_tensor(&golden, "values", &value_bytes);
-    const char *masses = golden_tensor(&golden, "weights", &mass_bytes);
-    const char *offsets = golden_tensor(&golden, "offsets", &offset_bytes);
-    const char *costs = golden_tensor(&golden, "cost", &cost_bytes);
+    const char *values = golden_tensor(golden, "values", &value_bytes);
+    const char *masses = golden_tensor(golden, "weights", &mass_bytes);
+    const char *offsets = golden_tensor(golden, "offsets", &offset_bytes);
+    const char *costs = golden_tensor(golden, "cost", &cost_bytes);
     int rows = (int)(offset_bytes / sizeof(int64_t)) - 1;
     assert_int_equal(cost_bytes, (size_t)rows * GOLDEN_MOST * sizeof(double));
     assert_true(rows > 30);
@@ -208,7 +168,7 @@ static void golden_costs_are_reached_by_both_searches(void **state)
         check_golden_row(row, cost, number);
         free_row(row);
     }
-    free(golden.bytes);
+    free(golden);
 }
 
 /* ---- against the plain program ---- */

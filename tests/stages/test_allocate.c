@@ -2,17 +2,10 @@
  * and the Lagrangian bound on tables of the size of real models. */
 #include "base/memory.h"
 #include "stages/allocate.h"
+#include "tests/reference/golden_json.h"
 #include "tests/stages/model_tables.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdbool.h>
-#include <stddef.h>
-
-#include <cjson/cJSON.h>
-#include <cmocka.h>
-#include <stdio.h>
-#include <string.h>
 
 enum {
     SMALL_TABLES = 600,
@@ -202,20 +195,6 @@ static void equals_dynamic_program_when_middling(void **state)
 
 /* ---- the tables of make_allocation_golden.py ---- */
 
-static cJSON *read_json(const char *name)
-{
-    char path[4096];
-    const char *source = getenv("DECANT_TEST_SOURCE");
-    snprintf(path, sizeof path, "%s/tests/reference/%s", source ? source : ".", name);
-    FILE *file = fopen(path, "rb");
-    if (!file)
-        return NULL;
-    static char text[1 << 18];
-    size_t length = fread(text, 1, sizeof text, file);
-    fclose(file);
-    return cJSON_ParseWithLength(text, length);
-}
-
 static small_table golden_table(const cJSON *instance)
 {
     small_table table = {0};
@@ -236,8 +215,7 @@ static small_table golden_table(const cJSON *instance)
 static void equals_golden_optimum(void **state)
 {
     (void)state;
-    cJSON *golden = read_json("allocation_golden.json");
-    assert_non_null(golden);
+    cJSON *golden = read_golden_json("allocation_golden.json");
     const cJSON *instance;
     int count = 0;
     cJSON_ArrayForEach(instance, cJSON_GetObjectItem(golden, "instances"))

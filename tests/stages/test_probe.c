@@ -6,13 +6,12 @@
 #include "stages/probe.h"
 #include "stages/source.h"
 #include "tests/kernels/device_arrays.h"
-
-#include <cjson/cJSON.h>
+#include "tests/reference/golden_json.h"
 
 /* Relative to the divergence; a loss difference has its size but may cancel. */
 static const double F32_PROBE_TOLERANCE = 2e-4, BF16_PROBE_TOLERANCE = 0.4;
 
-enum { PATH_BYTES = 1024, JSON_BYTES = 1 << 17 };
+enum { PATH_BYTES = 1024 };
 
 typedef struct probed_model {
     decant_backend *backend;
@@ -22,21 +21,6 @@ typedef struct probed_model {
     decant_model_part whole;
     decant_probe *probe;
 } probed_model;
-
-static cJSON *read_golden(void)
-{
-    static char text[JSON_BYTES];
-    char path[PATH_BYTES];
-    const char *root = getenv("DECANT_TEST_SOURCE");
-    snprintf(path, sizeof path, "%s/tests/reference/sensitivity_golden.json", root ? root : ".");
-    FILE *file = fopen(path, "rb");
-    assert_non_null(file);
-    size_t length = fread(text, 1, sizeof text, file);
-    fclose(file);
-    cJSON *golden = cJSON_ParseWithLength(text, length);
-    assert_non_null(golden);
-    return golden;
-}
 
 static void open_model(decant_backend *backend, const char *name, int64_t batch, probed_model *model)
 {
@@ -105,7 +89,7 @@ static void expect_golden(const cJSON *golden, const probed_model *model, int bl
 
 static void equals_pytorch_in_any_order(void **state)
 {
-    cJSON *golden = read_golden();
+    cJSON *golden = read_golden_json("sensitivity_golden.json");
     const cJSON *entry;
     int measured = 0;
     cJSON_ArrayForEach(entry, cJSON_GetObjectItem(golden, "models"))

@@ -1,18 +1,11 @@
 /* Slopes and correlations against NumPy (tests/reference/make_sensitivity_golden.py), and what measured values
  * make of an error table. */
 #include "stages/sensitivity.h"
+#include "tests/reference/golden_json.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
 
-#include <cjson/cJSON.h>
-#include <cmocka.h>
-
-enum { PATH_BYTES = 1024, JSON_BYTES = 1 << 17, LAYERS = 5, CANDIDATES = 3 };
+enum { LAYERS = 5, CANDIDATES = 3 };
 
 static void read_numbers(const cJSON *list, double *numbers, int *count)
 {
@@ -24,15 +17,7 @@ static void read_numbers(const cJSON *list, double *numbers, int *count)
 static void slopes_equal_numpy(void **state)
 {
     (void)state;
-    static char text[JSON_BYTES];
-    char path[PATH_BYTES];
-    const char *root = getenv("DECANT_TEST_SOURCE");
-    snprintf(path, sizeof path, "%s/tests/reference/sensitivity_golden.json", root ? root : ".");
-    FILE *file = fopen(path, "rb");
-    assert_non_null(file);
-    size_t length = fread(text, 1, sizeof text, file);
-    fclose(file);
-    cJSON *golden = cJSON_ParseWithLength(text, length);
+    cJSON *golden = read_golden_json("sensitivity_golden.json");
     const cJSON *instance;
     int instances = 0, negative = 0;
     cJSON_ArrayForEach(instance, cJSON_GetObjectItem(golden, "slopes"))
