@@ -1,6 +1,8 @@
 /* See guided_operations.h. */
 #include "pipeline/guided_operations.h"
 
+#include "pipeline/rate.h"
+
 decant_guided_operations decant_guided_operations_of(const decant_recipe *recipe, int64_t rows, int64_t columns,
                                                      int bits)
 {
@@ -21,15 +23,10 @@ void decant_guided_operations_add(decant_guided_operations *sum, const decant_gu
     sum->feedback += operations->feedback;
 }
 
-static double seconds_of(double operations, double rate)
-{
-    return rate > 0 ? operations / rate : 0;
-}
-
 double decant_guided_operations_seconds(const decant_guided_operations *operations,
                                         const decant_guided_operations *rates)
 {
-    return seconds_of(operations->products, rates->products) +
-           seconds_of(operations->level_sums, rates->level_sums) +
-           seconds_of(operations->feedback, rates->feedback);
+    return decant_seconds_of(operations->products, rates->products) +
+           decant_seconds_of(operations->level_sums, rates->level_sums) +
+           decant_seconds_of(operations->feedback, rates->feedback);
 }
