@@ -461,8 +461,9 @@ typedef struct decant_step_kernels {
                                decant_matrix v, decant_matrix keys, decant_matrix values,
                                const int32_t *position, decant_matrix y, decant_error *err);
 
-    /* *token = the place of the largest of the logits, the lowest among equals; history[*position] = *token,
-     * then *position goes up by one.  logits F32 [1, vocabulary]; token, position device [1]; history device */
+    /* *token = the place of the largest of the logits, the lowest among equals, undefined ones left out;
+     * history[*position] = *token, then *position goes up by one.
+     *   logits F32 [1, vocabulary], at a multiple of 16 bytes; token, position device [1]; history device */
     decant_status (*choose)(decant_backend *backend, decant_matrix logits, int32_t *token, int32_t *position,
                             int32_t *history, decant_error *err);
 } decant_step_kernels;

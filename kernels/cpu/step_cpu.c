@@ -2,6 +2,8 @@
 #include "kernels/cpu/operations.h"
 #include "kernels/step_products.h"
 
+#include <math.h>
+
 static decant_status take_row(decant_backend *backend, decant_matrix table, const int32_t *index,
                               bool accumulate, decant_matrix y, decant_error *err)
 {
@@ -36,11 +38,14 @@ static decant_status choose(decant_backend *backend, decant_matrix logits, int32
                             int32_t *history, decant_error *err)
 {
     const float *values = logits.data;
+    float most = -INFINITY; /* an undefined logit is none */
     int32_t best = 0;
     (void)backend, (void)err;
-    for (int32_t i = 1; i < logits.columns; i++)
-        if (values[i] > values[best])
+    for (int32_t i = 0; i < logits.columns; i++)
+        if (values[i] > most) {
+            most = values[i];
             best = i;
+        }
     *token = best;
     history[*position] = best;
     (*position)++;

@@ -11,6 +11,20 @@
 enum { DECANT_WARP = 32 };
 static const unsigned DECANT_ALL_LANES = 0xffffffffu;
 
+/* A value that stays in a register from here on. Otherwise the compiler may compute it where it is used, which
+ * may be where others wait. */
+static __device__ __forceinline__ int decant_kept(int value)
+{
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
+template <typename T> static __device__ __forceinline__ T *decant_kept(T *value)
+{
+    asm volatile("" : "+l"(value));
+    return value;
+}
+
 /* ---- elements ---- */
 
 static __device__ __forceinline__ float decant_to_float(float value)

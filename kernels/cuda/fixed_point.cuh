@@ -47,11 +47,13 @@ static __device__ __forceinline__ uint32_t decant_largest_bits(uint32_t largest,
     return largest;
 }
 
-/* 1 / scale of a token whose largest magnitude this is. A token so small that 1 / scale has no float counts as
- * zero. */
+/* 1 / scale, within 2⁻²², of a token whose largest magnitude this is. A token so small that 1 / scale has no
+ * float counts as zero. */
 static __device__ __forceinline__ float decant_fixed_point_factor(float largest)
 {
-    return largest < 1e-32f ? 0.0f : DECANT_FIXED_POINT_MAXIMUM / largest;
+    float factor;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(factor) : "f"(largest * (1.0f / DECANT_FIXED_POINT_MAXIMUM)));
+    return largest < 1e-32f ? 0.0f : factor;
 }
 
 /* The low half of the result is value · factor rounded to the nearest integer of 16 bits: adding 1.5 · 2²³

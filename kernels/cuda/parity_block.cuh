@@ -417,41 +417,66 @@ template <int BITS> static __device__ __forceinline__ void wait_for_team(void)
     }
 }
 
+/* A lane's words of a unit: its planes, those above the fifth put together. */
+template <int BITS> struct unit_words {
+    uint4 planes[BITS <= 5 ? BITS : 5], above;
+};
+
+/* `member`: the warp's number in its team, of which it takes the subsets. */
+template <int BITS> static __device__ __forceinline__ unit_words<BITS> load_unit(uint32_t slot, int member = 0)
+{
+    constexpr int LOW = BITS <= 5 ? BITS : 5;
+    unit_words<BITS> words;
+    words.above = {0, 0, 0, 0};
+#pragma unroll
+    for (int bit = 0; bit < LOW; bit++)
+        words.planes[bit] = load_shared(slot + bit * OPERAND_BYTES);
+#pragma unroll
+    for (int bit = LOW; bit < BITS; bit++)
+        if (member >> (bit - LOW) & 1) {
+            const uint4 plane = load_shared(slot + bit * OPERAND_BYTES);
+            words.above = {words.above.x ^ plane.x, words.above.y ^ plane.y, words.above.z ^ plane.z,
+                           words.above.w ^ plane.w};
+        }
+    return words;
+}
+
+/* counts += one product of a unit; x: its planes. */
+template <int BITS, int TOKENS>
+static __device__ __forceinline__ void add_product(int (&counts)[TOKENS][SUBSETS_OF_WARP<BITS>][4],
+                                                   const unit_words<BITS> &words, const uint4 (&x)[TOKENS],
+                                                   int product)
+{
+    constexpr int LOW = BITS <= 5 ? BITS : 5, FIRST_SUBSET = BITS <= 5 ? 1 : 0;
+#pragma unroll
+    for (int i = 0; i < SUBSETS_OF_WARP<BITS>; i++) {
+        uint32_t low = product == 0 ? words.above.x : words.above.z;
+        uint32_t high = product == 0 ? words.above.y : words.above.w;
+#pragma unroll
+        for (int bit = 0; bit < LOW; bit++)
+            if ((i + FIRST_SUBSET) >> bit & 1) {
+                low ^= product == 0 ? words.planes[bit].x : words.planes[bit].z;
+                high ^= product == 0 ? words.planes[bit].y : words.planes[bit].w;
+            }
+#pragma unroll
+        for (int token = 0; token < TOKENS; token++)
+            count_ones(counts[token][i], x[token], low, high);
+    }
+}
+
 /* counts += one unit's, of the subsets of the warp that has number `member` of its team. */
 template <int BITS, int TOKENS>
 static __device__ __forceinline__ void add_unit(int (&counts)[TOKENS][SUBSETS_OF_WARP<BITS>][4], uint32_t slot,
                                                 uint32_t operands, int token_bytes, int member = 0)
 {
-    constexpr int LOW = BITS <= 5 ? BITS : 5, FIRST_SUBSET = BITS <= 5 ? 1 : 0;
-    uint4 planes[LOW], above = {0, 0, 0, 0};
-#pragma unroll
-    for (int bit = 0; bit < LOW; bit++)
-        planes[bit] = load_shared(slot + bit * OPERAND_BYTES);
-#pragma unroll
-    for (int bit = LOW; bit < BITS; bit++)
-        if (member >> (bit - LOW) & 1) {
-            const uint4 plane = load_shared(slot + bit * OPERAND_BYTES);
-            above = {above.x ^ plane.x, above.y ^ plane.y, above.z ^ plane.z, above.w ^ plane.w};
-        }
+    const unit_words<BITS> words = load_unit<BITS>(slot, member);
 #pragma unroll
     for (int product = 0; product < PRODUCTS; product++) {
         uint4 x[TOKENS];
 #pragma unroll
         for (int token = 0; token < TOKENS; token++)
             x[token] = load_shared(operands + token * token_bytes + product * OPERAND_BYTES);
-#pragma unroll
-        for (int i = 0; i < SUBSETS_OF_WARP<BITS>; i++) {
-            uint32_t low = product == 0 ? above.x : above.z, high = product == 0 ? above.y : above.w;
-#pragma unroll
-            for (int bit = 0; bit < LOW; bit++)
-                if ((i + FIRST_SUBSET) >> bit & 1) {
-                    low ^= product == 0 ? planes[bit].x : planes[bit].z;
-                    high ^= product == 0 ? planes[bit].y : planes[bit].w;
-                }
-#pragma unroll
-            for (int token = 0; token < TOKENS; token++)
-                count_ones(counts[token][i], x[token], low, high);
-        }
+        add_product<BITS, TOKENS>(counts, words, x, product);
     }
 }
 

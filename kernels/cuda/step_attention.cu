@@ -7,7 +7,8 @@
  * Some lanes, eight components each, take a key: they multiply it with the query, agree on the score, and weigh
  * its value, BATCH keys at a time. Earlier tokens' keys and values are complete before the step begins, so the
  * first batch is read before the kernel waits for the token's own q, k and v. The token's own key never passes
- * through memory: every block of its head rotates it, and one of them keeps it for later tokens.
+ * through memory: a warp of the last block of each head that sees it rotates it, and one of them keeps it for
+ * later tokens.
  *
  * A head that no such kernel takes, and other devices, go through attention_step.cu. */
 #include "kernels/cuda/early_launch.cuh"
@@ -57,21 +58,35 @@ template <int COUNT> static __device__ __forceinline__ void to_floats(const uint
     }
 }
 
-/* Eight components of a head, rotated and rounded as `rotary` does; `head` has DIMENSION elements. */
+/* A lane's eight components of a head, and those that a rotation mixes with them. */
+typedef struct octet_pair {
+    uint4 own, other;
+} octet_pair;
+
+/* `head` has DIMENSION elements. */
 template <int DIMENSION>
-static __device__ __forceinline__ void rotate(const __nv_bfloat16 *head, const float (&cosines)[OCTET],
-                                              const float (&sines)[OCTET], int part, float (&turned)[OCTET])
+static __device__ __forceinline__ octet_pair load_octets(const __nv_bfloat16 *head, int part)
 {
     constexpr int LANES = DIMENSION / OCTET;
-    const bool first = part < LANES / 2;
+    return {((const uint4 *)head)[part], ((const uint4 *)head)[(part + LANES / 2) % LANES]};
+}
+
+/* Eight components, rotated and rounded as `rotary` does; first: they lie in the first half of the head. */
+static __device__ __forceinline__ void rotate(const octet_pair &octets, const float (&cosines)[OCTET],
+                                              const float (&sines)[OCTET], bool first, float (&turned)[OCTET])
+{
     float own[OCTET], other[OCTET];
-    to_floats(((const uint4 *)head)[part], own);
-    to_floats(((const uint4 *)head)[first ? part + LANES / 2 : part - LANES / 2], other);
+    to_floats(octets.own, own);
+    to_floats(octets.other, other);
 #pragma unroll
-    for (int i = 0; i < OCTET; i++) {
-        const float value =
+    for (int i = 0; i < OCTET; i++)
+        turned[i] =
             first ? own[i] * cosines[i] - other[i] * sines[i] : own[i] * cosines[i] + other[i] * sines[i];
-        turned[i] = __bfloat162float(__float2bfloat16_rn(value));
+#pragma unroll
+    for (int i = 0; i < OCTET; i += 2) { /* two at a time: one instruction, and a faster one */
+        const uint32_t pair = decant_pair(turned[i], turned[i + 1]);
+        turned[i] = __uint_as_float(pair << 16);
+        turned[i + 1] = __uint_as_float(pair & 0xffff0000u);
     }
 }
 
@@ -84,22 +99,38 @@ template <int LANES> static __device__ __forceinline__ float key_sum(float value
     return value;
 }
 
-/* Adds BATCH keys to a share; those that are not there have scores of −∞. */
+/* A lane's part of some keys of its head and of their values. */
+typedef struct key_batch {
+    uint4 keys[BATCH], values[BATCH];
+} key_batch;
+
+static __device__ __forceinline__ float dot_product(const float (&a)[OCTET], const float (&b)[OCTET])
+{
+    float even = a[0] * b[0], odd = a[1] * b[1];
+#pragma unroll
+    for (int i = 2; i < OCTET; i += 2) {
+        even = fmaf(a[i], b[i], even);
+        odd = fmaf(a[i + 1], b[i + 1], odd);
+    }
+    return even + odd;
+}
+
+/* Adds BATCH keys, those of places 0, step, 2 step … before `left`, to a share. */
 template <int LANES>
 static __device__ __forceinline__ void add_batch(weighted_octet &share, const float (&query)[OCTET],
-                                                 const uint4 (&keys)[BATCH], const uint4 (&values)[BATCH],
-                                                 const bool (&present)[BATCH])
+                                                 const key_batch &batch, int step, int left)
 {
     float scores[BATCH], maximum = share.maximum;
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
-        float key[OCTET], dot = 0;
-        to_floats(keys[i], key);
+        float key[OCTET];
+        to_floats(batch.keys[i], key);
+        scores[i] = dot_product(query, key);
+    }
 #pragma unroll
-        for (int j = 0; j < OCTET; j++)
-            dot = fmaf(query[j], key[j], dot);
-        scores[i] = key_sum<LANES>(dot);
-        scores[i] = present[i] ? scores[i] : -INFINITY;
+    for (int i = 0; i < BATCH; i++) {
+        scores[i] = key_sum<LANES>(scores[i]);
+        scores[i] = i * step < left ? scores[i] : -INFINITY;
         maximum = fmaxf(maximum, scores[i]);
     }
     if (maximum == -INFINITY)
@@ -114,7 +145,7 @@ static __device__ __forceinline__ void add_batch(weighted_octet &share, const fl
     for (int i = 0; i < BATCH; i++) {
         float value[OCTET];
         const float weight = decant_exp2(scores[i] - maximum);
-        to_floats(values[i], value);
+        to_floats(batch.values[i], value);
         share.sum += weight;
 #pragma unroll
         for (int j = 0; j < OCTET; j++)
@@ -159,7 +190,9 @@ template <int DIMENSION>
 __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid_constant__ attention_call call)
 {
 #if __CUDA_ARCH__ >= 900
+    decant_let_next_kernel_begin();
     constexpr int LANES = DIMENSION / OCTET, GROUPS = THREADS / LANES;
+    constexpr int GROUPS_OF_WARP = DECANT_WARP / LANES;
     __shared__ float maxima[GROUPS], sums[GROUPS], weighted[GROUPS][DIMENSION];
     /* of each block of the cluster, for the components that this one ends */
     __shared__ float block_maxima[CLUSTER_MAXIMUM], block_sums[CLUSTER_MAXIMUM];
@@ -179,20 +212,20 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
     }
     __syncwarp();
     asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); /* others may store here */
-    const int first = call.window > 0 && position >= call.window ? position - call.window + 1 : 0;
     const int64_t column = shared_head * DIMENSION + part * OCTET;
-    const int step = blocks * GROUPS * BATCH;
-    int key =
-        first + (rank * GROUPS + own_group) * BATCH; /* of this lane's batch; the token's own comes apart */
-    uint4 keys[BATCH], values[BATCH];
-    bool present[BATCH];
+    /* Groups take the keys before the token's own in turn. */
+    const int step = blocks * GROUPS;
+    const int first = call.window > 0 && position >= call.window ? position - call.window + 1 : 0;
+    int key = first + rank * GROUPS + own_group;
+    const int behind_warp = own_group % GROUPS_OF_WARP; /* of its first group's key */
+    key_batch batch;                                    /* of keys from `key` on */
     auto load_batch = [&]() {
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            present[i] = key + i < position;
-            const int64_t place = (int64_t)(key + i) * call.stride + column;
-            keys[i] = present[i] ? *(const uint4 *)(call.keys + place) : make_uint4(0, 0, 0, 0);
-            values[i] = present[i] ? *(const uint4 *)(call.values + place) : make_uint4(0, 0, 0, 0);
+            const bool present = key + i * step < position;
+            const int64_t place = (int64_t)(key + i * step) * call.stride + column;
+            batch.keys[i] = present ? *(const uint4 *)(call.keys + place) : make_uint4(0, 0, 0, 0);
+            batch.values[i] = present ? *(const uint4 *)(call.values + place) : make_uint4(0, 0, 0, 0);
         }
     };
     float cosines[OCTET], sines[OCTET], query[OCTET];
@@ -200,23 +233,28 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
     decant_load(call.cosines + angles, cosines);
     decant_load(call.sines + angles, sines);
     load_batch();
-    decant_let_next_kernel_begin();
     decant_wait_for_earlier_kernels();
 
-    rotate<DIMENSION>(call.q + (int64_t)head * DIMENSION, cosines, sines, part, query);
+    /* one warp takes the token's own key, which is loaded with the query so that both come at once */
+    const bool takes_own = rank == blocks - 1 && own_group < GROUPS_OF_WARP;
+    const bool in_first_half = part < LANES / 2;
+    octet_pair key_bits = {};
+    uint4 value_bits = {};
+    const octet_pair query_bits = load_octets<DIMENSION>(call.q + (int64_t)head * DIMENSION, part);
+    if (takes_own) {
+        key_bits = load_octets<DIMENSION>(call.k + shared_head * DIMENSION, part);
+        value_bits = *(const uint4 *)(call.v + column);
+    }
+    rotate(query_bits, cosines, sines, in_first_half, query);
 #pragma unroll
     for (int i = 0; i < OCTET; i++)
         query[i] *= call.scale;
     weighted_octet share = {-INFINITY, 0, {}};
-    if (rank == 0 && own_group < DECANT_WARP / LANES) { /* the token's own key, by the groups of one warp */
-        float own[OCTET], value[OCTET], dot = 0;
-        const uint4 bits = *(const uint4 *)(call.v + column);
-        rotate<DIMENSION>(call.k + shared_head * DIMENSION, cosines, sines, part, own);
-        to_floats(bits, value);
-#pragma unroll
-        for (int i = 0; i < OCTET; i++)
-            dot = fmaf(query[i], own[i], dot);
-        dot = key_sum<LANES>(dot);
+    if (takes_own) {
+        float own[OCTET], value[OCTET];
+        rotate(key_bits, cosines, sines, in_first_half, own);
+        to_floats(value_bits, value);
+        const float dot = key_sum<LANES>(dot_product(query, own));
         if (own_group == 0) {
             share.maximum = dot;
             share.sum = 1;
@@ -225,15 +263,13 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
                 share.values[i] = value[i];
             if (head % call.group == 0) {
                 decant_store(call.keys + (int64_t)position * call.stride + column, own);
-                *(uint4 *)(call.values + (int64_t)position * call.stride + column) = bits;
+                *(uint4 *)(call.values + (int64_t)position * call.stride + column) = value_bits;
             }
         }
     }
-    while (true) { /* as often for all lanes of a warp: shuffles are inside */
-        add_batch<LANES>(share, query, keys, values, present);
-        key += step;
-        if (__all_sync(DECANT_ALL_LANES, key >= position))
-            break;
+    while (key - behind_warp < position) { /* as often for all lanes of a warp: shuffles are inside */
+        add_batch<LANES>(share, query, batch, step, position - key);
+        key += BATCH * step;
         load_batch();
     }
 

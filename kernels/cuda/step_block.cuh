@@ -41,12 +41,13 @@ typedef struct step_matrix {
 /* The arguments of a launch. */
 typedef struct step_call {
     step_matrix matrices[STEP_MATRICES];
-    int count;              /* of matrices; those behind have no rows */
-    int columns;            /* a multiple of 8 */
-    int row_bytes;          /* of a row's weights */
-    const __nv_bfloat16 *x; /* [columns] */
-    const float *norm;      /* [columns]; NULL: x as it is */
-    float epsilon;
+    int count;                 /* of matrices; those behind have no rows */
+    int columns;               /* a multiple of 8 */
+    int row_bytes;             /* of a row's weights */
+    int plane_words, units;    /* of bit planes: words of one of a row; units of a tile */
+    const __nv_bfloat16 *x;    /* [columns] */
+    const float *norm;         /* [columns]; NULL: x as it is */
+    float epsilon, of_columns; /* of_columns: 1 / columns */
     bool accumulate, float_y;
     bool gated; /* y of the first = silu(first) ∘ second, as many rows */
     bool whole; /* rows of planes may be read sixteen bytes at a time */
@@ -66,6 +67,8 @@ static inline bool step_takes(decant_backend *backend, const decant_step_group *
     const decant_step_input *input = group->input;
     if (backend->activation != DECANT_BF16 || group->count > STEP_MATRICES || input->x.rows != 1 ||
         !decant_has_vectors<__nv_bfloat16>(input->x.columns, input->x.data))
+        return false;
+    if (group->accumulate && group->products[0].y.element != DECANT_BF16)
         return false;
     if (input->norm_weight.data &&
         (input->norm_weight.element != DECANT_F32 || (uintptr_t)input->norm_weight.data % 16 != 0))
@@ -87,6 +90,7 @@ static inline step_call step_call_of(const decant_step_group *group)
     call.x = (const __nv_bfloat16 *)input->x.data;
     call.norm = (const float *)input->norm_weight.data;
     call.epsilon = input->epsilon;
+    call.of_columns = 1.0f / (float)call.columns;
     call.accumulate = group->accumulate;
     call.gated = group->gated;
     call.float_y = group->products[0].y.element == DECANT_F32;
@@ -180,10 +184,19 @@ static __device__ __forceinline__ step_share step_share_of_one(const step_call &
     const uint32_t tiles = (uint32_t)((call.matrices[0].rows + tile_rows - 1) / tile_rows);
     step_share share;
     share.units = units;
-    share.first[0] = (int)(tiles * blockIdx.x / gridDim.x);
-    share.tiles = (int)(tiles * (blockIdx.x + 1) / gridDim.x) - share.first[0];
+    share.first[0] = decant_kept((int)(tiles * blockIdx.x / gridDim.x));
+    share.tiles = decant_kept((int)(tiles * (blockIdx.x + 1) / gridDim.x) - share.first[0]);
     share.first[1] = share.first[2] = 0;
     share.end[0] = share.end[1] = share.end[2] = STEP_ALL_TILES;
+    return share;
+}
+
+/* A share that was kept in memory; ONE: it came from step_share_of_one. */
+template <bool ONE> static __device__ __forceinline__ step_share step_share_again(const step_share &kept)
+{
+    step_share share = kept;
+    if (ONE)
+        share.end[0] = share.end[1] = share.end[2] = STEP_ALL_TILES;
     return share;
 }
 
@@ -208,8 +221,11 @@ static __device__ __forceinline__ step_place step_place_of(const step_call &call
     const int tile = row / tile_rows, own = row % tile_rows, half = tile_rows / 2;
     if (share.end[0] == STEP_ALL_TILES)
         return {call.matrices[0], share.first[0] * tile_rows + row};
-    if (call.gated)
-        return {call.matrices[own < half ? 0 : 1], (share.first[0] + tile) * half + own % half};
+    if (call.gated) {
+        if (own < half)
+            return {call.matrices[0], (share.first[0] + tile) * half + own};
+        return {call.matrices[1], (share.first[0] + tile) * half + own - half};
+    }
     if (tile < share.end[0])
         return {call.matrices[0], share.first[0] * tile_rows + row};
     if (tile < share.end[1])
@@ -231,19 +247,22 @@ static __device__ __forceinline__ step_run step_run_of(const step_share &share, 
 
 /* ---- x ---- */
 
-/* Thirty-two columns of a norm's scale. */
-typedef struct step_scales {
-    float4 fours[DECANT_PLANE_COLUMNS / 4];
-} step_scales;
+/* A norm's scale of so many vectors of eight columns; zeros where there is no norm. */
+template <int VECTORS> struct step_scales {
+    float4 fours[2 * VECTORS];
+};
 
-static __device__ __forceinline__ step_scales step_load_scales(const step_call &call, int word)
+/* Of piece `piece` of x, which is cut into pieces of so many vectors. */
+template <int VECTORS>
+static __device__ __forceinline__ step_scales<VECTORS> step_load_scales(const step_call &call, int piece)
 {
-    step_scales scales = {};
+    step_scales<VECTORS> scales = {};
+    const int first = piece * 2 * VECTORS;
     if (call.norm)
 #pragma unroll
-        for (int i = 0; i < DECANT_PLANE_COLUMNS / 4; i++)
-            if (word * DECANT_PLANE_COLUMNS + i * 4 < call.columns)
-                scales.fours[i] = ((const float4 *)call.norm)[word * (DECANT_PLANE_COLUMNS / 4) + i];
+        for (int i = 0; i < 2 * VECTORS; i++)
+            if ((first + i) * 4 < call.columns)
+                scales.fours[i] = ((const float4 *)call.norm)[first + i];
     return scales;
 }
 
@@ -252,28 +271,13 @@ static __device__ __forceinline__ float2 step_floats(uint32_t pair)
     return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
 }
 
-static __device__ __forceinline__ float step_add_squares(float sum,
-                                                         const uint4 (&vectors)[DECANT_PLANE_VECTORS])
+/* Columns normed, rounded to BF16 as rms_norm does. */
+template <int VECTORS>
+static __device__ __forceinline__ void step_norm(uint4 (&vectors)[VECTORS], const step_scales<VECTORS> &scales,
+                                                 float inverse)
 {
 #pragma unroll
-    for (int i = 0; i < DECANT_PLANE_VECTORS; i++) {
-        const uint32_t pairs[4] = {vectors[i].x, vectors[i].y, vectors[i].z, vectors[i].w};
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const float2 values = step_floats(pairs[j]);
-            sum += values.x * values.x;
-            sum += values.y * values.y;
-        }
-    }
-    return sum;
-}
-
-/* The same columns normed, rounded to BF16 as rms_norm does. */
-static __device__ __forceinline__ void step_norm(uint4 (&vectors)[DECANT_PLANE_VECTORS],
-                                                 const step_scales &scales, float inverse)
-{
-#pragma unroll
-    for (int i = 0; i < DECANT_PLANE_VECTORS; i++) {
+    for (int i = 0; i < VECTORS; i++) {
         uint32_t pairs[4] = {vectors[i].x, vectors[i].y, vectors[i].z, vectors[i].w};
         const float4 low = scales.fours[2 * i], high = scales.fours[2 * i + 1];
         const float own[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
@@ -286,92 +290,34 @@ static __device__ __forceinline__ void step_norm(uint4 (&vectors)[DECANT_PLANE_V
     }
 }
 
-/* 1 / root mean square of x, where there is a norm. `own` are the columns of this thread's word. `parts`
- * [warps] is shared; barriers inside. */
-static __device__ __forceinline__ float step_inverse_rms(const step_call &call,
-                                                         const uint4 (&own)[DECANT_PLANE_VECTORS], float *parts)
-{
-    if (!call.norm)
-        return 1.0f;
-    float sum = step_add_squares(0.0f, own);
-    for (int word = threadIdx.x + blockDim.x; word * DECANT_PLANE_COLUMNS < call.columns; word += blockDim.x) {
-        uint4 vectors[DECANT_PLANE_VECTORS];
-        decant_load_columns(vectors, call.x, word * DECANT_PLANE_COLUMNS, call.columns);
-        sum = step_add_squares(sum, vectors);
-    }
-    return 1.0f / sqrtf(decant_block_sum(sum, parts) / (float)call.columns + call.epsilon);
-}
-
-/* The columns of a word beyond this thread's own, as the products take them. */
-static __device__ __forceinline__ void step_load_word(uint4 (&vectors)[DECANT_PLANE_VECTORS],
-                                                      const step_call &call, int word, float inverse)
-{
-    decant_load_columns(vectors, call.x, word * DECANT_PLANE_COLUMNS, call.columns);
-    if (call.norm)
-        step_norm(vectors, step_load_scales(call, word), inverse);
-}
-
 /* ---- the ends of rows ---- */
 
-/* parts [tiles, warps, tile_rows] */
-static __device__ __forceinline__ float step_row_sum(const float *parts, int tile_rows, int warps, int row)
+/* silu(gate) · up, within 2⁻²⁰, both rounded first, as they would be if each were stored. */
+static __device__ __forceinline__ float step_gated(float gate, float up)
 {
-    float sum = 0;
-#pragma unroll
-    for (int warp = threadIdx.x % STEP_ROW_LANES; warp < warps; warp += STEP_ROW_LANES)
-        sum += parts[(row / tile_rows * warps + warp) * tile_rows + row % tile_rows];
-#pragma unroll
-    for (int offset = 1; offset < STEP_ROW_LANES; offset *= 2)
-        sum += __shfl_xor_sync(DECANT_ALL_LANES, sum, offset);
-    return sum;
+    const float2 rounded = step_floats(decant_pair(gate, up));
+    return rounded.y * (rounded.x * __fdividef(1.0f, 1.0f + __expf(-rounded.x)));
 }
 
-static __device__ __forceinline__ float step_rounded(float value)
-{
-    return __bfloat162float(__float2bfloat16_rn(value));
-}
-
-/* What y holds of row `row` of the block before it is added to; 0 where nothing is. */
-static __device__ __forceinline__ float step_before(const step_call &call, const step_share &share,
-                                                    int tile_rows, int row)
+/* Where y holds row `row` of the block if it is added to; NULL where nothing is. */
+static __device__ __forceinline__ const uint16_t *
+step_place_before(const step_call &call, const step_share &share, int tile_rows, int row)
 {
     if (!call.accumulate || row >= share.tiles * tile_rows)
-        return 0;
+        return NULL;
     const step_place place = step_place_of(call, share, tile_rows, row);
-    if (place.row >= place.matrix.rows)
-        return 0;
-    return call.float_y ? ((const float *)place.matrix.y)[place.row]
-                        : __bfloat162float(((const __nv_bfloat16 *)place.matrix.y)[place.row]);
+    return place.row < place.matrix.rows ? (const uint16_t *)place.matrix.y + place.row : NULL;
 }
 
-/* Stores all rows of the block. `before`: step_before of row threadIdx.x / STEP_ROW_LANES, asked for early.
- * finish(row, sum): y of a row of the block from the sum of its parts. All parts are there. */
-template <typename Finish>
-static __device__ __forceinline__ void step_store_rows(const step_call &call, const step_share &share,
-                                                       int tile_rows, int warps, const float *parts,
-                                                       float before, Finish finish)
+/* A BF16 as it lies there, 0 where nothing is; and its value: apart, so that nobody waits for it to come. */
+static __device__ __forceinline__ uint32_t step_load_before(const uint16_t *place)
 {
-    const int own_rows = step_own_rows(call, tile_rows), rows = share.tiles * own_rows;
-    const int at_once = warps * DECANT_WARP / STEP_ROW_LANES;
-    for (int base = 0; base < rows; base += at_once) { /* whole warps: shuffles follow */
-        const int counted = base + (int)threadIdx.x / STEP_ROW_LANES, own = min(counted, rows - 1);
-        const int row = own / own_rows * tile_rows + own % own_rows;
-        float value = finish(row, step_row_sum(parts, tile_rows, warps, row));
-        if (call.gated) {
-            const int other = row + own_rows;
-            const float gate = step_rounded(value);
-            const float up = step_rounded(finish(other, step_row_sum(parts, tile_rows, warps, other)));
-            value = up * (gate * (1.0f / (1.0f + expf(-gate))));
-        }
-        const step_place place = step_place_of(call, share, tile_rows, row);
-        if (counted >= rows || place.row >= place.matrix.rows || threadIdx.x % STEP_ROW_LANES != 0)
-            continue;
-        value += base == 0 ? before : step_before(call, share, tile_rows, row);
-        if (call.float_y)
-            ((float *)place.matrix.y)[place.row] = value;
-        else
-            ((__nv_bfloat16 *)place.matrix.y)[place.row] = __float2bfloat16_rn(value);
-    }
+    return place ? *place : 0;
+}
+
+static __device__ __forceinline__ float step_before(uint32_t loaded)
+{
+    return __uint_as_float(loaded << 16);
 }
 
 #endif

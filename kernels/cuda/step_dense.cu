@@ -103,23 +103,108 @@ static __device__ __forceinline__ void finish_tile(float (&sums)[TILE_ROWS], flo
     }
 }
 
+/* ---- x ---- */
+
+static __device__ __forceinline__ float add_squares(float sum, const uint4 (&vectors)[DECANT_PLANE_VECTORS])
+{
+#pragma unroll
+    for (int i = 0; i < DECANT_PLANE_VECTORS; i++) {
+        const uint32_t pairs[4] = {vectors[i].x, vectors[i].y, vectors[i].z, vectors[i].w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const float2 values = step_floats(pairs[j]);
+            sum += values.x * values.x;
+            sum += values.y * values.y;
+        }
+    }
+    return sum;
+}
+
+/* 1 / root mean square of x, where there is a norm. `own` are the columns of this thread's word. `parts`
+ * [warps] is shared; barriers inside. */
+static __device__ __forceinline__ float inverse_rms(const step_call &call,
+                                                    const uint4 (&own)[DECANT_PLANE_VECTORS], float *parts)
+{
+    if (!call.norm)
+        return 1.0f;
+    float sum = add_squares(0.0f, own);
+    for (int word = threadIdx.x + blockDim.x; word * DECANT_PLANE_COLUMNS < call.columns; word += blockDim.x) {
+        uint4 vectors[DECANT_PLANE_VECTORS];
+        decant_load_columns(vectors, call.x, word * DECANT_PLANE_COLUMNS, call.columns);
+        sum = add_squares(sum, vectors);
+    }
+    return 1.0f / sqrtf(decant_block_sum(sum, parts) / (float)call.columns + call.epsilon);
+}
+
+/* The columns of a word beyond this thread's own, as the products take them. */
+static __device__ __forceinline__ void load_word(uint4 (&vectors)[DECANT_PLANE_VECTORS], const step_call &call,
+                                                 int word, float inverse)
+{
+    decant_load_columns(vectors, call.x, word * DECANT_PLANE_COLUMNS, call.columns);
+    if (call.norm)
+        step_norm(vectors, step_load_scales<DECANT_PLANE_VECTORS>(call, word), inverse);
+}
+
 /* x in shared memory, normed where it is to be. */
-static __device__ __forceinline__ void make_x(const step_call &call, const step_scales &scales, int words,
+static __device__ __forceinline__ void make_x(const step_call &call,
+                                              const step_scales<DECANT_PLANE_VECTORS> &scales, int words,
                                               uint4 *target, float *parts)
 {
     uint4 own[DECANT_PLANE_VECTORS];
     decant_load_columns(own, call.x, threadIdx.x * DECANT_PLANE_COLUMNS, call.columns);
-    const float inverse = step_inverse_rms(call, own, parts);
+    const float inverse = inverse_rms(call, own, parts);
     if (call.norm)
         step_norm(own, scales, inverse);
     for (int word = threadIdx.x; word < words; word += blockDim.x) {
         if (word != (int)threadIdx.x)
-            step_load_word(own, call, word, inverse);
+            load_word(own, call, word, inverse);
 #pragma unroll
         for (int i = 0; i < DECANT_PLANE_VECTORS; i++)
             target[word * DECANT_PLANE_VECTORS + i] = own[i];
     }
 }
+
+/* ---- the ends of rows ---- */
+
+/* parts [tiles, WARPS, TILE_ROWS]; all lanes of a row get the sum. */
+static __device__ __forceinline__ float sum_row(const float *parts, int row)
+{
+    float sum = 0;
+#pragma unroll
+    for (int warp = threadIdx.x % STEP_ROW_LANES; warp < WARPS; warp += STEP_ROW_LANES)
+        sum += parts[(row / TILE_ROWS * WARPS + warp) * TILE_ROWS + row % TILE_ROWS];
+#pragma unroll
+    for (int offset = 1; offset < STEP_ROW_LANES; offset *= 2)
+        sum += __shfl_xor_sync(DECANT_ALL_LANES, sum, offset);
+    return sum;
+}
+
+/* Stores all rows of the block, whose parts are there. `before`: what was loaded of row
+ * threadIdx.x / STEP_ROW_LANES. */
+static __device__ __forceinline__ void store_rows(const step_call &call, const step_share &share,
+                                                  const float *parts, uint32_t before)
+{
+    constexpr int AT_ONCE = WARPS * DECANT_WARP / STEP_ROW_LANES;
+    const int own_rows = step_own_rows(call, TILE_ROWS), rows = share.tiles * own_rows;
+    for (int base = 0; base < rows; base += AT_ONCE) { /* whole warps: shuffles follow */
+        const int counted = base + (int)threadIdx.x / STEP_ROW_LANES, own = min(counted, rows - 1);
+        const int row = own / own_rows * TILE_ROWS + own % own_rows;
+        float value = sum_row(parts, row);
+        if (call.gated)
+            value = step_gated(value, sum_row(parts, row + own_rows));
+        const step_place place = step_place_of(call, share, TILE_ROWS, row);
+        if (counted >= rows || place.row >= place.matrix.rows || threadIdx.x % STEP_ROW_LANES != 0)
+            continue;
+        value +=
+            step_before(base == 0 ? before : step_load_before(step_place_before(call, share, TILE_ROWS, row)));
+        if (call.float_y)
+            ((float *)place.matrix.y)[place.row] = value;
+        else
+            ((__nv_bfloat16 *)place.matrix.y)[place.row] = __float2bfloat16_rn(value);
+    }
+}
+
+/* ---- the kernel ---- */
 
 __global__ void __launch_bounds__(WARPS *DECANT_WARP, 1)
     step_dense_kernel(const __grid_constant__ step_call call)
@@ -147,12 +232,15 @@ __global__ void __launch_bounds__(WARPS *DECANT_WARP, 1)
     decant_let_next_kernel_begin();
     for (int i = threadIdx.x; i < share.tiles * WARPS * TILE_ROWS; i += blockDim.x)
         parts[i] = 0;
-    const step_scales scales = step_load_scales(call, threadIdx.x);
+    const step_scales<DECANT_PLANE_VECTORS> scales = step_load_scales<DECANT_PLANE_VECTORS>(call, threadIdx.x);
+
+    const uint16_t *place_before =
+        decant_kept(step_place_before(call, share, TILE_ROWS, threadIdx.x / STEP_ROW_LANES));
 
     decant_wait_for_earlier_kernels();
     make_x(call, scales, share.units * UNIT_COLUMNS / DECANT_PLANE_COLUMNS, (uint4 *)(shared + layout.x),
            block_parts);
-    const float before = step_before(call, share, TILE_ROWS, threadIdx.x / STEP_ROW_LANES);
+    const uint32_t before = step_load_before(place_before);
     __syncthreads(); /* x is there, and the parts are zeros */
     float sums[TILE_ROWS] = {};
     int slot = 0, free_slot = (STAGES - 1) * UNIT_BYTES;
@@ -172,7 +260,7 @@ __global__ void __launch_bounds__(WARPS *DECANT_WARP, 1)
         }
     }
     __syncthreads(); /* all parts are there */
-    step_store_rows(call, share, TILE_ROWS, WARPS, parts, before, [](int, float sum) { return sum; });
+    store_rows(call, share, parts, before);
 }
 
 /* ---- the choice of a launch ---- */

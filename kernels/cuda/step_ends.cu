@@ -4,7 +4,12 @@
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/step.h"
 
-enum { ROW_THREADS = 256, CHOICE_THREADS = 1024, CHOICE_WARPS = CHOICE_THREADS / DECANT_WARP };
+enum {
+    ROW_THREADS = 256,
+    CHOICE_THREADS = 1024,
+    CHOICE_WARPS = CHOICE_THREADS / DECANT_WARP,
+    CHOICE_VECTORS = 8, /* of four logits, a thread's at a time */
+};
 
 /* ---- a row ---- */
 
@@ -13,6 +18,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
     take_row_kernel(const Source *table, const int32_t *index, int columns, bool accumulate, Target *y)
 {
     const int column = blockIdx.x * ROW_THREADS + threadIdx.x;
+    decant_let_next_kernel_begin();
     if (column >= columns)
         return;
     const float value = decant_to_float(table[(int64_t)*index * columns + column]);
@@ -51,12 +57,10 @@ typedef struct choice_call {
     int32_t *token, *position, *history;
 } choice_call;
 
-/* Logits in their order as integers, the lower place first among equals: a larger key is the better choice. An
- * undefined logit is none. */
+/* Logits in their order as integers, the lower place first among equals: a larger key is the better choice. */
 static __device__ __forceinline__ unsigned long long choice_key(float logit, int place)
 {
-    const float value = logit == logit ? logit + 0.0f : -INFINITY; /* −0 becomes 0 */
-    const uint32_t bits = __float_as_uint(value);
+    const uint32_t bits = __float_as_uint(logit + 0.0f); /* −0 becomes 0 */
     const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
     return (unsigned long long)ordered << 32 | (0xffffffffu - (uint32_t)place);
 }
@@ -71,17 +75,47 @@ static __device__ __forceinline__ unsigned long long larger_of_warp(unsigned lon
     return key;
 }
 
+/* Four logits from place `first` on, a multiple of 4; −∞ beyond the last. */
+static __device__ __forceinline__ void load_logits(const choice_call &call, int first, float (&logits)[4])
+{
+    float4 four = make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+    if (first + 4 <= call.count) {
+        four = *(const float4 *)(call.logits + first);
+    } else if (first < call.count) {
+        four.x = call.logits[first];
+        four.y = first + 1 < call.count ? call.logits[first + 1] : four.y;
+        four.z = first + 2 < call.count ? call.logits[first + 2] : four.z;
+    }
+    logits[0] = four.x;
+    logits[1] = four.y;
+    logits[2] = four.z;
+    logits[3] = four.w;
+}
+
 __global__ void __launch_bounds__(CHOICE_THREADS) choose_kernel(const __grid_constant__ choice_call call)
 {
     __shared__ unsigned long long keys[CHOICE_WARPS];
     const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
-    unsigned long long best = 0;
+    /* The best of a thread: places in their order, so that the first among equals stays. An undefined logit is
+     * none. */
+    float most = -INFINITY;
+    int place = 4 * threadIdx.x;
     decant_wait_for_earlier_kernels();
-#pragma unroll 8
-    for (int i = threadIdx.x; i < call.count; i += CHOICE_THREADS) {
-        const unsigned long long key = choice_key(call.logits[i], i);
-        best = key > best ? key : best;
+    for (int first = 4 * threadIdx.x; first < call.count; first += 4 * CHOICE_THREADS * CHOICE_VECTORS) {
+        float logits[CHOICE_VECTORS][4]; /* all under way before the first is looked at */
+#pragma unroll
+        for (int i = 0; i < CHOICE_VECTORS; i++)
+            load_logits(call, first + i * 4 * CHOICE_THREADS, logits[i]);
+#pragma unroll
+        for (int i = 0; i < CHOICE_VECTORS; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                if (logits[i][j] > most) {
+                    most = logits[i][j];
+                    place = first + i * 4 * CHOICE_THREADS + j;
+                }
     }
+    unsigned long long best = choice_key(most, place);
     best = larger_of_warp(best);
     if (lane == 0)
         keys[warp] = best;

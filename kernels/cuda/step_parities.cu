@@ -2,18 +2,16 @@
  * packed_parities.cu, which explains it, in the frame of step_block.cuh. */
 #include "kernels/cuda/parity_block.cuh"
 #include "kernels/cuda/step_block.cuh"
+#include "kernels/cuda/step_codes.cuh"
 #include "kernels/cuda/step_planes.cuh"
 #include "kernels/cuda/step_sparse.cuh"
 
-/* Units in a warp's ring, and sparse entries that a block brings in its first window: as many as leave the
- * multiprocessor to two blocks at LLaMA-7B's widths. */
-template <int BITS, bool SPARSE> constexpr int RING_UNITS = (SPARSE ? 12 : 20) / BITS;
-template <int BITS, bool SPARSE> constexpr int RING_BYTES = RING_UNITS<BITS, SPARSE> *UNIT_BYTES<BITS>;
+/* Sparse entries that a block brings in its first window, at most. */
 enum { ENTRIES_OF_BLOCK = 3584 };
 
 /* Where a block's arrays lie in shared memory, in bytes; the planes of x come first. */
 typedef struct parities_layout {
-    int coefficients, parts, sparse, rings, total;
+    int places, coefficients, parts, sparse, rings, total;
 } parities_layout;
 
 /* sparse_bytes: what the sparse part takes. */
@@ -22,65 +20,13 @@ static __host__ __device__ __forceinline__ parities_layout layout_of_step(int ti
                                                                           int sparse_bytes)
 {
     parities_layout layout;
-    layout.coefficients = units * PRODUCTS * OPERAND_BYTES;
+    layout.places = units * PRODUCTS * OPERAND_BYTES;
+    layout.coefficients = layout.places + tiles * TILE_ROWS * (int)sizeof(void *);
     layout.parts = layout.coefficients + tiles * TILE_ROWS * COEFFICIENT_STRIDE<BITS> * 4;
     layout.sparse = layout.parts + tiles * TILE_PARTS<1> * 4;
     layout.rings = layout.sparse + (sparse_bytes + 15) / 16 * 16;
     layout.total = layout.rings + WARPS * RING_BYTES<BITS, SPARSE>;
     return layout;
-}
-
-/* ---- codes ---- */
-
-/* Where a warp's next unit is, and this lane's words of it. */
-typedef struct unit_source {
-    const uint32_t *words;
-    int tile, unit;
-} unit_source;
-
-template <int BITS>
-static __device__ __forceinline__ unit_source find_unit(const step_call &call, const step_share &share,
-                                                        int tile, int unit)
-{
-    const int lane = threadIdx.x % DECANT_WARP;
-    const step_place place = step_place_of(call, share, TILE_ROWS, tile * TILE_ROWS + lane / 4);
-    const int row = min(place.row, place.matrix.rows - 1);
-    return {(const uint32_t *)((const char *)place.matrix.weights + (int64_t)row * call.row_bytes) +
-                unit * UNIT_WORDS + lane % 4 * LANE_WORDS,
-            tile, unit};
-}
-
-/* Starts copying the unit and moves on to the next. Where rows of planes are not whole, words go one or two at
- * a time. */
-template <int BITS>
-static __device__ __forceinline__ void fetch(const step_call &call, const step_share &share,
-                                             unit_source &source, int plane_words, uint32_t target)
-{
-    const int left = plane_words - (source.unit * UNIT_WORDS + (int)threadIdx.x % 4 * LANE_WORDS);
-    const uint32_t *words = source.words;
-    if (call.whole) {
-#pragma unroll
-        for (int bit = 0; bit < BITS; bit++, words += plane_words)
-            decant_copy_line_16(target + bit * OPERAND_BYTES, words, left > 0);
-    } else if (plane_words % 2 == 0) {
-#pragma unroll
-        for (int bit = 0; bit < BITS; bit++, words += plane_words) {
-            decant_copy_bytes_8(target + bit * OPERAND_BYTES, left > 0 ? words : source.words,
-                                left > 0 ? 8 : 0);
-            decant_copy_bytes_8(target + bit * OPERAND_BYTES + 8, left > 2 ? words + 2 : source.words,
-                                left > 2 ? 8 : 0);
-        }
-    } else {
-#pragma unroll 1
-        for (int i = 0; i < BITS * LANE_WORDS; i++) {
-            const int bit = i / LANE_WORDS, own = i % LANE_WORDS;
-            decant_copy_4(target + bit * OPERAND_BYTES + own * 4,
-                          own < left ? words + bit * plane_words + own : (const uint32_t *)call.x, own < left);
-        }
-    }
-    source.words += UNIT_WORDS;
-    if (++source.unit == share.units)
-        source = find_unit<BITS>(call, share, min(source.tile + 1, share.tiles - 1), 0);
 }
 
 /* ---- levels ---- */
@@ -115,56 +61,41 @@ static __device__ __forceinline__ void transform_rows(const step_call &call, con
     }
 }
 
-/* ---- a warp's run ---- */
+/* ---- the ends of rows ---- */
 
-template <int BITS, bool SPARSE>
-static __device__ __forceinline__ void
-add_run(const step_call &call, const step_share &share, const step_run &run, unit_source source,
-        int plane_words, uint32_t ring, const float *coefficients, float *parts, uint32_t operands)
+/* Where each row of the block's tiles is stored, NULL where it is not: of a gated pair, only the first. */
+static __device__ __forceinline__ void find_places(const step_call &call, const step_share &share,
+                                                   char **places)
 {
-    constexpr int AHEAD = RING_UNITS<BITS, SPARSE> - 1;
-    int counts[1][(1 << BITS) - 1][4] = {};
-    int to_fetch = run.count - AHEAD, left = run.count, unit = run.first % share.units;
-    uint32_t slot = ring, free_slot = ring + AHEAD * UNIT_BYTES<BITS>;
-    uint32_t x = operands + unit * PRODUCTS * OPERAND_BYTES;
-    coefficients += run.first / share.units * TILE_ROWS * COEFFICIENT_STRIDE<BITS>;
-    parts += run.first / share.units * TILE_PARTS<1>;
-#pragma unroll 1
-    while (left > 0) {
-        int units = min(share.units - unit, left); /* of this tile */
-        left -= units;
-#pragma unroll 1
-        for (; units > 0; units--) {
-            decant_copy_wait<AHEAD - 1>();
-            if (to_fetch-- > 0)
-                fetch<BITS>(call, share, source, plane_words, free_slot);
-            decant_copy_commit();
-            free_slot = slot;
-            add_unit<BITS, 1>(counts, slot, x, 0);
-            x += PRODUCTS * OPERAND_BYTES;
-            slot = slot + UNIT_BYTES<BITS> == ring + RING_BYTES<BITS, SPARSE> ? ring : slot + UNIT_BYTES<BITS>;
-        }
-        finish_tile<BITS, 1>(counts, coefficients, parts);
-        coefficients += TILE_ROWS * COEFFICIENT_STRIDE<BITS>;
-        parts += TILE_PARTS<1>;
-        x = operands;
-        unit = 0;
+    const int bytes = call.float_y ? 4 : 2;
+    for (int row = threadIdx.x; row < share.tiles * TILE_ROWS; row += THREADS) {
+        const step_place place = step_place_of(call, share, TILE_ROWS, row);
+        const bool stores = place.row < place.matrix.rows && !(call.gated && row % TILE_ROWS >= TILE_ROWS / 2);
+        places[row] = stores ? (char *)place.matrix.y + (int64_t)place.row * bytes : NULL;
     }
 }
 
-/* ---- the ends of rows ---- */
-
-/* A thread for each row of the block's tiles. */
-template <int BITS, bool PLAIN>
-static __device__ __forceinline__ void store_rows(const step_call &call, const step_share &share,
-                                                  const float *coefficients, const float *parts, float scale,
-                                                  float constant, float before, const float *sparse)
+/* What y holds before it is added to, beside the parts of its row. `before`: that of row threadIdx.x, asked for
+ * early. */
+static __device__ __forceinline__ void keep_before(int rows, const char *const *places, uint32_t before,
+                                                   float *parts)
 {
-    const int rows = share.tiles * TILE_ROWS;
+    for (int row = threadIdx.x; row < rows; row += THREADS)
+        parts[row / TILE_ROWS * TILE_PARTS<1> + WARPS * TILE_ROWS + row % TILE_ROWS] =
+            step_before(row < THREADS ? before : step_load_before((const uint16_t *)places[row]));
+}
+
+/* A thread for each row of the block's tiles, whose parts are there. sparse: sums of its entries, or NULL. */
+template <int BITS, bool PLAIN>
+static __device__ __forceinline__ void store_rows(const step_call &call, int rows, char *const *places,
+                                                  const float *coefficients, const float *parts, float scale,
+                                                  float constant, const float *sparse)
+{
 #pragma unroll 1
     for (int base = 0; base < rows; base += THREADS) { /* whole warps: a shuffle follows */
-        const int counted = base + (int)threadIdx.x, row = min(counted, rows - 1), own = row % TILE_ROWS;
-        const float *part = parts + row / TILE_ROWS * TILE_PARTS<1> + own;
+        const int counted = base + (int)threadIdx.x, row = min(counted, rows - 1);
+        const float *part = parts + row / TILE_ROWS * TILE_PARTS<1> + row % TILE_ROWS;
+        char *place = places[row];
         float sum = 0;
 #pragma unroll
         for (int warp = 0; warp < WARPS; warp++)
@@ -172,21 +103,17 @@ static __device__ __forceinline__ void store_rows(const step_call &call, const s
         float value = scale * sum + coefficients[row * COEFFICIENT_STRIDE<BITS>] * constant;
         if (sparse)
             value += sparse[row];
-        bool stores = counted < rows;
         if (!PLAIN && call.gated) {
-            const float gate = step_rounded(value);
-            const float up = step_rounded(__shfl_down_sync(DECANT_ALL_LANES, value, TILE_ROWS / 2));
-            value = up * (gate * (1.0f / (1.0f + expf(-gate))));
-            stores = stores && own < TILE_ROWS / 2;
+            const float up = __shfl_down_sync(DECANT_ALL_LANES, value, TILE_ROWS / 2);
+            value = step_gated(value, up);
         }
-        const step_place place = step_place_of(call, share, TILE_ROWS, row);
-        if (!stores || place.row >= place.matrix.rows)
+        if (counted >= rows || !place)
             continue;
-        value += base == 0 ? before : step_before(call, share, TILE_ROWS, row);
+        value += part[WARPS * TILE_ROWS];
         if (call.float_y)
-            ((float *)place.matrix.y)[place.row] = value;
+            *(float *)place = value;
         else
-            ((__nv_bfloat16 *)place.matrix.y)[place.row] = __float2bfloat16_rn(value);
+            *(__nv_bfloat16 *)place = __float2bfloat16_rn(value);
     }
 }
 
@@ -200,16 +127,27 @@ static __device__ __forceinline__ void multiply(const step_call &call)
     extern __shared__ __align__(128) unsigned char shared[];
     __shared__ x_figures figures;
     const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
-    const int plane_words = call.row_bytes / (4 * BITS);
-    const step_share share = PLAIN && !SPARSE ? step_share_of_one(call, TILE_ROWS, units_of(plane_words))
-                                              : step_share_of(call, TILE_ROWS, units_of(plane_words));
-    const step_run run = step_run_of(share, WARPS);
+    constexpr bool ONE = PLAIN && !SPARSE;
+    __shared__ step_share kept_share;
+    const step_share share =
+        ONE ? step_share_of_one(call, TILE_ROWS, call.units) : step_share_of(call, TILE_ROWS, call.units);
+    if (threadIdx.x == 0)
+        kept_share = share;
+    const step_run units = step_run_of(share, WARPS);
     const parities_layout layout = layout_of_step<BITS, SPARSE>(
-        share.tiles, share.units,
+        share.tiles, call.units,
         SPARSE ? step_entries_bytes(share.tiles * TILE_ROWS, call.window, call.columns) : 0);
     const uint32_t base = decant_shared_address(shared);
-    const uint32_t ring = base + layout.rings + warp * RING_BYTES<BITS, SPARSE> + lane * 16;
     float *coefficients = (float *)(shared + layout.coefficients), *parts = (float *)(shared + layout.parts);
+    char **places = (char **)(shared + layout.places);
+    own_run run = {};
+    run.tile = decant_kept(units.first / call.units);
+    run.unit = decant_kept(units.first % call.units);
+    run.count = units.count;
+    run.ring = base + layout.rings + warp * RING_BYTES<BITS, SPARSE> + lane * 16;
+    run.operands = base + lane * 16;
+    run.coefficients = coefficients;
+    run.parts = parts + warp * TILE_ROWS;
 
     /* before the codes, behind which they would have to wait */
     constexpr int ENTRIES = (ENTRIES_OF_BLOCK + THREADS - 1) / THREADS;
@@ -219,43 +157,61 @@ static __device__ __forceinline__ void multiply(const step_call &call)
         entries = step_open_entries(call, share, TILE_ROWS, shared + layout.sparse);
         loaded = step_load_entries<ENTRIES>(entries);
     }
+    constexpr int AHEAD = RING_UNITS<BITS, SPARSE> - 1;
+    const bool is_long = share.tiles * call.units > WARPS * AHEAD;
     const own_levels<BITS> levels = load_row_levels<BITS>(call, share, threadIdx.x);
     half_scales scales = {};
     if (!PLAIN)
-        scales = load_half_scales(call, threadIdx.x);
-    unit_source source = {};
+        scales = step_load_scales<HALF_VECTORS>(call, threadIdx.x);
     if (run.count > 0)
-        source = find_unit<BITS>(call, share, run.first / share.units, run.first % share.units);
+        run.source = find_unit<BITS>(call, share, run.tile, run.unit);
 #pragma unroll 1
-    for (int i = 0; i < RING_UNITS<BITS, SPARSE> - 1; i++) {
-        if (i < run.count)
-            fetch<BITS>(call, share, source, plane_words, ring + i * UNIT_BYTES<BITS>);
+    for (int i = 0; i < AHEAD; i++) {
+        const uint32_t slot = run.ring + i * UNIT_BYTES<BITS>;
+        leave_tile<BITS, ONE>(call, share, run.source);
+        if (is_long)
+            decant_copy_wait<HELD_UNITS<BITS> - 1>();
+        if (i < run.count && call.whole)
+            fetch<BITS, true>(call, run.source, slot, true);
+        else if (i < run.count)
+            fetch<BITS, false>(call, run.source, slot, true);
         decant_copy_commit();
     }
     decant_let_next_kernel_begin();
+    find_places(call, share, places);
     transform_rows<BITS>(call, share, levels, coefficients);
     for (int i = threadIdx.x; i < share.tiles * TILE_PARTS<1>; i += THREADS)
         parts[i] = 0;
     if constexpr (SPARSE)
         step_keep_entries(entries, loaded);
 
+    const int rows = share.tiles * TILE_ROWS;
+    const uint16_t *place_before =
+        decant_kept(call.accumulate && (int)threadIdx.x < rows ? (const uint16_t *)places[threadIdx.x] : NULL);
+
     decant_wait_for_earlier_kernels();
-    make_planes<PLAIN>(call, scales, share.units * UNIT_WORDS * 2, figures, base, entries.x);
-    const float before = step_before(call, share, TILE_ROWS, threadIdx.x);
-    __syncthreads(); /* planes and coefficients are there */
+    kept_halves kept = load_halves(call);
+    const uint32_t before = step_load_before(place_before);
+    make_planes<PLAIN>(call, scales, kept, call.units * UNIT_WORDS * 2, figures, base, entries.x);
+    if (call.accumulate)
+        keep_before(rows, places, before, parts);
+    __syncthreads(); /* planes, coefficients and entries are there */
     if constexpr (SPARSE)
         step_multiply_entries(entries);
-    add_run<BITS, SPARSE>(call, share, run, source, plane_words, ring, coefficients, parts + warp * TILE_ROWS,
-                          base + lane * 16);
+    if (call.whole)
+        add_run<BITS, SPARSE, ONE, true>(call, kept_share, run);
+    else
+        add_run<BITS, SPARSE, ONE, false>(call, kept_share, run);
     __syncthreads(); /* all parts and products are there */
+    const int own_rows = kept_share.tiles * TILE_ROWS;
     if constexpr (SPARSE)
-        step_sum_entries(entries, share.tiles * TILE_ROWS);
+        step_sum_entries(entries, own_rows);
     int sum_of_x = 0;
 #pragma unroll
     for (int i = 0; i < WARPS; i++)
         sum_of_x += figures.sums[i];
-    store_rows<BITS, PLAIN>(call, share, coefficients, parts, figures.scale, figures.scale * (float)sum_of_x,
-                            before, SPARSE ? entries.sums : NULL);
+    store_rows<BITS, PLAIN>(call, own_rows, places, coefficients, parts, figures.scale,
+                            figures.scale * (float)sum_of_x, SPARSE ? entries.sums : NULL);
 }
 
 template <int BITS, bool SPARSE>
@@ -294,7 +250,9 @@ static parities_launch launch_of(const decant_cuda *cuda, const decant_step_grou
     parities_launch launch = {step_call_of(group), group->products[0].packed->bits, false, 0, 0};
     step_call &call = launch.call;
     int64_t entries = 0;
-    call.row_bytes = (call.columns + 31) / 32 * 4 * launch.bits;
+    call.plane_words = (call.columns + 31) / 32;
+    call.row_bytes = call.plane_words * 4 * launch.bits;
+    call.units = units_of(call.plane_words);
     call.whole = call.columns % (32 * LANE_WORDS) == 0;
     for (int i = 0; i < group->count; i++) {
         const decant_packed_matrix *packed = group->products[i].packed;
@@ -320,7 +278,7 @@ static parities_launch launch_of(const decant_cuda *cuda, const decant_step_grou
 
 template <int BITS> static size_t shared_bytes(const parities_launch &launch)
 {
-    const int units = units_of(launch.call.row_bytes / (4 * BITS));
+    const int units = launch.call.units;
     return (size_t)(launch.sparse ? layout_of_step<BITS, true>(launch.tiles, units, launch.sparse_bytes).total
                                   : layout_of_step<BITS, false>(launch.tiles, units, 0).total);
 }

@@ -22,21 +22,7 @@ typedef struct x_figures {
     float scale;             /* of the planes */
 } x_figures;
 
-/* The norm's scale of a half word's columns. */
-typedef struct half_scales {
-    float4 fours[HALF_COLUMNS / 4];
-} half_scales;
-
-static __device__ __forceinline__ half_scales load_half_scales(const step_call &call, int half)
-{
-    half_scales scales = {};
-    if (call.norm)
-#pragma unroll
-        for (int i = 0; i < HALF_COLUMNS / 4; i++)
-            if (half * HALF_COLUMNS + i * 4 < call.columns)
-                scales.fours[i] = ((const float4 *)call.norm)[half * (HALF_COLUMNS / 4) + i];
-    return scales;
-}
+typedef step_scales<HALF_VECTORS> half_scales;
 
 static __device__ __forceinline__ void load_half(uint4 (&vectors)[HALF_VECTORS], const step_call &call,
                                                  int half)
@@ -68,33 +54,21 @@ static __device__ __forceinline__ void measure_half(const uint4 (&vectors)[HALF_
     }
 }
 
-/* The same columns normed, rounded to BF16 as rms_norm does. */
-static __device__ __forceinline__ void norm_half(uint4 (&vectors)[HALF_VECTORS], const half_scales &scales,
-                                                 float inverse)
-{
-#pragma unroll
-    for (int i = 0; i < HALF_VECTORS; i++) {
-        uint32_t pairs[4] = {vectors[i].x, vectors[i].y, vectors[i].z, vectors[i].w};
-        const float4 low = scales.fours[2 * i], high = scales.fours[2 * i + 1];
-        const float own[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const float2 values = step_floats(pairs[j]);
-            pairs[j] = decant_pair(values.x * (inverse * own[2 * j]), values.y * (inverse * own[2 * j + 1]));
-        }
-        vectors[i] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-    }
-}
+/* A half word's columns as bits of planes: bytes of words[p] are planes p and p + 8 of the first eight columns,
+ * the same of the others. */
+typedef struct half_bits {
+    uint32_t words[HALF_COLUMNS / 2];
+} half_bits;
 
-/* Turns a half word's columns into planes, of which lane pairs put whole words together, stores them among the
- * operands and adds their values to `sum`. By whole warps. */
-static __device__ __forceinline__ int store_half(uint32_t operands, int half,
-                                                 const uint4 (&vectors)[HALF_VECTORS], float factor, int sum)
+/* Adds the columns' values to `sum`. */
+static __device__ __forceinline__ half_bits turn_half(const uint4 (&vectors)[HALF_VECTORS], float factor,
+                                                      int &sum)
 {
     constexpr int WORDS = HALF_COLUMNS / 2;
     const uint32_t low[4] = {vectors[0].x, vectors[0].y, vectors[0].z, vectors[0].w};
     const uint32_t high[4] = {vectors[1].x, vectors[1].y, vectors[1].z, vectors[1].w};
-    uint32_t words[WORDS]; /* columns i and 8 + i */
+    half_bits bits;
+    uint32_t(&words)[WORDS] = bits.words; /* columns i and 8 + i */
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         const uint32_t even = decant_fixed_point(__uint_as_float(low[j] << 16), factor);
@@ -120,35 +94,64 @@ static __device__ __forceinline__ int store_half(uint32_t operands, int half,
             words[i + step] = ((a >> step) & mask) | (b & ~mask);
         }
     }
-    /* bytes of words[p] now: planes p and p + 8 of the first eight columns, the same of the others. The even
-     * lane of a word stores planes 0 … 7, the odd one the rest. */
+    return bits;
+}
+
+/* Lane pairs put whole words together and store them among the operands, where `valid`: the even lane of a word
+ * planes 0 … 7, the odd one the rest. By whole warps. */
+static __device__ __forceinline__ void store_half(uint32_t operands, int half, const half_bits &bits,
+                                                  bool valid)
+{
     const int word = half / 2;
     const int product = word / UNIT_WORDS * PRODUCTS + word / 2 % PRODUCTS;
     const uint32_t selector = half % 2 ? 0x3175 : 0x6420;
     uint32_t address =
         operands + product * OPERAND_BYTES + word / LANE_WORDS % 4 * 16 + word % 2 * 8 + half % 2 * 4;
 #pragma unroll
-    for (int plane = 0; plane < WORDS; plane++, address += 4 * 16) {
-        const uint32_t other = __shfl_xor_sync(DECANT_ALL_LANES, words[plane], 1);
-        asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(__byte_perm(words[plane], other, selector))
-                     : "memory");
+    for (int plane = 0; plane < HALF_COLUMNS / 2; plane++, address += 4 * 16) {
+        const uint32_t other = __shfl_xor_sync(DECANT_ALL_LANES, bits.words[plane], 1);
+        if (valid)
+            asm volatile("st.shared.u32 [%0], %1;" ::"r"(address),
+                         "r"(__byte_perm(bits.words[plane], other, selector))
+                         : "memory");
     }
-    return sum;
+}
+
+/* What a thread keeps of x between measuring it and turning it to planes. */
+typedef struct kept_halves {
+    uint4 halves[HALVES_KEPT][HALF_VECTORS];
+} kept_halves;
+
+static __device__ __forceinline__ kept_halves load_halves(const step_call &call)
+{
+    kept_halves kept;
+#pragma unroll
+    for (int i = 0; i < HALVES_KEPT; i++)
+        load_half(kept.halves[i], call, threadIdx.x + i * THREADS);
+    return kept;
+}
+
+/* A half word's columns of x, where they are to be kept. */
+static __device__ __forceinline__ void keep_half(const step_call &call, int half,
+                                                 const uint4 (&vectors)[HALF_VECTORS], __nv_bfloat16 *kept_x)
+{
+#pragma unroll
+    for (int i = 0; i < HALF_VECTORS; i++)
+        if (kept_x && half * HALF_COLUMNS + i * 8 < call.columns)
+            ((uint4 *)kept_x)[half * HALF_VECTORS + i] = vectors[i];
 }
 
 /* The planes of x, normed where it is to be, and x itself where `kept_x` [columns], shared, is there. A
  * barrier inside, and another must follow. What the norm's rounding may add to the largest is allowed for; an
  * undefined x makes the scale so. */
 template <bool PLAIN>
-static __device__ __forceinline__ void make_planes(const step_call &call, const half_scales &scales, int halves,
-                                                   x_figures &figures, uint32_t operands, __nv_bfloat16 *kept_x)
+static __device__ __forceinline__ void make_planes(const step_call &call, const half_scales &scales,
+                                                   kept_halves &own, int halves, x_figures &figures,
+                                                   uint32_t operands, __nv_bfloat16 *kept_x)
 {
+    uint4(&kept)[HALVES_KEPT][HALF_VECTORS] = own.halves;
     const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
     const float allowance = 1 + 1.0f / 64;
-    uint4 kept[HALVES_KEPT][HALF_VECTORS];
-#pragma unroll
-    for (int i = 0; i < HALVES_KEPT; i++)
-        load_half(kept[i], call, threadIdx.x + i * THREADS);
     uint32_t largest = 0;
     float inverse = 1, magnitude;
     if (PLAIN || !call.norm) {
@@ -187,7 +190,7 @@ static __device__ __forceinline__ void make_planes(const step_call &call, const 
         for (int half = threadIdx.x + THREADS; half < halves; half += THREADS) {
             uint4 vectors[HALF_VECTORS];
             load_half(vectors, call, half);
-            measure_half(vectors, load_half_scales(call, half), square, most);
+            measure_half(vectors, step_load_scales<HALF_VECTORS>(call, half), square, most);
         }
         square = decant_warp_sum(square);
         largest = __reduce_max_sync(DECANT_ALL_LANES, __float_as_uint(most));
@@ -203,33 +206,39 @@ static __device__ __forceinline__ void make_planes(const step_call &call, const 
             square += figures.squares[i];
             largest = max(largest, figures.largest[i]);
         }
-        inverse = 1.0f / sqrtf(square / (float)call.columns + call.epsilon);
+        inverse = rsqrtf(fmaf(square, call.of_columns, call.epsilon));
         magnitude = inverse * __uint_as_float(largest) * allowance;
     }
     const float factor = decant_fixed_point_factor(magnitude);
-    int sum = 0;
+    if (threadIdx.x == 0)
+        figures.scale = magnitude * (1.0f / DECANT_FIXED_POINT_MAXIMUM);
+    int sum = 0, half = threadIdx.x;
+    if (PLAIN && halves > THREADS) { /* one behind the other would wait longer */
+        half_bits bits[HALVES_KEPT];
+#pragma unroll
+        for (int i = 0; i < HALVES_KEPT; i++)
+            bits[i] = turn_half(kept[i], factor, sum);
+#pragma unroll
+        for (int i = 0; i < HALVES_KEPT; i++, half += THREADS) {
+            store_half(operands, half, bits[i], half < halves);
+            keep_half(call, half, kept[i], kept_x);
+        }
+        if (half < halves)
+            load_half(kept[0], call, half);
+    }
 #pragma unroll 1
-    for (int half = threadIdx.x; half < halves; half += THREADS) { /* whole warps: halves are those of units */
+    for (; half < halves; half += THREADS) { /* whole warps: halves are those of units */
         if (!PLAIN && call.norm)
-            norm_half(kept[0], half == (int)threadIdx.x ? scales : load_half_scales(call, half), inverse);
-        sum = store_half(operands, half, kept[0], factor, sum);
-#pragma unroll
-        for (int i = 0; i < HALF_VECTORS; i++)
-            if (kept_x && half * HALF_COLUMNS + i * 8 < call.columns)
-                ((uint4 *)kept_x)[half * HALF_VECTORS + i] = kept[0][i];
-#pragma unroll
-        for (int i = 0; i + 1 < HALVES_KEPT; i++)
-#pragma unroll
-            for (int j = 0; j < HALF_VECTORS; j++)
-                kept[i][j] = kept[i + 1][j];
-        if (half + HALVES_KEPT * THREADS < halves)
-            load_half(kept[HALVES_KEPT - 1], call, half + HALVES_KEPT * THREADS);
+            step_norm(kept[0], half == (int)threadIdx.x ? scales : step_load_scales<HALF_VECTORS>(call, half),
+                      inverse);
+        store_half(operands, half, turn_half(kept[0], factor, sum), true);
+        keep_half(call, half, kept[0], kept_x);
+        if (half + THREADS < halves)
+            load_half(kept[0], call, half + THREADS);
     }
     sum = __reduce_add_sync(DECANT_ALL_LANES, sum);
     if (lane == 0)
         figures.sums[warp] = sum;
-    if (threadIdx.x == 0)
-        figures.scale = magnitude / DECANT_FIXED_POINT_MAXIMUM;
 }
 
 #endif

@@ -10,6 +10,7 @@
  * For each launch of a layer: multiprocessors that have two blocks or more of it, on average; microseconds from
  * the end of the launch ahead to its own end. usage: bench_placement */
 #include "kernels/cuda/early_launch.cuh"
+#include "kernels/cuda/hopper.cuh"
 
 #include <algorithm>
 #include <cstdio>
@@ -62,29 +63,13 @@ static __device__ __forceinline__ void wait_a_while(const wait_call &call)
     }
 }
 
-__global__ void __maxnreg__(120) product_kernel(const __grid_constant__ wait_call call)
+/* A kernel that takes all its registers, because it might change their number. */
+template <int REGISTERS>
+__global__ void __maxnreg__(REGISTERS) waiting_kernel(const __grid_constant__ wait_call call)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     if (call.never)
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 120;");
-#endif
-    wait_a_while(call);
-}
-
-__global__ void __maxnreg__(136) large_product_kernel(const __grid_constant__ wait_call call)
-{
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    if (call.never)
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 136;");
-#endif
-    wait_a_while(call);
-}
-
-__global__ void __maxnreg__(96) attention_kernel(const __grid_constant__ wait_call call)
-{
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    if (call.never)
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 96;");
+        decant_registers_lower<REGISTERS>();
 #endif
     wait_a_while(call);
 }
@@ -98,9 +83,9 @@ static void issue_layers(const decant_cuda_context *context, const char *way, bl
     for (int launch = 0; launch < LAUNCHES; launch++) {
         const int kind = launch % KINDS;
         const bool attention = kind == 1, adds = kind == 2 || kind == 4;
-        void (*kernel)(wait_call) = attention        ? attention_kernel
-                                    : turns && !adds ? large_product_kernel
-                                                     : product_kernel;
+        void (*kernel)(wait_call) = attention        ? waiting_kernel<96>
+                                    : turns && !adds ? waiting_kernel<136>
+                                                     : waiting_kernel<120>;
         const wait_call call = {notes + launch * BLOCKS_MOST, (unsigned)(us[kind] * 1700), !(attention && late),
                                 false};
         const size_t bytes = attention ? 9 << 10 : turns && adds ? 115 << 10 : 104 << 10;

@@ -414,6 +414,11 @@ static void the_lowest_of_the_largest_is_chosen(void **state)
         }
     const float zeros[] = {-1.0f, -0.0f, 0.0f, -3.0f};
     check_choice(*state, zeros, 4, 1);
+    const float undefined[] = {NAN, -2.0f, NAN, -1.0f, NAN, -1.0f, -INFINITY};
+    for (int count = 4; count <= 7; count++) /* whole vectors and what follows them */
+        check_choice(*state, undefined, count, 3);
+    check_choice(*state, undefined, 3, 1);
+    check_choice(*state, undefined, 1, 0);
 }
 
 int main(void)
