@@ -253,7 +253,9 @@ typedef struct decant_packed_matrix {
                          bit b of the code of column j; unused bits are zero */
     uint16_t *levels; /* F16 [rows, 2^bits], ascending in each row */
     decant_sparse_pattern sparse;
-    uint16_t *sparse_values; /* F16 [count]: added to the decoded level */
+    uint16_t *sparse_values;  /* F16 [count]: added to the decoded level */
+    uint32_t *sparse_entries; /* [count]: the same once more, a word each: column + (bits of the value << 16);
+                                 NULL where nobody called validate->prepare, or it had no use for them */
 } decant_packed_matrix;
 
 /* The error of one matrix under one candidate. */
@@ -405,6 +407,10 @@ typedef struct decant_comparison {
 } decant_comparison;
 
 typedef struct decant_validate_kernels {
+    /* Adds to a matrix whose arrays are filled what its products are faster with: packed->sparse_entries, from
+     * memory->allocate, or nothing. The caller owns it with the other arrays; products are right without. */
+    decant_status (*prepare)(decant_backend *backend, decant_packed_matrix *packed, decant_error *err);
+
     /* y = x ŵᵀ (or y += …) straight from the packed form, whose arrays are complete: whoever filled them has
      * called memory->synchronize since. A backend may read them before the work that was issued earlier is
      * done. */

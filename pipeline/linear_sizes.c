@@ -62,6 +62,7 @@ static void size_linear(const decant_job_shape *shape, const decant_linear *line
                                                              : size->largest_bytes;
     }
     size->packed_bytes = size->stored_bytes + (4 - decant_sparse_index_bytes(columns)) * count + widened;
+    size->joined_bytes = shape->cuda ? 4 * count : 0;
 }
 
 void decant_linear_size_add(decant_linear_size *sum, const decant_linear_size *size)
@@ -74,6 +75,7 @@ void decant_linear_size_add(decant_linear_size *sum, const decant_linear_size *s
     sum->largest_bytes += size->largest_bytes;
     sum->stored_bytes += size->stored_bytes;
     sum->packed_bytes += size->packed_bytes;
+    sum->joined_bytes += size->joined_bytes;
     decant_guided_operations_add(&sum->guided, &size->guided);
 }
 

@@ -21,7 +21,7 @@ decant_status decant_packed_download(decant_backend *backend, const decant_packe
     *host = *packed;
     host->planes = NULL;
     host->levels = host->sparse_values = NULL;
-    host->sparse.row_offsets = host->sparse.columns = NULL;
+    host->sparse.row_offsets = host->sparse.columns = host->sparse_entries = NULL;
     DECANT_TRY(download(backend, packed->planes, rows * (size_t)packed->bits * words * sizeof *host->planes,
                         "the codes of a layer", (void **)&host->planes, err));
     DECANT_TRY(download(backend, packed->levels, (rows << packed->bits) * sizeof *host->levels,

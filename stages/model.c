@@ -356,7 +356,8 @@ static int64_t linear_bytes(const decant_linear *linear)
         return linear->weight.data ? (int64_t)decant_matrix_bytes(linear->weight) : 0;
     int64_t words = (packed->columns + 31) / 32, count = packed->sparse.count;
     int64_t dense = packed->rows * packed->bits * words * 4 + (packed->rows << packed->bits) * 2;
-    return count > 0 ? dense + (packed->rows + 1) * 4 + count * (4 + 2) : dense;
+    int64_t entry = 4 + 2 + (packed->sparse_entries ? 4 : 0);
+    return count > 0 ? dense + (packed->rows + 1) * 4 + count * entry : dense;
 }
 
 static int64_t vector_bytes(const decant_vector *vector)

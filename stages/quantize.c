@@ -76,6 +76,7 @@ void decant_packed_matrix_free(decant_backend *backend, decant_packed_matrix *pa
     backend->memory->release(backend, (void **)&packed->planes);
     backend->memory->release(backend, (void **)&packed->levels);
     backend->memory->release(backend, (void **)&packed->sparse_values);
+    backend->memory->release(backend, (void **)&packed->sparse_entries);
     free_pattern(backend, &packed->sparse);
 }
 

@@ -260,6 +260,7 @@ static decant_status read_packed(const decant_container *container, decant_backe
         DECANT_TRY(decant_source_read_to_device(container, backend, name, "sparse/values", DECANT_STORED_F16,
                                                 (decant_shape){1, {count}}, packed->sparse_values, err));
     }
+    DECANT_TRY(backend->validate->prepare(backend, packed, err));
 done:
     return status;
 }

@@ -6,47 +6,46 @@
 #include "kernels/cuda/entry_runs.h"
 #include "kernels/cuda/packed.cuh"
 
-/* Four entries as they are read. */
+/* Four entries as they are read, a word each: joined_entries.cu. */
 typedef struct four_entries {
-    uint4 columns;
-    uint2 values; /* F16, two in a word */
+    uint4 words;
 } four_entries;
 
 static __device__ __forceinline__ four_entries read_four(const decant_packed_view &packed, uint32_t first)
 {
-    return {*(const uint4 *)(packed.sparse_columns + first), *(const uint2 *)(packed.sparse_values + first)};
+    return {*(const uint4 *)(packed.sparse_entries + first)};
 }
 
 /* Entries [begin, end) of them become column 0 times nothing. */
 static __device__ __forceinline__ void drop_entries(four_entries &four, int begin, int end)
 {
     asm volatile(""); /* rare: to be jumped over, not carried through by predicates */
-    uint32_t *columns = &four.columns.x, *values = &four.values.x;
+    uint32_t *words = &four.words.x;
 #pragma unroll
     for (int i = 0; i < DECANT_FOUR; i++)
-        if (i >= begin && i < end) {
-            columns[i] = 0;
-            values[i / 2] &= i % 2 ? 0x0000ffffu : 0xffff0000u;
-        }
+        if (i >= begin && i < end)
+            words[i] = 0;
 }
 
-/* x(column), bits of a BF16, takes the place of the columns. */
-template <typename X> static __device__ __forceinline__ void gather_x(four_entries &four, const X &x)
+/* x(entry), bits of a BF16, for each of them. */
+template <typename X> static __device__ __forceinline__ uint4 gather_x(const four_entries &four, const X &x)
 {
-    const uint4 columns = four.columns;
-    four.columns = {x(columns.x), x(columns.y), x(columns.z), x(columns.w)};
+    return {x(four.words.x), x(four.words.y), x(four.words.z), x(four.words.w)};
 }
 
-/* The products of four entries with the x that has been gathered, of which `starts` says which begin a row. */
+static __device__ __forceinline__ float value_of(uint32_t entry)
+{
+    return __half2float(__ushort_as_half((unsigned short)(entry >> 16)));
+}
+
+/* The products of four entries with their x, of which `starts` says which begin a row. */
 static __device__ __forceinline__ void add_four(decant_entry_walk &walk, const four_entries &four,
-                                                uint32_t starts)
+                                                const uint4 &x, uint32_t starts)
 {
-    const float2 low = __half22float2(*(const __half2 *)&four.values.x);
-    const float2 high = __half22float2(*(const __half2 *)&four.values.y);
-    decant_walk_on(&walk, starts & 1, low.x, __uint_as_float(four.columns.x << 16));
-    decant_walk_on(&walk, starts & 2, low.y, __uint_as_float(four.columns.y << 16));
-    decant_walk_on(&walk, starts & 4, high.x, __uint_as_float(four.columns.z << 16));
-    decant_walk_on(&walk, starts & 8, high.y, __uint_as_float(four.columns.w << 16));
+    decant_walk_on(&walk, starts & 1, value_of(four.words.x), __uint_as_float(x.x << 16));
+    decant_walk_on(&walk, starts & 2, value_of(four.words.y), __uint_as_float(x.y << 16));
+    decant_walk_on(&walk, starts & 4, value_of(four.words.z), __uint_as_float(x.z << 16));
+    decant_walk_on(&walk, starts & 8, value_of(four.words.w), __uint_as_float(x.w << 16));
 }
 
 /* A lane's run of entries, [begin, end). */

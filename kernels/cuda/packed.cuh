@@ -19,6 +19,7 @@ typedef struct decant_packed_view {
     const __half *levels;   /* [rows, 2^bits] */
     const uint32_t *row_offsets, *sparse_columns;
     const __half *sparse_values;
+    const uint32_t *sparse_entries; /* or NULL; joined_entries.cu */
     int rows, columns, bits, words;
 } decant_packed_view;
 
@@ -29,6 +30,7 @@ static inline decant_packed_view decant_packed_view_of(const decant_packed_matri
             packed->sparse.row_offsets,
             packed->sparse.columns,
             (const __half *)packed->sparse_values,
+            packed->sparse_entries,
             (int)packed->rows,
             (int)packed->columns,
             packed->bits,

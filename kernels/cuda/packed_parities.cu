@@ -31,7 +31,7 @@
 
 /* ---- the kernel ---- */
 
-template <int BITS, int TOKENS, bool WHOLE, int RING, bool SPARSE>
+template <int BITS, int TOKENS, bool WHOLE, int RING, bool SPARSE, bool AHEAD>
 __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 : 1)
     packed_parities_kernel(const __grid_constant__ parities_call call)
 {
@@ -54,12 +54,7 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
     if (SPARSE)
         offsets = decant_load_sparse_offsets(packed, share.first_tile * TILE_ROWS, rows);
     plane_source source = source_of<BITS>(packed, share, run.first / share.units, run.first % share.units);
-#pragma unroll 1
-    for (int i = 0; i < STAGES<BITS, RING> - 1; i++) {
-        if (i < run.count)
-            fetch_unit<BITS, WHOLE>(packed, share, source, ring + i * UNIT_BYTES<BITS>);
-        decant_copy_commit();
-    }
+    open_ring<BITS, WHOLE, RING, AHEAD>(call, share, run, source, ring);
     decant_let_next_kernel_begin();
     decant_sparse_rows sparse = {};
     warp_chunks chunks = {};
@@ -80,7 +75,7 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
     decant_wait_for_earlier_kernels();
     make_operands<TOKENS, SPARSE>(call, share, figures, base + layout.operands, base + layout.x);
     __syncthreads(); /* operands and coefficients are there */
-    add_units<BITS, TOKENS, WHOLE, RING, SPARSE>(
+    add_units<BITS, TOKENS, WHOLE, RING, SPARSE, AHEAD>(
         call, share, run, source, ring, coefficients, parts + warp * TILE_ROWS * TOKENS,
         base + layout.operands + lane_bytes, sparse, chunks, shared + layout.x);
     int window = 0;
@@ -99,8 +94,7 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
 
 template <int BITS, int TOKENS> static size_t shared_bytes(const parities_call &call)
 {
-    const int tiles = (tiles_of(call.packed.rows) + call.blocks - 1) / call.blocks;
-    return (size_t)layout_of<BITS, TOKENS>(call, tiles, units_of(call.packed.words)).total;
+    return (size_t)layout_of<BITS, TOKENS>(call, call.tiles, units_of(call.packed.words)).total;
 }
 
 /* A ring that leaves the multiprocessor to two blocks, so that the next kernel may begin beside this one; where
@@ -123,8 +117,9 @@ static bool choose_ring(const decant_cuda *cuda, parities_call *call)
 template <int BITS, int TOKENS> static bool choose_layout(const decant_cuda *cuda, parities_call *call)
 {
     call->groups = (call->tokens + TOKENS - 1) / TOKENS;
-    call->blocks = blocks_of(cuda, call->packed.rows);
+    share_tiles(cuda, call);
     call->window = (int)(call->entries / DECANT_CHUNK * 4 / call->blocks) + WINDOW_LEAST;
+    call->pairs = TOKENS == 1 && !call->sparse ? pairs_of(BITS, units_of_warp(*call)) : 0;
     if (!call->sparse)
         return choose_ring<BITS, TOKENS, false>(cuda, call);
     call->x_in_shared = true;
@@ -134,10 +129,13 @@ template <int BITS, int TOKENS> static bool choose_layout(const decant_cuda *cud
     return choose_ring<BITS, TOKENS, true>(cuda, call);
 }
 
-template <int BITS, int TOKENS, bool WHOLE, int RING, bool SPARSE>
+template <int BITS, int TOKENS, bool WHOLE, int RING, bool SPARSE, bool AHEAD = false>
 static cudaError_t launch_ring(decant_cuda_context *context, const parities_call &call)
 {
-    return decant_launch_early(context, packed_parities_kernel<BITS, TOKENS, WHOLE, RING, SPARSE>,
+    if constexpr (CAN_ASK_AHEAD<BITS, WHOLE> && TOKENS == 1 && !SPARSE && !AHEAD)
+        if (call.pairs > 0)
+            return launch_ring<BITS, TOKENS, WHOLE, RING, SPARSE, true>(context, call);
+    return decant_launch_early(context, packed_parities_kernel<BITS, TOKENS, WHOLE, RING, SPARSE, AHEAD>,
                                (unsigned)(call.blocks * call.groups), THREADS, shared_bytes<BITS, TOKENS>(call),
                                call);
 }
@@ -204,8 +202,8 @@ bool decant_cuda_packed_has_parities(decant_backend *backend, decant_matrix x,
     const bool is_aligned =
         !sparse || ((uintptr_t)packed->sparse.columns % 16 == 0 && (uintptr_t)packed->sparse_values % 16 == 0);
     return context->capability < CAPABILITY_END && packed->bits <= PLANES_MAXIMUM &&
-           packed->columns <= COLUMNS_MAXIMUM && x.element == DECANT_BF16 && is_aligned &&
-           decant_has_vectors<__nv_bfloat16>(x.columns, x.data) &&
+           packed->columns <= COLUMNS_MAXIMUM && packed->rows <= ROWS_MAXIMUM && x.element == DECANT_BF16 &&
+           is_aligned && decant_has_vectors<__nv_bfloat16>(x.columns, x.data) &&
            fits_width(&context->shared, call_of(x, packed, sparse));
 }
 

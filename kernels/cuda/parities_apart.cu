@@ -1,7 +1,7 @@
 /* y = x ŵᵀ for one token, dense and sparse: what packed_parities.cu does, with four more warps in each block
- * that take the sparse part (entry_runs.h) while the others take the codes. These run as they do where there
- * is no sparse part, but that they leave a copy of x in shared memory; the two meet once more, when the rows
- * are finished.
+ * that take the sparse part (entry_runs.h), whose entries are a word each (joined_entries.cu), while the others
+ * take the codes. These run as they do where there is no sparse part, but that they leave a copy of x in shared
+ * memory; the two meet once more, when the rows are finished.
  *
  * While codes are on their way, what a lane reads from memory comes after those that have been asked for, a
  * microsecond or two later: what counts is how many entries are asked for before they are due. The first ones
@@ -26,7 +26,11 @@ enum {
     X_BARRIER = CODES_BARRIER + 1, /* of all, once x lies in shared memory */
     ENTRIES_BARRIER = 3,
     ROWS_BARRIER = 4,       /* of all, before rows are finished */
+    LONG_RUN = 32,          /* entries of a lane */
     OWN_STATIC_BYTES = 256, /* of shared memory, at most */
+    /* Shared memory is had in steps (CUDA C++ Programming Guide, compute capability 9.0): without these bytes
+     * of it, the first cache has 60 KB instead of 28. */
+    FIRST_CACHE_BYTES = 32 << 10,
 };
 
 static_assert(TILES_MAXIMUM * TILE_ROWS <= 2 * ENTRY_LANES, "a lane has two rows of the block at most");
@@ -38,10 +42,16 @@ template <int BITS> constexpr int ENTRIES_REGISTERS = 240 - 2 * CODES_REGISTERS<
 
 /* Fours of entries that a lane has asked for before they are due, and that it takes at a time, as registers
  * allow. */
-template <int BITS> constexpr int FOURS = BITS == 4 ? 2 : 4;
+template <int BITS> constexpr int FOURS = BITS == 4 ? 2 : 8;
 template <int BITS> constexpr int GROUP = BITS == 4 ? 1 : 2;
 
 /* ---- the entries ---- */
+
+/* x of an entry in its copy, bits of a BF16. */
+static __device__ __forceinline__ uint32_t x_of(const unsigned char *x, uint32_t entry)
+{
+    return *(const uint16_t *)(x + x_offset(entry & 0xffffu));
+}
 
 /* Takes the run, whose first fours have been asked for. x: the copy. */
 template <int BITS>
@@ -57,26 +67,21 @@ static __device__ __forceinline__ void take_run(const decant_packed_view &packed
         for (int group = 0; group < FOURS<BITS>; group += GROUP<BITS>) {
             if (batch + group * DECANT_FOUR >= run.end)
                 break;
-            four_entries fours[GROUP<BITS>];
+            uint4 of_x[GROUP<BITS>];
 #pragma unroll
             for (int i = 0; i < GROUP<BITS>; i++) {
                 const int entry = batch + (group + i) * DECANT_FOUR;
-                fours[i] = ahead[group + i];
                 if (entry + DECANT_FOUR > run.end)
-                    drop_entries(fours[i], run.end - entry, DECANT_FOUR);
-                gather_x(fours[i], [=](uint32_t column) {
-                    return (uint32_t) * (const uint16_t *)(x + x_offset(column));
-                });
+                    drop_entries(ahead[group + i], run.end - entry, DECANT_FOUR);
+                of_x[i] = gather_x(ahead[group + i], [=](uint32_t entry) { return x_of(x, entry); });
             }
 #pragma unroll
             for (int i = 0; i < GROUP<BITS>; i++) {
                 const int next = batch + BATCH + (group + i) * DECANT_FOUR;
-                if (next < run.end)
+                add_four(walk, ahead[group + i], of_x[i], starts >> (group + i) * DECANT_FOUR);
+                if (next < run.end) /* into the same registers */
                     ahead[group + i] = read_four(packed, run.base + next);
             }
-#pragma unroll
-            for (int i = 0; i < GROUP<BITS>; i++)
-                add_four(walk, fours[i], starts >> (group + i) * DECANT_FOUR);
         }
     }
     decant_walk_to_end(&walk);
@@ -138,10 +143,8 @@ static __device__ __forceinline__ void sum_entries(const parities_call &call, co
         if (before > i * DECANT_FOUR)
             drop_entries(ahead[i], 0, before - i * DECANT_FOUR);
     const decant_entry_walk walk = decant_walk_from(&runs, with_entries, lane, run.begin + before);
-    if (length > FOURS<BITS> * DECANT_FOUR) {
-        prefetch_elements(packed.sparse_columns + base, end_of_block, lane);
-        prefetch_elements(packed.sparse_values + base, end_of_block, lane);
-    }
+    if (length > FOURS<BITS> * DECANT_FOUR)
+        prefetch_elements(packed.sparse_entries + base, end_of_block, lane);
 
     wait_at_barrier<X_BARRIER, BLOCK_THREADS>();
     if (run.begin < run.end)
@@ -156,7 +159,7 @@ static __device__ __forceinline__ void sum_entries(const parities_call &call, co
 
 /* The parts of the block's rows, by the warps of the codes: the dense kernel of packed_parities.cu up to the
  * end of its units. */
-template <int BITS, bool WHOLE, int RING>
+template <int BITS, bool WHOLE, int RING, bool AHEAD>
 static __device__ __forceinline__ void add_codes(const parities_call &call, const block_share &share,
                                                  unsigned char *shared, token_figures<1> &figures)
 {
@@ -169,12 +172,7 @@ static __device__ __forceinline__ void add_codes(const parities_call &call, cons
     const uint32_t ring = base + layout.rings + lane_bytes + warp * STAGES<BITS, RING> * UNIT_BYTES<BITS>;
     const own_levels<BITS> levels = load_levels<BITS>(packed, share);
     plane_source source = source_of<BITS>(packed, share, run.first / share.units, run.first % share.units);
-#pragma unroll 1
-    for (int i = 0; i < STAGES<BITS, RING> - 1; i++) {
-        if (i < run.count)
-            fetch_unit<BITS, WHOLE>(packed, share, source, ring + i * UNIT_BYTES<BITS>);
-        decant_copy_commit();
-    }
+    open_ring<BITS, WHOLE, RING, AHEAD>(call, share, run, source, ring);
     decant_let_next_kernel_begin();
     transform_levels<BITS>(levels, share, coefficients);
     for (int i = threadIdx.x; i < share.tiles * TILE_PARTS<1>; i += THREADS)
@@ -183,12 +181,12 @@ static __device__ __forceinline__ void add_codes(const parities_call &call, cons
     make_operands<1, true, CODES_BARRIER, ENTRY_LANES>(call, share, figures, base + layout.operands,
                                                        base + layout.x);
     wait_at_barrier<CODES_BARRIER, THREADS>(); /* operands and coefficients are there */
-    add_units<BITS, 1, WHOLE, RING, false>(call, share, run, source, ring, coefficients,
-                                           parts + warp * TILE_ROWS, base + layout.operands + lane_bytes, {},
-                                           {}, NULL);
+    add_units<BITS, 1, WHOLE, RING, false, AHEAD>(call, share, run, source, ring, coefficients,
+                                                  parts + warp * TILE_ROWS, base + layout.operands + lane_bytes,
+                                                  {}, {}, NULL);
 }
 
-template <int BITS, bool WHOLE, int RING>
+template <int BITS, bool WHOLE, int RING, bool AHEAD>
 __global__ void __launch_bounds__(BLOCK_THREADS, 2)
     parities_apart_kernel(const __grid_constant__ parities_call call)
 {
@@ -205,7 +203,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 2)
             arrive_at_barrier<ROWS_BARRIER, BLOCK_THREADS>();
         } else {
             decant_registers_raise<CODES_REGISTERS<BITS>>();
-            add_codes<BITS, WHOLE, RING>(call, share, shared, figures);
+            add_codes<BITS, WHOLE, RING, AHEAD>(call, share, shared, figures);
             wait_at_barrier<ROWS_BARRIER, BLOCK_THREADS>();
             finish_rows<BITS, 1>(call, share, figures, (const float *)(shared + share.layout.coefficients),
                                  (const float *)(shared + share.layout.parts),
@@ -219,27 +217,41 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 2)
 /* The arrays of the entries come behind those of the codes. */
 template <int BITS> static size_t shared_bytes(const parities_call &call)
 {
-    const int tiles = (tiles_of(call.packed.rows) + call.blocks - 1) / call.blocks;
-    return (size_t)layout_of<BITS, 1>(call, tiles, units_of(call.packed.words)).total +
-           (size_t)decant_entry_runs_bytes(tiles * TILE_ROWS, ENTRY_LANES);
+    return (size_t)layout_of<BITS, 1>(call, call.tiles, units_of(call.packed.words)).total +
+           (size_t)decant_entry_runs_bytes(call.tiles * TILE_ROWS, ENTRY_LANES);
 }
 
-/* Two blocks to a multiprocessor before the dense product's ring. Where runs are far longer than what lanes ask
- * for before they wait, the longest ring instead, which leaves room for one block, mostly, and the more of it
- * to the first cache. False where not even one block fits. */
+/* Where runs of entries are longer than what lanes ask for before they wait, the longest ring, which leaves
+ * room for one block, mostly, and the more of it to the first cache. Else two blocks share a multiprocessor:
+ * with the dense product's ring where a warp's units all fit that; with a shorter one that leaves the first
+ * cache the room it needs below four bits, where more entries wait for it (tests/bench/DECODE.md has the
+ * figures). False where not even one block fits. */
 template <int BITS> static bool choose_apart(const decant_cuda *cuda, parities_call *call)
 {
-    constexpr int DENSE_RING = FIRST_RING<BITS, 1, false>, IN_FLIGHT = FOURS<BITS> * DECANT_FOUR;
+    constexpr int DENSE_RING = FIRST_RING<BITS, 1, false>;
     call->sparse = false; /* what the layout of the codes is to leave room for */
     call->x_in_shared = true;
     call->groups = 1;
-    call->blocks = blocks_of(cuda, call->packed.rows);
-    const bool is_long = call->entries / call->blocks > 2 * ENTRY_LANES * IN_FLIGHT;
+    share_tiles(cuda, call);
+    const int units = units_of_warp(*call);
+    const bool is_long = call->entries / call->blocks > LONG_RUN * ENTRY_LANES;
+    const bool is_short = units < STAGES<BITS, DENSE_RING>;
     const size_t half = room_of(cuda, 2, OWN_STATIC_BYTES), all = room_of(cuda, 1, OWN_STATIC_BYTES);
+    const size_t less = half - FIRST_CACHE_BYTES / 2;
     const struct {
         int ring;
         size_t room;
-    } choices[] = {{RING_LONG, is_long ? all : 0}, {DENSE_RING, half}, {RING_MEDIUM, half}, {DENSE_RING, all}};
+    } choices[] = {{RING_LONG, is_long ? all : 0},
+                   {DENSE_RING, is_short   ? half
+                                : BITS > 2 ? less
+                                           : 0},
+                   {RING_MEDIUM, BITS == 4   ? half
+                                 : BITS == 3 ? less
+                                             : 0},
+                   {RING_SHORT, half},
+                   {RING_LONG, all},
+                   {RING_SHORT, all}};
+    call->pairs = pairs_of(BITS, units);
     for (const auto &choice : choices) {
         call->ring = choice.ring;
         if (shared_bytes<BITS>(*call) <= choice.room)
@@ -248,18 +260,22 @@ template <int BITS> static bool choose_apart(const decant_cuda *cuda, parities_c
     return false;
 }
 
-template <int BITS, bool WHOLE, int RING>
+template <int BITS, bool WHOLE, int RING, bool AHEAD = false>
 static cudaError_t launch_ring(decant_cuda_context *context, const parities_call &call)
 {
-    return decant_launch_early(context, parities_apart_kernel<BITS, WHOLE, RING>, (unsigned)call.blocks,
+    if constexpr (CAN_ASK_AHEAD<BITS, WHOLE> && BITS < 4 && !AHEAD) /* registers are short at four */
+        if (call.pairs > 0)
+            return launch_ring<BITS, WHOLE, RING, true>(context, call);
+    return decant_launch_early(context, parities_apart_kernel<BITS, WHOLE, RING, AHEAD>, (unsigned)call.blocks,
                                BLOCK_THREADS, shared_bytes<BITS>(call), call);
 }
 
 template <int BITS, bool WHOLE>
 static cudaError_t launch_whole(decant_cuda_context *context, const parities_call &call)
 {
-    return call.ring == RING_MEDIUM ? launch_ring<BITS, WHOLE, RING_MEDIUM>(context, call)
-                                    : launch_ring<BITS, WHOLE, RING_LONG>(context, call);
+    return call.ring == RING_SHORT    ? launch_ring<BITS, WHOLE, RING_SHORT>(context, call)
+           : call.ring == RING_MEDIUM ? launch_ring<BITS, WHOLE, RING_MEDIUM>(context, call)
+                                      : launch_ring<BITS, WHOLE, RING_LONG>(context, call);
 }
 
 template <int BITS> static cudaError_t launch(decant_cuda_context *context, parities_call call)
@@ -272,7 +288,7 @@ template <int BITS> static cudaError_t launch(decant_cuda_context *context, pari
 
 bool decant_cuda_has_parities_apart(const decant_cuda_context *context, parities_call call)
 {
-    if (!context->has_wgmma || !call.sparse || call.tokens != 1)
+    if (!context->has_wgmma || !call.sparse || !call.packed.sparse_entries || call.tokens != 1)
         return false;
     return call.packed.bits == 2   ? choose_apart<2>(&context->shared, &call)
            : call.packed.bits == 3 ? choose_apart<3>(&context->shared, &call)

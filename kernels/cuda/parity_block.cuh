@@ -45,12 +45,15 @@ typedef struct parities_call {
     __nv_bfloat16 *y;       /* [tokens, rows] */
     int tokens, groups;     /* groups of tokens, each for other blocks */
     int blocks;             /* of one group */
+    int tiles;              /* of a block, at most */
+    uint64_t tile_step;     /* tiles a block, times 2³² and rounded up: blocks start without a division */
     int ring;               /* planes of units in a warp's ring */
     bool sparse;
     bool x_in_shared; /* for the sparse part */
     int window;       /* chunks of the sparse part that a block has room for */
     int64_t entries;  /* of the matrix */
     bool accumulate;
+    int pairs; /* of units that a warp asks for beyond its ring before x is there */
 } parities_call;
 
 /* Where a block's arrays lie in shared memory, in bytes. */
@@ -187,10 +190,10 @@ static __device__ __forceinline__ plane_source source_of(const decant_packed_vie
 }
 
 /* Starts copying a lane's words of one unit to its place in a slot and goes on to the next. WHOLE: rows of
- * planes can be read sixteen bytes at a time. */
-template <int BITS, bool WHOLE>
+ * planes can be read sixteen bytes at a time. ONCE: by `policy`, which is decant_policy_of_once. */
+template <int BITS, bool WHOLE, bool ONCE>
 static __device__ __forceinline__ void fetch_unit(const decant_packed_view &packed, const block_share &share,
-                                                  plane_source &source, uint32_t target)
+                                                  plane_source &source, uint32_t target, uint64_t policy)
 {
     const int member = threadIdx.x / DECANT_WARP % TEAM<BITS>;
     const int left = packed.words - (source.unit * UNIT_WORDS + (int)threadIdx.x % 4 * LANE_WORDS);
@@ -198,7 +201,9 @@ static __device__ __forceinline__ void fetch_unit(const decant_packed_view &pack
     target += member * OPERAND_BYTES;
 #pragma unroll
     for (int bit = 0; bit < BITS; bit += TEAM<BITS>, words += TEAM<BITS> * packed.words) {
-        if constexpr (WHOLE) {
+        if constexpr (WHOLE && ONCE) {
+            decant_copy_line_16(target + bit * OPERAND_BYTES, words, left > 0, policy);
+        } else if constexpr (WHOLE) {
             decant_copy_line_16(target + bit * OPERAND_BYTES, words, left > 0);
         } else {
 #pragma unroll
@@ -309,59 +314,98 @@ store_planes(uint32_t operands, int word, const uint4 (&vectors)[DECANT_PLANE_VE
     return sum;
 }
 
-/* Where column `column` of a token's x lies in shared memory: the sixteen bytes of a word's columns that its
- * thread stores at a time fall into other banks than its neighbours'. */
+/* Where column `column` of a token's x lies in its copy in shared memory: the sixteen bytes that a thread takes
+ * of its word's 64 at a time fall into other banks than its neighbours'. */
 static __device__ __forceinline__ uint32_t x_offset(uint32_t column)
 {
     return column * 2 ^ (column >> 6 & 3) << 4;
 }
 
-static __device__ __forceinline__ void store_columns(uint32_t x, int word,
-                                                     const uint4 (&vectors)[DECANT_PLANE_VECTORS])
+/* Columns of 32 words of a token, from first_word on, by a warp that reads whole cache lines: vectors[i] of a
+ * lane are the eight columns of number 32 i + lane. Zeros beyond the last column. */
+static __device__ __forceinline__ void load_lines(uint4 (&vectors)[DECANT_PLANE_VECTORS],
+                                                  const __nv_bfloat16 *x, int first_word, int columns)
 {
+    const int first = first_word * DECANT_PLANE_COLUMNS + (int)threadIdx.x % DECANT_WARP * 8;
+#pragma unroll
+    for (int i = 0; i < DECANT_PLANE_VECTORS; i++) {
+        const int column = first + i * DECANT_WARP * 8;
+        vectors[i] = column < columns ? *(const uint4 *)(x + column) : make_uint4(0, 0, 0, 0);
+    }
+}
+
+/* What load_lines has read, to the copy of x, which ends with `words`. */
+static __device__ __forceinline__ void store_lines(uint32_t copy, int first_word, int words,
+                                                   const uint4 (&vectors)[DECANT_PLANE_VECTORS])
+{
+    const int first = first_word * DECANT_PLANE_COLUMNS + (int)threadIdx.x % DECANT_WARP * 8;
 #pragma unroll
     for (int i = 0; i < DECANT_PLANE_VECTORS; i++)
-        store_shared(x + x_offset(word * DECANT_PLANE_COLUMNS + i * 8), vectors[i]);
+        if (first + i * DECANT_WARP * 8 < words * DECANT_PLANE_COLUMNS)
+            store_shared(copy + x_offset(first + i * DECANT_WARP * 8), vectors[i]);
+}
+
+/* Turns the copy of x into planes, in steps of as many words as there are threads, and returns the sum of the
+ * values of a thread's words. The copy may be the operands themselves: the 32 words that a warp takes at a time
+ * lie in the same bytes as their planes. */
+static __device__ __forceinline__ int turn_to_planes(uint32_t operands, uint32_t copy, int words, float factor)
+{
+    int sum = 0;
+#pragma unroll 1
+    for (int first = (int)threadIdx.x & -DECANT_WARP; first < words; first += THREADS) {
+        const int word = first + (int)threadIdx.x % DECANT_WARP;
+        uint4 vectors[DECANT_PLANE_VECTORS] = {};
+        if (word < words)
+#pragma unroll
+            for (int i = 0; i < DECANT_PLANE_VECTORS; i++)
+                vectors[i] = load_shared(copy + x_offset(word * DECANT_PLANE_COLUMNS + i * 8));
+        __syncwarp();
+        if (word < words)
+            sum = store_planes(operands, word, vectors, factor, sum);
+    }
+    return sum;
 }
 
 /* The operands of x of the block's tokens, and x itself where the sparse part finds it in shared memory, by
  * THREADS threads together, which are the whole block or meet at barrier BARRIER; one inside, and one must
- * follow. READERS other threads wait at the barrier behind that for the copy of x. A thread takes 32 columns at
- * a time and keeps the first ones between looking for the largest and turning them to planes. */
+ * follow. READERS other threads wait at the barrier behind that for the copy of x. */
 template <int TOKENS, bool SPARSE, int BARRIER = 0, int READERS = 0>
 static __device__ __forceinline__ void make_operands(const parities_call &call, const block_share &share,
                                                      token_figures<TOKENS> &figures, uint32_t operands,
                                                      uint32_t x_copy)
 {
-    constexpr int KEPT = TOKENS == 1 ? 3 : 1;
+    constexpr int AT_ONCE = TOKENS == 1 ? 3 : 1; /* loads of 32 words, of each token */
     const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
     const int columns = call.packed.columns, words = share.units * UNIT_WORDS;
-    const uint32_t x_copy_bytes = words * DECANT_PLANE_COLUMNS * 2;
-    uint4 kept[TOKENS][KEPT][DECANT_PLANE_VECTORS];
+    const int own = warp * DECANT_WARP; /* the warp's first word; the next come THREADS words later */
+    const uint32_t token_bytes = words * DECANT_PLANE_COLUMNS * 2;
+    const uint32_t copies = SPARSE && call.x_in_shared ? x_copy : operands;
+    uint4 ahead[TOKENS][AT_ONCE][DECANT_PLANE_VECTORS];
+#pragma unroll
+    for (int token = 0; token < TOKENS; token++)
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            if (own + i * THREADS < words)
+                load_lines(ahead[token][i],
+                           call.x + (int64_t)min(share.first_token + token, call.tokens - 1) * columns,
+                           own + i * THREADS, columns);
 #pragma unroll
     for (int token = 0; token < TOKENS; token++) {
         const __nv_bfloat16 *x = call.x + (int64_t)min(share.first_token + token, call.tokens - 1) * columns;
-#pragma unroll
-        for (int i = 0; i < KEPT; i++)
-            decant_load_columns(kept[token][i], x, (threadIdx.x + i * THREADS) * DECANT_PLANE_COLUMNS, columns);
-    }
-#pragma unroll
-    for (int token = 0; token < TOKENS; token++) {
-        const __nv_bfloat16 *x = call.x + (int64_t)min(share.first_token + token, call.tokens - 1) * columns;
+        const uint32_t copy = copies + token * token_bytes;
         uint32_t largest = 0;
 #pragma unroll
-        for (int i = 0; i < KEPT; i++) {
-            const int word = threadIdx.x + i * THREADS;
-            largest = decant_largest_bits(largest, kept[token][i]);
-            if (SPARSE && call.x_in_shared && word < words)
-                store_columns(x_copy + token * x_copy_bytes, word, kept[token][i]);
-        }
-        for (int word = threadIdx.x + KEPT * THREADS; word < words; word += THREADS) {
+        for (int i = 0; i < AT_ONCE; i++)
+            if (own + i * THREADS < words) {
+                store_lines(copy, own + i * THREADS, words, ahead[token][i]);
+                largest = decant_largest_bits(largest, ahead[token][i]);
+            }
+#pragma unroll 1
+        for (int first = own + AT_ONCE * THREADS; first < words; first += THREADS) {
             uint4 vectors[DECANT_PLANE_VECTORS];
-            decant_load_columns(vectors, x, word * DECANT_PLANE_COLUMNS, columns);
+            load_lines(vectors, x, first, columns);
+            store_lines(copy, first, words, vectors);
             largest = decant_largest_bits(largest, vectors);
-            if (SPARSE && call.x_in_shared)
-                store_columns(x_copy + token * x_copy_bytes, word, vectors);
         }
         largest = __reduce_max_sync(DECANT_ALL_LANES, max(largest & 0xffffu, largest >> 16));
         if (lane == 0)
@@ -375,22 +419,8 @@ static __device__ __forceinline__ void make_operands(const parities_call &call, 
         wait_at_barrier<BARRIER, THREADS>();
 #pragma unroll
     for (int token = 0; token < TOKENS; token++) {
-        const __nv_bfloat16 *x = call.x + (int64_t)min(share.first_token + token, call.tokens - 1) * columns;
-        const uint32_t target = operands + token * share.units * PRODUCTS * OPERAND_BYTES;
         const float factor = decant_fixed_point_factor(largest_of(figures, token));
-        int sum = 0;
-#pragma unroll 1
-        for (int word = threadIdx.x; word < words; word += THREADS) {
-            sum = store_planes(target, word, kept[token][0], factor, sum);
-#pragma unroll
-            for (int i = 0; i + 1 < KEPT; i++)
-#pragma unroll
-                for (int j = 0; j < DECANT_PLANE_VECTORS; j++)
-                    kept[token][i][j] = kept[token][i + 1][j];
-            if (word + KEPT * THREADS < words)
-                decant_load_columns(kept[token][KEPT - 1], x, (word + KEPT * THREADS) * DECANT_PLANE_COLUMNS,
-                                    columns);
-        }
+        int sum = turn_to_planes(operands + token * token_bytes, copies + token * token_bytes, words, factor);
         sum = __reduce_add_sync(DECANT_ALL_LANES, sum);
         if (lane == 0)
             figures.sums[token][warp] = sum;

@@ -11,6 +11,7 @@ enum {
     PLANES_MAXIMUM = 6,      /* of codes */
     BLOCKS_EACH = 1,         /* of one group of tokens, to a multiprocessor */
     COLUMNS_MAXIMUM = 65536, /* the sum of a token's fixed-point values must fit an int */
+    ROWS_MAXIMUM = 1 << 23,  /* share_tiles */
     CAPABILITY_END = 100,    /* later devices have no binary tensor cores */
     RESERVED_BYTES = 1024,   /* of shared memory, for each block beyond what it asks for */
     STATIC_BYTES = 1024,     /* of a block, beside its layout, at most */
@@ -26,6 +27,31 @@ static int blocks_of(const decant_cuda *cuda, int rows)
     const int tiles = tiles_of(rows), least = (tiles + TILES_MAXIMUM - 1) / TILES_MAXIMUM;
     const int blocks = BLOCKS_EACH * cuda->multiprocessors;
     return blocks < least ? least : blocks < tiles ? blocks : tiles;
+}
+
+/* Blocks share the tiles evenly: block b begins with tile ⌊b tiles / blocks⌋, which b tile_step / 2³² is, too,
+ * as long as there are fewer than 2¹⁶ blocks: what is added by rounding up stays below 1 / blocks. */
+static inline void share_tiles(const decant_cuda *cuda, parities_call *call)
+{
+    const int tiles = tiles_of(call->packed.rows);
+    call->blocks = blocks_of(cuda, call->packed.rows);
+    call->tiles = (tiles + call->blocks - 1) / call->blocks;
+    call->tile_step = ((uint64_t)tiles << 32) / (uint64_t)call->blocks + 1;
+}
+
+/* Units of a warp, one token. */
+static inline int units_of_warp(const parities_call &call)
+{
+    return call.tiles * units_of(call.packed.words) / WARPS;
+}
+
+/* Whether a warp may ask the L2 cache for units beyond its ring: lanes share a row's planes by four. */
+template <int BITS, bool WHOLE> constexpr bool CAN_ASK_AHEAD = WHOLE &&BITS <= 4;
+
+/* Pairs of units to ask for beyond the ring, where runs of units are long (tests/bench/DECODE.md). */
+static inline int pairs_of(int bits, int units)
+{
+    return bits > 4 || units < 16 ? 0 : bits == 4 ? 1 : 2;
 }
 
 /* Dynamic shared memory of a block that has so many bytes beside it, where so many blocks are to share a

@@ -11,12 +11,13 @@ template <int BITS, int TOKENS>
 static __device__ __forceinline__ block_share share_of(const parities_call &call)
 {
     block_share share;
-    const int tiles = tiles_of(call.packed.rows), block = blockIdx.x / call.groups;
-    share.first_tile = (int)((int64_t)block * tiles / call.blocks);
-    share.tiles = (int)((int64_t)(block + 1) * tiles / call.blocks) - share.first_tile;
+    const int group = call.groups == 1 ? 0 : blockIdx.x % call.groups;
+    const int block = call.groups == 1 ? blockIdx.x : blockIdx.x / call.groups;
+    share.first_tile = (int)(block * call.tile_step >> 32);
+    share.tiles = (int)((block + 1) * call.tile_step >> 32) - share.first_tile;
     share.units = units_of(call.packed.words);
-    share.first_token = blockIdx.x % call.groups * TOKENS;
-    share.layout = layout_of<BITS, TOKENS>(call, (tiles + call.blocks - 1) / call.blocks, share.units);
+    share.first_token = group * TOKENS;
+    share.layout = layout_of<BITS, TOKENS>(call, call.tiles, share.units);
     return share;
 }
 
@@ -107,23 +108,58 @@ static __device__ __forceinline__ int add_windows(const parities_call &call, con
 
 /* ---- a warp's run ---- */
 
+/* Asks the L2 cache for the next units of a run, call.pairs times two, which share cache lines; lane by lane a
+ * plane of a row. What passes through the cache meanwhile must not drive them out: decant_policy_of_once. */
+template <int BITS>
+static __device__ __forceinline__ void ask_ahead(const parities_call &call, const block_share &share,
+                                                 plane_source source)
+{
+    const int bit = threadIdx.x % 4;
+#pragma unroll 1
+    for (int i = 0; i < call.pairs; i++) {
+        if (bit < BITS)
+            decant_prefetch(source.words + bit * (call.packed.words - LANE_WORDS));
+        source.words += 2 * UNIT_WORDS;
+        source.unit += 2;
+        if (source.unit >= share.units)
+            source = source_of<BITS>(call.packed, share, source.tile + 1, 0);
+    }
+}
+
+/* The first units of a run start on their way. AHEAD: so do more into the L2 cache. `ring` is a lane's. */
+template <int BITS, bool WHOLE, int RING, bool AHEAD>
+static __device__ __forceinline__ void open_ring(const parities_call &call, const block_share &share,
+                                                 const warp_run &run, plane_source &source, uint32_t ring)
+{
+    const uint64_t policy = AHEAD ? decant_policy_of_once() : 0;
+#pragma unroll 1
+    for (int i = 0; i < STAGES<BITS, RING> - 1; i++) {
+        if (i < run.count)
+            fetch_unit<BITS, WHOLE, AHEAD>(call.packed, share, source, ring + i * UNIT_BYTES<BITS>, policy);
+        decant_copy_commit();
+    }
+    if constexpr (AHEAD)
+        ask_ahead<BITS>(call, share, source);
+}
+
 /* Its units, whose first copies are under way, and its chunks of the sparse part: one after every so many
  * units, which is long enough for it to have come, and those that are left in the end. `ring` and `operands`
  * are a lane's. */
-template <int BITS, int TOKENS, bool WHOLE, int RING, bool SPARSE>
+template <int BITS, int TOKENS, bool WHOLE, int RING, bool SPARSE, bool AHEAD>
 static __device__ __forceinline__ void
 add_units(const parities_call &call, const block_share &share, const warp_run &run, plane_source source,
           uint32_t ring, const float *coefficients, float *parts, uint32_t operands,
           const decant_sparse_rows &sparse, warp_chunks chunks, const unsigned char *x_copy)
 {
-    constexpr int AHEAD = STAGES<BITS, RING> - 1, RING_BYTES = STAGES<BITS, RING> * UNIT_BYTES<BITS>;
+    constexpr int FETCHED = STAGES<BITS, RING> - 1, RING_BYTES = STAGES<BITS, RING> * UNIT_BYTES<BITS>;
     const int member = TEAM<BITS> > 1 ? threadIdx.x / DECANT_WARP % TEAM<BITS> : 0;
     const int token_bytes = share.units * PRODUCTS * OPERAND_BYTES;
-    const int spacing = chunks.count > 0 ? max(run.count / chunks.count, AHEAD) : run.count + 1;
+    const int spacing = chunks.count > 0 ? max(run.count / chunks.count, FETCHED) : run.count + 1;
     int counts[TOKENS][SUBSETS_OF_WARP<BITS>][4] = {};
     int until_chunk = spacing, left = run.count;
     int unit = run.first % share.units;
-    uint32_t slot = ring, free_slot = ring + AHEAD * UNIT_BYTES<BITS>,
+    const uint64_t policy = AHEAD ? decant_policy_of_once() : 0;
+    uint32_t slot = ring, free_slot = ring + FETCHED * UNIT_BYTES<BITS>,
              x = operands + unit * PRODUCTS * OPERAND_BYTES;
     coefficients += run.first / share.units * TILE_ROWS * COEFFICIENT_STRIDE<BITS>;
     parts += run.first / share.units * TILE_PARTS<TOKENS>;
@@ -133,10 +169,10 @@ add_units(const parities_call &call, const block_share &share, const warp_run &r
         left -= units;
 #pragma unroll 1
         for (; units > 0; units--) {
-            decant_copy_wait<AHEAD - 1>();
+            decant_copy_wait<FETCHED - 1>();
             wait_for_team<BITS>();
-            if (left + units > AHEAD) /* as many are left with this one */
-                fetch_unit<BITS, WHOLE>(call.packed, share, source, free_slot);
+            if (left + units > FETCHED) /* as many are left with this one */
+                fetch_unit<BITS, WHOLE, AHEAD>(call.packed, share, source, free_slot, policy);
             decant_copy_commit();
             free_slot = slot;
             add_unit<BITS, TOKENS>(counts, slot, x, token_bytes, member);
@@ -151,7 +187,7 @@ add_units(const parities_call &call, const block_share &share, const warp_run &r
         finish_tile<BITS, TOKENS>(counts, coefficients, parts, member);
         coefficients += TILE_ROWS * COEFFICIENT_STRIDE<BITS>;
         parts += TILE_PARTS<TOKENS>;
-        x = operands;
+        x -= token_bytes; /* the operands' begin, if another tile follows */
         unit = 0;
     }
     while (SPARSE && chunks.next < chunks.count) {

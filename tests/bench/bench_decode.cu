@@ -57,7 +57,7 @@ typedef struct bench : decode_bench {
 typedef struct sparse_copies {
     std::vector<uint32_t> offsets, columns; /* host, of every copy alike */
     std::vector<__half> values;
-    std::vector<void *> device_offsets, device_columns, device_values, device_bfloats;
+    std::vector<void *> device_offsets, device_columns, device_values, device_entries, device_bfloats;
 } sparse_copies;
 
 /* ---- the packed product ---- */
@@ -80,12 +80,16 @@ static sparse_copies make_sparse(int rows, int columns, int copies)
         made.offsets.push_back((uint32_t)made.columns.size());
     }
     std::vector<__nv_bfloat16> bfloats;
+    std::vector<uint32_t> entries; /* as prepare joins them */
+    for (size_t i = 0; i < made.values.size(); i++)
+        entries.push_back(made.columns[i] | (uint32_t)__half_as_ushort(made.values[i]) << 16);
     for (__half value : made.values)
         bfloats.push_back(__float2bfloat16_rn(__half2float(value)));
     for (int i = 0; i < copies; i++) {
         made.device_offsets.push_back(to_device(made.offsets.data(), made.offsets.size() * 4));
         made.device_columns.push_back(to_device(made.columns.data(), made.columns.size() * 4));
         made.device_values.push_back(to_device(made.values.data(), made.values.size() * 2));
+        made.device_entries.push_back(to_device(entries.data(), entries.size() * 4));
         made.device_bfloats.push_back(to_device(bfloats.data(), bfloats.size() * 2));
     }
     return made;
@@ -93,8 +97,8 @@ static sparse_copies make_sparse(int rows, int columns, int copies)
 
 static void drop_sparse(sparse_copies *made)
 {
-    for (auto *all :
-         {&made->device_offsets, &made->device_columns, &made->device_values, &made->device_bfloats})
+    for (auto *all : {&made->device_offsets, &made->device_columns, &made->device_values, &made->device_entries,
+                      &made->device_bfloats})
         for (void *device : *all)
             MUST(cudaFree(device));
 }
@@ -117,6 +121,7 @@ static decant_packed_matrix packed_copy(const bench *b, int rows, int columns, i
         packed.sparse.row_offsets = (uint32_t *)sparse->device_offsets[copy];
         packed.sparse.columns = (uint32_t *)sparse->device_columns[copy];
         packed.sparse_values = (uint16_t *)sparse->device_values[copy];
+        packed.sparse_entries = (uint32_t *)sparse->device_entries[copy];
     }
     return packed;
 }

@@ -21,7 +21,7 @@ typedef struct sharing {
     int lanes, batch; /* batch: entries that a lane takes before it looks for the next rows */
 } sharing;
 
-static const sharing SHARINGS[] = {{128, 8}, {128, 16}, {256, 16}};
+static const sharing SHARINGS[] = {{128, 8}, {128, 32}, {256, 16}};
 enum { SHARING_COUNT = sizeof SHARINGS / sizeof *SHARINGS };
 
 static uint32_t next_number(uint64_t *seed)

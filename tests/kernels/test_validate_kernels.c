@@ -82,13 +82,14 @@ static void pack_sparse(decant_backend *backend, packed_case *made, sparse_form 
     free(offsets);
     free(columns);
     free(values);
+    REQUIRE(backend->validate->prepare(backend, packed, err));
 }
 
 static void drop_packed(decant_backend *backend, packed_case *made)
 {
     decant_packed_matrix *packed = &made->packed;
-    void *arrays[] = {packed->planes, packed->levels, packed->sparse.row_offsets, packed->sparse.columns,
-                      packed->sparse_values};
+    void *arrays[] = {packed->planes,         packed->levels,        packed->sparse.row_offsets,
+                      packed->sparse.columns, packed->sparse_values, packed->sparse_entries};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         backend->memory->release(backend, &arrays[i]);
     free(made->weights);
@@ -120,6 +121,13 @@ static void check_packed(decant_backend *backend, int bits, sparse_form sparse, 
     add_products(tokens, &made, x.values, expected);
     REQUIRE(backend->validate->packed_linear(backend, x.matrix, &made.packed, true, y.matrix, err));
     expect_close(backend, y.matrix, expected, "packed linear, accumulated");
+    if (made.packed.sparse_entries && tokens == 1) { /* as if nobody had prepared it */
+        backend->memory->release(backend, (void **)&made.packed.sparse_entries);
+        memset(expected, 0, (size_t)(tokens * out) * sizeof *expected);
+        add_products(tokens, &made, x.values, expected);
+        REQUIRE(backend->validate->packed_linear(backend, x.matrix, &made.packed, false, y.matrix, err));
+        expect_close(backend, y.matrix, expected, "packed linear, not prepared");
+    }
     free(expected);
     drop(backend, &x);
     drop(backend, &y);
@@ -172,6 +180,39 @@ static void packed_linear_matches_for_large_matrices(void **state)
     }
     check_packed(*state, 3, SOME_SPARSE, 9, 2944, 4000); /* blocks that begin and end within a tile of rows */
     check_packed(*state, 2, NO_SPARSE, 32, 256, 9001);
+}
+
+/* Whatever prepare adds says the same as columns and values. */
+static void prepared_entries_are_the_same(void **state)
+{
+    decant_backend *backend = *state;
+    const int64_t shapes[][2] = {{37, 640}, {3, 65536}, {2, 65568}}; /* rows, columns */
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const int64_t rows = shapes[i][0], columns = shapes[i][1];
+        uint64_t seed = 17;
+        packed_case made = {.packed = {.rows = rows, .columns = columns, .bits = 2},
+                            .weights = doubles(rows * columns)};
+        pack_sparse(backend, &made, SOME_SPARSE, &seed);
+        const decant_packed_matrix *packed = &made.packed;
+        const size_t count = (size_t)packed->sparse.count;
+        assert_true(count > 0);
+        if (columns > 65536)
+            assert_null(packed->sparse_entries);
+        if (packed->sparse_entries) {
+            uint32_t *entries = calloc(count, 4), *own_columns = calloc(count, 4);
+            uint16_t *values = calloc(count, 2);
+            assert_true(entries && own_columns && values);
+            REQUIRE(backend->memory->download(backend, entries, packed->sparse_entries, count * 4, err));
+            REQUIRE(backend->memory->download(backend, own_columns, packed->sparse.columns, count * 4, err));
+            REQUIRE(backend->memory->download(backend, values, packed->sparse_values, count * 2, err));
+            for (size_t j = 0; j < count; j++)
+                assert_int_equal(entries[j], own_columns[j] | (uint32_t)values[j] << 16);
+            free(entries);
+            free(own_columns);
+            free(values);
+        }
+        drop_packed(backend, &made);
+    }
 }
 
 /* The same call gives the same bits. */
@@ -400,6 +441,7 @@ int main(void)
         cmocka_unit_test(packed_linear_matches_at_every_width),
         cmocka_unit_test(packed_linear_matches_for_few_tokens),
         cmocka_unit_test(packed_linear_matches_for_large_matrices),
+        cmocka_unit_test(prepared_entries_are_the_same),
         cmocka_unit_test(packed_linear_repeats),
         cmocka_unit_test(packed_linear_is_precise),
         cmocka_unit_test(packed_linear_scales_each_token),

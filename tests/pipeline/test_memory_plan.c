@@ -219,6 +219,31 @@ static void replicas_quantize_what_they_own(void **state)
     assert_int_equal(alone - idle, 4 * 3 * 864 + 2 * (128 + 64) + 16 * 4 * 2 + (1 << 20));
 }
 
+/* What the sparse parts of the whole model add to what validating takes. */
+static int64_t sparse_bytes_of_validation(bool cuda)
+{
+    decant_model_config config = small_config();
+    decant_job_shape shape = small_shape(&config);
+    shape.cuda = cuda;
+    shape.validation_windows = shape.validation_batch = 1;
+    shape.validation_window = 6;
+    decant_rank_memory dense = plan_one_rank(&shape, whole_model(true, false));
+    shape.recipe.outliers = 0.25;
+    decant_rank_memory sparse = plan_one_rank(&shape, whole_model(true, false));
+    const decant_memory_bytes *with = &sparse.at[DECANT_STAGE_VALIDATE],
+                              *without = &dense.at[DECANT_STAGE_VALIDATE];
+    return with->device + with->host - without->device - without->host; /* on the CPU it is the host's */
+}
+
+static void loaded_sparse_parts_are_counted(void **state)
+{
+    (void)state;
+    /* 216 entries a block; offsets of q 16, k and v 8, o 8, gate and up 20, down 8 rows, of one more each */
+    const int64_t entries = 3 * 216, offsets = 3 * (88 + 7);
+    assert_int_equal(sparse_bytes_of_validation(false), 4 * offsets + (4 + 2) * entries);
+    assert_int_equal(sparse_bytes_of_validation(true), 4 * offsets + (4 + 2 + 4) * entries); /* and joined */
+}
+
 /* ---- what the CPU backend takes ---- */
 
 /* A job shape of a model of tests/reference on the CPU. */
@@ -369,6 +394,7 @@ int main(void)
         cmocka_unit_test(streamed_bytes_are_those_summed_by_hand),
         cmocka_unit_test(boundaries_stay_where_the_device_has_room),
         cmocka_unit_test(replicas_quantize_what_they_own),
+        cmocka_unit_test(loaded_sparse_parts_are_counted),
         cmocka_unit_test(planned_bytes_are_those_taken_on_the_cpu),
         cmocka_unit_test(guided_takes_the_planned_working_space),
     };
