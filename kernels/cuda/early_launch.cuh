@@ -37,11 +37,17 @@ template <typename Call> static cudaError_t decant_keep_shared_memory(void (*ker
                                 cudaSharedmemCarveoutMaxShared);
 }
 
-/* Shared memory of which two blocks do not fit a multiprocessor, for a kernel's static and dynamic part. */
-static inline size_t decant_more_than_half(const decant_cuda *cuda)
+/* Shared memory of which two blocks just fit a multiprocessor, for a kernel's static and dynamic part. */
+static inline size_t decant_half_of_shared(const decant_cuda *cuda)
 {
     enum { RESERVED = 1024 };
-    return (cuda->shared_memory_bytes + RESERVED) / 2 - RESERVED + 128;
+    return (cuda->shared_memory_bytes + RESERVED) / 2 - RESERVED;
+}
+
+/* And of which two do not fit. */
+static inline size_t decant_more_than_half(const decant_cuda *cuda)
+{
+    return decant_half_of_shared(cuda) + 128;
 }
 
 /* Launches a kernel of one argument that keeps to the rule above; `cluster` blocks, from capability 9.0 on,

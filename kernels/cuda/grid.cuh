@@ -11,7 +11,8 @@
 
 /* The form of a matrix in 32-bit numbers, and its arrays. */
 typedef struct decant_grid_view {
-    uint32_t *planes; /* [rows, code_bits, words] */
+    uint32_t *planes; /* [rows, code_bits, words], or the same bits arranged (grid_arranged.cuh) */
+    bool arranged;
     __half *scales, *offsets;
     const float *points; /* on the device */
     int rows, columns, dimension, code_bits, codes, words, group, groups, rotation;
@@ -25,6 +26,7 @@ static inline decant_grid_view decant_grid_view_of(const decant_grid_matrix *mat
     const decant_grid_form *form = &matrix->form;
     decant_grid_view view;
     view.planes = matrix->planes;
+    view.arranged = matrix->arranged;
     view.scales = (__half *)matrix->scales;
     view.offsets = form->has_offsets ? (__half *)matrix->offsets : NULL;
     view.points = points;
@@ -41,6 +43,12 @@ static inline decant_grid_view decant_grid_view_of(const decant_grid_matrix *mat
     view.rotation_scale = (float)(1.0 / std::sqrt((double)form->rotation));
     view.seed = form->seed;
     return view;
+}
+
+/* Whether there is more than one scale for each row. */
+static inline bool decant_grid_is_grouped(const decant_grid_matrix *matrix)
+{
+    return matrix->form.has_offsets || matrix->form.group < matrix->columns;
 }
 
 /* What point coordinate q stands for. */

@@ -12,6 +12,7 @@ extern "C" {
 decant_status decant_cuda_grid_encode(decant_backend *backend, decant_matrix weight, const float *fisher,
                                       decant_grid_scale scale, decant_grid_matrix *matrix,
                                       decant_matrix_error *error, decant_error *err);
+decant_status decant_cuda_grid_arrange(decant_backend *backend, decant_grid_matrix *matrix, decant_error *err);
 decant_status decant_cuda_grid_linear(decant_backend *backend, decant_matrix x,
                                       const decant_grid_matrix *matrix, bool accumulate, decant_matrix y,
                                       decant_error *err);

@@ -284,15 +284,6 @@ static __device__ __forceinline__ void load_scales(unit_scales<Kind> &scales, co
 
 /* ---- products ---- */
 
-static __device__ __forceinline__ uint32_t scaled(uint32_t pair, __half2 scale, __half2 offset)
-{
-    __half2 own;
-    memcpy(&own, &pair, sizeof own);
-    own = __hfma2(own, scale, offset);
-    memcpy(&pair, &own, sizeof pair);
-    return pair;
-}
-
 /* sums += the products of one unit. x: this lane's first vector of the unit. */
 template <typename Kind>
 static __device__ __forceinline__ void add_unit(float (&sums)[Kind::SUMS][4], const unit_planes<Kind> &planes,
@@ -315,13 +306,9 @@ static __device__ __forceinline__ void add_unit(float (&sums)[Kind::SUMS][4], co
             for (int half = 0; half < HALVES; half++) {
                 decoders[half].look_up(pairs[half], step, table);
                 if constexpr (Kind::GROUPED) {
-                    const __half2 scale = __low2half2(scales.pairs[half][word]),
-                                  offset = __high2half2(scales.pairs[half][word]);
 #pragma unroll
                     for (int chunk = 0; chunk < Decoder::STEP_CHUNKS; chunk++)
-#pragma unroll
-                        for (int i = 0; i < 4; i++)
-                            pairs[half][chunk][i] = scaled(pairs[half][chunk][i], scale, offset);
+                        scale_pairs(pairs[half][chunk], scales.pairs[half][word]);
                 }
             }
 #pragma unroll
@@ -351,13 +338,9 @@ static __device__ __forceinline__ float rotate_own(const tokens_call &call, uint
 {
     __shared__ int parts[WARPS];
     const int octets = call.columns / OCTET, all = octets_of(call.layout);
-    int largest = 0;
-    for (int octet = threadIdx.x; octet < octets; octet += THREADS) {
-        const uint4 vector = ((const uint4 *)call.x)[octet];
-        largest = max(largest, largest_bits_of(vector));
-        begin_rotation(work, octet, vector, signs[octet], call.rotation_bits);
-    }
-    largest = block_largest(largest, parts);
+    const int own = begin_rotation(work, (const uint4 *)call.x, octets, call.rotation_bits,
+                                   [&](int octet) { return (uint32_t)signs[octet]; });
+    const int largest = block_largest(own, parts);
     finish_rotation(work, call.columns, call.rotation_bits);
     const int exponent = exponent_for(largest, call.rotation_bits);
     const float factor = power_of_two(exponent) * call.rotation_scale;

@@ -1,21 +1,25 @@
-/* y = x ŵᵀ for 2 to 32 tokens in BF16 and a matrix on a grid of one or two dimensions and up to eight code
- * bits, rotation included, on Hopper: codes and x stream through shared memory in boxes that the copy engine
- * brings.
+/* y = x ŵᵀ for up to 32 tokens in BF16 and an arranged matrix on a grid of one or two dimensions
+ * (grid_arranged.cuh), rotation included, on Hopper: codes and x stream through shared memory in boxes that the
+ * copy engine brings.
  *
- * A step is 64 bytes of every plane of a tile of 128 rows. The steps of all row tiles are shared evenly among
- * as many blocks as run at once. Of a step a warp takes sixteen bytes of each plane of 64 rows. It first makes
- * bytes of the planes, so that their box is free again. Then it goes through the octets of columns: x is read
- * once for all its rows, codes are looked up in the table that all rows share (grid_points.cuh), and what is
- * found is an operand as it is: lane 4g + t has word t of rows g and g + 8. Where groups of columns have scales
- * of their own, pairs are scaled before the product, otherwise the sums of rows.
+ * A step is four units of sixteen tiles of eight rows. The steps of all row tiles are shared evenly among as
+ * many blocks as run at once. Of a step a warp takes one unit of 64 rows. It first takes the codes, so that
+ * their box is free again. Then it goes through the octets of columns: x is read once for all its rows, codes
+ * are looked up in the table that all rows share (grid_points.cuh), and what is found is an operand as it is:
+ * lane 4g + t has word t of rows g and g + 8. Where groups of columns have scales of their own, pairs are
+ * scaled before the product, otherwise the sums of rows.
  *
  * Two warps more ask for codes and for x ahead of time: a box is free when all its readers have left it.
  *
  * A kernel before rotates the tokens (grid_rotation.cuh) and leaves them in the order in which they are read
  * here. Tokens of several pieces are rotated by the blocks themselves, each some pieces. Nothing of the weights
  * depends on earlier work: the table and the first boxes of codes are asked for before the kernel waits for x.
- * Sums have an order that depends on shapes and the device alone: a warp's steps, the groups of columns, the
- * blocks that share a row tile. */
+ *
+ * The parts of a row tile that several blocks have are joined by the last of them; where no block has more than
+ * one step, by all of them, which wait for each other; and where clusters that have a row tile each fill nearly
+ * all multiprocessors, by the blocks of the cluster out of each other's shared memory. Sums have an order that
+ * depends on shapes and the device alone: a warp's steps, the groups of columns, the blocks that share a row
+ * tile. */
 #include "kernels/cuda/grid_boxes.h"
 
 #include "kernels/cuda/early_launch.cuh"
@@ -23,6 +27,7 @@
 #include "kernels/cuda/tensor_map.h"
 
 enum {
+    CLUSTER_MAXIMUM = 4,
     X_MOST_BYTES = 64 << 10,   /* of the slots for x */
     COLUMNS_MAXIMUM = 1 << 20, /* so that items are counted in 32 bits */
 };
@@ -64,17 +69,17 @@ template <typename Kind>
 static __device__ __forceinline__ void ask_for_codes(const boxes_call &call, ring_place &ring, uint32_t slots,
                                                      int item, int box)
 {
-    const int word = item % call.steps * STEP_WORDS;
-    int row = item / call.steps * ROWS + box * BOX_ROWS;
+    const int unit = item % call.steps * COLUMN_GROUPS;
+    int tile = item / call.steps * (ROWS / ARRANGED_ROWS) + box * BOX_ARRANGED_TILES;
     ring_place own = ring;
 #pragma unroll
     for (int group = 0; group < ROW_GROUPS; group++) {
         const uint32_t full = own.full + own.slot * 8;
         own.wait_empty();
-        decant_barrier_expect(full, (uint32_t)(call.bits * Kind::PLANE_BYTES));
-        decant_copy_boxes(slots + own.slot * Kind::CODE_BYTES, &call.codes, word * 2, row, 0, full);
+        decant_barrier_expect(full, Kind::CODE_BYTES);
+        decant_copy_boxes(slots + own.slot * Kind::CODE_BYTES, &call.codes, 0, unit, tile, full);
         own.slot += ring.slots;
-        row += WARP_TILES * TILE_ROWS;
+        tile += WARP_TILES * TILE_ROWS / ARRANGED_ROWS;
     }
     ring.advance();
 }
@@ -95,20 +100,15 @@ static __device__ __forceinline__ void ask_for_x(const boxes_call &call, ring_pl
 
 /* ---- who multiplies ---- */
 
-/* A lane's codes of a tile of rows. planes: the address of its word of plane 0 and row g. */
+/* A lane's codes of a tile of rows. units: the address of this column group's unit of its first eight rows. */
 template <typename Kind>
-static __device__ __forceinline__ void take_codes(typename Kind::Decoder (&decoders)[HALVES],
-                                                  const boxes_call &call, const unsigned char *planes)
+static __device__ __forceinline__ void take_codes(typename Kind::Decoder (&decoders)[HALVES], uint32_t units)
 {
 #pragma unroll
     for (int half = 0; half < HALVES; half++) {
-        uint32_t words[Kind::PLANES];
-#pragma unroll
-        for (int bit = 0; bit < Kind::PLANES; bit++)
-            words[bit] = bit < call.bits
-                             ? *(const uint32_t *)(planes + bit * Kind::PLANE_BYTES + half * 8 * STEP_BYTES)
-                             : 0u;
-        decoders[half].gather(words);
+        uint32_t packed[Kind::BITS];
+        read_packed<Kind::BITS>(packed, units + half * COLUMN_GROUPS * Kind::UNIT_BYTES);
+        take_packed(decoders[half], packed);
     }
 }
 
@@ -136,20 +136,6 @@ static __device__ __forceinline__ void load_scales(word_scales<Kind> &scales, co
                 scales.pairs[tile][half] = __halves2half2(
                     call.scales[place], call.offsets ? call.offsets[place] : __ushort_as_half(0));
             }
-    }
-}
-
-/* The pairs of a step under their scale and offset. */
-template <int COUNT>
-static __device__ __forceinline__ void scale_pairs(uint32_t (&pairs)[COUNT], __half2 scale_and_offset)
-{
-    const __half2 scale = __low2half2(scale_and_offset), offset = __high2half2(scale_and_offset);
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-        __half2 own;
-        memcpy(&own, &pairs[i], sizeof own);
-        own = __hfma2(own, scale, offset);
-        memcpy(&pairs[i], &own, sizeof own);
     }
 }
 
@@ -188,8 +174,9 @@ static __device__ __forceinline__ void add_octet(float (&sums)[WARP_TILES][Kind:
 typedef struct block_tools {
     point_table table;
     ring_place codes, x;
-    const unsigned char *code_slots, *x_slots;
-    float4 *exchange;
+    uint32_t code_slots; /* an address of shared memory */
+    const unsigned char *x_slots;
+    float4 *exchange, *cluster_parts;
 } block_tools;
 
 template <typename Kind>
@@ -197,11 +184,10 @@ static __device__ __forceinline__ void multiply_items(const boxes_call &call, in
                                                       const block_tools &tools)
 {
     const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
-    const int row_group = warp / COLUMN_GROUPS, column_group = warp % COLUMN_GROUPS, g = lane / ROW_LANES;
-    /* chunks of sixteen bytes are swizzled over 64 bytes by rows 2 apart */
-    const int own_word = g * STEP_BYTES + ((column_group ^ (g >> 1 & 3)) << 4) + lane % ROW_LANES * 4;
+    const int row_group = warp / COLUMN_GROUPS, column_group = warp % COLUMN_GROUPS;
     const int own_x = column_group * Kind::TILES * FRAGMENT_BYTES + lane * VECTOR_BYTES;
-    const unsigned char *code_slots = tools.code_slots + row_group * tools.codes.slots * Kind::CODE_BYTES;
+    const uint32_t code_slots =
+        tools.code_slots + row_group * tools.codes.slots * Kind::CODE_BYTES + column_group * Kind::UNIT_BYTES;
     ring_place codes = tools.codes, x = tools.x;
     codes.full += row_group * codes.slots * 8;
     codes.empty += row_group * codes.slots * 8;
@@ -216,10 +202,11 @@ static __device__ __forceinline__ void multiply_items(const boxes_call &call, in
 #pragma unroll
         for (int box = 0; box < WARP_BOXES; box++) {
             codes.wait_full();
-            const unsigned char *own = code_slots + codes.slot * Kind::CODE_BYTES + own_word;
+            const uint32_t own = code_slots + codes.slot * Kind::CODE_BYTES;
 #pragma unroll
             for (int tile = 0; tile < BOX_TILES; tile++)
-                take_codes<Kind>(decoders[box * BOX_TILES + tile], call, own + tile * TILE_ROWS * STEP_BYTES);
+                take_codes<Kind>(decoders[box * BOX_TILES + tile],
+                                 own + tile * HALVES * COLUMN_GROUPS * Kind::UNIT_BYTES);
             codes.leave();
             codes.advance();
         }
@@ -235,7 +222,7 @@ static __device__ __forceinline__ void multiply_items(const boxes_call &call, in
             x.advance();
         }
         if (item + 1 == end || (item + 1) % call.steps == 0)
-            finish_segment<Kind>(call, item / call.steps, sums, tools.exchange);
+            finish_segment<Kind>(call, item / call.steps, sums, tools.exchange, tools.cluster_parts);
     }
 }
 
@@ -243,7 +230,7 @@ static __device__ __forceinline__ void multiply_items(const boxes_call &call, in
 
 /* Where a block's arrays lie in shared memory, in bytes, behind the slots for codes. */
 typedef struct shared_layout {
-    int x, points, exchange, total;
+    int x, points, exchange, cluster_parts, total;
 } shared_layout;
 
 template <typename Kind>
@@ -254,8 +241,10 @@ static __host__ __device__ __forceinline__ shared_layout shared_layout_of(const 
     const int x_bytes = call.x_slots * Kind::X_BYTES,
               work_bytes = call.tasks > 0 ? work_place(RUN_COLUMNS) * 4 : 0;
     layout.points = layout.x + (x_bytes > work_bytes ? x_bytes : work_bytes);
-    layout.exchange = layout.points + (ENTRY_STRIDE << Kind::Decoder::index_bits(call.bits));
-    layout.total = layout.exchange + EXCHANGE_BYTES;
+    layout.exchange = layout.points + (ENTRY_STRIDE << Kind::Decoder::index_bits(Kind::BITS));
+    layout.cluster_parts = layout.exchange + EXCHANGE_BYTES;
+    layout.total =
+        layout.cluster_parts + (call.cluster > 1 ? ROW_GROUPS * Kind::FRAGMENTS * FRAGMENT_BYTES : 0);
     return layout;
 }
 
@@ -273,7 +262,7 @@ __global__ void __launch_bounds__(THREADS, 1) grid_boxes_kernel(const __grid_con
         ring_place codes = ring_at(code_barriers, call.code_slots), x = ring_at(x_barriers, call.x_slots);
         uint2 entry = {};
         if (threadIdx.x < TABLE_THREADS)
-            entry = first_entry<Decoder>(call.points, call.bits);
+            entry = first_entry<Decoder>(call.points, Kind::BITS);
         const int boxes = (end - begin) * WARP_BOXES, at_once = min(boxes, call.code_slots);
         if (asks_for_codes) {
             create_ring(codes, ROW_GROUPS * codes.slots, COLUMN_GROUPS);
@@ -286,7 +275,7 @@ __global__ void __launch_bounds__(THREADS, 1) grid_boxes_kernel(const __grid_con
         __syncwarp();
         decant_let_next_kernel_begin();
         if (threadIdx.x < TABLE_THREADS)
-            load_table<Decoder, TABLE_THREADS>(entry, call.points, call.bits, ENTRY_STRIDE,
+            load_table<Decoder, TABLE_THREADS>(entry, call.points, Kind::BITS, ENTRY_STRIDE,
                                                shared + layout.points);
         if (call.tasks > 0)
             rotate_share(call, (float *)(shared + layout.x));
@@ -297,9 +286,10 @@ __global__ void __launch_bounds__(THREADS, 1) grid_boxes_kernel(const __grid_con
                 table_of_lane<Decoder::ENTRY_BYTES>(shared + layout.points, ENTRY_STRIDE),
                 codes,
                 x,
-                shared,
+                decant_shared_address(shared),
                 shared + layout.x,
-                (float4 *)(shared + layout.exchange)};
+                (float4 *)(shared + layout.exchange),
+                (float4 *)(shared + layout.cluster_parts)};
             multiply_items<Kind>(call, begin, end, tools);
         } else {
             decant_registers_lower<PRODUCER_REGISTERS>();
@@ -342,6 +332,36 @@ static void share_runs(int blocks, boxes_call *call)
     call->tasks = pieces > 1 && longest <= RUN_COLUMNS ? runs * rotation.tokens : 0;
 }
 
+/* Blocks of a cluster that has a row tile, where such clusters would take nearly all multiprocessors and all
+ * run at once; 1 elsewhere. */
+template <typename Kind>
+static int cluster_for(const decant_cuda_context *context, const boxes_call &call, size_t shared_bytes)
+{
+    const int multiprocessors = context->shared.multiprocessors;
+    for (int cluster = CLUSTER_MAXIMUM; cluster > 1; cluster /= 2) {
+        const int blocks = call.row_tiles * cluster;
+        if (blocks > multiprocessors || 10 * blocks < 9 * multiprocessors || call.steps < cluster)
+            continue;
+        cudaLaunchAttribute size = {};
+        size.id = cudaLaunchAttributeClusterDimension;
+        size.val.clusterDim.x = (unsigned)cluster;
+        size.val.clusterDim.y = size.val.clusterDim.z = 1;
+        cudaLaunchConfig_t config = {};
+        config.gridDim = (unsigned)blocks;
+        config.blockDim = THREADS;
+        config.dynamicSmemBytes = shared_bytes;
+        config.attrs = &size;
+        config.numAttrs = 1;
+        int at_once = 0;
+        if (cudaFuncSetAttribute(grid_boxes_kernel<Kind>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 (int)shared_bytes) == cudaSuccess &&
+            cudaOccupancyMaxActiveClusters(&at_once, grid_boxes_kernel<Kind>, &config) == cudaSuccess &&
+            at_once * cluster >= blocks)
+            return cluster;
+    }
+    return 1;
+}
+
 template <typename Kind> static cudaError_t launch_kind(const decant_cuda_context *context, boxes_call call)
 {
     cudaFuncAttributes attributes;
@@ -350,76 +370,63 @@ template <typename Kind> static cudaError_t launch_kind(const decant_cuda_contex
         return code;
     call.row_tiles = (call.rows + ROWS - 1) / ROWS;
     const int64_t items = (int64_t)call.row_tiles * call.steps;
-    const unsigned blocks = (unsigned)min(items, (int64_t)context->shared.multiprocessors);
+    const size_t room = context->shared.shared_memory_bytes - attributes.sharedSizeBytes;
+    call.cluster = cluster_for<Kind>(context, call, room);
+    const unsigned blocks = call.cluster > 1 ? (unsigned)(call.row_tiles * call.cluster)
+                                             : (unsigned)min(items, (int64_t)context->shared.multiprocessors);
+    call.together = items <= blocks;
     share_runs((int)blocks, &call);
     if (call.tasks == 0) {
         const cudaError_t rotated = decant_cuda_rotate_tokens(context, call.rotation);
         if (rotated != cudaSuccess)
             return rotated;
     }
-    share_memory<Kind>((int)(context->shared.shared_memory_bytes - attributes.sharedSizeBytes), &call);
+    share_memory<Kind>((int)room, &call);
     return decant_launch_early(context, grid_boxes_kernel<Kind>, blocks, THREADS,
-                               (size_t)shared_layout_of<Kind>(call).total, call);
+                               (size_t)shared_layout_of<Kind>(call).total, call, (unsigned)call.cluster);
 }
 
-template <typename Decoder, int PLANES, bool GROUPED>
+template <typename Decoder, int BITS, bool GROUPED>
 static cudaError_t launch_tiles(const decant_cuda_context *context, const boxes_call &call)
 {
     const int tiles = call.rotation.layout.tiles;
-    return tiles == 1   ? launch_kind<boxes_kind<Decoder, PLANES, GROUPED, 1>>(context, call)
-           : tiles == 2 ? launch_kind<boxes_kind<Decoder, PLANES, GROUPED, 2>>(context, call)
-                        : launch_kind<boxes_kind<Decoder, PLANES, GROUPED, 4>>(context, call);
-}
-
-template <typename Decoder, int PLANES>
-static cudaError_t launch(const decant_cuda_context *context, const boxes_call &call, bool grouped)
-{
-    return grouped ? launch_tiles<Decoder, PLANES, true>(context, call)
-                   : launch_tiles<Decoder, PLANES, false>(context, call);
-}
-
-static bool is_grouped(const decant_grid_matrix *matrix)
-{
-    return matrix->form.has_offsets || matrix->form.group < matrix->columns;
+    return tiles == 1   ? launch_kind<boxes_kind<Decoder, BITS, GROUPED, 1>>(context, call)
+           : tiles == 2 ? launch_kind<boxes_kind<Decoder, BITS, GROUPED, 2>>(context, call)
+                        : launch_kind<boxes_kind<Decoder, BITS, GROUPED, 4>>(context, call);
 }
 
 static cudaError_t launch_form(const decant_cuda_context *context, const decant_grid_matrix *matrix,
                                const boxes_call &call)
 {
-    const decant_grid_form *form = &matrix->form;
-    const bool grouped = is_grouped(matrix);
-    if (form->dimension == 1)
-        return form->code_bits <= 4 ? launch<point_decoder<1, 4>, 4>(context, call, grouped)
-                                    : launch<point_decoder<1, 8>, 8>(context, call, grouped);
-    return form->code_bits <= 4   ? launch<point_decoder<2, 4>, 4>(context, call, grouped)
-           : form->code_bits <= 6 ? launch<point_decoder<2, 6>, 6>(context, call, grouped)
-                                  : launch<point_decoder<2, 8>, 8>(context, call, grouped);
+    return by_arranged_form(&matrix->form, [&](auto decoder, auto bits) {
+        using Decoder = decltype(decoder);
+        constexpr int BITS = decltype(bits)::value;
+        return decant_grid_is_grouped(matrix) ? launch_tiles<Decoder, BITS, true>(context, call)
+                                              : launch_tiles<Decoder, BITS, false>(context, call);
+    });
 }
 
 bool decant_cuda_grid_has_boxes(decant_backend *backend, decant_matrix x, const decant_grid_matrix *matrix)
 {
-    const decant_grid_form *form = &matrix->form;
-    const int64_t words = decant_grid_words(matrix->columns, form->dimension);
-    return decant_cuda_context_of(backend)->has_wgmma && x.element == DECANT_BF16 && x.rows >= TOKENS_MINIMUM &&
-           x.rows <= TOKENS_MAXIMUM && decant_has_vectors<__nv_bfloat16>(x.columns, x.data) &&
-           form->code_bits <= BYTE_PLANES && form->dimension <= 2 && form->rotation <= ROTATION_MAXIMUM &&
-           (form->group >= matrix->columns || form->group % (32 * form->dimension) == 0) &&
-           words % (VECTOR_BYTES / 4) == 0 && (uintptr_t)matrix->planes % VECTOR_BYTES == 0 &&
+    (void)backend;
+    return matrix->arranged && x.element == DECANT_BF16 && x.rows <= TOKENS_MAXIMUM &&
+           decant_has_vectors<__nv_bfloat16>(x.columns, x.data) &&
            matrix->rows <= (int64_t)ROWS * (DECANT_ARRIVALS - 2) && matrix->columns <= COLUMNS_MAXIMUM;
 }
 
 static decant_status map_codes(decant_backend *backend, const decant_grid_view &view, CUtensorMap *map,
                                decant_error *err)
 {
-    const uint64_t plane_bytes = (uint64_t)view.words * 4, row_bytes = plane_bytes * (uint64_t)view.code_bits;
-    const decant_tensor_view planes = {
+    const uint64_t unit_words = (uint64_t)(ARRANGED_LANES * view.code_bits), unit_bytes = unit_words * 4,
+                   units = (uint64_t)(view.words / ARRANGED_WORDS);
+    const decant_tensor_view codes = {
         .data = view.planes,
-        .sizes = {(uint64_t)view.words * 2, (uint64_t)view.rows, (uint64_t)view.code_bits},
-        .strides_bytes = {row_bytes, plane_bytes},
-        .box = {STEP_BYTES / 2, BOX_ROWS, (uint32_t)view.code_bits},
-        .half_lines = true,
+        .sizes = {unit_words, units, (uint64_t)(view.rows / ARRANGED_ROWS)},
+        .strides_bytes = {unit_bytes, units * unit_bytes},
+        .box = {(uint32_t)unit_words, COLUMN_GROUPS, BOX_ARRANGED_TILES},
+        .words = true,
     };
-    return decant_cuda_map_tensor(backend, &planes, map, err);
+    return decant_cuda_map_tensor(backend, &codes, map, err);
 }
 
 decant_status decant_cuda_grid_boxes(decant_backend *backend, decant_matrix x, const decant_grid_matrix *matrix,
@@ -434,7 +441,6 @@ decant_status decant_cuda_grid_boxes(decant_backend *backend, decant_matrix x, c
     call.offsets = view.offsets;
     call.y = (__nv_bfloat16 *)y.data;
     call.rows = view.rows;
-    call.bits = view.code_bits;
     call.groups = view.groups;
     call.group_words = view.group / (32 * view.dimension);
     call.steps = (view.words + STEP_WORDS - 1) / STEP_WORDS;

@@ -3,7 +3,7 @@
 #ifndef DECANT_KERNELS_CUDA_GRID_BOXES_CUH
 #define DECANT_KERNELS_CUDA_GRID_BOXES_CUH
 
-#include "kernels/cuda/grid_points.cuh"
+#include "kernels/cuda/grid_arranged.cuh"
 #include "kernels/cuda/grid_rotation.cuh"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/tensor_core.cuh"
@@ -21,59 +21,62 @@ enum {
     WARP_TILES = 4, /* of rows */
     ROWS = ROW_GROUPS * WARP_TILES * TILE_ROWS,
     STEP_WORDS = COLUMN_GROUPS * ROW_LANES,
-    STEP_BYTES = STEP_WORDS * 4, /* of a row's plane */
-    BOX_TILES = 2,               /* of rows, in a box of codes */
-    BOX_ROWS = BOX_TILES * TILE_ROWS,
+    BOX_TILES = 2, /* of rows, in a box of codes */
+    BOX_ARRANGED_TILES = BOX_TILES * TILE_ROWS / ARRANGED_ROWS,
     WARP_BOXES = WARP_TILES / BOX_TILES, /* of codes, a step */
     BOX_OCTETS = 2,                      /* of each word, in a box of x */
     FRAGMENT_BYTES = DECANT_WARP * VECTOR_BYTES,
     ROUND = COLUMN_GROUPS, /* fragments of sums that warps exchange at once, one for each */
     EXCHANGE_BYTES = WARPS * ROUND * FRAGMENT_BYTES,
     TABLE_THREADS = 256,
-    TOKENS_MINIMUM = 2,
     TOKENS_MAXIMUM = 32,
     BLOCK_SEGMENTS = 2, /* with parts of a row tile: the first and the last */
     SLOTS_MAXIMUM = 32, /* of a ring */
     RUN_COLUMNS = 8192, /* at most, that a block rotates at a time */
 };
 
-/* How a kernel is built: the way from codes to numbers, whether groups of columns have scales of their own, and
- * tiles of eight tokens. */
-template <typename Decoder_, int PLANES_, bool GROUPED_, int TILES_> struct boxes_kind {
+/* How a kernel is built: the way from codes to numbers, the bits of a code, whether groups of columns have
+ * scales of their own, and tiles of eight tokens. */
+template <typename Decoder_, int BITS_, bool GROUPED_, int TILES_> struct boxes_kind {
     using Decoder = Decoder_;
-    static constexpr int PLANES = PLANES_, TILES = TILES_;
+    static constexpr int BITS = BITS_, TILES = TILES_;
     static constexpr bool GROUPED = GROUPED_;
-    static constexpr int PLANE_BYTES = BOX_ROWS * STEP_BYTES;
-    static constexpr int CODE_BYTES = PLANES * PLANE_BYTES;
+    static constexpr int UNIT_BYTES = ARRANGED_LANES * BITS * 4;
+    static constexpr int CODE_BYTES = BOX_ARRANGED_TILES * COLUMN_GROUPS * UNIT_BYTES;
     static constexpr int OCTETS = Decoder::STEPS; /* of a word of codes */
     static constexpr int STEP_X_BOXES = OCTETS / BOX_OCTETS;
     static constexpr int X_BYTES = BOX_OCTETS * COLUMN_GROUPS * TILES * FRAGMENT_BYTES;
     static constexpr int FRAGMENTS = WARP_TILES * TILES; /* of sums, of a warp */
-    static_assert(Decoder::STEP_CHUNKS == 1 && Decoder::ENTRY_BYTES == 4, "a step is an octet of columns");
+    static_assert(Decoder::STEP_CHUNKS == 1, "a step is an octet of columns");
 };
 
 /* The arguments of a launch. */
 typedef struct boxes_call {
-    CUtensorMap codes; /* [bits, rows, words] */
+    CUtensorMap codes; /* words [tiles of eight rows, units, lanes and bits] */
     const float *points;
     const __half *scales, *offsets; /* [rows, groups] */
     token_rotation rotation;        /* x rotated, box by box */
     __nv_bfloat16 *y;               /* [tokens, rows] */
     float4 *parts;                  /* [blocks, BLOCK_SEGMENTS, fragments of a block, lanes] */
     uint32_t *arrivals;             /* [row tiles] zeros, and zeros again in the end */
-    int rows, bits, groups, group_words;
+    int rows, groups, group_words;
     int row_tiles, steps;    /* of a block's rows; along the columns */
+    int cluster;             /* blocks of a cluster, which has a row tile; 1: no clusters */
     int code_slots, x_slots; /* of each group of rows; of all */
     uint32_t *rotated; /* [2] the same of tokens that blocks rotate: runs that are done, blocks that know */
     int tasks, runs;   /* runs of columns of all tokens that blocks rotate, 0: none; and of one */
+    bool together;     /* no block has parts of two row tiles */
     bool accumulate;
 } boxes_call;
 
 /* ---- what a block works on ---- */
 
-/* Steps of row tiles are shared evenly among the blocks, in order: those of a tile one after the other. */
+/* Steps of row tiles are shared evenly among the blocks, in order: those of a tile one after the other. Where
+ * clusters have a row tile each, their blocks share its steps. */
 static __device__ __forceinline__ int first_item(const boxes_call &call, int block)
 {
+    if (call.cluster > 1)
+        return block / call.cluster * call.steps + call.steps * (block % call.cluster) / call.cluster;
     return call.row_tiles * call.steps * block / (int)gridDim.x;
 }
 
@@ -199,6 +202,44 @@ static __device__ __forceinline__ float4 *parts_of(const boxes_call &call, int b
     return call.parts + segment * ROW_GROUPS * Kind::FRAGMENTS * DECANT_WARP;
 }
 
+/* Waits until other blocks have brought a counter to `count`. */
+static __device__ __forceinline__ void wait_for_count(const uint32_t *counter, uint32_t count)
+{
+    uint32_t now;
+    do
+        asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+    while (now != count);
+}
+
+/* The parts of a row tile by all blocks that have some of it, each some fragments, in the order of the blocks.
+ * They wait for each other, so all blocks must run at once and have nothing else to do. */
+template <typename Kind>
+static __device__ __forceinline__ void join_together(const boxes_call &call, int row_tile, int begin, int end)
+{
+    const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
+    const int blocks = end - begin + 1, first = ((int)blockIdx.x - begin) * WARPS + warp;
+    __threadfence();
+    named_barrier(15, CONSUMERS);
+    if (threadIdx.x == 0) {
+        uint32_t *arrived = call.arrivals + row_tile, *seen = call.arrivals + call.row_tiles + row_tile;
+        atomicAdd(arrived, 1u);
+        wait_for_count(arrived, (uint32_t)blocks);
+        if (atomicInc(seen, (uint32_t)blocks - 1) == (uint32_t)blocks - 1)
+            *arrived = 0;
+    }
+    named_barrier(15, CONSUMERS);
+    __threadfence();
+    for (int fragment = first; fragment < ROW_GROUPS * Kind::FRAGMENTS; fragment += blocks * WARPS) {
+        const fragment_place place =
+            place_of<Kind>(call, row_tile, fragment / Kind::FRAGMENTS, fragment % Kind::FRAGMENTS);
+        float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 4
+        for (int block = begin; block <= end; block++)
+            add(sum, __ldcg(parts_of<Kind>(call, block, row_tile) + fragment * DECANT_WARP + lane));
+        store_sums(call, place, sum);
+    }
+}
+
 /* The parts of a row tile by the block that comes last, in the order of the blocks. */
 template <typename Kind>
 static __device__ __forceinline__ void join_parts(const boxes_call &call, int row_tile, int begin, int end)
@@ -234,30 +275,43 @@ static __device__ __forceinline__ void join_parts(const boxes_call &call, int ro
         store_sums(call, places[i], sums[i]);
 }
 
-/* Waits until other blocks have brought a counter to `count`. */
-static __device__ __forceinline__ void wait_for_count(const uint32_t *counter, uint32_t count)
+/* The parts of a row tile by the blocks of the cluster that has it, each some fragments, in the order of the
+ * blocks. own: of this block, in shared memory: fragment 0 of row group 0, lane 0. */
+template <typename Kind>
+static __device__ __forceinline__ void join_cluster(const boxes_call &call, int row_tile, const float4 *own)
 {
-    uint32_t now;
-    do
-        asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
-    while (now != count);
+    const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
+    const int rank = (int)blockIdx.x % call.cluster;
+    decant_cluster_barrier();
+    for (int fragment = rank * WARPS + warp; fragment < ROW_GROUPS * Kind::FRAGMENTS;
+         fragment += call.cluster * WARPS) {
+        const uint32_t address = decant_shared_address(own + fragment * DECANT_WARP + lane);
+        const fragment_place place =
+            place_of<Kind>(call, row_tile, fragment / Kind::FRAGMENTS, fragment % Kind::FRAGMENTS);
+        float4 sum = decant_load_of_block(address, 0);
+        for (int block = 1; block < call.cluster; block++)
+            add(sum, decant_load_of_block(address, block));
+        store_sums(call, place, sum);
+    }
+    decant_cluster_barrier(); /* a block's memory is there until the others have read it */
 }
 
 /* The sums of the block's share of a row tile: of the groups of columns, in order, then, where other blocks
- * have the rest of the columns, theirs. sums are zeros then. exchange: EXCHANGE_BYTES of shared memory. */
+ * have the rest of the columns, theirs. sums are zeros then. exchange: EXCHANGE_BYTES of shared memory;
+ * cluster_parts: room for all fragments, of blocks of clusters. */
 template <typename Kind>
 static __device__ __forceinline__ void finish_segment(const boxes_call &call, int row_tile,
                                                       float (&sums)[WARP_TILES][Kind::TILES][4],
-                                                      float4 *exchange)
+                                                      float4 *exchange, float4 *cluster_parts)
 {
     constexpr int ROUNDS = Kind::FRAGMENTS / ROUND;
     const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
     const int row_group = warp / COLUMN_GROUPS, column_group = warp % COLUMN_GROUPS;
     const int begin = block_of(call, row_tile * call.steps),
               end = block_of(call, (row_tile + 1) * call.steps - 1);
-    const bool is_whole = begin == end;
-    float4 *part =
-        parts_of<Kind>(call, blockIdx.x, row_tile) + row_group * Kind::FRAGMENTS * DECANT_WARP + lane;
+    const bool is_whole = begin == end && call.cluster == 1;
+    float4 *part = (call.cluster > 1 ? cluster_parts : parts_of<Kind>(call, blockIdx.x, row_tile)) +
+                   row_group * Kind::FRAGMENTS * DECANT_WARP + lane;
     float4 *own = exchange + row_group * COLUMN_GROUPS * ROUND * DECANT_WARP + lane;
     fragment_place places[ROUNDS];
     decant_wait_for_earlier_kernels(); /* x has arrived, so they have ended */
@@ -285,7 +339,11 @@ static __device__ __forceinline__ void finish_segment(const boxes_call &call, in
         else
             part[(round * ROUND + column_group) * DECANT_WARP] = sum;
     }
-    if (!is_whole)
+    if (call.cluster > 1)
+        join_cluster<Kind>(call, row_tile, cluster_parts);
+    else if (!is_whole && call.together)
+        join_together<Kind>(call, row_tile, begin, end);
+    else if (!is_whole)
         join_parts<Kind>(call, row_tile, begin, end);
 }
 

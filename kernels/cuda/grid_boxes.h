@@ -1,4 +1,5 @@
-/* The product of a matrix on a grid with 2 to 32 tokens, rotation included, where has_boxes accepts it. */
+/* The product of an arranged matrix on a grid with up to 32 tokens, rotation included, where has_boxes accepts
+ * it. */
 #ifndef DECANT_KERNELS_CUDA_GRID_BOXES_H
 #define DECANT_KERNELS_CUDA_GRID_BOXES_H
 

@@ -1,9 +1,10 @@
-/* y = x ŵᵀ from the packed form. Few tokens in BF16 go to tensor cores: 2 to 32 on Hopper, of grids of one or
- * two dimensions whose rows of planes are whole vectors, by grid_boxes.cu, others by grid_tokens.cu where it
- * has a decoder for the grid. Else the rows of x are rotated, into scratch and in their own type; few of them
- * then go to the lookup kernel; for more, rows of ŵ are decoded, still rotated, into a tile of scratch, and
- * cuBLAS multiplies. The tile is small enough to be still in the L2 cache when the product reads it. */
+/* y = x ŵᵀ from the packed form. Few tokens in BF16 go to tensor cores: with arranged codes one by
+ * grid_stream.cu, up to 32 by grid_boxes.cu; with planes by grid_tokens.cu where it has a decoder for the grid.
+ * Else the rows of x are rotated, into scratch and in their own type; few of them then go to the lookup kernel;
+ * for more, rows of ŵ are decoded, still rotated, into a tile of scratch, and cuBLAS multiplies. The tile is
+ * small enough to be still in the L2 cache when the product reads it. */
 #include "kernels/cuda/grid_boxes.h"
+#include "kernels/cuda/grid_stream.h"
 #include "kernels/cuda/grid_tokens.h"
 #include "kernels/cuda/operations.h"
 
@@ -88,6 +89,8 @@ decant_status decant_cuda_grid_linear(decant_backend *backend, decant_matrix x,
     DECANT_RETURN_ON_FAILURE(decant_cuda_grid_cells(backend, &matrix->form, &cells, err));
     const bool rotated = matrix->form.rotation > 1;
     if (decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS) {
+        if (decant_cuda_grid_has_stream(backend, x, matrix))
+            return decant_cuda_grid_stream(backend, x, matrix, cells.points, accumulate, y, err);
         if (decant_cuda_grid_has_boxes(backend, x, matrix))
             return decant_cuda_grid_boxes(backend, x, matrix, cells.points, accumulate, y, err);
         if (decant_cuda_grid_has_tokens(backend, x, matrix))

@@ -3,6 +3,7 @@
 #define DECANT_KERNELS_CUDA_GRID_OCTET_CUH
 
 #include "kernels/cuda/grid.cuh"
+#include "kernels/cuda/grid_arranged.cuh"
 #include "kernels/cuda/packed.cuh"
 
 template <int P>
@@ -30,6 +31,28 @@ static __device__ __forceinline__ void decant_grid_point(const float *table, uin
         q[i] = table[code * P + i];
 }
 
+/* The codes 8 · octet … of a row of an arranged matrix, a byte each, as decant_octet_codes leaves them. */
+static __device__ __forceinline__ uint2 decant_arranged_codes(const decant_grid_view &view, int row, int octet)
+{
+    const int word = octet / DECANT_WORD_OCTETS, bits = view.code_bits;
+    const int lane = row % ARRANGED_ROWS * ARRANGED_WORDS + word % ARRANGED_WORDS;
+    const uint32_t *unit =
+        view.planes + ((int64_t)(row / ARRANGED_ROWS) * (view.words / ARRANGED_WORDS) + word / ARRANGED_WORDS) *
+                          ARRANGED_LANES * bits;
+    return by_bits(bits, [&](auto constant) {
+        constexpr int BITS = decltype(constant)::value;
+        uint32_t packed[BITS], codes[WORD_BYTES], own[2] = {0, 0};
+#pragma unroll
+        for (int k = 0; k < BITS; k++)
+            packed[k] = unit[arranged_place(BITS, lane, k)];
+        unpack_codes<BITS>(codes, packed);
+#pragma unroll
+        for (int k = 0; k < WORD_BYTES; k++)
+            own[k % 2] |= (codes[k] >> octet % DECANT_WORD_OCTETS * 8 & 255u) << k / 2 * 8;
+        return make_uint2(own[0], own[1]);
+    });
+}
+
 /* The columns 8 · P · octet … of a row, before it is rotated back; what stands behind the last is of no
  * meaning. table    the grid's points, as decant_grid_point reads them */
 template <int P, typename Point>
@@ -38,7 +61,8 @@ static __device__ __forceinline__ void decant_grid_octet(const decant_grid_view 
 {
     const uint32_t *planes = view.planes + (int64_t)row * view.code_bits * view.words;
     const int low_bits = min(view.code_bits, 8), last = view.codes - 1;
-    const uint2 low = decant_octet_codes(planes, low_bits, view.words, octet);
+    const uint2 low = view.arranged ? decant_arranged_codes(view, row, octet)
+                                    : decant_octet_codes(planes, low_bits, view.words, octet);
     uint2 high = {0, 0};
     if (view.code_bits > 8)
         high = decant_octet_codes(planes + 8 * view.words, view.code_bits - 8, view.words, octet);

@@ -133,6 +133,20 @@ static __device__ __forceinline__ uint32_t half_pair(float low, float high)
     return bits;
 }
 
+/* Pairs under their scale and offset. */
+template <int COUNT>
+static __device__ __forceinline__ void scale_pairs(uint32_t (&pairs)[COUNT], __half2 scale_and_offset)
+{
+    const __half2 scale = __low2half2(scale_and_offset), offset = __high2half2(scale_and_offset);
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        __half2 own;
+        memcpy(&own, &pairs[i], sizeof own);
+        own = __hfma2(own, scale, offset);
+        memcpy(&pairs[i], &own, sizeof own);
+    }
+}
+
 /* ---- what codes become ---- */
 
 /* A decoder's word of codes is 32 · P columns: STEPS times STEP_CHUNKS chunks of eight columns, and a chunk is

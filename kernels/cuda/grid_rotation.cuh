@@ -135,19 +135,18 @@ static __device__ __forceinline__ int largest_bits_of(const uint4 &vector)
     return largest;
 }
 
-/* Octet `octet` of the work array from eight BF16, with signs and the first steps; `steps`: of the whole. */
-static __device__ __forceinline__ void begin_rotation(float *work, int octet, const uint4 &vector,
-                                                      uint32_t signs, int steps)
+/* Of the steps of a transform those that are left when the first three, and all others by threes, are taken. */
+static __device__ __forceinline__ int more_steps(int steps)
 {
-    const uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
-    float values[OCTET];
-#pragma unroll
-    for (int i = 0; i < OCTET; i++) {
-        const uint32_t bits = i % 2 ? words[i / 2] & 0xffff0000u : words[i / 2] << 16;
-        values[i] = __uint_as_float(bits ^ (signs >> i & 1u) << 31);
-    }
-    if (steps >= 3)
-        butterflies<3>(values);
+    return steps < OCTET_BITS ? 0 : steps % 3;
+}
+
+/* The first steps of 2^MORE octets of columns: all up to three, and, where the octets lie as many columns apart
+ * as the last MORE steps, these too. */
+template <int MORE> static __device__ __forceinline__ void first_butterflies(float *values, int steps)
+{
+    if (steps >= OCTET_BITS)
+        butterflies<OCTET_BITS + MORE>(values);
     else if (steps == 2) {
         butterflies<2>(values);
         butterflies<2>(values + 4);
@@ -155,21 +154,62 @@ static __device__ __forceinline__ void begin_rotation(float *work, int octet, co
 #pragma unroll
         for (int i = 0; i < OCTET; i += 2)
             butterflies<1>(values + i);
-    float4 *target = (float4 *)(work + work_place(octet * OCTET));
-    target[0] = make_float4(values[0], values[1], values[2], values[3]);
-    target[1] = make_float4(values[4], values[5], values[6], values[7]);
 }
 
-/* The other steps. */
+/* begin_rotation where the last MORE steps are taken with the first. */
+template <int MORE, typename Signs>
+static __device__ __forceinline__ int begin_octets(float *work, const uint4 *x, int octets, int steps,
+                                                   Signs signs)
+{
+    const int apart_bits = max(steps - OCTET_BITS - MORE, 0), apart = 1 << apart_bits;
+    int largest = 0;
+    for (int item = threadIdx.x; item < octets >> MORE; item += blockDim.x) {
+        const int first = (item >> apart_bits << (apart_bits + MORE)) | (item & (apart - 1));
+        uint4 vectors[1 << MORE];
+        float values[OCTET << MORE];
+#pragma unroll
+        for (int i = 0; i < 1 << MORE; i++)
+            vectors[i] = __ldcg(x + first + i * apart);
+#pragma unroll
+        for (int i = 0; i < 1 << MORE; i++) {
+            const uint32_t words[4] = {vectors[i].x, vectors[i].y, vectors[i].z, vectors[i].w};
+            const uint32_t own = signs(first + i * apart);
+            largest = max(largest, largest_bits_of(vectors[i]));
+#pragma unroll
+            for (int j = 0; j < OCTET; j++) {
+                const uint32_t bits = j % 2 ? words[j / 2] & 0xffff0000u : words[j / 2] << 16;
+                values[i * OCTET + j] = __uint_as_float(bits ^ (own >> j & 1u) << 31);
+            }
+        }
+        first_butterflies<MORE>(values, steps);
+#pragma unroll
+        for (int i = 0; i < 1 << MORE; i++) {
+            float4 *target = (float4 *)(work + work_place((first + i * apart) * OCTET));
+            const float *own = values + i * OCTET;
+            target[0] = make_float4(own[0], own[1], own[2], own[3]);
+            target[1] = make_float4(own[4], own[5], own[6], own[7]);
+        }
+    }
+    return largest;
+}
+
+/* The work array from octets of BF16, whole pieces, with signs(octet), a bit each, and the first steps of all
+ * `steps`; by all threads of the block. The largest magnitude that this thread saw, as its bits. */
+template <typename Signs>
+static __device__ __forceinline__ int begin_rotation(float *work, const uint4 *x, int octets, int steps,
+                                                     Signs signs)
+{
+    const int more = more_steps(steps);
+    return more == 0   ? begin_octets<0>(work, x, octets, steps, signs)
+           : more == 1 ? begin_octets<1>(work, x, octets, steps, signs)
+                       : begin_octets<2>(work, x, octets, steps, signs);
+}
+
+/* The other steps; a barrier must have been passed. */
 static __device__ __forceinline__ void finish_rotation(float *work, int columns, int steps)
 {
-    int first = 3;
-    for (; first + 3 <= steps; first += 3)
+    for (int first = OCTET_BITS; first + more_steps(steps) < steps; first += 3)
         rotate_steps<3>(work, columns, first);
-    if (first + 2 == steps)
-        rotate_steps<2>(work, columns, first);
-    else if (first + 1 == steps)
-        rotate_steps<1>(work, columns, first);
 }
 
 /* An octet of the work array as F16. */
@@ -249,12 +289,8 @@ static __device__ __forceinline__ void rotate_run(const token_rotation &call, in
 #pragma unroll 4
         for (int octet = threadIdx.x; octet < octets; octet += blockDim.x)
             largest = max(largest, largest_bits_of(__ldcg(x + octet)));
-#pragma unroll 4
-    for (int octet = threadIdx.x; octet < own.count; octet += blockDim.x) {
-        const uint4 vector = __ldcg(x + own.first + octet);
-        largest = max(largest, largest_bits_of(vector));
-        begin_rotation(work, octet, vector, drawn_signs(drawn, own, octet), call.rotation_bits);
-    }
+    largest = max(largest, begin_rotation(work, x + own.first, own.count, call.rotation_bits,
+                                          [&](int octet) { return drawn_signs(drawn, own, octet); }));
     largest = block_largest(largest, parts);
     finish_rotation(work, own.count * OCTET, call.rotation_bits);
     const int exponent = exponent_for(largest, call.rotation_bits);

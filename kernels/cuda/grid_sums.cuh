@@ -3,6 +3,7 @@
 #ifndef DECANT_KERNELS_CUDA_GRID_SUMS_CUH
 #define DECANT_KERNELS_CUDA_GRID_SUMS_CUH
 
+#include "kernels/cuda/arrivals.cuh"
 #include "kernels/cuda/grid_block.cuh"
 
 /* What multiplies the sums: of the run's rows, and of the tokens. */
@@ -131,15 +132,8 @@ static __device__ __forceinline__ void join_slices(const tokens_call &call, cons
                                                    const sum_scales &scales)
 {
     enum { AT_ONCE = 8 }; /* loads of a thread under way */
-    __shared__ uint32_t before;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) /* back to zero with the last one */
-        before = atomicInc(call.arrivals + share.run, (uint32_t)call.slices - 1);
-    __syncthreads();
-    if (before != (uint32_t)call.slices - 1)
+    if (!decant_comes_last(call.arrivals + share.run, call.slices))
         return;
-    __threadfence();
     const int count = call.tokens * call.run_rows;
     const float *parts = call.parts + (int64_t)share.run * call.slices * count;
     for (int first = threadIdx.x; first < count; first += THREADS * AT_ONCE) {

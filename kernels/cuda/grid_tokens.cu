@@ -1,5 +1,5 @@
-/* y = x ŵᵀ for up to 32 tokens in BF16 and a matrix on a grid, rotation included, on tensor cores; several
- * tokens go by grid_boxes.cu where that can take them.
+/* y = x ŵᵀ for up to 32 tokens in BF16 and a matrix on a grid whose codes are planes, rotation included, on
+ * tensor cores.
  *
  * A block owns a run of rows and a slice of the columns, all of them where the rotated tokens fit its shared
  * memory. Its teams of warps share the tiles of sixteen rows and their strips of 128 bytes of every plane, a
@@ -268,11 +268,6 @@ static bool has_decoder(const decant_grid_form *form)
     return form->dimension > 1 || form->code_bits <= BYTE_PLANES;
 }
 
-static bool is_grouped(const decant_grid_matrix *matrix)
-{
-    return matrix->form.has_offsets || matrix->form.group < matrix->columns;
-}
-
 static tokens_call call_of(const decant_cuda_context *context, decant_matrix x,
                            const decant_grid_matrix *matrix, const float *points)
 {
@@ -348,11 +343,11 @@ bool decant_cuda_grid_has_tokens(decant_backend *backend, decant_matrix x, const
 {
     decant_cuda_context *context = decant_cuda_context_of(backend);
     const decant_grid_form *form = &matrix->form;
-    if (!has_decoder(form) || form->rotation > ROTATION_MAXIMUM || x.element != DECANT_BF16 ||
-        x.rows > TOKENS_MAXIMUM || !decant_has_vectors<__nv_bfloat16>(x.columns, x.data) ||
-        multiprocessors_of(context) > DECANT_ARRIVALS)
+    if (matrix->arranged || !has_decoder(form) || form->rotation > ROTATION_MAXIMUM ||
+        x.element != DECANT_BF16 || x.rows > TOKENS_MAXIMUM ||
+        !decant_has_vectors<__nv_bfloat16>(x.columns, x.data) || multiprocessors_of(context) > DECANT_ARRIVALS)
         return false;
-    if (is_grouped(matrix) &&
+    if (decant_grid_is_grouped(matrix) &&
         (form->dimension > 2 || (form->group < matrix->columns && form->group % (32 * form->dimension) != 0)))
         return false;
     tokens_call call = call_of(context, x, matrix, NULL);
@@ -392,7 +387,7 @@ decant_status decant_cuda_grid_tokens(decant_backend *backend, decant_matrix x,
         DECANT_RETURN_ON_FAILURE(decant_cuda_check(code, "rotate", err));
     }
     const cudaError_t code = by_decoder(&matrix->form, [&](auto choice) {
-        return launch<decltype(choice)>(context, call, is_grouped(matrix));
+        return launch<decltype(choice)>(context, call, decant_grid_is_grouped(matrix));
     });
     DECANT_RETURN_ON_FAILURE(decant_cuda_check(code, "grid_tokens", err));
     return decant_cuda_launched(backend, "grid_tokens", err);

@@ -36,7 +36,7 @@ static __device__ __forceinline__ void decant_barrier_publish(void)
  * at a barrier. */
 static __device__ __forceinline__ void decant_leave_shared(void)
 {
-    asm volatile("fence.proxy.async;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 static __device__ __forceinline__ void decant_barrier_arrive(uint32_t barrier)
@@ -94,6 +94,38 @@ static __device__ __forceinline__ void decant_copy_bytes(uint32_t target, const 
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
         "l"(source), "r"(size_bytes), "r"(barrier)
         : "memory");
+}
+
+/* Asks for size_bytes, a multiple of 16, from an address that is one, in the L2 cache. */
+static __device__ __forceinline__ void decant_prefetch_bytes(const void *source, uint32_t size_bytes)
+{
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(source), "r"(size_bytes) : "memory");
+}
+
+/* ---- clusters ---- */
+
+/* Waits for all threads of all blocks of the cluster that have not ended; what they did before is then visible.
+ */
+static __device__ __forceinline__ void decant_cluster_barrier(void)
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;\n"
+                 "barrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+}
+
+/* Four floats from what is address `address` in the shared memory of a block of the cluster. */
+static __device__ __forceinline__ float4 decant_load_of_block(uint32_t address, int block)
+{
+    float4 four;
+    asm volatile("{\n"
+                 ".reg .u32 there;\n"
+                 "mapa.shared::cluster.u32 there, %4, %5;\n"
+                 "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [there];\n"
+                 "}"
+                 : "=f"(four.x), "=f"(four.y), "=f"(four.z), "=f"(four.w)
+                 : "r"(address), "r"(block)
+                 : "memory");
+    return four;
 }
 
 /* ---- registers ---- */

@@ -32,11 +32,10 @@ decant_status decant_cuda_map_tensor(decant_backend *backend, const decant_tenso
     const cuuint64_t strides_bytes[2] = {view->strides_bytes[0], view->strides_bytes[1]};
     const cuuint32_t box[3] = {view->box[0], view->box[1], view->box[2]}, steps[3] = {1, 1, 1};
     CUresult code =
-        encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)view->data, sizes, strides_bytes, box, steps,
-               CU_TENSOR_MAP_INTERLEAVE_NONE,
-               view->half_lines ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
-               view->half_lines ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B : CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        encode(map, view->words ? CU_TENSOR_MAP_DATA_TYPE_UINT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3,
+               (void *)view->data, sizes, strides_bytes, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+               view->words ? CU_TENSOR_MAP_SWIZZLE_NONE : CU_TENSOR_MAP_SWIZZLE_128B,
+               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (code != CUDA_SUCCESS)
         return DECANT_ERROR(err, DECANT_ERROR_DEVICE,
                             "CUDA: describing an array of %llu x %llu x %llu: error %d",

@@ -2,7 +2,9 @@
  * times the speed of cuBLAS in BF16.
  *
  * usage: bench_decode_grids [--tokens 1,2,4,8,16,32] [--grids 2:4,2:6,2:8,…] [--shapes 63] [--group 0]
- *     grids: dimension:code bits; group: columns that share a scale, 0: a row; shapes: a mask of those below
+ *                           [--arranged 1]
+ *     grids: dimension:code bits; group: columns that share a scale, 0: a row; shapes: a mask of those below;
+ *     arranged: codes in the order that the backend's products like best, 0: planes as the container has them
  *
  * A time is the median of several replays of a CUDA graph of many launches, gaps between them included. Every
  * launch reads other copies of the weights, more bytes in all than the L2 cache holds several times. Codes are
@@ -45,8 +47,10 @@ __global__ void fill_weights(__nv_bfloat16 *weights, int64_t count)
 }
 
 typedef struct bench : decode_bench {
-    char *pool; /* random bits: planes of every copy */
+    char *pool;    /* random bits: codes of every copy, in whatever order */
+    char *checked; /* room for one copy */
     size_t pool_bytes;
+    bool arranges; /* codes are put into the order of the products first */
     void *scales;
     std::vector<__half> host_scales;
 } bench;
@@ -84,6 +88,19 @@ static decant_grid_matrix matrix_copy(const bench *b, int rows, int columns, con
     const size_t count = (size_t)rows * (size_t)((columns + matrix.form.group - 1) / matrix.form.group);
     matrix.scales =
         (uint16_t *)b->scales + count * (size_t)(group > 0 ? i : 0); /* a row's: L2 or not, it is little */
+    return matrix;
+}
+
+/* A copy whose planes a product can be checked by, as products read it; it takes the room for one. */
+static decant_grid_matrix as_multiplied(bench *b, decant_grid_matrix matrix, const grid_choice &grid)
+{
+    decant_error err;
+    if (!b->arranges)
+        return matrix;
+    MUST(cudaMemcpy(b->checked, matrix.planes, planes_bytes((int)matrix.rows, (int)matrix.columns, grid),
+                    cudaMemcpyDeviceToDevice));
+    matrix.planes = (uint32_t *)b->checked;
+    require(b->backend->grid->arrange(b->backend, &matrix, &err), &err);
     return matrix;
 }
 
@@ -146,10 +163,12 @@ static std::vector<__nv_bfloat16> product_of(bench *b, const decant_grid_matrix 
     return y;
 }
 
-/* Against the same product in double, over some rows. */
-static relative_error check(bench *b, const decant_grid_matrix &matrix, int tokens)
+/* Against the same product in double, over some rows. matrix: planes; own: the same as products read it. */
+static relative_error check(bench *b, const decant_grid_matrix &matrix, const decant_grid_matrix &own_matrix,
+                            int tokens)
 {
-    const std::vector<__nv_bfloat16> y = product_of(b, matrix, tokens), again = product_of(b, matrix, tokens);
+    const std::vector<__nv_bfloat16> y = product_of(b, own_matrix, tokens),
+                                     again = product_of(b, own_matrix, tokens);
     std::vector<std::vector<double>> x;
     for (int token = 0; token < tokens; token++)
         x.push_back(rotated_token(b, matrix.form, (int)matrix.columns, token));
@@ -190,10 +209,14 @@ static void measure_shape(bench *b, int rows, int columns, const std::vector<gri
         printf("%5dx%-5d %3d %7.2f", rows, columns, tokens, dense);
         for (const grid_choice &grid : grids) {
             const int copies = copies_of((double)planes_bytes(rows, columns, grid));
+            const decant_grid_matrix planes = matrix_copy(b, rows, columns, grid, group, 1),
+                                     checked = as_multiplied(b, planes, grid);
             const double own = time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
-                multiply(b, matrix_copy(b, rows, columns, grid, group, i % copies), tokens);
+                decant_grid_matrix matrix = matrix_copy(b, rows, columns, grid, group, i % copies);
+                matrix.arranged = checked.arranged;
+                multiply(b, matrix, tokens);
             });
-            const relative_error error = check(b, matrix_copy(b, rows, columns, grid, group, 1), tokens);
+            const relative_error error = check(b, planes, checked, tokens);
             printf(" | %6.2f %4.2fx%s", own, dense / own, error.same ? "" : " bits!");
             if (!(error.of_y <= worst.of_y))
                 worst = error;
@@ -217,6 +240,7 @@ static void make_arrays(bench *b, int tokens, int group, int shapes)
     }
     b->pool_bytes = (size_t)640 << 20;
     MUST(cudaMalloc((void **)&b->pool, b->pool_bytes));
+    MUST(cudaMalloc((void **)&b->checked, (size_t)most));
     MUST(cudaMalloc((void **)&b->weights, (size_t)most * 2));
     fill_words<<<2048, THREADS, 0, b->stream>>>((uint64_t *)b->pool, (int64_t)(b->pool_bytes / 8));
     fill_weights<<<2048, THREADS, 0, b->stream>>>(b->weights, most);
@@ -251,7 +275,7 @@ int main(int argc, char **argv)
 {
     std::vector<int> token_counts = {1, 2, 4, 8, 16, 32};
     const char *grid_list = "2:8,2:6,2:4";
-    int shapes = 63, group = 0;
+    int shapes = 63, group = 0, arranged = 1;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--tokens") == 0)
             token_counts = read_list(argv[i + 1]);
@@ -261,9 +285,12 @@ int main(int argc, char **argv)
             shapes = atoi(argv[i + 1]);
         else if (strcmp(argv[i], "--group") == 0)
             group = atoi(argv[i + 1]);
+        else if (strcmp(argv[i], "--arranged") == 0)
+            arranged = atoi(argv[i + 1]);
     }
     const std::vector<grid_choice> grids = read_grids(grid_list);
     bench b = {};
+    b.arranges = arranged != 0;
     decant_error err = {};
     require(decant_backend_create_cuda(0, false, &b.backend, &err), &err);
     b.stream = decant_cuda_of(b.backend)->stream;
@@ -275,7 +302,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < (int)(sizeof SHAPES / sizeof *SHAPES); i++)
         if (shapes >> i & 1)
             measure_shape(&b, SHAPES[i][0], SHAPES[i][1], grids, group, token_counts);
-    for (void *device : {(void *)b.pool, (void *)b.weights, b.x_data, b.y_data, b.scales})
+    for (void *device : {(void *)b.pool, (void *)b.checked, (void *)b.weights, b.x_data, b.y_data, b.scales})
         MUST(cudaFree(device));
     decant_backend_destroy(&b.backend);
     return 0;

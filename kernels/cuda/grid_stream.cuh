@@ -1,0 +1,339 @@
+/* What a block of grid_stream.cu works on, how its warps bring their codes, products and what becomes of their
+ * sums; the whole is explained there. */
+#ifndef DECANT_KERNELS_CUDA_GRID_STREAM_CUH
+#define DECANT_KERNELS_CUDA_GRID_STREAM_CUH
+
+#include "kernels/cuda/grid_arranged.cuh"
+#include "kernels/cuda/grid_rotation.cuh"
+#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/tensor_core.cuh"
+
+enum {
+    WARPS = 16,
+    THREADS = WARPS * DECANT_WARP,
+    END_TILES = 2,                /* of a warp, whose sums others complete: the first and the last */
+    RING_BYTES = 64 << 10,        /* of a block; more under way at once makes memory slower */
+    RING_BESIDE_BYTES = 32 << 10, /* of one that leaves room for another */
+};
+
+/* Pairs of numbers, two codes of four bits at a time: a byte as it is packed numbers an entry with what both
+ * stand for. */
+struct twin_decoder {
+    static constexpr int STEPS = 8, STEP_CHUNKS = 1, ENTRY_BYTES = 8;
+    uint32_t packed[DIGIT_PLANES];
+
+    static __host__ __device__ __forceinline__ int index_bits(int)
+    {
+        return BYTE_PLANES;
+    }
+
+    __device__ __forceinline__ void look_up(uint32_t (&pairs)[1][4], int step, const point_table &table) const
+    {
+#pragma unroll
+        for (int twin = 0; twin < 2; twin++)
+            asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+                         : "=r"(pairs[0][2 * twin]), "=r"(pairs[0][2 * twin + 1])
+                         : "r"(__dp4a(packed[2 * twin + step % 2], (uint32_t)ENTRY_STRIDE << step / 2 * 8,
+                                      table.address)));
+    }
+
+    static __device__ __forceinline__ uint2 entry(const float *points, int, int index)
+    {
+        const float *first = points + 2 * (index & 15), *second = points + 2 * (index >> 4);
+        return make_uint2(half_pair(first[0], first[1]), half_pair(second[0], second[1]));
+    }
+};
+
+static __device__ __forceinline__ void take_packed(twin_decoder &decoder,
+                                                   const uint32_t (&packed)[DIGIT_PLANES])
+{
+#pragma unroll
+    for (int k = 0; k < DIGIT_PLANES; k++)
+        decoder.packed[k] = packed[k];
+}
+
+/* The way from codes to numbers that is quickest here. */
+template <typename Decoder> struct stream_decoder {
+    using type = Decoder;
+};
+template <> struct stream_decoder<point_decoder<2, 4>> {
+    using type = twin_decoder;
+};
+
+/* How a kernel is built: the way from codes to numbers, the bits of a code, whether groups of columns have
+ * scales of their own, and blocks that a multiprocessor can run at once. */
+template <typename Decoder_, int BITS_, bool GROUPED_, int BLOCKS_> struct stream_kind {
+    using Decoder = typename stream_decoder<Decoder_>::type;
+    static constexpr int BITS = BITS_, BLOCKS = BLOCKS_;
+    static constexpr bool GROUPED = GROUPED_;
+    static constexpr int UNIT_BYTES = ARRANGED_LANES * BITS * 4;
+    static constexpr int SLOT_UNITS =
+        BYTE_PLANES / BITS * (BLOCKS == 1 ? 2 : 1); /* a slot: about a KB, alone two */
+    static constexpr int SLOT_BYTES = SLOT_UNITS * UNIT_BYTES;
+    static constexpr int SLOTS_BYTES = WARPS * SLOT_BYTES; /* one of every warp */
+    static constexpr int STEPS = Decoder::STEPS;           /* octets of columns of a word */
+    static constexpr int PAIRS = STEPS / 2;                /* of octets */
+    static_assert(Decoder::STEP_CHUNKS == 1, "a step is an octet of columns");
+};
+
+/* The arguments of a launch. */
+typedef struct stream_call {
+    const unsigned char *codes;     /* words [tiles, units, lanes, bits] */
+    const __half *scales, *offsets; /* [rows, groups] */
+    const float *points;
+    const __nv_bfloat16 *x; /* [columns] */
+    __nv_bfloat16 *y;       /* [rows] */
+    int columns, groups, group_words;
+    int tiles, units; /* of eight rows; of a tile */
+    int slots;        /* of a warp's ring */
+    int early_slots;  /* of these, the ones that do not lie where x is rotated */
+    int rotation_bits;
+    float rotation_scale;
+    uint64_t seed;
+    bool accumulate;
+} stream_call;
+
+/* Where a block's arrays lie in shared memory, in bytes. */
+typedef struct stream_layout {
+    int operands; /* x rotated, in the order of the products */
+    int signs;    /* of 64 columns, a word of 64 bits */
+    int scales;   /* F32 [rows of the block] */
+    int ends;     /* F32 [warps, END_TILES, ARRANGED_ROWS]; before, what warps find of x */
+    int barriers; /* [warps, slots] */
+    int ring;     /* [slots, warps] */
+    int work;     /* F32, while x is rotated; the later slots lie there too */
+    int total;
+} stream_layout;
+
+static __host__ __device__ __forceinline__ int tiles_of_block(const stream_call &call, int blocks)
+{
+    return (call.tiles + blocks - 1) / blocks;
+}
+
+template <typename Kind>
+static __host__ __device__ __forceinline__ stream_layout stream_layout_of(const stream_call &call, int blocks)
+{
+    stream_layout layout;
+    layout.operands = ENTRY_STRIDE << Kind::Decoder::index_bits(Kind::BITS);
+    layout.signs = layout.operands + call.units * Kind::STEPS * ROW_LANES * VECTOR_BYTES;
+    layout.scales = layout.signs + (call.columns + SIGN_COLUMNS - 1) / SIGN_COLUMNS * 8;
+    layout.ends = layout.scales + tiles_of_block(call, blocks) * ARRANGED_ROWS * 4;
+    layout.barriers = (layout.ends + WARPS * END_TILES * ARRANGED_ROWS * 4 + 7) / 8 * 8;
+    layout.ring = (layout.barriers + WARPS * call.slots * 8 + 127) / 128 * 128;
+    layout.work = layout.ring + call.early_slots * Kind::SLOTS_BYTES;
+    const int ring_end = layout.ring + call.slots * Kind::SLOTS_BYTES,
+              work_end = layout.work + work_place(call.columns) * 4;
+    layout.total = ring_end > work_end ? ring_end : work_end;
+    return layout;
+}
+
+/* What a block and a warp of it work on: tiles, and units of these, all in order. */
+typedef struct stream_share {
+    int first_tile, tiles, items;
+    int first, end; /* of the items, this warp's */
+} stream_share;
+
+template <typename Kind> static __device__ __forceinline__ stream_share share_of(const stream_call &call)
+{
+    const int block = (int)blockIdx.x, blocks = (int)gridDim.x, warp = (int)threadIdx.x / DECANT_WARP;
+    stream_share share;
+    share.first_tile = (int)((int64_t)call.tiles * block / blocks);
+    share.tiles = (int)((int64_t)call.tiles * (block + 1) / blocks) - share.first_tile;
+    share.items = share.tiles * call.units;
+    share.first = share.items * warp / WARPS;
+    share.end = share.items * (warp + 1) / WARPS;
+    return share;
+}
+
+/* Of the warps that share `items`, the one that has this item. */
+template <typename Kind> static __device__ __forceinline__ int warp_of(int item, int items)
+{
+    return ((item + 1) * WARPS - 1) / items;
+}
+
+/* ---- codes ---- */
+
+/* A warp's ring as its lanes see it. */
+typedef struct code_ring {
+    uint32_t slots, barriers; /* addresses of the first */
+    int asked;                /* the first item that was not asked for */
+    int slot;                 /* that is read next */
+    uint32_t parity;
+} code_ring;
+
+template <typename Kind>
+static __device__ __forceinline__ uint32_t slot_address(const code_ring &ring, int slot)
+{
+    return ring.slots + slot * Kind::SLOTS_BYTES;
+}
+
+/* Where the codes of an item of the block lie. */
+template <typename Kind>
+static __device__ __forceinline__ const unsigned char *codes_of(const stream_call &call,
+                                                                const stream_share &share, int item)
+{
+    return call.codes + ((int64_t)share.first_tile * call.units + item) * Kind::UNIT_BYTES;
+}
+
+/* The next items into this slot, if there are any. */
+template <typename Kind>
+static __device__ __forceinline__ void ask(const stream_call &call, const stream_share &share, code_ring &ring,
+                                           int slot)
+{
+    if (threadIdx.x % DECANT_WARP == 0 && ring.asked < share.end) {
+        const uint32_t bytes =
+                           (uint32_t)(min(share.end - ring.asked, (int)Kind::SLOT_UNITS) * Kind::UNIT_BYTES),
+                       barrier = ring.barriers + slot * 8;
+        decant_barrier_expect(barrier, bytes);
+        decant_copy_bytes(slot_address<Kind>(ring, slot), codes_of<Kind>(call, share, ring.asked), bytes,
+                          barrier);
+    }
+    ring.asked += Kind::SLOT_UNITS;
+}
+
+template <typename Kind>
+static __device__ __forceinline__ code_ring begin_ring(const stream_call &call, const stream_share &share,
+                                                       unsigned char *slots, uint64_t *barriers)
+{
+    const int warp = (int)threadIdx.x / DECANT_WARP;
+    code_ring ring = {decant_shared_address(slots + warp * Kind::SLOT_BYTES),
+                      decant_shared_address(barriers + warp * call.slots), share.first, 0, 0};
+    if (threadIdx.x % DECANT_WARP == 0) {
+#pragma unroll 1
+        for (int slot = 0; slot < call.slots; slot++)
+            decant_barrier_create(ring.barriers + slot * 8, 1);
+        decant_barrier_publish();
+    }
+#pragma unroll 1
+    for (int slot = 0; slot < call.early_slots; slot++)
+        ask<Kind>(call, share, ring, slot);
+    const int later = min(share.end - ring.asked, (call.slots - call.early_slots) * Kind::SLOT_UNITS);
+    if (threadIdx.x % DECANT_WARP == 0 && later > 0) /* for the later slots, as far as the L2 cache */
+        decant_prefetch_bytes(codes_of<Kind>(call, share, ring.asked), (uint32_t)(later * Kind::UNIT_BYTES));
+    __syncwarp();
+    return ring;
+}
+
+/* The words of the next unit; `unit`: which of its slot. The slot is asked for anew behind its last unit. */
+template <typename Kind>
+static __device__ __forceinline__ void take_unit(uint32_t (&words)[Kind::BITS], const stream_call &call,
+                                                 const stream_share &share, code_ring &ring, int &unit,
+                                                 bool is_last)
+{
+    if (unit == 0)
+        decant_barrier_wait(ring.barriers + ring.slot * 8, ring.parity);
+    read_packed<Kind::BITS>(words, slot_address<Kind>(ring, ring.slot) + unit * Kind::UNIT_BYTES);
+    if (++unit < Kind::SLOT_UNITS && !is_last)
+        return;
+    unit = 0;
+    __syncwarp();
+    ask<Kind>(call, share, ring, ring.slot);
+    if (++ring.slot == call.slots) {
+        ring.slot = 0;
+        ring.parity ^= 1;
+    }
+}
+
+/* Scale and offset of a lane's word of a unit of the block. */
+template <typename Kind>
+static __device__ __forceinline__ __half2 scale_of(const stream_call &call, const stream_share &share, int tile,
+                                                   int unit)
+{
+    if constexpr (!Kind::GROUPED)
+        return __half2();
+    const int lane = threadIdx.x % DECANT_WARP, word = unit * ARRANGED_WORDS + lane % ARRANGED_WORDS;
+    const int row = (share.first_tile + tile) * ARRANGED_ROWS + lane / ARRANGED_WORDS;
+    const int64_t place = (int64_t)row * call.groups + min(word / call.group_words, call.groups - 1);
+    return __halves2half2(call.scales[place], call.offsets ? call.offsets[place] : __ushort_as_half(0));
+}
+
+/* ---- products ---- */
+
+/* sums += the products of a unit: of each pair of octets its own. x: the address of this lane's vector of the
+ * unit: octet g of word t, so that column g of the other operand is octet g. */
+template <typename Kind>
+static __device__ __forceinline__ void add_unit(float (&sums)[Kind::PAIRS][4],
+                                                const typename Kind::Decoder &decoder, __half2 scale,
+                                                const point_table &table, uint32_t x)
+{
+    uint4 own;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(own.x), "=r"(own.y), "=r"(own.z), "=r"(own.w)
+                 : "r"(x));
+#pragma unroll
+    for (int pair = 0; pair < Kind::PAIRS; pair++) {
+        uint32_t upper[1][4], lower[1][4];
+        decoder.look_up(upper, 2 * pair, table);
+        decoder.look_up(lower, 2 * pair + 1, table);
+        if constexpr (Kind::GROUPED) {
+            scale_pairs(upper[0], scale);
+            scale_pairs(lower[0], scale);
+        }
+        const uint32_t first[4] = {upper[0][0], lower[0][0], upper[0][1], lower[0][1]};
+        const uint32_t second[4] = {upper[0][2], lower[0][2], upper[0][3], lower[0][3]};
+        decant_mma_halves(sums[pair], first, own.x, own.y);
+        decant_mma_halves(sums[pair], second, own.z, own.w);
+    }
+}
+
+/* ---- sums ---- */
+
+template <typename Kind>
+static __device__ __forceinline__ void store(const stream_call &call, const stream_share &share,
+                                             const float *row_scales, float token_scale, int row, float sum)
+{
+    __nv_bfloat16 *y = call.y + (int64_t)share.first_tile * ARRANGED_ROWS + row;
+    sum *= token_scale;
+    if (!Kind::GROUPED)
+        sum *= row_scales[row];
+    *y = __float2bfloat16_rn(call.accumulate ? __bfloat162float(*y) + sum : sum);
+}
+
+/* A warp's sums of a tile: of one that it has whole to y, of others to `ends`; then they are zeros. */
+template <typename Kind>
+static __device__ __forceinline__ void finish_tile(const stream_call &call, const stream_share &share,
+                                                   const float *row_scales, float token_scale,
+                                                   float (&sums)[Kind::PAIRS][4], int tile, float *ends)
+{
+    const int lane = threadIdx.x % DECANT_WARP, warp = (int)threadIdx.x / DECANT_WARP;
+    const bool begins = share.first <= tile * call.units, ends_here = share.end >= (tile + 1) * call.units;
+    float sum = 0;
+#pragma unroll
+    for (int pair = 0; pair < Kind::PAIRS; pair++) /* lane t has columns 2t and 2t + 1 */
+        sum += __shfl_sync(0xffffffffu, sums[pair][0] + sums[pair][3], pair, ROW_LANES);
+    if (lane % ROW_LANES == 0) {
+        const int row = lane / ROW_LANES;
+        if (begins && ends_here)
+            store<Kind>(call, share, row_scales, token_scale, tile * ARRANGED_ROWS + row, sum);
+        else
+            ends[(warp * END_TILES + begins) * ARRANGED_ROWS + row] = sum;
+    }
+#pragma unroll
+    for (int pair = 0; pair < Kind::PAIRS; pair++)
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+            sums[pair][c] = 0;
+}
+
+/* The sums of tiles that several warps share, in the order of the warps. A tile is the last of the first of
+ * them and the first of the others. */
+template <typename Kind>
+static __device__ __forceinline__ void join_ends(const stream_call &call, const stream_share &share,
+                                                 const float *row_scales, float token_scale, const float *ends)
+{
+    for (int i = threadIdx.x; i < share.tiles * ARRANGED_ROWS; i += THREADS) {
+        const int tile = i / ARRANGED_ROWS, row = i % ARRANGED_ROWS;
+        const int begin = warp_of<Kind>(tile * call.units, share.items),
+                  last = warp_of<Kind>((tile + 1) * call.units - 1, share.items);
+        if (begin == last)
+            continue;
+        /* the first warp has the tile's beginning, the others do not */
+        float sum = ends[(begin * END_TILES + 1) * ARRANGED_ROWS + row];
+        for (int warp = begin + 1; warp <= last; warp++)
+            if (share.items * warp / WARPS < share.items * (warp + 1) / WARPS) /* it has any */
+                sum += ends[warp * END_TILES * ARRANGED_ROWS + row];
+        store<Kind>(call, share, row_scales, token_scale, i, sum);
+    }
+}
+
+#endif
