@@ -1,10 +1,10 @@
 /* y = x ŵᵀ from the packed form; the way depends on the shapes alone:
  *
  *     very few tokens, up to 6 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
- *     up to 32 tokens, 4 or 3 bits, BF16,
- *     large matrices, Hopper                packed_pairs.cu      sparse tensor cores, tables of pairs of levels
- *     up to 16 tokens, up to 4 bits, BF16,
- *     large matrices, Hopper                packed_digits.cu     integer tensor cores, levels in registers
+ *     up to 32 tokens, up to 4 bits, BF16,
+ *     larger matrices, Hopper               packed_pairs.cu      sparse tensor cores, tables of pairs of levels
+ *     up to 16 tokens, 4 bits, BF16, large
+ *     matrices with a sparse part, Hopper   packed_digits.cu     integer tensor cores, levels in registers
  *     up to 32 tokens otherwise             packed_tiles.cu      tensor cores, levels in registers
  *     up to 16 tokens, wider codes, BF16    packed_mma.cu        tensor cores, a lookup each
  *     up to 16 tokens otherwise             packed_vectors.cu    F32, or rows of x of odd lengths
@@ -26,6 +26,7 @@ enum {
     TILE_ROWS_MULTIPLE = 256,
     LOT_TOKENS = 32, /* the most that are multiplied without decoding */
     DIGITS_TOKENS = 16,
+    PAIRS_TOKENS_NARROW_SPARSE = 16, /* of codes of less than four bits, with a sparse part */
     PARITIES_TOKENS = 16,
     PARITIES_SPARSE_COLUMNS = 8192, /* of more than two tokens */
 };
@@ -165,29 +166,37 @@ static bool takes_parities(decant_backend *backend, decant_matrix x, const decan
     return wanted && x.rows <= PARITIES_TOKENS && decant_cuda_packed_has_parities(backend, x, packed);
 }
 
-/* Digits of x are made by a kernel before, which small matrices do not make up for; with a sparse part, tiles
- * need a kernel before, too. From how many weights on they have been faster, and up to how many tokens
- * (tests/gpu/RESULTS.md, tests/bench/DECODE.md). */
+/* Digits of x are made by a kernel before, which dense matrices and those of fewer bits do not make up for:
+ * there tiles or pairs are faster, or as fast within 4 %. From how many weights on digits have been faster, and
+ * up to how many tokens (tests/gpu/RESULTS.md, tests/bench/DECODE.md). */
 static bool takes_digits(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
-    const int64_t least = (packed->sparse.count > 0 ? (int64_t)40 : (int64_t)65) << 20;
+    const int64_t least = (int64_t)40 << 20;
+    const bool gains = packed->bits == 4 && packed->sparse.count > 0;
     const bool wanted =
-        way == DECANT_PACKED_DIGITS ||
-        (way == DECANT_PACKED_FASTEST && x.rows <= DIGITS_TOKENS && packed->rows * packed->columns >= least);
+        way == DECANT_PACKED_DIGITS || (way == DECANT_PACKED_FASTEST && gains && x.rows <= DIGITS_TOKENS &&
+                                        packed->rows * packed->columns >= least);
     return wanted && decant_cuda_packed_has_digits(backend, x, packed);
 }
 
-/* Large matrices at four bits, and at three larger dense ones: a kernel before makes F16 of x and tables take
- * their time to fill, which smaller ones do not make up for; narrower codes are looked up in registers as fast.
- * From how many weights on pairs have been faster (tests/gpu/RESULTS.md). */
+/* Where pairs have been faster than tiles and digits (tests/gpu/RESULTS.md, tests/bench/DECODE.md): from some
+ * number of weights on, because tables take their time to fill. Narrower codes are looked up in registers as
+ * fast, but there the sparse part costs more. */
+static bool gains_by_pairs(decant_matrix x, const decant_packed_matrix *packed)
+{
+    const int64_t weights = packed->rows * packed->columns, mebi = (int64_t)1 << 20;
+    if (packed->sparse.count > 0)
+        return packed->bits == 4 ? weights >= 16 * mebi
+                                 : weights >= 64 * mebi && x.rows <= PAIRS_TOKENS_NARROW_SPARSE;
+    return packed->bits == 4 ? weights >= 40 * mebi : packed->bits == 3 && weights >= 65 * mebi;
+}
+
 static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
-    const int64_t least = (int64_t)(packed->bits == 4 ? 64 : 65) << 20;
-    const bool gains = packed->bits == 4 || (packed->bits == 3 && packed->sparse.count == 0);
-    const bool wanted = way == DECANT_PACKED_PAIRS ||
-                        (way == DECANT_PACKED_FASTEST && gains && packed->rows * packed->columns >= least);
+    const bool wanted =
+        way == DECANT_PACKED_PAIRS || (way == DECANT_PACKED_FASTEST && gains_by_pairs(x, packed));
     return wanted && decant_cuda_packed_has_pairs(backend, x, packed);
 }
 

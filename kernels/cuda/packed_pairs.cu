@@ -14,12 +14,16 @@
  * up at the end of a tile of rows.
  *
  * The stages of all tiles of rows, one tile after the other, are cut into runs of the same length, one for each
- * multiprocessor. Blocks that share a tile leave their sums in scratch, and the one that comes last adds them
- * up in order.
+ * multiprocessor; where there are blocks enough, no run has stages of two tiles. Blocks that share a tile leave
+ * their sums in scratch, and the one that comes last adds them up in order.
  *
- * The sparse part is multiplied before, by token_sparse.cu, and added at the end. */
+ * The sparse part is either multiplied before, by token_sparse.cu, and added at the end; or by four more warps
+ * of each block, while the others take the codes, and added with the warps' sums (entry_products.cuh). Then the
+ * warps of the entries hand some of their registers on to those of the codes. */
+
 #include "kernels/cuda/arrivals.cuh"
 #include "kernels/cuda/early_launch.cuh"
+#include "kernels/cuda/entry_products.cuh"
 #include "kernels/cuda/pair_codes.cuh"
 #include "kernels/cuda/sparse_core.cuh"
 #include "kernels/cuda/token_fragments.h"
@@ -32,9 +36,26 @@ enum {
     RING_ADDRESS = 2048, /* in shared memory, behind what the system and the barriers take */
     TABLES_ADDRESS = RING_ADDRESS + RING_BYTES,
     PLANES_MAXIMUM = 4,
-    HALVES = 2, /* of a slice: the words of a plane that a lane has */
+    BESIDE_TOKENS = 16,
+    BEFORE_WEIGHTS = 128, /* Mi */
+    HALVES = 2,           /* of a slice: the words of a plane that a lane has */
     HALF_TURNS = DECANT_FRAGMENTS_TURNS / HALVES,
+    ENTRIES_BARRIER = CODES_BARRIER + 1, /* of the warps of the entries */
+    BLOCK_BARRIER,                       /* of all */
+    ENTRY_WARPS = 4,
+    ENTRY_LANES = ENTRY_WARPS * DECANT_WARP,
+    BLOCK_THREADS = THREADS + ENTRY_LANES,
+    ENTRY_OCTETS = ROWS / ENTRY_OCTET,
 };
+
+/* Registers of a thread of a block with entries on average, of the codes' threads and of the entries'. Up to
+ * sixteen tokens they leave room for a small block of the kernel that makes fragments for the next product. */
+template <int TOKENS> constexpr int REGISTERS = TOKENS > 16 ? 168 : 160;
+template <int TOKENS> constexpr int CODES_REGISTERS = TOKENS > 16 ? 200 : 168;
+template <int TOKENS> constexpr int ENTRIES_REGISTERS = 3 * REGISTERS<TOKENS> - 2 * CODES_REGISTERS<TOKENS>;
+
+/* Units of entries that a warp has under way, as registers allow. */
+template <int TOKENS> constexpr int UNITS_AHEAD = TOKENS == 8 ? 4 : TOKENS == 16 ? 3 : 1;
 
 /* What a number of tokens is padded to, and how products are made of them. */
 template <int TOKENS> constexpr int OPERANDS = TOKENS > DECANT_FRAGMENTS_OPERAND_TOKENS ? 2 : 1;
@@ -46,10 +67,11 @@ typedef struct pairs_call {
     CUtensorMap planes; /* [bits, rows, words], as BF16 */
     decant_packed_view packed;
     decant_token_fragments x;
-    __nv_bfloat16 *y;    /* [tokens, rows] */
-    const float *sparse; /* [tokens, rows] or NULL: the product of the sparse part */
-    float *parts;        /* [blocks, SHARED_TILES, tokens of the kernel, ROWS] */
-    uint32_t *arrivals;  /* [row tiles] zeros, and zeros again in the end */
+    __nv_bfloat16 *y;      /* [tokens, rows] */
+    const float *sparse;   /* [tokens, rows] or NULL: the product of the sparse part */
+    __nv_bfloat16 *turned; /* x [columns, tokens of the kernel], for the sparse part */
+    float *parts;          /* [blocks, SHARED_TILES, tokens of the kernel, ROWS] */
+    uint32_t *arrivals;    /* [row tiles] zeros, and zeros again in the end */
     int tokens;
     int row_tiles, row_stages;
     int run; /* stages of a block */
@@ -186,16 +208,25 @@ typedef struct tile_blocks {
     return {begin / call.run, (begin + call.row_stages - 1) / call.run};
 }
 
+/* All warps of the block wait for each other. */
+template <bool SPARSE> static __device__ __forceinline__ void block_meets(void)
+{
+    if constexpr (SPARSE)
+        wait_at_barrier<BLOCK_BARRIER, BLOCK_THREADS>();
+    else
+        codes_meet();
+}
+
 /* Adds the warps' sums up, in `parts`, where the tables were. Barriers before and after. */
-template <int TOKENS>
+template <int TOKENS, bool SPARSE>
 static __device__ __forceinline__ void finish_tile(const pairs_call &call, const tile_sums<TOKENS> &sums,
                                                    int row_tile, float *parts)
 {
     const tile_blocks blocks = blocks_of(call, row_tile);
     float4 *shared_part = part_of<TOKENS>(call, blockIdx.x, row_tile);
-    __syncthreads(); /* nobody looks up any more */
+    block_meets<SPARSE>(); /* nobody looks up any more */
     leave_sums<TOKENS>(sums, parts);
-    __syncthreads();
+    block_meets<SPARSE>();
     for (int i = threadIdx.x; i < TOKENS * QUADS; i += THREADS) {
         const int token = i / QUADS, quad = i % QUADS;
         float4 sum = make_float4(0, 0, 0, 0);
@@ -204,12 +235,15 @@ static __device__ __forceinline__ void finish_tile(const pairs_call &call, const
             add(sum, *(const float4 *)(parts + (warp * TOKENS + token) * PART_STRIDE + 4 * quad));
         const float scale = call.x.scales[token];
         sum = make_float4(sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale);
+        if constexpr (SPARSE)
+            add(sum, entry_sums_of<TOKENS, ENTRY_WARPS>(parts + WARPS * TOKENS * PART_STRIDE, PART_STRIDE,
+                                                        token, 4 * quad));
         if (blocks.first == blocks.last)
             store(call, row_tile * ROWS + 4 * quad, token, sum);
         else
             shared_part[i] = sum;
     }
-    __syncthreads();
+    codes_meet();
 }
 
 /* The last block of those that share a tile adds up what all left. */
@@ -217,7 +251,7 @@ template <int TOKENS> static __device__ __forceinline__ void add_parts(const pai
 {
     const tile_blocks blocks = blocks_of(call, row_tile);
     if (blocks.first == blocks.last ||
-        !decant_comes_last(call.arrivals + row_tile, blocks.last - blocks.first + 1))
+        !decant_comes_last(call.arrivals + row_tile, blocks.last - blocks.first + 1, codes_meet))
         return;
     for (int i = threadIdx.x; i < TOKENS * QUADS; i += THREADS) {
         float4 sum = make_float4(0, 0, 0, 0);
@@ -230,25 +264,31 @@ template <int TOKENS> static __device__ __forceinline__ void add_parts(const pai
 /* ---- the kernel ---- */
 
 /* Where a block's arrays lie in shared memory, in bytes. The warps' sums take the place of the tables. */
-template <int BITS, int TOKENS> struct shared_layout {
+template <int BITS, int TOKENS, bool SPARSE> struct shared_layout {
     static constexpr int TABLES_AT = RING_BYTES, TABLES_BYTES = TILES / 2 * TWO_TABLES_BYTES<BITS>,
-                         PARTS_BYTES = WARPS * TOKENS * PART_STRIDE * 4,
+                         ENTRY_PARTS = SPARSE ? entry_parts<TOKENS, ENTRY_WARPS>(PART_STRIDE) : 0,
+                         PARTS_BYTES = (WARPS * TOKENS * PART_STRIDE + ENTRY_PARTS) * 4,
                          TOTAL = TABLES_AT + (TABLES_BYTES > PARTS_BYTES ? TABLES_BYTES : PARTS_BYTES);
 };
 
-template <int BITS, int TOKENS>
-static __device__ __forceinline__ void pairs_block(const pairs_call &call, unsigned char *shared)
+static __device__ __forceinline__ stage_run run_of_block(const pairs_call &call)
 {
-    __shared__ code_barriers<SLOTS<BITS>> barriers;
-    unsigned char *tables = shared + shared_layout<BITS, TOKENS>::TABLES_AT;
+    const int begin = (int)blockIdx.x * call.run;
+    return {begin, min(begin + call.run, call.row_tiles * call.row_stages), call.row_stages};
+}
+
+/* What the warps of the codes do. */
+template <int BITS, int TOKENS, bool SPARSE>
+static __device__ __forceinline__ void take_codes(const pairs_call &call, unsigned char *shared,
+                                                  code_barriers<SLOTS<BITS>> &barriers)
+{
+    unsigned char *tables = shared + shared_layout<BITS, TOKENS, SPARSE>::TABLES_AT;
     const int warp = threadIdx.x / DECANT_WARP, slices = call.packed.words * 32 / SLICE_COLUMNS;
-    const stage_run run = {(int)blockIdx.x * call.run,
-                           min((int)blockIdx.x * call.run + call.run, call.row_tiles * call.row_stages),
-                           call.row_stages};
+    const stage_run run = run_of_block(call);
     code_ring<BITS> ring;
     own_levels<BITS, WARPS> levels;
     half_fragments<TOKENS> x[HALVES];
-    /* a warp may have no slice in the last stage of a row: it reads another's of x, and does not use it */
+    /* a warp may have no slice in the last stages of a row: it reads another's of x, and does not use it */
     const auto load_x = [&](int half, int stage_of_row) {
         load_fragments<TOKENS>(x[half], call, min(stage_of_row * STAGE_SLICES + warp, slices - 1), half);
     };
@@ -267,7 +307,7 @@ static __device__ __forceinline__ void pairs_block(const pairs_call &call, unsig
         tile_sums<TOKENS> sums = {};
         if (tile_end < run.end)
             prefetch_levels<BITS>(call.packed, (row_tile + 1) * ROWS, ROWS);
-        __syncthreads(); /* the tables are there */
+        codes_meet(); /* the tables are there */
 #pragma unroll 1
         for (; stage < tile_end; stage++) {
             slice_codes<BITS> codes;
@@ -287,7 +327,7 @@ static __device__ __forceinline__ void pairs_block(const pairs_call &call, unsig
         }
         if (stage < run.end)
             load_levels<BITS, WARPS>(levels, call.packed, (row_tile + 1) * ROWS);
-        finish_tile<TOKENS>(call, sums, row_tile, (float *)tables);
+        finish_tile<TOKENS, SPARSE>(call, sums, row_tile, (float *)tables);
         if (stage < run.end)
             fill_tables<BITS, WARPS>(levels, tables);
     }
@@ -297,12 +337,75 @@ static __device__ __forceinline__ void pairs_block(const pairs_call &call, unsig
         add_parts<TOKENS>(call, last_tile);
 }
 
+/* What the warps of the entries do. */
+template <int BITS, int TOKENS>
+static __device__ __forceinline__ void take_entries(const pairs_call &call, unsigned char *shared,
+                                                    uint32_t (*row_offsets)[ROWS + 1])
+{
+    const stage_run run = run_of_block(call);
+    const int thread = (int)threadIdx.x - THREADS;
+    float *parts =
+        (float *)(shared + shared_layout<BITS, TOKENS, true>::TABLES_AT) + WARPS * TOKENS * PART_STRIDE;
+    int first_octet = 0, last_octet = 0; /* of those that sums are there of */
+    entry_sums<TOKENS, ENTRY_OCTETS> sums;
+    const auto leave = [&] {
+        block_meets<true>(); /* nobody looks up any more */
+        leave_entry_sums<TOKENS, ENTRY_WARPS, ENTRY_OCTETS>(sums, first_octet, last_octet, parts, PART_STRIDE);
+        block_meets<true>();
+    };
+    const auto offset_of = [&](int row_tile) {
+        return call.packed.row_offsets[min(row_tile * ROWS + min(thread, (int)ROWS), call.packed.rows)];
+    };
+    const int first_tile = run.begin / call.row_stages, last_tile = (run.end - 1) / call.row_stages;
+    uint32_t next_offset = offset_of(first_tile);
+    for (int row_tile = first_tile; row_tile <= last_tile; row_tile++) {
+        uint32_t *offsets = row_offsets[(row_tile - first_tile) % 2];
+        const int tile_begin = row_tile * call.row_stages;
+        if (thread <= ROWS)
+            offsets[thread] = next_offset;
+        wait_at_barrier<ENTRIES_BARRIER, ENTRY_LANES>();
+        tile_entries<TOKENS, ENTRY_WARPS, ENTRY_OCTETS, UNITS_AHEAD<TOKENS>> entries;
+        entries.open(call.packed, offsets,
+                     decant_entry_units_of(offsets[0], offsets[ROWS], max(run.begin - tile_begin, 0),
+                                           min(run.end - tile_begin, call.row_stages), call.row_stages));
+        if (row_tile < last_tile)
+            next_offset = offset_of(row_tile + 1);
+        if (row_tile == first_tile)
+            decant_wait_for_earlier_kernels();
+        entries.start(call.turned);
+        if (row_tile > first_tile) /* by now the first of this tile are under way */
+            leave();
+        entries.multiply(sums);
+        first_octet = entries.first_octet;
+        last_octet = entries.octet;
+    }
+    leave();
+}
+
 template <int BITS, int TOKENS>
 __global__ void __launch_bounds__(THREADS, 1) packed_pairs_kernel(const __grid_constant__ pairs_call call)
 {
     if constexpr (DECANT_HAS_WGMMA) {
         extern __shared__ __align__(1024) unsigned char shared[];
-        pairs_block<BITS, TOKENS>(call, shared);
+        __shared__ code_barriers<SLOTS<BITS>> barriers;
+        take_codes<BITS, TOKENS, false>(call, shared, barriers);
+    }
+}
+
+template <int BITS, int TOKENS>
+__global__ void __maxnreg__(REGISTERS<TOKENS>) sparse_pairs_kernel(const __grid_constant__ pairs_call call)
+{
+    if constexpr (DECANT_HAS_WGMMA) {
+        extern __shared__ __align__(1024) unsigned char shared[];
+        __shared__ code_barriers<SLOTS<BITS>> barriers;
+        __shared__ uint32_t row_offsets[2][ROWS + 1];
+        if (threadIdx.x >= THREADS) {
+            decant_registers_lower<ENTRIES_REGISTERS<TOKENS>>();
+            take_entries<BITS, TOKENS>(call, shared, row_offsets);
+        } else {
+            decant_registers_raise<CODES_REGISTERS<TOKENS>>();
+            take_codes<BITS, TOKENS, true>(call, shared, barriers);
+        }
     }
 }
 
@@ -311,8 +414,11 @@ __global__ void __launch_bounds__(THREADS, 1) packed_pairs_kernel(const __grid_c
 template <int BITS, int TOKENS>
 static cudaError_t launch(decant_cuda_context *context, const pairs_call &call, int blocks)
 {
+    if (call.turned)
+        return decant_launch_early(context, sparse_pairs_kernel<BITS, TOKENS>, (unsigned)blocks, BLOCK_THREADS,
+                                   shared_layout<BITS, TOKENS, true>::TOTAL, call);
     return decant_launch_early(context, packed_pairs_kernel<BITS, TOKENS>, (unsigned)blocks, THREADS,
-                               shared_layout<BITS, TOKENS>::TOTAL, call);
+                               shared_layout<BITS, TOKENS, false>::TOTAL, call);
 }
 
 template <int BITS>
@@ -328,8 +434,16 @@ bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, cons
     const int64_t words = (packed->columns + 31) / 32;
     return decant_cuda_context_of(backend)->has_wgmma && packed->bits <= PLANES_MAXIMUM &&
            x.element == DECANT_BF16 && x.rows <= DECANT_FRAGMENTS_TOKENS_MAXIMUM && words % 4 == 0 &&
-           (uintptr_t)packed->planes % 16 == 0 && packed->rows <= (int64_t)DECANT_ARRIVALS * ROWS &&
+           (uintptr_t)packed->planes % 16 == 0 && (uintptr_t)packed->sparse.columns % 16 == 0 &&
+           (uintptr_t)packed->sparse_values % 16 == 0 && packed->rows <= (int64_t)DECANT_ARRIVALS * ROWS &&
            decant_has_vectors<__nv_bfloat16>(x.columns, x.data);
+}
+
+/* Where it takes less to multiply the sparse part in a pass before than beside the codes: with so many tokens,
+ * registers are too few to have many entries under way (tests/bench/DECODE.md). */
+static bool takes_entries_before(decant_matrix x, const decant_packed_matrix *packed)
+{
+    return x.rows > BESIDE_TOKENS && packed->rows * packed->columns >= (int64_t)BEFORE_WEIGHTS << 20;
 }
 
 decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
@@ -346,22 +460,30 @@ decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
     call.row_stages = (call.packed.words + STAGE_WORDS - 1) / STAGE_WORDS;
     const int stages = call.row_tiles * call.row_stages;
     call.run = (stages + context->shared.multiprocessors - 1) / context->shared.multiprocessors;
-    const int blocks = (stages + call.run - 1) / call.run;
+    const int row_blocks = (call.row_stages + call.run - 1) / call.run;
+    if (row_blocks * call.row_tiles <= context->shared.multiprocessors)
+        call.row_stages = row_blocks * call.run; /* tables once a block; there is nothing beyond the columns */
+    const int blocks = (call.row_tiles * call.row_stages + call.run - 1) / call.run;
     DECANT_RETURN_ON_FAILURE(map_planes(backend, call.packed, &call.planes, err));
     DECANT_RETURN_ON_FAILURE(decant_cuda_arrivals(context, &call.arrivals, err));
     size_t total = 0;
     const size_t parts_at = decant_scratch_reserve(&total, (size_t)blocks * SHARED_TILES * ROWS *
                                                                DECANT_FRAGMENTS_TOKENS_MAXIMUM * sizeof(float));
     const size_t fragments_at = decant_scratch_reserve(&total, decant_token_fragments_bytes(x));
-    const size_t sparse_at = decant_scratch_reserve(&total, sparse ? decant_token_sparse_bytes(x, packed) : 0);
+    const bool before = sparse && takes_entries_before(x, packed);
+    const size_t sparse_at = decant_scratch_reserve(&total, before   ? decant_token_sparse_bytes(x, packed)
+                                                            : sparse ? decant_turned_bytes(x)
+                                                                     : 0);
     void *scratch;
     DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, total, &scratch, err));
     call.parts = (float *)((char *)scratch + parts_at);
-    if (sparse)
+    if (before)
         DECANT_RETURN_ON_FAILURE(
             decant_cuda_token_sparse(backend, x, packed, (char *)scratch + sparse_at, &call.sparse, err));
+    else if (sparse)
+        call.turned = (__nv_bfloat16 *)((char *)scratch + sparse_at);
     DECANT_RETURN_ON_FAILURE(
-        decant_cuda_token_fragments(backend, x, (char *)scratch + fragments_at, &call.x, err));
+        decant_cuda_token_fragments(backend, x, (char *)scratch + fragments_at, &call.x, call.turned, err));
     const cudaError_t code = packed->bits == 2   ? launch_width<2>(context, call, blocks)
                              : packed->bits == 3 ? launch_width<3>(context, call, blocks)
                                                  : launch_width<4>(context, call, blocks);

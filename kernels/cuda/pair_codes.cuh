@@ -5,6 +5,7 @@
 #define DECANT_KERNELS_CUDA_PAIR_CODES_CUH
 
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/named_barriers.cuh"
 #include "kernels/cuda/pair_tables.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 #include "kernels/cuda/tensor_map.h"
@@ -21,7 +22,14 @@ enum {
     LINE_BYTES = STAGE_WORDS * 4,
     PLANE_BYTES = ROWS * LINE_BYTES, /* of a stage */
     RING_BYTES = 96 << 10,
+    CODES_BARRIER = 1, /* a named one */
 };
+
+/* The warps of the codes wait for each other; a block may have more warps. */
+static __device__ __forceinline__ void codes_meet(void)
+{
+    wait_at_barrier<CODES_BARRIER, THREADS>();
+}
 
 template <int BITS> constexpr int STAGE_BYTES = BITS *PLANE_BYTES;
 template <int BITS> constexpr int SLOTS = RING_BYTES / STAGE_BYTES<BITS>;
@@ -64,7 +72,7 @@ template <int BITS> struct code_ring {
             for (int i = 0; i < SLOTS<BITS> && run.begin + i < run.end; i++)
                 bring(run.begin + i, i);
         }
-        __syncthreads();
+        codes_meet();
     }
 
     __device__ __forceinline__ void bring(int stage, int target) const

@@ -3,6 +3,7 @@
 #define DECANT_KERNELS_CUDA_PARITY_BLOCK_CUH
 
 #include "kernels/cuda/fixed_point.cuh"
+#include "kernels/cuda/named_barriers.cuh"
 #include "kernels/cuda/sparse_rows.cuh"
 
 enum {
@@ -158,17 +159,6 @@ static __device__ __forceinline__ void count_ones(int (&counts)[4], const uint4 
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+r"(counts[0]), "+r"(counts[1]), "+r"(counts[2]), "+r"(counts[3])
         : "r"(planes.x), "r"(planes.y), "r"(planes.z), "r"(planes.w), "r"(low), "r"(high));
-}
-
-template <int BARRIER, int THREADS_OF_IT> static __device__ __forceinline__ void wait_at_barrier(void)
-{
-    asm volatile("barrier.sync %0, %1;" ::"n"(BARRIER), "n"(THREADS_OF_IT) : "memory");
-}
-
-/* Others wait there for this thread, which goes on. */
-template <int BARRIER, int THREADS_OF_IT> static __device__ __forceinline__ void arrive_at_barrier(void)
-{
-    asm volatile("barrier.arrive %0, %1;" ::"n"(BARRIER), "n"(THREADS_OF_IT) : "memory");
 }
 
 /* ---- codes: a ring of units for each team ---- */

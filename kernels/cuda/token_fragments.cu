@@ -1,20 +1,23 @@
 /* x as fragments, as token_fragments.h says. The blocks of a pair of tokens all look for their largest
  * magnitudes in the whole of both, and then write a part of the columns each; a thread takes an octet of both
- * tokens at a time. */
+ * tokens at a time. Where x is wanted turned as well, further blocks do that, a thread eight tokens of a
+ * column. */
 #include "kernels/cuda/token_fragments.h"
 
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/token_turn.cuh"
 
 #include <cuda_fp16.h>
 
 enum {
     THREADS = 512,
-    WARPS = THREADS / DECANT_WARP,
-    OCTET = 8, /* columns */
-    PARTS = 4, /* of the columns, each for a block */
-    PAIR = 2,  /* tokens g and g + 8 of an operand */
-    AHEAD = 4, /* octets of a thread that are loaded at once */
+    FEW_THREADS = 128, /* so few that a block begins beside one of packed_pairs.cu that takes entries, too */
+    FEW_THREADS_COLUMNS = 4096, /* of more, a row's largest takes few threads too long */
+    OCTET = 8,                  /* columns */
+    PARTS = 4,                  /* of the columns, each for a block */
+    PAIR = 2,                   /* tokens g and g + 8 of an operand */
+    AHEAD = 4,                  /* octets of a thread that are loaded at once */
 };
 
 typedef struct fragments_call {
@@ -22,6 +25,8 @@ typedef struct fragments_call {
     uint4 *fragments;
     float *scales;
     int tokens, columns, slices, operands;
+    __nv_bfloat16 *turned; /* x [columns, turned_tokens] or NULL */
+    int turned_tokens;
 } fragments_call;
 
 /* Eight columns of a token; zeros beyond the last token or column. */
@@ -85,8 +90,20 @@ static __device__ __forceinline__ void write_octet(const fragments_call &call, i
     target[call.operands * DECANT_WARP] = make_uint4(first.z, second.z, first.w, second.w);
 }
 
+/* What block `block` of those that turn x does. */
+template <int THREADS> static __device__ __forceinline__ void turn(const fragments_call &call, int block)
+{
+    const int vectors = call.turned_tokens / DECANT_VECTOR_TOKENS,
+              column = block / vectors * THREADS + (int)threadIdx.x;
+    if (column < call.columns)
+        decant_turn_vector(call.x, call.tokens, call.columns, call.turned_tokens, column,
+                           block % vectors * DECANT_VECTOR_TOKENS, call.turned);
+}
+
+template <int THREADS>
 __global__ void __launch_bounds__(THREADS) token_fragments_kernel(const __grid_constant__ fragments_call call)
 {
+    constexpr int WARPS = THREADS / DECANT_WARP;
     __shared__ uint32_t largest_of[PAIR][WARPS];
     const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
     const int part = (int)blockIdx.x % PARTS, g = (int)blockIdx.x / PARTS % 8,
@@ -95,6 +112,10 @@ __global__ void __launch_bounds__(THREADS) token_fragments_kernel(const __grid_c
     const int tokens[PAIR] = {operand * 16 + g, call.tokens <= 8 ? g : operand * 16 + g + 8};
     decant_let_next_kernel_begin();
     decant_wait_for_earlier_kernels();
+    if (operand >= call.operands) {
+        turn<THREADS>(call, (int)blockIdx.x - 8 * PARTS * call.operands);
+        return;
+    }
     uint32_t largest[PAIR] = {};
     for (int first = threadIdx.x; first < octets; first += AHEAD * THREADS) {
         uint4 ahead[AHEAD][PAIR];
@@ -153,7 +174,8 @@ size_t decant_token_fragments_bytes(decant_matrix x)
 }
 
 decant_status decant_cuda_token_fragments(decant_backend *backend, decant_matrix x, void *scratch,
-                                          decant_token_fragments *fragments, decant_error *err)
+                                          decant_token_fragments *fragments, __nv_bfloat16 *turned,
+                                          decant_error *err)
 {
     size_t total = 0;
     const size_t fragments_at = decant_scratch_reserve(&total, fragments_bytes(x));
@@ -166,10 +188,17 @@ decant_status decant_cuda_token_fragments(decant_backend *backend, decant_matrix
     call.columns = (int)x.columns;
     call.slices = slices_of(x.columns);
     call.operands = decant_fragments_operands(x.rows);
-    DECANT_RETURN_ON_FAILURE(
-        decant_cuda_check(decant_launch_early(decant_cuda_context_of(backend), token_fragments_kernel,
-                                              (unsigned)(8 * call.operands * PARTS), THREADS, 0, call),
-                          "token_fragments", err));
+    call.turned = turned;
+    call.turned_tokens = decant_turned_tokens(x.rows);
+    const bool few = turned && call.operands == 1 && call.columns <= FEW_THREADS_COLUMNS;
+    const int threads = few ? FEW_THREADS : THREADS;
+    const int turning =
+        turned ? (call.columns + threads - 1) / threads * call.turned_tokens / DECANT_VECTOR_TOKENS : 0;
+    DECANT_RETURN_ON_FAILURE(decant_cuda_check(
+        decant_launch_early(decant_cuda_context_of(backend),
+                            few ? token_fragments_kernel<FEW_THREADS> : token_fragments_kernel<THREADS>,
+                            (unsigned)(8 * call.operands * PARTS + turning), (unsigned)threads, 0, call),
+        "token_fragments", err));
     *fragments = {call.fragments, call.scales};
     return decant_cuda_launched(backend, "token_fragments", err);
 }

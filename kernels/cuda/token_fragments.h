@@ -14,6 +14,8 @@
 
 #include "kernels/cuda/operations.h"
 
+#include <cuda_bf16.h>
+
 enum {
     DECANT_FRAGMENTS_TOKENS_MAXIMUM = 32,
     DECANT_FRAGMENTS_OPERAND_TOKENS = 16,
@@ -37,8 +39,10 @@ static inline int decant_fragments_operands(int64_t tokens)
 size_t decant_token_fragments_bytes(decant_matrix x);
 
 /* Makes fragments of x, BF16, of columns in multiples of 8 and on addresses of multiples of 16 bytes; in
- * `scratch`, of 256-byte alignment. */
+ * `scratch`, of 256-byte alignment. turned: where x is to be turned as well, as token_sparse.h says, or NULL.
+ */
 decant_status decant_cuda_token_fragments(decant_backend *backend, decant_matrix x, void *scratch,
-                                          decant_token_fragments *fragments, decant_error *err);
+                                          decant_token_fragments *fragments, __nv_bfloat16 *turned,
+                                          decant_error *err);
 
 #endif

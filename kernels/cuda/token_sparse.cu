@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/token_entries.cuh"
+#include "kernels/cuda/token_turn.cuh"
 
 enum {
     THREADS = 256,
@@ -13,11 +14,6 @@ enum {
     ROWS_LEAST = 8,      /* of a block */
     ROWS_MAXIMUM = 32,
 };
-
-static int padded_tokens(int64_t tokens)
-{
-    return tokens <= 8 ? 8 : tokens <= 16 ? 16 : 32;
-}
 
 /* ---- x, turned ---- */
 
@@ -38,26 +34,19 @@ __global__ void __launch_bounds__(TURN_THREADS) turn_kernel(const __grid_constan
     decant_wait_for_earlier_kernels();
     if (column >= call.columns)
         return;
-    const uint16_t *x = (const uint16_t *)call.x + (int64_t)first_token * call.columns + column;
-    uint32_t words[DECANT_VECTOR_TOKENS / 2] = {};
-#pragma unroll
-    for (int i = 0; i < DECANT_VECTOR_TOKENS; i++)
-        if (first_token + i < call.tokens)
-            words[i / 2] |= (uint32_t)x[(int64_t)i * call.columns] << 16 * (i % 2);
-    *(uint4 *)(call.turned + (int64_t)column * TOKENS + first_token) =
-        make_uint4(words[0], words[1], words[2], words[3]);
+    decant_turn_vector(call.x, call.tokens, call.columns, TOKENS, column, first_token, call.turned);
 }
 
 size_t decant_turned_bytes(decant_matrix x)
 {
-    return (size_t)(x.columns * padded_tokens(x.rows)) * sizeof(__nv_bfloat16);
+    return (size_t)(x.columns * decant_turned_tokens(x.rows)) * sizeof(__nv_bfloat16);
 }
 
 decant_status decant_cuda_turn(decant_backend *backend, decant_matrix x, __nv_bfloat16 *turned,
                                decant_error *err)
 {
     const turn_call call = {(const __nv_bfloat16 *)x.data, turned, (int)x.rows, (int)x.columns};
-    const int tokens = padded_tokens(x.rows);
+    const int tokens = decant_turned_tokens(x.rows);
     const unsigned blocks =
         (unsigned)((x.columns + TURN_THREADS - 1) / TURN_THREADS * tokens / DECANT_VECTOR_TOKENS);
     const auto kernel = tokens == 8 ? turn_kernel<8> : tokens == 16 ? turn_kernel<16> : turn_kernel<32>;
@@ -118,7 +107,7 @@ decant_status decant_cuda_token_sparse(decant_backend *backend, decant_matrix x,
     const int rows = (int)packed->rows, wanted = (rows + BLOCKS_WANTED - 1) / BLOCKS_WANTED;
     const int block_rows = wanted < ROWS_LEAST ? ROWS_LEAST : wanted < ROWS_MAXIMUM ? wanted : ROWS_MAXIMUM;
     const sparse_call call = {decant_packed_view_of(packed), turned, target, (int)x.rows, block_rows};
-    const int tokens = padded_tokens(x.rows);
+    const int tokens = decant_turned_tokens(x.rows);
     const cudaError_t code = tokens == 8    ? launch<8>(context, call)
                              : tokens == 16 ? launch<16>(context, call)
                                             : launch<32>(context, call);

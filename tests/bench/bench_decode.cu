@@ -73,8 +73,10 @@ static sparse_copies make_sparse(int rows, int columns, int copies)
         const double crowded = mix((uint64_t)row + 17) % 128 == 0 ? 128.0 / 9 : 0.0;
         const int count = (int)lrint(SPARSE_SHARE * (spread + crowded) * columns);
         for (int i = 0; i < count; i++) {
-            made.columns.push_back((
-                uint32_t)((i + (double)(mix((uint64_t)row * 131071 + i) >> 40) / (1 << 24)) * columns / count));
+            /* one column out of each of `count` pieces, so that all differ */
+            const int64_t begin = (int64_t)i * columns / count, end = (int64_t)(i + 1) * columns / count;
+            made.columns.push_back(
+                (uint32_t)(begin + (int64_t)(mix((uint64_t)row * 131071 + i) % (uint64_t)(end - begin))));
             made.values.push_back(__float2half_rn(0.2f * normal_value((uint64_t)row * 65537 + i)));
         }
         made.offsets.push_back((uint32_t)made.columns.size());

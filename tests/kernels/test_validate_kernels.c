@@ -298,19 +298,35 @@ static void packed_linear_is_precise(void **state)
             }
 }
 
-static void check_scales(decant_backend *backend, int bits, int64_t tokens)
+/* The scale of entry i of x, [tokens, columns]. */
+typedef double (*scale_of)(int64_t i, int64_t columns);
+
+static double scale_of_token(int64_t i, int64_t columns)
 {
-    const int64_t columns = 1024, rows = 24;
+    static const double scales[] = {0, 1e-20, 1, 1e20};
+    return scales[i / columns % 4];
+}
+
+/* Neighbouring columns differ, and those far apart differ otherwise. */
+static double scale_of_column(int64_t i, int64_t columns)
+{
+    static const double scales[] = {1e-12, 1, 0, 1e-6, 1e4};
+    const int64_t column = i % columns;
+    return scales[(column / 96 + column / 1024) % 5] * (column < 2048 ? 1 : 1e3);
+}
+
+static void check_scales(decant_backend *backend, int bits, int64_t tokens, int64_t columns, int64_t rows,
+                         scale_of scale)
+{
     uint64_t seed = 5;
     packed_case made = {.packed = {.rows = rows, .columns = columns, .bits = bits},
                         .weights = doubles(columns * rows)};
     pack_codes(backend, &made, &seed);
     device_array x = activation_array(backend, tokens, columns, 1, 1),
                  y = activation_array(backend, tokens, rows, 1, 2);
-    static const double scales[] = {0, 1e-20, 1, 1e20};
     double *expected = doubles(tokens * rows);
     for (int64_t i = 0; i < tokens * columns; i++) {
-        store_element(backend->activation, x.values[i] * scales[i / columns % 4], x.host, i);
+        store_element(backend->activation, x.values[i] * scale(i, columns), x.host, i);
         x.values[i] = load_element(backend->activation, x.host, i);
     }
     REQUIRE(backend->memory->upload(backend, x.matrix.data, x.host, decant_matrix_bytes(x.matrix), err));
@@ -337,10 +353,23 @@ static void check_scales(decant_backend *backend, int bits, int64_t tokens)
 static void packed_linear_scales_each_token(void **state)
 {
     for (int bits = DECANT_BITS_MINIMUM; bits <= 6; bits++) {
-        check_scales(*state, bits, 4);
-        check_scales(*state, bits, 8);
-        check_scales(*state, bits, 20);
+        check_scales(*state, bits, 4, 1024, 24, scale_of_token);
+        check_scales(*state, bits, 8, 1024, 24, scale_of_token);
+        check_scales(*state, bits, 20, 1024, 24, scale_of_token);
     }
+}
+
+/* Nor do columns whose values lie far apart, with so many rows that a block of a GPU takes several steps of
+ * columns one after the other. */
+static void packed_linear_follows_scales_of_columns(void **state)
+{
+    for (int bits = 2; bits <= 4; bits++) {
+        check_scales(*state, bits, 3 + bits, 1160, 37, scale_of_column);
+        check_scales(*state, bits, 13, 1160, 37, scale_of_column);
+    }
+    check_scales(*state, 4, 8, 4096, 2200, scale_of_column);
+    check_scales(*state, 4, 16, 4096, 2200, scale_of_column);
+    check_scales(*state, 3, 18, 4096, 2200, scale_of_column);
 }
 
 /* ---- comparison ---- */
@@ -445,6 +474,7 @@ int main(void)
         cmocka_unit_test(packed_linear_repeats),
         cmocka_unit_test(packed_linear_is_precise),
         cmocka_unit_test(packed_linear_scales_each_token),
+        cmocka_unit_test(packed_linear_follows_scales_of_columns),
         cmocka_unit_test(comparison_matches),
     };
     return cmocka_run_group_tests_name("validate kernels", tests, open_backend, close_backend);

@@ -1,0 +1,31 @@
+/* Turning the activations of several tokens, [tokens, columns] to [columns, 8, 16 or 32 tokens], so that the
+ * tokens of a column lie side by side. */
+#ifndef DECANT_KERNELS_CUDA_TOKEN_TURN_CUH
+#define DECANT_KERNELS_CUDA_TOKEN_TURN_CUH
+
+#include "kernels/cuda/token_entries.cuh"
+
+#include <cuda_bf16.h>
+
+/* What a number of tokens is padded to. */
+static inline int decant_turned_tokens(int64_t tokens)
+{
+    return tokens <= 8 ? 8 : tokens <= 16 ? 16 : 32;
+}
+
+/* Eight tokens of a column from first_token on; zeros beyond the last token. padded: tokens of `turned`. */
+static __device__ __forceinline__ void decant_turn_vector(const __nv_bfloat16 *x, int tokens, int columns,
+                                                          int padded, int column, int first_token,
+                                                          __nv_bfloat16 *turned)
+{
+    const uint16_t *source = (const uint16_t *)x + (int64_t)first_token * columns + column;
+    uint32_t words[DECANT_VECTOR_TOKENS / 2] = {};
+#pragma unroll
+    for (int i = 0; i < DECANT_VECTOR_TOKENS; i++)
+        if (first_token + i < tokens)
+            words[i / 2] |= (uint32_t)source[(int64_t)i * columns] << 16 * (i % 2);
+    *(uint4 *)(turned + (int64_t)column * padded + first_token) =
+        make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+#endif
