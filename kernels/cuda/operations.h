@@ -155,14 +155,6 @@ decant_status decant_cuda_packed_tiles(decant_backend *backend, decant_matrix x,
                                        const decant_packed_matrix *packed, bool sparse, bool accumulate,
                                        decant_matrix y, decant_error *err);
 
-/* The same with levels and x as digits on integer tensor cores, for codes of up to four bits, where has_digits
- * accepts x. */
-bool decant_cuda_packed_has_digits(decant_backend *backend, decant_matrix x,
-                                   const decant_packed_matrix *packed);
-decant_status decant_cuda_packed_digits(decant_backend *backend, decant_matrix x,
-                                        const decant_packed_matrix *packed, bool sparse, bool accumulate,
-                                        decant_matrix y, decant_error *err);
-
 /* The same by parities on binary tensor cores, for the x and the packed matrices that has_parities accepts. */
 bool decant_cuda_packed_has_parities(decant_backend *backend, decant_matrix x,
                                      const decant_packed_matrix *packed);

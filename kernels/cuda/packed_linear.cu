@@ -3,8 +3,6 @@
  *     very few tokens, up to 6 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
  *     up to 32 tokens, up to 4 bits, BF16,
  *     larger matrices, Hopper               packed_pairs.cu      sparse tensor cores, tables of pairs of levels
- *     up to 16 tokens, 4 bits, BF16, large
- *     matrices with a sparse part, Hopper   packed_digits.cu     integer tensor cores, levels in registers
  *     up to 32 tokens otherwise             packed_tiles.cu      tensor cores, levels in registers
  *     up to 16 tokens, wider codes, BF16    packed_mma.cu        tensor cores, a lookup each
  *     up to 16 tokens otherwise             packed_vectors.cu    F32, or rows of x of odd lengths
@@ -24,8 +22,7 @@ enum {
     THREADS = 256,
     TILE_BYTES = 32 << 20,
     TILE_ROWS_MULTIPLE = 256,
-    LOT_TOKENS = 32, /* the most that are multiplied without decoding */
-    DIGITS_TOKENS = 16,
+    LOT_TOKENS = 32,                 /* the most that are multiplied without decoding */
     PAIRS_TOKENS_NARROW_SPARSE = 16, /* of codes of less than four bits, with a sparse part */
     PARITIES_TOKENS = 16,
     PARITIES_SPARSE_COLUMNS = 8192, /* of more than two tokens */
@@ -166,21 +163,7 @@ static bool takes_parities(decant_backend *backend, decant_matrix x, const decan
     return wanted && x.rows <= PARITIES_TOKENS && decant_cuda_packed_has_parities(backend, x, packed);
 }
 
-/* Digits of x are made by a kernel before, which dense matrices and those of fewer bits do not make up for:
- * there tiles or pairs are faster, or as fast within 4 %. From how many weights on digits have been faster, and
- * up to how many tokens (tests/gpu/RESULTS.md, tests/bench/DECODE.md). */
-static bool takes_digits(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
-{
-    const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
-    const int64_t least = (int64_t)40 << 20;
-    const bool gains = packed->bits == 4 && packed->sparse.count > 0;
-    const bool wanted =
-        way == DECANT_PACKED_DIGITS || (way == DECANT_PACKED_FASTEST && gains && x.rows <= DIGITS_TOKENS &&
-                                        packed->rows * packed->columns >= least);
-    return wanted && decant_cuda_packed_has_digits(backend, x, packed);
-}
-
-/* Where pairs have been faster than tiles and digits (tests/gpu/RESULTS.md, tests/bench/DECODE.md): from some
+/* Where pairs have been faster than tiles (tests/gpu/RESULTS.md, tests/bench/DECODE.md): from some
  * number of weights on, because tables take their time to fill. Narrower codes are looked up in registers as
  * fast, but there the sparse part costs more. */
 static bool gains_by_pairs(decant_matrix x, const decant_packed_matrix *packed)
@@ -236,8 +219,6 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_parities(backend, x, packed, folded, accumulate, y, err));
     else if (takes_pairs(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(backend, x, packed, folded, accumulate, y, err));
-    else if (takes_digits(backend, x, packed))
-        DECANT_RETURN_ON_FAILURE(decant_cuda_packed_digits(backend, x, packed, folded, accumulate, y, err));
     else if (decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
              decant_cuda_packed_has_tiles(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_tiles(backend, x, packed, folded, accumulate, y, err));

@@ -271,7 +271,7 @@ template <int BITS, int TOKENS, bool SPARSE> struct shared_layout {
                          TOTAL = TABLES_AT + (TABLES_BYTES > PARTS_BYTES ? TABLES_BYTES : PARTS_BYTES);
 };
 
-static __device__ __forceinline__ stage_run run_of_block(const pairs_call &call)
+[[maybe_unused]] static __device__ __forceinline__ stage_run run_of_block(const pairs_call &call)
 {
     const int begin = (int)blockIdx.x * call.run;
     return {begin, min(begin + call.run, call.row_tiles * call.row_stages), call.row_stages};

@@ -194,16 +194,6 @@ static __device__ __forceinline__ void decant_operand_a(uint32_t (&a)[4], uint32
     decant_load_matrices(a, decant_operand_address<W>(tile, first_row, 16 * k, lane & 15, lane >> 4));
 }
 
-/* The same operand of a tile that holds a column by column: tile row = column of a. */
-template <int W>
-static __device__ __forceinline__ void decant_operand_a_transposed(uint32_t (&a)[4], uint32_t tile,
-                                                                   int first_row, int k)
-{
-    const int lane = threadIdx.x % 32;
-    decant_load_transposed(a, decant_operand_address<W>(tile, 16 * k, first_row,
-                                                        (lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1));
-}
-
 /* The operands b of rows 16k … +15 and columns first_column … +15, two 16×8 ones: {b[0], b[1]} and {b[2],
  * b[3]}, of a tile that holds b column by column: tile row = column of b. */
 template <int W>

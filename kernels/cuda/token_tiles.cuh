@@ -1,5 +1,5 @@
-/* y = x ŵᵀ for up to 32 tokens in BF16 on tensor cores, straight from bit planes: what the kernels of packed
- * matrices (packed_tiles.cu, packed_digits.cu) share, that is all but the way from codes to numbers.
+/* y = x ŵᵀ for up to 32 tokens in BF16 on tensor cores, straight from bit planes: all but the way from codes to
+ * numbers, which is a decoder's (packed_tiles.cu).
  *
  * A block takes 128 rows, a warp sixteen of them, and some of the units of sixteen words of every plane; blocks
  * that share rows leave their sums in scratch, and the one that comes last adds all of them up in order. Of the
@@ -18,7 +18,6 @@
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/packed.cuh"
 #include "kernels/cuda/tensor_core.cuh"
-#include "kernels/cuda/token_digits.h"
 #include "kernels/cuda/token_entries.cuh"
 
 enum {
@@ -51,8 +50,6 @@ typedef struct shift_factors {
 typedef struct tiles_call {
     decant_packed_view packed;
     const __nv_bfloat16 *x;      /* [tokens, columns] */
-    const unsigned char *digits; /* x as digits, or NULL (token_digits.h) */
-    const decant_token_figures *figures;
     const __nv_bfloat16 *turned; /* [columns, tokens of the kernel] x for the sparse part, NULL: none */
     float *products;             /* [tokens, rows] scratch for those of the sparse part */
     __nv_bfloat16 *y;            /* [tokens, rows] */

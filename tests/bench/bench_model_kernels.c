@@ -203,8 +203,13 @@ static decant_status run_compare(bench *b, const operation *op, int turn, decant
 
 static decant_status run_packed(bench *b, const operation *op, int turn, decant_error *err)
 {
-    decant_packed_matrix packed = {op->out,   op->in,    op->bits,        b->planes[turn % COPIES],
-                                   b->levels, b->sparse, b->sparse_values};
+    const decant_packed_matrix packed = {.rows = op->out,
+                                         .columns = op->in,
+                                         .bits = op->bits,
+                                         .planes = b->planes[turn % COPIES],
+                                         .levels = b->levels,
+                                         .sparse = b->sparse,
+                                         .sparse_values = b->sparse_values};
     decant_matrix x = view(b->activations[0], op->tokens, op->in),
                   y = view(b->activations[7], op->tokens, op->out);
     return b->backend->validate->packed_linear(b->backend, x, &packed, false, y, err);

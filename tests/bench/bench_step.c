@@ -182,6 +182,7 @@ static decant_status random_packed(void *context, decant_backend *backend, const
     (*packed)->levels = memory;
     if (source->sparse > 0)
         DECANT_TRY(add_sparse(backend, source, *packed, err));
+    DECANT_TRY(backend->validate->prepare(backend, *packed, err));
     DECANT_TRY(backend->memory->synchronize(backend, err));
 done:
     return status;
