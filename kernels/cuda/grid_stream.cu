@@ -86,23 +86,27 @@ __global__ void __launch_bounds__(THREADS, Kind::BLOCKS)
             decant_shared_address(shared + layout.operands) + lane % (Kind::STEPS * ROW_LANES) * VECTOR_BYTES;
         float sums[Kind::PAIRS][4] = {};
         uint32_t words[Kind::BITS];
-        int slot_unit = 0;
+        int slot_unit = 0, read_slot = NO_SLOT;
         if (share.first < share.end)
-            take_unit<Kind>(words, call, share, ring, slot_unit, share.first + 1 == share.end);
+            read_slot = take_unit<Kind>(words, call, ring, slot_unit);
         for (int item = share.first; item < share.end; item++) {
             Decoder decoder;
             take_packed(decoder, words);
             const __half2 scale = next_scale;
-            const int own_tile = tile, own_unit = unit;
+            const int own_tile = tile, own_unit = unit, own_slot = read_slot;
             if (++unit == call.units) {
                 unit = 0;
                 tile++;
             }
             if (item + 1 < share.end) {
-                take_unit<Kind>(words, call, share, ring, slot_unit, item + 2 == share.end);
+                read_slot = take_unit<Kind>(words, call, ring, slot_unit);
                 next_scale = scale_of<Kind>(call, share, tile, unit);
             }
             add_unit<Kind>(sums, decoder, scale, table, x + own_unit * Kind::STEPS * ROW_LANES * VECTOR_BYTES);
+            if (own_slot != NO_SLOT) {
+                __syncwarp();
+                ask<Kind>(call, share, ring, own_slot);
+            }
             if (unit == 0 || item + 1 == share.end)
                 finish_tile<Kind>(call, share, row_scales, token_scale, sums, own_tile, ends);
         }

@@ -74,6 +74,8 @@ template <typename Decoder_, int BITS_, bool GROUPED_, int BLOCKS_> struct strea
     static constexpr int STEPS = Decoder::STEPS;           /* octets of columns of a word */
     static constexpr int PAIRS = STEPS / 2;                /* of octets */
     static_assert(Decoder::STEP_CHUNKS == 1, "a step is an octet of columns");
+    static_assert(2 * SLOTS_BYTES <= (BLOCKS == 1 ? RING_BYTES : RING_BESIDE_BYTES),
+                  "a slot is asked for anew while the next one is read");
 };
 
 /* The arguments of a launch. */
@@ -214,24 +216,26 @@ static __device__ __forceinline__ code_ring begin_ring(const stream_call &call, 
     return ring;
 }
 
-/* The words of the next unit; `unit`: which of its slot. The slot is asked for anew behind its last unit. */
+enum { NO_SLOT = -1 };
+
+/* Starts reading the words of the next unit; `unit`: which of its slot. The slot, if it was its last, which may
+ * be asked for anew once the words have come: the copy engine does not wait for reads that are under way. */
 template <typename Kind>
-static __device__ __forceinline__ void take_unit(uint32_t (&words)[Kind::BITS], const stream_call &call,
-                                                 const stream_share &share, code_ring &ring, int &unit,
-                                                 bool is_last)
+static __device__ __forceinline__ int take_unit(uint32_t (&words)[Kind::BITS], const stream_call &call,
+                                                code_ring &ring, int &unit)
 {
     if (unit == 0)
         decant_barrier_wait(ring.barriers + ring.slot * 8, ring.parity);
     read_packed<Kind::BITS>(words, slot_address<Kind>(ring, ring.slot) + unit * Kind::UNIT_BYTES);
-    if (++unit < Kind::SLOT_UNITS && !is_last)
-        return;
+    if (++unit < Kind::SLOT_UNITS)
+        return NO_SLOT;
     unit = 0;
-    __syncwarp();
-    ask<Kind>(call, share, ring, ring.slot);
+    const int done = ring.slot;
     if (++ring.slot == call.slots) {
         ring.slot = 0;
         ring.parity ^= 1;
     }
+    return done;
 }
 
 /* Scale and offset of a lane's word of a unit of the block. */

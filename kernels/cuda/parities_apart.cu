@@ -48,7 +48,7 @@ template <int BITS> constexpr int GROUP = BITS == 4 ? 1 : 2;
 /* ---- the entries ---- */
 
 /* x of an entry in its copy, bits of a BF16. */
-static __device__ __forceinline__ uint32_t x_of(const unsigned char *x, uint32_t entry)
+[[maybe_unused]] static __device__ __forceinline__ uint32_t x_of(const unsigned char *x, uint32_t entry)
 {
     return *(const uint16_t *)(x + x_offset(entry & 0xffffu));
 }

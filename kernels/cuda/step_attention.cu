@@ -72,8 +72,10 @@ static __device__ __forceinline__ octet_pair load_octets(const __nv_bfloat16 *he
 }
 
 /* Eight components, rotated and rounded as `rotary` does; first: they lie in the first half of the head. */
-static __device__ __forceinline__ void rotate(const octet_pair &octets, const float (&cosines)[OCTET],
-                                              const float (&sines)[OCTET], bool first, float (&turned)[OCTET])
+[[maybe_unused]] static __device__ __forceinline__ void rotate(const octet_pair &octets,
+                                                               const float (&cosines)[OCTET],
+                                                               const float (&sines)[OCTET], bool first,
+                                                               float (&turned)[OCTET])
 {
     float own[OCTET], other[OCTET];
     to_floats(octets.own, own);
@@ -104,7 +106,8 @@ typedef struct key_batch {
     uint4 keys[BATCH], values[BATCH];
 } key_batch;
 
-static __device__ __forceinline__ float dot_product(const float (&a)[OCTET], const float (&b)[OCTET])
+[[maybe_unused]] static __device__ __forceinline__ float dot_product(const float (&a)[OCTET],
+                                                                     const float (&b)[OCTET])
 {
     float even = a[0] * b[0], odd = a[1] * b[1];
 #pragma unroll
