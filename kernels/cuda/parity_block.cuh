@@ -180,8 +180,8 @@ static __device__ __forceinline__ plane_source source_of(const decant_packed_vie
 }
 
 /* Starts copying a lane's words of one unit to its place in a slot and goes on to the next. WHOLE: rows of
- * planes can be read sixteen bytes at a time. policy: of the L2 cache, decant_policy_of_once. */
-template <int BITS, bool WHOLE>
+ * planes can be read sixteen bytes at a time. ONCE: by `policy`, which is decant_policy_of_once. */
+template <int BITS, bool WHOLE, bool ONCE>
 static __device__ __forceinline__ void fetch_unit(const decant_packed_view &packed, const block_share &share,
                                                   plane_source &source, uint32_t target, uint64_t policy)
 {
@@ -191,8 +191,10 @@ static __device__ __forceinline__ void fetch_unit(const decant_packed_view &pack
     target += member * OPERAND_BYTES;
 #pragma unroll
     for (int bit = 0; bit < BITS; bit += TEAM<BITS>, words += TEAM<BITS> * packed.words) {
-        if constexpr (WHOLE) {
+        if constexpr (WHOLE && ONCE) {
             decant_copy_line_16(target + bit * OPERAND_BYTES, words, left > 0, policy);
+        } else if constexpr (WHOLE) {
+            decant_copy_line_16(target + bit * OPERAND_BYTES, words, left > 0);
         } else {
 #pragma unroll
             for (int i = 0; i < LANE_WORDS; i++)

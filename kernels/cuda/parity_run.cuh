@@ -131,11 +131,11 @@ template <int BITS, bool WHOLE, int RING, bool AHEAD>
 static __device__ __forceinline__ void open_ring(const parities_call &call, const block_share &share,
                                                  const warp_run &run, plane_source &source, uint32_t ring)
 {
-    const uint64_t policy = decant_policy_of_once();
+    const uint64_t policy = AHEAD ? decant_policy_of_once() : 0;
 #pragma unroll 1
     for (int i = 0; i < STAGES<BITS, RING> - 1; i++) {
         if (i < run.count)
-            fetch_unit<BITS, WHOLE>(call.packed, share, source, ring + i * UNIT_BYTES<BITS>, policy);
+            fetch_unit<BITS, WHOLE, AHEAD>(call.packed, share, source, ring + i * UNIT_BYTES<BITS>, policy);
         decant_copy_commit();
     }
     if constexpr (AHEAD)
@@ -158,7 +158,7 @@ add_units(const parities_call &call, const block_share &share, const warp_run &r
     int counts[TOKENS][SUBSETS_OF_WARP<BITS>][4] = {};
     int until_chunk = spacing, left = run.count;
     int unit = run.first % share.units;
-    const uint64_t policy = decant_policy_of_once();
+    const uint64_t policy = AHEAD ? decant_policy_of_once() : 0;
     uint32_t slot = ring, free_slot = ring + FETCHED * UNIT_BYTES<BITS>,
              x = operands + unit * PRODUCTS * OPERAND_BYTES;
     coefficients += run.first / share.units * TILE_ROWS * COEFFICIENT_STRIDE<BITS>;
@@ -172,7 +172,7 @@ add_units(const parities_call &call, const block_share &share, const warp_run &r
             decant_copy_wait<FETCHED - 1>();
             wait_for_team<BITS>();
             if (left + units > FETCHED) /* as many are left with this one */
-                fetch_unit<BITS, WHOLE>(call.packed, share, source, free_slot, policy);
+                fetch_unit<BITS, WHOLE, AHEAD>(call.packed, share, source, free_slot, policy);
             decant_copy_commit();
             free_slot = slot;
             add_unit<BITS, TOKENS>(counts, slot, x, token_bytes, member);
