@@ -202,8 +202,8 @@ bool decant_cuda_packed_has_parities(decant_backend *backend, decant_matrix x,
     const bool is_aligned =
         !sparse || ((uintptr_t)packed->sparse.columns % 16 == 0 && (uintptr_t)packed->sparse_values % 16 == 0);
     return context->capability < CAPABILITY_END && packed->bits <= PLANES_MAXIMUM &&
-           packed->columns <= COLUMNS_MAXIMUM && packed->rows <= ROWS_MAXIMUM && x.element == DECANT_BF16 &&
-           is_aligned && decant_has_vectors<__nv_bfloat16>(x.columns, x.data) &&
+           packed->columns <= COLUMNS_MAXIMUM && x.element == DECANT_BF16 && is_aligned &&
+           decant_has_vectors<__nv_bfloat16>(x.columns, x.data) &&
            fits_width(&context->shared, call_of(x, packed, sparse));
 }
 

@@ -47,7 +47,6 @@ typedef struct parities_call {
     int tokens, groups;     /* groups of tokens, each for other blocks */
     int blocks;             /* of one group */
     int tiles;              /* of a block, at most */
-    uint64_t tile_step;     /* tiles a block, times 2³² and rounded up: blocks start without a division */
     int ring;               /* planes of units in a warp's ring */
     bool sparse;
     bool x_in_shared; /* for the sparse part */

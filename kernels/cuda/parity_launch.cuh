@@ -11,7 +11,6 @@ enum {
     PLANES_MAXIMUM = 6,      /* of codes */
     BLOCKS_EACH = 1,         /* of one group of tokens, to a multiprocessor */
     COLUMNS_MAXIMUM = 65536, /* the sum of a token's fixed-point values must fit an int */
-    ROWS_MAXIMUM = 1 << 23,  /* share_tiles */
     CAPABILITY_END = 100,    /* later devices have no binary tensor cores */
     RESERVED_BYTES = 1024,   /* of shared memory, for each block beyond what it asks for */
     STATIC_BYTES = 1024,     /* of a block, beside its layout, at most */
@@ -29,14 +28,12 @@ static int blocks_of(const decant_cuda *cuda, int rows)
     return blocks < least ? least : blocks < tiles ? blocks : tiles;
 }
 
-/* Blocks share the tiles evenly: block b begins with tile ⌊b tiles / blocks⌋, which b tile_step / 2³² is, too,
- * as long as there are fewer than 2¹⁶ blocks: what is added by rounding up stays below 1 / blocks. */
+/* Blocks share the tiles evenly (share_of in parity_run.cuh). */
 static inline void share_tiles(const decant_cuda *cuda, parities_call *call)
 {
     const int tiles = tiles_of(call->packed.rows);
     call->blocks = blocks_of(cuda, call->packed.rows);
     call->tiles = (tiles + call->blocks - 1) / call->blocks;
-    call->tile_step = ((uint64_t)tiles << 32) / (uint64_t)call->blocks + 1;
 }
 
 /* Units of a warp, one token. */

@@ -11,13 +11,12 @@ template <int BITS, int TOKENS>
 static __device__ __forceinline__ block_share share_of(const parities_call &call)
 {
     block_share share;
-    const int group = call.groups == 1 ? 0 : blockIdx.x % call.groups;
-    const int block = call.groups == 1 ? blockIdx.x : blockIdx.x / call.groups;
-    share.first_tile = (int)(block * call.tile_step >> 32);
-    share.tiles = (int)((block + 1) * call.tile_step >> 32) - share.first_tile;
+    const int tiles = tiles_of(call.packed.rows), block = blockIdx.x / call.groups;
+    share.first_tile = (int)((int64_t)block * tiles / call.blocks);
+    share.tiles = (int)((int64_t)(block + 1) * tiles / call.blocks) - share.first_tile;
     share.units = units_of(call.packed.words);
-    share.first_token = group * TOKENS;
-    share.layout = layout_of<BITS, TOKENS>(call, call.tiles, share.units);
+    share.first_token = blockIdx.x % call.groups * TOKENS;
+    share.layout = layout_of<BITS, TOKENS>(call, (tiles + call.blocks - 1) / call.blocks, share.units);
     return share;
 }
 
@@ -187,7 +186,7 @@ add_units(const parities_call &call, const block_share &share, const warp_run &r
         finish_tile<BITS, TOKENS>(counts, coefficients, parts, member);
         coefficients += TILE_ROWS * COEFFICIENT_STRIDE<BITS>;
         parts += TILE_PARTS<TOKENS>;
-        x -= token_bytes; /* the operands' begin, if another tile follows */
+        x = operands;
         unit = 0;
     }
     while (SPARSE && chunks.next < chunks.count) {
