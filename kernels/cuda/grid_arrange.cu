@@ -71,5 +71,5 @@ decant_status decant_cuda_grid_arrange(decant_backend *backend, decant_grid_matr
         (int)decant_grid_words(matrix->columns, matrix->form.dimension));
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "grid_arrange", err));
     matrix->arranged = true;
-    return DECANT_OK;
+    return backend->memory->synchronize(backend, err); /* products read codes before earlier work is done */
 }

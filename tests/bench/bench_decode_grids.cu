@@ -99,6 +99,7 @@ static decant_grid_matrix as_multiplied(bench *b, decant_grid_matrix matrix, con
         return matrix;
     MUST(cudaMemcpy(b->checked, matrix.planes, planes_bytes((int)matrix.rows, (int)matrix.columns, grid),
                     cudaMemcpyDeviceToDevice));
+    MUST(cudaDeviceSynchronize());
     matrix.planes = (uint32_t *)b->checked;
     require(b->backend->grid->arrange(b->backend, &matrix, &err), &err);
     return matrix;
