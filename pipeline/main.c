@@ -69,7 +69,8 @@ static int run_on_ranks(const decant_options *options)
     decant_ranks_destroy(&ranks);
     if (status == DECANT_OK)
         return 0;
-    if (rank == err.rank && size > 1)
+    const bool of_a_rank = size > 1 && status != DECANT_INTERRUPTED; /* signals are all ranks' */
+    if (rank == err.rank && of_a_rank)
         fprintf(stderr, "decant: rank %d: %s: %s\n", rank, decant_status_sentence(status), err.message);
     else if (rank == err.rank)
         fail(status, &err);
