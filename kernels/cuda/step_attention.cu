@@ -19,16 +19,15 @@
 #include "kernels/cuda/tensor_core.cuh"
 
 #include <cmath>
-#include <cooperative_groups.h>
 
 enum {
     WARPS = 8,
     THREADS = WARPS * DECANT_WARP,
     OCTET = 8, /* components of a lane */
     BATCH = 4, /* keys of a lane at a time */
-    HEADS_FOR_FOUR = 24,
-    CLUSTER_LEAST = 4,
-    CLUSTER_MAXIMUM = 8,
+    HEADS_FOR_MANY = 24,
+    BLOCKS_OF_FEW = 8, /* of a head, and with so many heads or more */
+    BLOCKS_OF_MANY = 4,
 };
 
 /* The arguments of a launch. */
@@ -189,7 +188,8 @@ static __device__ __forceinline__ void add_batch(weighted_octet &share, const fl
 #endif
 }
 
-template <int DIMENSION>
+/* BLOCKS: of a cluster. */
+template <int DIMENSION, int BLOCKS>
 __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid_constant__ attention_call call)
 {
 #if __CUDA_ARCH__ >= 900
@@ -198,26 +198,25 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
     constexpr int GROUPS_OF_WARP = DECANT_WARP / LANES;
     __shared__ float maxima[GROUPS], sums[GROUPS], weighted[GROUPS][DIMENSION];
     /* of each block of the cluster, for the components that this one ends */
-    __shared__ float block_maxima[CLUSTER_MAXIMUM], block_sums[CLUSTER_MAXIMUM];
-    __shared__ float block_weighted[CLUSTER_MAXIMUM][DIMENSION / CLUSTER_LEAST];
+    constexpr int OWN_COMPONENTS = DIMENSION / BLOCKS;
+    __shared__ float block_maxima[BLOCKS], block_sums[BLOCKS];
+    __shared__ float block_weighted[BLOCKS][OWN_COMPONENTS];
     __shared__ uint64_t barrier;
-    cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
-    const int blocks = (int)cluster.num_blocks(), rank = (int)cluster.block_rank();
-    const int head = blockIdx.x / blocks, shared_head = head / call.group;
+    const int rank = (int)(blockIdx.x % BLOCKS), head = (int)(blockIdx.x / BLOCKS);
+    const int shared_head = head / call.group;
     const int part = threadIdx.x % LANES, own_group = threadIdx.x / LANES;
-    const int own_components = DIMENSION / blocks; /* that this block ends */
     const uint32_t arrived = decant_shared_address(&barrier);
     const int position = *call.position;
     if (threadIdx.x == 0) {
         decant_barrier_create(arrived, 1);
-        decant_barrier_expect(arrived, (uint32_t)(blocks * (own_components + 2) * sizeof(float)));
+        decant_barrier_expect(arrived, (uint32_t)(BLOCKS * (OWN_COMPONENTS + 2) * sizeof(float)));
         decant_barrier_publish();
     }
     __syncwarp();
     asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); /* others may store here */
     const int64_t column = shared_head * DIMENSION + part * OCTET;
     /* Groups take the keys before the token's own in turn. */
-    const int step = blocks * GROUPS;
+    constexpr int STEP = BLOCKS * GROUPS;
     const int first = call.window > 0 && position >= call.window ? position - call.window + 1 : 0;
     int key = first + rank * GROUPS + own_group;
     const int behind_warp = own_group % GROUPS_OF_WARP; /* of its first group's key */
@@ -225,8 +224,8 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
     auto load_batch = [&]() {
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            const bool present = key + i * step < position;
-            const int64_t place = (int64_t)(key + i * step) * call.stride + column;
+            const bool present = key + i * STEP < position;
+            const int64_t place = (int64_t)(key + i * STEP) * call.stride + column;
             batch.keys[i] = present ? *(const uint4 *)(call.keys + place) : make_uint4(0, 0, 0, 0);
             batch.values[i] = present ? *(const uint4 *)(call.values + place) : make_uint4(0, 0, 0, 0);
         }
@@ -239,7 +238,7 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
     decant_wait_for_earlier_kernels();
 
     /* one warp takes the token's own key, which is loaded with the query so that both come at once */
-    const bool takes_own = rank == blocks - 1 && own_group < GROUPS_OF_WARP;
+    const bool takes_own = rank == BLOCKS - 1 && own_group < GROUPS_OF_WARP;
     const bool in_first_half = part < LANES / 2;
     octet_pair key_bits = {};
     uint4 value_bits = {};
@@ -271,8 +270,8 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
         }
     }
     while (key - behind_warp < position) { /* as often for all lanes of a warp: shuffles are inside */
-        add_batch<LANES>(share, query, batch, step, position - key);
-        key += BATCH * step;
+        add_batch<LANES>(share, query, batch, STEP, position - key);
+        key += BATCH * STEP;
         load_batch();
     }
 
@@ -295,30 +294,28 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
             sum += weight * sums[i];
             own += weight * weighted[i][threadIdx.x];
         }
-        store_in_cluster(&block_weighted[rank][threadIdx.x % own_components], arrived,
-                         threadIdx.x / own_components, own);
-        if ((int)threadIdx.x < blocks) {
+        store_in_cluster(&block_weighted[rank][threadIdx.x % OWN_COMPONENTS], arrived,
+                         threadIdx.x / OWN_COMPONENTS, own);
+        if (threadIdx.x < BLOCKS) {
             store_in_cluster(&block_maxima[rank], arrived, threadIdx.x, maximum);
             store_in_cluster(&block_sums[rank], arrived, threadIdx.x, sum);
         }
     }
     /* the blocks of the head, once they have left their parts here; until then the block stays */
     wait_for_cluster(arrived);
-    if ((int)threadIdx.x < own_components) {
+    if (threadIdx.x < OWN_COMPONENTS) {
         float maximum = -INFINITY, sum = 0, own = 0;
 #pragma unroll
-        for (int i = 0; i < CLUSTER_MAXIMUM; i++)
-            if (i < blocks)
-                maximum = fmaxf(maximum, block_maxima[i]);
+        for (int i = 0; i < BLOCKS; i++)
+            maximum = fmaxf(maximum, block_maxima[i]);
 #pragma unroll
-        for (int i = 0; i < CLUSTER_MAXIMUM; i++)
-            if (i < blocks) {
-                const float theirs = block_maxima[i];
-                const float weight = theirs == -INFINITY ? 0.0f : decant_exp2(theirs - maximum);
-                sum += weight * block_sums[i];
-                own += weight * block_weighted[i][threadIdx.x];
-            }
-        call.y[(int64_t)head * DIMENSION + rank * own_components + threadIdx.x] =
+        for (int i = 0; i < BLOCKS; i++) {
+            const float theirs = block_maxima[i];
+            const float weight = theirs == -INFINITY ? 0.0f : decant_exp2(theirs - maximum);
+            sum += weight * block_sums[i];
+            own += weight * block_weighted[i][threadIdx.x];
+        }
+        call.y[(int64_t)head * DIMENSION + rank * OWN_COMPONENTS + threadIdx.x] =
             __float2bfloat16_rn(own / sum);
     }
 #endif
@@ -336,9 +333,12 @@ static bool takes(decant_backend *backend, const decant_attention_shape *shape, 
 static decant_status attend_in_cluster(decant_backend *backend, const decant_attention_shape *shape,
                                        const attention_call &call, decant_error *err)
 {
-    const unsigned cluster = shape->heads >= HEADS_FOR_FOUR ? CLUSTER_MAXIMUM / 2 : CLUSTER_MAXIMUM;
+    const bool many = shape->heads >= HEADS_FOR_MANY, narrow = shape->head_dimension == 64;
+    const unsigned cluster = many ? BLOCKS_OF_MANY : BLOCKS_OF_FEW;
     void (*kernel)(attention_call) =
-        shape->head_dimension == 64 ? step_attention_kernel<64> : step_attention_kernel<128>;
+        many ? narrow ? step_attention_kernel<64, BLOCKS_OF_MANY> : step_attention_kernel<128, BLOCKS_OF_MANY>
+        : narrow ? step_attention_kernel<64, BLOCKS_OF_FEW>
+                 : step_attention_kernel<128, BLOCKS_OF_FEW>;
     cudaError_t code = decant_keep_shared_memory(kernel);
     if (code == cudaSuccess)
         code = decant_launch_early(decant_cuda_context_of(backend), kernel, (unsigned)shape->heads * cluster,

@@ -75,46 +75,63 @@ static __device__ __forceinline__ void find_places(const step_call &call, const 
     }
 }
 
-/* What y holds before it is added to, beside the parts of its row. `before`: that of row threadIdx.x, asked for
- * early. */
-static __device__ __forceinline__ void keep_before(int rows, const char *const *places, uint32_t before,
-                                                   float *parts)
+/* Of the parts of a row: which is what y holds before it is added to. */
+static __device__ __forceinline__ int place_of_before(uint32_t row)
 {
-    for (int row = threadIdx.x; row < rows; row += THREADS)
-        parts[row / TILE_ROWS * TILE_PARTS<1> + WARPS * TILE_ROWS + row % TILE_ROWS] =
-            step_before(row < THREADS ? before : step_load_before((const uint16_t *)places[row]));
+    return row / TILE_ROWS * TILE_PARTS<1> + WARPS * TILE_ROWS + row % TILE_ROWS;
 }
 
-/* A thread for each row of the block's tiles, whose parts are there. sparse: sums of its entries, or NULL. */
-template <int BITS, bool PLAIN>
-static __device__ __forceinline__ void store_rows(const step_call &call, int rows, char *const *places,
-                                                  const float *coefficients, const float *parts, float scale,
-                                                  float constant, const float *sparse)
+/* Of rows from `first` on, a thread's each. */
+static __device__ __forceinline__ void keep_before(int first, int rows, const char *const *places, float *parts)
 {
 #pragma unroll 1
-    for (int base = 0; base < rows; base += THREADS) { /* whole warps: a shuffle follows */
-        const int counted = base + (int)threadIdx.x, row = min(counted, rows - 1);
-        const float *part = parts + row / TILE_ROWS * TILE_PARTS<1> + row % TILE_ROWS;
-        char *place = places[row];
-        float sum = 0;
+    for (int row = first + (int)threadIdx.x; row < rows; row += THREADS)
+        parts[place_of_before(row)] = step_before(step_load_before((const uint16_t *)places[row]));
+}
+
+/* What is known of a row of the block before its parts are. */
+typedef struct row_end {
+    int row;
+    char *place;       /* NULL: it is not stored */
+    const float *part; /* the first warp's */
+    float constant;
+} row_end;
+
+/* Of row `row`, or of the last. The block has rows. */
+template <int BITS>
+static __device__ __forceinline__ row_end end_of_row(int row, int rows, char *const *places,
+                                                     const float *coefficients, const float *parts,
+                                                     float constant)
+{
+    const uint32_t own = min(row, rows - 1);
+    return {(int)own, row < rows ? places[own] : NULL,
+            parts + own / TILE_ROWS * TILE_PARTS<1> + own % TILE_ROWS,
+            coefficients[own * COEFFICIENT_STRIDE<BITS>] * constant};
+}
+
+/* Stores a row, whose parts are there; by whole warps. sparse: sums of the rows' entries, or NULL. */
+template <bool PLAIN>
+static __device__ __forceinline__ void store_row(const step_call &call, const row_end &end, float scale,
+                                                 const float *sparse)
+{
+    float sum = 0;
 #pragma unroll
-        for (int warp = 0; warp < WARPS; warp++)
-            sum += part[warp * TILE_ROWS];
-        float value = scale * sum + coefficients[row * COEFFICIENT_STRIDE<BITS>] * constant;
-        if (sparse)
-            value += sparse[row];
-        if (!PLAIN && call.gated) {
-            const float up = __shfl_down_sync(DECANT_ALL_LANES, value, TILE_ROWS / 2);
-            value = step_gated(value, up);
-        }
-        if (counted >= rows || !place)
-            continue;
-        value += part[WARPS * TILE_ROWS];
-        if (call.float_y)
-            *(float *)place = value;
-        else
-            *(__nv_bfloat16 *)place = __float2bfloat16_rn(value);
+    for (int warp = 0; warp < WARPS; warp++)
+        sum += end.part[warp * TILE_ROWS];
+    float value = fmaf(sum, scale, end.constant);
+    if (sparse)
+        value += sparse[end.row];
+    if (!PLAIN && call.gated) {
+        const float up = __shfl_down_sync(DECANT_ALL_LANES, value, TILE_ROWS / 2);
+        value = step_gated(value, up);
     }
+    if (!end.place)
+        return;
+    value += end.part[WARPS * TILE_ROWS];
+    if (call.float_y)
+        *(float *)end.place = value;
+    else
+        *(__nv_bfloat16 *)end.place = __float2bfloat16_rn(value);
 }
 
 /* ---- the kernel ---- */
@@ -185,16 +202,21 @@ static __device__ __forceinline__ void multiply(const step_call &call)
     if constexpr (SPARSE)
         step_keep_entries(entries, loaded);
 
-    const int rows = share.tiles * TILE_ROWS;
-    const uint16_t *place_before =
-        decant_kept(call.accumulate && (int)threadIdx.x < rows ? (const uint16_t *)places[threadIdx.x] : NULL);
+    const int rows = share.tiles * TILE_ROWS, halves = call.units * UNIT_WORDS * 2;
+    /* y is asked for together with x where that is what the kernel is for */
+    const bool adds_early = PLAIN && call.accumulate && (int)threadIdx.x < rows;
+    const uint16_t *early = decant_kept(adds_early ? (const uint16_t *)places[threadIdx.x] : NULL);
+    const int early_place = decant_kept(place_of_before(threadIdx.x));
+    const uint32_t own_planes = decant_kept((int)address_of_half(base, threadIdx.x));
 
     decant_wait_for_earlier_kernels();
     kept_halves kept = load_halves(call);
-    const uint32_t before = step_load_before(place_before);
-    make_planes<PLAIN>(call, scales, kept, call.units * UNIT_WORDS * 2, figures, base, entries.x);
-    if (call.accumulate)
-        keep_before(rows, places, before, parts);
+    const uint32_t before = PLAIN ? step_load_before(early) : 0;
+    make_planes<PLAIN>(call, scales, kept, halves, figures, own_planes, entries.x);
+    if (PLAIN && early)
+        parts[early_place] = step_before(before);
+    if (call.accumulate && rows > (PLAIN ? THREADS : 0))
+        keep_before(PLAIN ? THREADS : 0, rows, places, parts);
     __syncthreads(); /* planes, coefficients and entries are there */
     if constexpr (SPARSE)
         step_multiply_entries(entries);
@@ -202,16 +224,25 @@ static __device__ __forceinline__ void multiply(const step_call &call)
         add_run<BITS, SPARSE, ONE, true>(call, kept_share, run);
     else
         add_run<BITS, SPARSE, ONE, false>(call, kept_share, run);
-    __syncthreads(); /* all parts and products are there */
     const int own_rows = kept_share.tiles * TILE_ROWS;
-    if constexpr (SPARSE)
-        step_sum_entries(entries, own_rows);
     int sum_of_x = 0;
 #pragma unroll
     for (int i = 0; i < WARPS; i++)
         sum_of_x += figures.sums[i];
-    store_rows<BITS, PLAIN>(call, own_rows, places, coefficients, parts, figures.scale,
-                            figures.scale * (float)sum_of_x, SPARSE ? entries.sums : NULL);
+    const float scale = figures.scale, constant = scale * (float)sum_of_x;
+    auto end_of = [&](int row) {
+        return end_of_row<BITS>(row, own_rows, places, coefficients, parts, constant);
+    };
+    row_end end = {0, NULL, parts, 0};
+    if (own_rows > 0)
+        end = end_of(threadIdx.x);
+    __syncthreads(); /* all parts and products are there */
+    if constexpr (SPARSE)
+        step_sum_entries(entries, own_rows);
+    store_row<PLAIN>(call, end, scale, SPARSE ? entries.sums : NULL);
+#pragma unroll 1
+    for (int row = threadIdx.x + THREADS; row - (int)threadIdx.x < own_rows; row += THREADS)
+        store_row<PLAIN>(call, end_of(row), scale, SPARSE ? entries.sums : NULL);
 }
 
 template <int BITS, bool SPARSE>

@@ -5,6 +5,7 @@
 #ifndef DECANT_KERNELS_CUDA_STEP_PLANES_CUH
 #define DECANT_KERNELS_CUDA_STEP_PLANES_CUH
 
+#include "kernels/cuda/bit_merge.cuh"
 #include "kernels/cuda/parity_block.cuh"
 #include "kernels/cuda/step_block.cuh"
 
@@ -90,23 +91,29 @@ static __device__ __forceinline__ half_bits turn_half(const uint4 (&vectors)[HAL
             if (i & step)
                 continue;
             const uint32_t a = words[i], b = words[i + step];
-            words[i] = (a & mask) | ((b << step) & ~mask);
-            words[i + step] = ((a >> step) & mask) | (b & ~mask);
+            words[i] = decant_merge(mask, a, b << step);
+            words[i + step] = decant_merge(mask, a >> step, b);
         }
     }
     return bits;
 }
 
-/* Lane pairs put whole words together and store them among the operands, where `valid`: the even lane of a word
- * planes 0 … 7, the odd one the rest. By whole warps. */
-static __device__ __forceinline__ void store_half(uint32_t operands, int half, const half_bits &bits,
-                                                  bool valid)
+/* Where the first plane of a half word goes among the operands. A thread's next half words go HALF_STEP bytes
+ * further each. */
+enum { HALF_STEP = THREADS / 2 / UNIT_WORDS * PRODUCTS * OPERAND_BYTES };
+static_assert(THREADS / 2 % UNIT_WORDS == 0, "a thread's half words have the same place in their units");
+
+static __device__ __forceinline__ uint32_t address_of_half(uint32_t operands, uint32_t half)
 {
-    const int word = half / 2;
-    const int product = word / UNIT_WORDS * PRODUCTS + word / 2 % PRODUCTS;
-    const uint32_t selector = half % 2 ? 0x3175 : 0x6420;
-    uint32_t address =
-        operands + product * OPERAND_BYTES + word / LANE_WORDS % 4 * 16 + word % 2 * 8 + half % 2 * 4;
+    const uint32_t word = half / 2, product = word / UNIT_WORDS * PRODUCTS + word / 2 % PRODUCTS;
+    return operands + product * OPERAND_BYTES + word / LANE_WORDS % 4 * 16 + word % 2 * 8 + half % 2 * 4;
+}
+
+/* Lane pairs put whole words together and store them, where `valid`: the even lane of a word planes 0 … 7, the
+ * odd one the rest. By whole warps. */
+static __device__ __forceinline__ void store_half(uint32_t address, const half_bits &bits, bool valid)
+{
+    const uint32_t selector = threadIdx.x % 2 ? 0x3175 : 0x6420;
 #pragma unroll
     for (int plane = 0; plane < HALF_COLUMNS / 2; plane++, address += 4 * 16) {
         const uint32_t other = __shfl_xor_sync(DECANT_ALL_LANES, bits.words[plane], 1);
@@ -141,13 +148,13 @@ static __device__ __forceinline__ void keep_half(const step_call &call, int half
             ((uint4 *)kept_x)[half * HALF_VECTORS + i] = vectors[i];
 }
 
-/* The planes of x, normed where it is to be, and x itself where `kept_x` [columns], shared, is there. A
- * barrier inside, and another must follow. What the norm's rounding may add to the largest is allowed for; an
- * undefined x makes the scale so. */
+/* The planes of x, normed where it is to be, and x itself where `kept_x` [columns], shared, is there.
+ * `address`: of the thread's first half word. A barrier inside, and another must follow. What the norm's
+ * rounding may add to the largest is allowed for; an undefined x makes the scale so. */
 template <bool PLAIN>
-static __device__ __forceinline__ void make_planes(const step_call &call, const half_scales &scales,
-                                                   kept_halves &own, int halves, x_figures &figures,
-                                                   uint32_t operands, __nv_bfloat16 *kept_x)
+static __device__ __forceinline__ void make_planes(const step_call &call, half_scales scales, kept_halves &own,
+                                                   int halves, x_figures &figures, uint32_t address,
+                                                   __nv_bfloat16 *kept_x)
 {
     uint4(&kept)[HALVES_KEPT][HALF_VECTORS] = own.halves;
     const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
@@ -165,9 +172,11 @@ static __device__ __forceinline__ void make_planes(const step_call &call, const 
                 largest = __vmaxu2(largest, vectors[j].w & mask);
             }
         };
+        measure(kept[0]);
+        if (halves > THREADS)
 #pragma unroll
-        for (int i = 0; i < HALVES_KEPT; i++)
-            measure(kept[i]);
+            for (int i = 1; i < HALVES_KEPT; i++)
+                measure(kept[i]);
 #pragma unroll 1
         for (int half = threadIdx.x + HALVES_KEPT * THREADS; half < halves; half += THREADS) {
             uint4 vectors[HALF_VECTORS];
@@ -219,22 +228,24 @@ static __device__ __forceinline__ void make_planes(const step_call &call, const 
         for (int i = 0; i < HALVES_KEPT; i++)
             bits[i] = turn_half(kept[i], factor, sum);
 #pragma unroll
-        for (int i = 0; i < HALVES_KEPT; i++, half += THREADS) {
-            store_half(operands, half, bits[i], half < halves);
+        for (int i = 0; i < HALVES_KEPT; i++, half += THREADS, address += HALF_STEP) {
+            store_half(address, bits[i], half < halves);
             keep_half(call, half, kept[i], kept_x);
         }
         if (half < halves)
             load_half(kept[0], call, half);
     }
 #pragma unroll 1
-    for (; half < halves; half += THREADS) { /* whole warps: halves are those of units */
+    for (; half < halves; half += THREADS, address += HALF_STEP) { /* whole warps: halves are those of units */
         if (!PLAIN && call.norm)
-            step_norm(kept[0], half == (int)threadIdx.x ? scales : step_load_scales<HALF_VECTORS>(call, half),
-                      inverse);
-        store_half(operands, half, turn_half(kept[0], factor, sum), true);
+            step_norm(kept[0], scales, inverse);
+        store_half(address, turn_half(kept[0], factor, sum), true);
         keep_half(call, half, kept[0], kept_x);
-        if (half + THREADS < halves)
-            load_half(kept[0], call, half + THREADS);
+        if (half + THREADS >= halves)
+            break;
+        load_half(kept[0], call, half + THREADS);
+        if (!PLAIN)
+            scales = step_load_scales<HALF_VECTORS>(call, half + THREADS);
     }
     sum = __reduce_add_sync(DECANT_ALL_LANES, sum);
     if (lane == 0)
