@@ -1,0 +1,1 @@
+/* Empty: see torch/all.h of this folder. */
