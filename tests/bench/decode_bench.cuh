@@ -4,6 +4,7 @@
 #ifndef DECANT_TESTS_DECODE_BENCH_CUH
 #define DECANT_TESTS_DECODE_BENCH_CUH
 
+#include "kernels/counter_random.h"
 #include "kernels/cuda/context.h"
 
 #include <algorithm>
@@ -42,6 +43,31 @@ static void *to_device(const void *host, size_t bytes)
     void *device;
     MUST(cudaMalloc(&device, bytes));
     MUST(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
+    return device;
+}
+
+/* Random words whose bits are those of `random` alone, and those of `fixed`: 16-bit numbers that are neither
+ * large nor undefined, or any words. */
+enum : uint32_t {
+    NUMBERS_RANDOM = 0x807f807fu,
+    NUMBERS_FIXED = 0x3c003c00u,
+    WORDS_RANDOM = ~0u,
+    WORDS_FIXED = 0
+};
+
+__global__ void random_words_kernel(uint32_t *words, int64_t count, uint32_t random, uint32_t fixed)
+{
+    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS)
+        words[i] = ((uint32_t)decant_random_bits(1, 0, (uint64_t)i) & random) | fixed;
+}
+
+[[maybe_unused]] static void *make_random(decode_bench *b, size_t bytes, uint32_t random, uint32_t fixed)
+{
+    void *device;
+    MUST(cudaMalloc(&device, bytes));
+    random_words_kernel<<<2048, THREADS, 0, b->stream>>>((uint32_t *)device, (int64_t)(bytes / 4), random,
+                                                         fixed);
+    MUST(cudaGetLastError());
     return device;
 }
 
@@ -91,6 +117,17 @@ static void require(decant_status status, const decant_error *err)
         return;
     fprintf(stderr, "%s: %s\n", program_invocation_short_name, err->message);
     exit(1);
+}
+
+/* Bytes of all copies of the 16-bit weights of the largest shape. */
+[[maybe_unused]] static size_t weights_bytes(void)
+{
+    size_t most = 0;
+    for (const auto &shape : SHAPES) {
+        const size_t bytes = 2 * (size_t)shape[0] * (size_t)shape[1];
+        most = std::max(most, bytes * (size_t)copies_of((double)bytes));
+    }
+    return most;
 }
 
 /* Microseconds of the 16-bit product. */
