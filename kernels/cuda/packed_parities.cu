@@ -135,9 +135,12 @@ static cudaError_t launch_ring(decant_cuda_context *context, const parities_call
     if constexpr (CAN_ASK_AHEAD<BITS, WHOLE> && TOKENS == 1 && !SPARSE && !AHEAD)
         if (call.pairs > 0)
             return launch_ring<BITS, TOKENS, WHOLE, RING, SPARSE, true>(context, call);
-    return decant_launch_early(context, packed_parities_kernel<BITS, TOKENS, WHOLE, RING, SPARSE, AHEAD>,
-                               (unsigned)(call.blocks * call.groups), THREADS, shared_bytes<BITS, TOKENS>(call),
-                               call);
+    const auto kernel = packed_parities_kernel<BITS, TOKENS, WHOLE, RING, SPARSE, AHEAD>;
+    /* shapes that follow each other want shares that differ; entries may be read through the first cache */
+    const cudaError_t code = SPARSE ? cudaSuccess : decant_keep_shared_memory(kernel);
+    return code != cudaSuccess ? code
+                               : decant_launch_early(context, kernel, (unsigned)(call.blocks * call.groups),
+                                                     THREADS, shared_bytes<BITS, TOKENS>(call), call);
 }
 
 template <int BITS, int TOKENS, bool WHOLE, bool SPARSE>

@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 2)
         if (threadIdx.x >= THREADS) {
             decant_registers_lower<ENTRIES_REGISTERS<BITS>>();
             sum_entries<BITS>(call, share, runs, shared + share.layout.x, rows_with_entries);
-            arrive_at_barrier<ROWS_BARRIER, BLOCK_THREADS>();
+            wait_at_barrier<ROWS_BARRIER, BLOCK_THREADS>();
         } else {
             decant_registers_raise<CODES_REGISTERS<BITS>>();
             add_codes<BITS, WHOLE, RING, AHEAD>(call, share, shared, figures);
