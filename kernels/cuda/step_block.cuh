@@ -50,7 +50,6 @@ typedef struct step_call {
     float epsilon, of_columns; /* of_columns: 1 / columns */
     bool accumulate, float_y;
     bool gated; /* y of the first = silu(first) ∘ second, as many rows */
-    bool whole; /* rows of planes may be read sixteen bytes at a time */
     int window; /* sparse entries that a block has room for */
 } step_call;
 

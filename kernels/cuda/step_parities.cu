@@ -138,7 +138,7 @@ static __device__ __forceinline__ void store_row(const step_call &call, const ro
 
 /* PLAIN: one matrix, and x has no norm. What a thread keeps across the wait must stay in registers: reading it
  * back from local memory would take as long as reading x. */
-template <int BITS, bool PLAIN, bool SPARSE>
+template <int BITS, bool PLAIN, bool SPARSE, bool WHOLE>
 static __device__ __forceinline__ void multiply(const step_call &call)
 {
     extern __shared__ __align__(128) unsigned char shared[];
@@ -188,10 +188,8 @@ static __device__ __forceinline__ void multiply(const step_call &call)
         leave_tile<BITS, ONE>(call, share, run.source);
         if (is_long)
             decant_copy_wait<HELD_UNITS<BITS> - 1>();
-        if (i < run.count && call.whole)
-            fetch<BITS, true>(call, run.source, slot, true);
-        else if (i < run.count)
-            fetch<BITS, false>(call, run.source, slot, true);
+        if (i < run.count)
+            fetch<BITS, WHOLE>(call, run.source, slot, true);
         decant_copy_commit();
     }
     decant_let_next_kernel_begin();
@@ -220,10 +218,7 @@ static __device__ __forceinline__ void multiply(const step_call &call)
     __syncthreads(); /* planes, coefficients and entries are there */
     if constexpr (SPARSE)
         step_multiply_entries(entries);
-    if (call.whole)
-        add_run<BITS, SPARSE, ONE, true>(call, kept_share, run);
-    else
-        add_run<BITS, SPARSE, ONE, false>(call, kept_share, run);
+    add_run<BITS, SPARSE, ONE, WHOLE>(call, kept_share, run);
     const int own_rows = kept_share.tiles * TILE_ROWS;
     int sum_of_x = 0;
 #pragma unroll
@@ -245,19 +240,19 @@ static __device__ __forceinline__ void multiply(const step_call &call)
         store_row<PLAIN>(call, end_of(row), scale, SPARSE ? entries.sums : NULL);
 }
 
-template <int BITS, bool SPARSE>
+template <int BITS, bool SPARSE, bool WHOLE>
 __global__ void __maxnreg__(STEP_REGISTERS) step_parities_kernel(const __grid_constant__ step_call call)
 {
     step_take_registers(call);
-    multiply<BITS, false, SPARSE>(call);
+    multiply<BITS, false, SPARSE, WHOLE>(call);
 }
 
 /* For groups that only add to y. */
-template <int BITS, bool SPARSE>
+template <int BITS, bool SPARSE, bool WHOLE>
 __global__ void __maxnreg__(STEP_MEMORY_REGISTERS)
     step_adding_parities_kernel(const __grid_constant__ step_call call)
 {
-    multiply<BITS, true, SPARSE>(call);
+    multiply<BITS, true, SPARSE, WHOLE>(call);
 }
 
 /* ---- the choice of a launch ---- */
@@ -272,19 +267,19 @@ enum {
 typedef struct parities_launch {
     step_call call;
     int bits;
-    bool sparse;
+    bool sparse, whole;      /* whole: rows of planes may be read sixteen bytes at a time */
     int tiles, sparse_bytes; /* of a block */
 } parities_launch;
 
 static parities_launch launch_of(const decant_cuda *cuda, const decant_step_group *group)
 {
-    parities_launch launch = {step_call_of(group), group->products[0].packed->bits, false, 0, 0};
+    parities_launch launch = {step_call_of(group), group->products[0].packed->bits, false, false, 0, 0};
     step_call &call = launch.call;
     int64_t entries = 0;
     call.plane_words = (call.columns + 31) / 32;
     call.row_bytes = call.plane_words * 4 * launch.bits;
     call.units = units_of(call.plane_words);
-    call.whole = call.columns % (32 * LANE_WORDS) == 0;
+    launch.whole = call.columns % (32 * LANE_WORDS) == 0;
     for (int i = 0; i < group->count; i++) {
         const decant_packed_matrix *packed = group->products[i].packed;
         step_matrix &matrix = call.matrices[i];
@@ -336,13 +331,21 @@ bool decant_cuda_step_has_parities(decant_backend *backend, const decant_step_gr
                context->shared.shared_memory_bytes;
 }
 
+template <int BITS, bool SPARSE, bool WHOLE>
+static cudaError_t launch_kind(decant_cuda_context *context, const parities_launch &launch)
+{
+    return step_launch(context, step_parities_kernel<BITS, SPARSE, WHOLE>,
+                       step_adding_parities_kernel<BITS, SPARSE, WHOLE>, THREADS, shared_bytes_of(launch),
+                       launch.call);
+}
+
 template <int BITS> static cudaError_t launch_bits(decant_cuda_context *context, const parities_launch &launch)
 {
-    const size_t bytes = shared_bytes_of(launch);
-    return launch.sparse ? step_launch(context, step_parities_kernel<BITS, true>,
-                                       step_adding_parities_kernel<BITS, true>, THREADS, bytes, launch.call)
-                         : step_launch(context, step_parities_kernel<BITS, false>,
-                                       step_adding_parities_kernel<BITS, false>, THREADS, bytes, launch.call);
+    if (launch.sparse)
+        return launch.whole ? launch_kind<BITS, true, true>(context, launch)
+                            : launch_kind<BITS, true, false>(context, launch);
+    return launch.whole ? launch_kind<BITS, false, true>(context, launch)
+                        : launch_kind<BITS, false, false>(context, launch);
 }
 
 decant_status decant_cuda_step_parities(decant_backend *backend, const decant_step_group *group,
