@@ -27,7 +27,7 @@ enum {
     BATCH = 4, /* keys of a lane at a time */
     HEADS_FOR_MANY = 24,
     BLOCKS_OF_FEW = 8, /* of a head, and with so many heads or more */
-    BLOCKS_OF_MANY = 4,
+    BLOCKS_OF_MANY = 3,
 };
 
 /* The arguments of a launch. */
@@ -198,18 +198,20 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
     constexpr int GROUPS_OF_WARP = DECANT_WARP / LANES;
     __shared__ float maxima[GROUPS], sums[GROUPS], weighted[GROUPS][DIMENSION];
     /* of each block of the cluster, for the components that this one ends */
-    constexpr int OWN_COMPONENTS = DIMENSION / BLOCKS;
+    constexpr int OWN_COMPONENTS = (DIMENSION + BLOCKS - 1) / BLOCKS;
     __shared__ float block_maxima[BLOCKS], block_sums[BLOCKS];
     __shared__ float block_weighted[BLOCKS][OWN_COMPONENTS];
     __shared__ uint64_t barrier;
     const int rank = (int)(blockIdx.x % BLOCKS), head = (int)(blockIdx.x / BLOCKS);
+    const int own_components =
+        min(OWN_COMPONENTS, DIMENSION - rank * OWN_COMPONENTS); /* that this block ends */
     const int shared_head = head / call.group;
     const int part = threadIdx.x % LANES, own_group = threadIdx.x / LANES;
     const uint32_t arrived = decant_shared_address(&barrier);
     const int position = *call.position;
     if (threadIdx.x == 0) {
         decant_barrier_create(arrived, 1);
-        decant_barrier_expect(arrived, (uint32_t)(BLOCKS * (OWN_COMPONENTS + 2) * sizeof(float)));
+        decant_barrier_expect(arrived, (uint32_t)(BLOCKS * (own_components + 2) * sizeof(float)));
         decant_barrier_publish();
     }
     __syncwarp();
@@ -303,7 +305,7 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
     }
     /* the blocks of the head, once they have left their parts here; until then the block stays */
     wait_for_cluster(arrived);
-    if (threadIdx.x < OWN_COMPONENTS) {
+    if ((int)threadIdx.x < own_components) {
         float maximum = -INFINITY, sum = 0, own = 0;
 #pragma unroll
         for (int i = 0; i < BLOCKS; i++)
