@@ -26,7 +26,9 @@ enum {
     OCTET = 8, /* components of a lane */
     BATCH = 4, /* keys of a lane at a time */
     HEADS_FOR_MANY = 24,
-    BLOCKS_OF_FEW = 8, /* of a head, and with so many heads or more */
+    /* Of a head, and with so many heads or more: clusters that find no room beside the blocks of the kernel
+     * ahead begin when it ends, where the blocks of the kernel behind would have begun. */
+    BLOCKS_OF_FEW = 8,
     BLOCKS_OF_MANY = 3,
 };
 
@@ -198,13 +200,12 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
     constexpr int GROUPS_OF_WARP = DECANT_WARP / LANES;
     __shared__ float maxima[GROUPS], sums[GROUPS], weighted[GROUPS][DIMENSION];
     /* of each block of the cluster, for the components that this one ends */
-    constexpr int OWN_COMPONENTS = (DIMENSION + BLOCKS - 1) / BLOCKS;
+    constexpr int OWN_COMPONENTS = (DIMENSION + BLOCKS - 1) / BLOCKS; /* fewer of the last block */
     __shared__ float block_maxima[BLOCKS], block_sums[BLOCKS];
     __shared__ float block_weighted[BLOCKS][OWN_COMPONENTS];
     __shared__ uint64_t barrier;
     const int rank = (int)(blockIdx.x % BLOCKS), head = (int)(blockIdx.x / BLOCKS);
-    const int own_components =
-        min(OWN_COMPONENTS, DIMENSION - rank * OWN_COMPONENTS); /* that this block ends */
+    const int own_components = min(OWN_COMPONENTS, DIMENSION - rank * OWN_COMPONENTS);
     const int shared_head = head / call.group;
     const int part = threadIdx.x % LANES, own_group = threadIdx.x / LANES;
     const uint32_t arrived = decant_shared_address(&barrier);
