@@ -275,7 +275,8 @@ __global__ void __launch_bounds__(THREADS, 2) step_attention_kernel(const __grid
     while (key - behind_warp < position) { /* as often for all lanes of a warp: shuffles are inside */
         add_batch<LANES>(share, query, batch, STEP, position - key);
         key += BATCH * STEP;
-        load_batch();
+        if (key - behind_warp < position)
+            load_batch();
     }
 
     /* the groups of the block */

@@ -68,6 +68,7 @@ static __device__ __forceinline__ void find_places(const step_call &call, const 
                                                    char **places)
 {
     const int bytes = call.float_y ? 4 : 2;
+#pragma unroll 1 /* what is not there need not be fetched: several kernels share the instruction cache */
     for (int row = threadIdx.x; row < share.tiles * TILE_ROWS; row += THREADS) {
         const step_place place = step_place_of(call, share, TILE_ROWS, row);
         const bool stores = place.row < place.matrix.rows && !(call.gated && row % TILE_ROWS >= TILE_ROWS / 2);
@@ -195,6 +196,7 @@ static __device__ __forceinline__ void multiply(const step_call &call)
     decant_let_next_kernel_begin();
     find_places(call, share, places);
     transform_rows<BITS>(call, share, levels, coefficients);
+#pragma unroll 1
     for (int i = threadIdx.x; i < share.tiles * TILE_PARTS<1>; i += THREADS)
         parts[i] = 0;
     if constexpr (SPARSE)
