@@ -6,9 +6,11 @@
 
 enum { THREADS = 256 };
 
-/* planes  [rows, bits, words], a whole tile for each block */
+/* tile   [rows, bits, words], of this block
+ * codes  of an octet of columns */
 template <int BITS>
-static __device__ __forceinline__ void arrange_tile(uint32_t *tile, int words, uint32_t *own)
+static __device__ __forceinline__ void arrange_tile(uint32_t *tile, int words, int codes_of_octet,
+                                                    uint32_t *own)
 {
     const int count = ARRANGED_ROWS * BITS * words;
     for (int i = threadIdx.x; i < count; i += THREADS)
@@ -20,8 +22,11 @@ static __device__ __forceinline__ void arrange_tile(uint32_t *tile, int words, u
         uint32_t planes[BITS], packed[BITS];
         word_codes<BITS> codes;
 #pragma unroll
-        for (int bit = 0; bit < BITS; bit++)
-            planes[bit] = row[bit * words + unit * ARRANGED_WORDS + lane % ARRANGED_WORDS];
+        for (int bit = 0; bit < BITS; bit++) {
+            const uint32_t *of_unit = row + bit * words + unit * ARRANGED_WORDS;
+            const uint32_t four[ARRANGED_WORDS] = {of_unit[0], of_unit[1], of_unit[2], of_unit[3]};
+            planes[bit] = arranged_bits(four, lane % ARRANGED_WORDS, codes_of_octet);
+        }
         gather_codes<BITS>(codes, planes);
         pack_codes<BITS>(packed, codes.low);
 #pragma unroll
@@ -30,11 +35,14 @@ static __device__ __forceinline__ void arrange_tile(uint32_t *tile, int words, u
     }
 }
 
-__global__ void __launch_bounds__(THREADS) arrange_kernel(uint32_t *planes, int bits, int words)
+__global__ void __launch_bounds__(THREADS)
+    arrange_kernel(uint32_t *planes, int bits, int words, int codes_of_octet)
 {
     extern __shared__ uint32_t shared[];
     uint32_t *tile = planes + (int64_t)blockIdx.x * ARRANGED_ROWS * bits * words;
-    by_bits(bits, [&](auto constant) { arrange_tile<decltype(constant)::value>(tile, words, shared); });
+    by_bits(bits, [&](auto constant) {
+        arrange_tile<decltype(constant)::value>(tile, words, codes_of_octet, shared);
+    });
 }
 
 static size_t tile_bytes(const decant_grid_matrix *matrix)
@@ -50,9 +58,9 @@ static bool gains(const decant_backend *backend, const decant_grid_matrix *matri
     const decant_cuda_context *context = (const decant_cuda_context *)backend->state;
     const decant_grid_form *form = &matrix->form;
     const int64_t words = decant_grid_words(matrix->columns, form->dimension);
-    const bool words_share_scales = form->group >= matrix->columns || form->group % (32 * form->dimension) == 0;
+    const bool stretches_share_scales = form->group >= matrix->columns || form->group % STRETCH_COLUMNS == 0;
     return context->has_wgmma && backend->activation == DECANT_BF16 && has_arranged_form(form) &&
-           words_share_scales && form->rotation <= ROTATION_MAXIMUM && matrix->rows % ARRANGED_ROWS == 0 &&
+           stretches_share_scales && form->rotation <= ROTATION_MAXIMUM && matrix->rows % ARRANGED_ROWS == 0 &&
            words % ARRANGED_WORDS == 0 && (uintptr_t)matrix->planes % 16 == 0 &&
            tile_bytes(matrix) <= context->shared.shared_memory_bytes;
 }
@@ -67,8 +75,8 @@ decant_status decant_cuda_grid_arrange(decant_backend *backend, decant_grid_matr
         cudaFuncSetAttribute(arrange_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
         "shared memory of a kernel", err));
     arrange_kernel<<<(unsigned)(matrix->rows / ARRANGED_ROWS), THREADS, bytes, cuda->stream>>>(
-        matrix->planes, matrix->form.code_bits,
-        (int)decant_grid_words(matrix->columns, matrix->form.dimension));
+        matrix->planes, matrix->form.code_bits, (int)decant_grid_words(matrix->columns, matrix->form.dimension),
+        OCTET / matrix->form.dimension);
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "grid_arrange", err));
     matrix->arranged = true;
     return backend->memory->synchronize(backend, err); /* products read codes before earlier work is done */

@@ -2,7 +2,8 @@
  * order in which the lanes of a warp take them, as bytes that number entries of a table.
  *
  * A tile is eight rows, a unit of it four words of every plane, 128 codes a row. Units follow each other along
- * the columns, tiles along the rows. Of a unit lane 4g + t owns word t of row g: 32 codes of b bits in b words,
+ * the columns, tiles along the rows. Of a unit lane 4g + t owns every fourth octet of columns of row g from the
+ * t-th on, so that what the four lanes of a row take at a time are neighbours: 32 codes of b bits in b words,
  * which lie by fours, then by twos, then alone, each time for all lanes one after the other.
  *
  * A lane's codes are first four to a word, a byte each: byte i of word 2n + e is code 8i + 4e + n. These eight
@@ -19,6 +20,7 @@ enum {
     ARRANGED_WORDS = 4, /* of a row's plane, of a unit */
     ARRANGED_LANES = ARRANGED_ROWS * ARRANGED_WORDS,
     ARRANGED_BITS_MINIMUM = 2,
+    STRETCH_COLUMNS = 64, /* two octets of every lane of a row, which share a scale */
 };
 
 /* Where word k of a lane lies in its unit of codes of `bits` bits, in words. */
@@ -30,6 +32,19 @@ static __host__ __device__ __forceinline__ int arranged_place(int bits, int lane
     if (k < fours + pairs)
         return fours * ARRANGED_LANES + lane * 2 + (k - fours);
     return (fours + pairs) * ARRANGED_LANES + lane;
+}
+
+/* Word `lane` of a row's unit of a plane, as the four lanes own it, from the four words of the plane. codes: of
+ * an octet of columns. */
+static __host__ __device__ __forceinline__ uint32_t arranged_bits(const uint32_t (&words)[ARRANGED_WORDS],
+                                                                  int lane, int codes)
+{
+    uint32_t own = 0;
+    for (int first = 0; first < 32; first += codes) {
+        const int place = first * ARRANGED_WORDS + lane * codes;
+        own |= (words[place / 32] >> place % 32 & ((1u << codes) - 1)) << first;
+    }
+    return own;
 }
 
 /* Of the words of byte codes, which comes at place `place`. */
@@ -107,6 +122,15 @@ template <int BITS> static __device__ __forceinline__ void read_packed(uint32_t 
                      : "r"(unit + (BITS - 1) * ARRANGED_LANES * 4 + lane * 4));
 }
 
+/* True, but nobody knows before all lanes of the warp have the words that they read; `seen`: their bits. What
+ * is done if it is true cannot overtake these reads. Nothing else would keep them apart from what the copy
+ * engine then writes: neither a barrier of a warp nor one in shared memory waits for reads that are under way.
+ */
+static __device__ __forceinline__ bool words_have_come(uint32_t seen)
+{
+    return __any_sync(0xffffffffu, seen != 0) || seen == 0;
+}
+
 /* A decoder's codes from a lane's words. Of single numbers two codes make an index: packed words of four bits
  * are these indices as they are. */
 template <int P, int PLANES, int BITS>
@@ -125,6 +149,23 @@ static __device__ __forceinline__ void take_packed(point_decoder<P, PLANES> &dec
                                        : codes[arranged_word(k)] | codes[arranged_word(k + DIGIT_PLANES)] << 4;
     } else
         unpack_codes<BITS>(decoder.codes.low, packed);
+}
+
+/* ---- groups of stretches ---- */
+
+enum { HALF_ONES = 0x3c003c00 }; /* a pair of ones: the product with them is the sum of x */
+
+/* So many stretches make a group, or all that there are: what stretch_group needs. */
+static inline uint32_t group_factor_of(int stretches)
+{
+    return (uint32_t)((((uint64_t)1 << 31) + (uint64_t)stretches - 1) / (uint64_t)stretches);
+}
+
+/* The group of a stretch; of those behind the last column the last one, as what they are multiplied with is
+ * zero. Exact for fewer than 2^15 stretches. */
+static __device__ __forceinline__ int stretch_group(int stretch, uint32_t factor, int groups)
+{
+    return min((int)__umulhi((uint32_t)stretch * 2, factor), groups - 1);
 }
 
 template <int BITS> struct bits_constant {

@@ -6,8 +6,9 @@
  * many blocks as run at once. Of a step a warp takes one unit of 64 rows. It first takes the codes, so that
  * their box is free again. Then it goes through the octets of columns: x is read once for all its rows, codes
  * are looked up in the table that all rows share (grid_points.cuh), and what is found is an operand as it is:
- * lane 4g + t has word t of rows g and g + 8. Where groups of columns have scales of their own, pairs are
- * scaled before the product, otherwise the sums of rows.
+ * lane 4g + t has every fourth octet of a unit of rows g and g + 8. Where groups of columns have scales of
+ * their own, the sums of a box of x, which is of 64 columns for each warp, are scaled before they join the
+ * others; of many tokens the weights are, before the product. Otherwise only the sums of rows are.
  *
  * Two warps more ask for codes and for x ahead of time: a box is free when all its readers have left it.
  *
@@ -47,6 +48,7 @@ static __device__ __forceinline__ void rotate_share(const boxes_call &call, floa
         const int token = task / call.runs, run = task % call.runs;
         draw_signs(call.rotation, run, call.runs, drawn);
         rotate_run(call.rotation, token, run, call.runs, work, drawn, parts);
+        decant_leave_shared(); /* boxes of x come there */
         __threadfence();
         __syncthreads();
         if (threadIdx.x == 0)
@@ -100,51 +102,120 @@ static __device__ __forceinline__ void ask_for_x(const boxes_call &call, ring_pl
 
 /* ---- who multiplies ---- */
 
-/* A lane's codes of a tile of rows. units: the address of this column group's unit of its first eight rows. */
+/* A lane's codes of a tile of rows. units: the address of this column group's unit of its first eight rows;
+ * seen: gets all bits of the words that were read. */
 template <typename Kind>
-static __device__ __forceinline__ void take_codes(typename Kind::Decoder (&decoders)[HALVES], uint32_t units)
+static __device__ __forceinline__ void take_codes(typename Kind::Decoder (&decoders)[HALVES], uint32_t units,
+                                                  uint32_t &seen)
 {
 #pragma unroll
     for (int half = 0; half < HALVES; half++) {
         uint32_t packed[Kind::BITS];
         read_packed<Kind::BITS>(packed, units + half * COLUMN_GROUPS * Kind::UNIT_BYTES);
         take_packed(decoders[half], packed);
+#pragma unroll
+        for (int k = 0; k < Kind::BITS; k++)
+            seen |= packed[k];
     }
 }
 
-/* Scale and offset of a lane's words, for each of its rows. */
-template <typename Kind> struct word_scales {
-    __half2 pairs[Kind::GROUPED ? WARP_TILES : 1][HALVES];
+/* Where scales of a row of the block's begin in shared memory, of the stretches of a step. */
+template <typename Kind> static __device__ __forceinline__ __half *row_scales(__half *scales, int item, int row)
+{
+    return scales + (item % 2 * ROWS + row) * Kind::SCALE_PITCH;
+}
+
+/* Scales of a step for the rows of this warp's group of rows: each warp brings those of some rows for all. They
+ * are here when all have waited for their copies and met. The last row again beyond it, the last group too:
+ * codes and x are zeros there, or their sums are not stored. */
+template <typename Kind>
+static __device__ __forceinline__ void ask_for_scales(const boxes_call &call, __half *scales, int item)
+{
+    enum { FOURS = Kind::STEP_STRETCHES / 4, WARP_ROWS = WARP_TILES * TILE_ROWS / COLUMN_GROUPS };
+    const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
+#pragma unroll
+    for (int i = lane; i < WARP_ROWS * FOURS; i += DECANT_WARP) {
+        const int row = warp * WARP_ROWS + i / FOURS, own = i % FOURS * 4,
+                  first = item % call.steps * Kind::STEP_STRETCHES + own;
+        const __half *groups =
+            call.scales + (int64_t)min(item / call.steps * ROWS + row, call.rows - 1) * call.groups;
+        __half *target = row_scales<Kind>(scales, item, row) + own;
+        const int begin = stretch_group(first, call.group_factor, call.groups),
+                  last = stretch_group(first + 3, call.group_factor, call.groups);
+        if (call.scales_by_fours)
+            decant_copy_bytes_8(decant_shared_address(target), groups + min(first, call.groups - 4), 8);
+        else if (last <= begin + 1) {
+            const __half lower = groups[begin], upper = groups[last];
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                target[j] = stretch_group(first + j, call.group_factor, call.groups) == begin ? lower : upper;
+        } else
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                target[j] = groups[stretch_group(first + j, call.group_factor, call.groups)];
+    }
+    decant_copy_commit();
+}
+
+/* The scales of a box of x, for each of a lane's rows. */
+template <typename Kind> struct box_scales {
+    __half of[Kind::GROUPED ? WARP_TILES : 1][HALVES];
 };
 
-/* The last row or group again beyond it: codes and x are zeros there, or their sums are not stored. */
 template <typename Kind>
-static __device__ __forceinline__ void load_scales(word_scales<Kind> &scales, const boxes_call &call, int item)
+static __device__ __forceinline__ box_scales<Kind> take_scales(__half *scales, int item, int box)
 {
-    if constexpr (Kind::GROUPED) {
-        const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
-        const int first_row =
-            item / call.steps * ROWS + warp / COLUMN_GROUPS * WARP_TILES * TILE_ROWS + lane / ROW_LANES;
-        const int word = item % call.steps * STEP_WORDS + warp % COLUMN_GROUPS * ROW_LANES + lane % ROW_LANES;
-        const int group = min(word / call.group_words, call.groups - 1);
+    const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
+    const int first_row = warp / COLUMN_GROUPS * WARP_TILES * TILE_ROWS + lane / ROW_LANES;
+    box_scales<Kind> own;
 #pragma unroll
-        for (int tile = 0; tile < WARP_TILES; tile++)
+    for (int tile = 0; tile < WARP_TILES; tile++)
 #pragma unroll
-            for (int half = 0; half < HALVES; half++) {
-                const int row = min(first_row + tile * TILE_ROWS + half * 8, call.rows - 1);
-                const int64_t place = (int64_t)row * call.groups + group;
-                scales.pairs[tile][half] = __halves2half2(
-                    call.scales[place], call.offsets ? call.offsets[place] : __ushort_as_half(0));
-            }
+        for (int half = 0; half < HALVES; half++)
+            own.of[tile][half] = row_scales<Kind>(
+                scales, item,
+                first_row + tile * TILE_ROWS + half * 8)[warp % COLUMN_GROUPS * Kind::STEP_X_BOXES + box];
+    return own;
+}
+
+/* This lane's operands of a tile of rows, of one octet of each lane. */
+typedef struct weight_operands {
+    uint32_t first[4], second[4];
+} weight_operands;
+
+template <typename Kind>
+static __device__ __forceinline__ weight_operands look_up(const typename Kind::Decoder (&decoders)[HALVES],
+                                                          int octet, const point_table &table)
+{
+    uint32_t upper[1][4], lower[1][4];
+    decoders[0].look_up(upper, octet, table);
+    decoders[1].look_up(lower, octet, table);
+    return {{upper[0][0], lower[0][0], upper[0][1], lower[0][1]},
+            {upper[0][2], lower[0][2], upper[0][3], lower[0][3]}};
+}
+
+template <typename Kind>
+static __device__ __forceinline__ void scale_operands(weight_operands &operands, __half upper, __half lower)
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const __half2 scale = __half2half2(i % 2 ? lower : upper);
+        for (uint32_t *operand : {&operands.first[i], &operands.second[i]}) {
+            __half2 pair;
+            memcpy(&pair, operand, sizeof pair);
+            pair = __hmul2(pair, scale);
+            memcpy(operand, &pair, sizeof pair);
+        }
     }
 }
 
-/* sums += the products of one octet of columns of every word. x: this lane's vector of the first tile. */
-template <typename Kind>
+/* sums += the products of one octet of columns of every lane, whose weights scale(operands, tile of rows) may
+ * scale. */
+template <typename Kind, typename Scale>
 static __device__ __forceinline__ void add_octet(float (&sums)[WARP_TILES][Kind::TILES][4],
                                                  const typename Kind::Decoder (&decoders)[WARP_TILES][HALVES],
-                                                 const word_scales<Kind> &scales, int octet,
-                                                 const point_table &table, const uint4 *x)
+                                                 int octet, const point_table &table, const uint4 *x,
+                                                 Scale scale)
 {
     uint4 own[Kind::TILES];
 #pragma unroll
@@ -152,22 +223,77 @@ static __device__ __forceinline__ void add_octet(float (&sums)[WARP_TILES][Kind:
         own[tile] = x[tile * DECANT_WARP];
 #pragma unroll
     for (int rows = 0; rows < WARP_TILES; rows++) {
-        uint32_t upper[1][4], lower[1][4];
-        decoders[rows][0].look_up(upper, octet, table);
-        decoders[rows][1].look_up(lower, octet, table);
-        if constexpr (Kind::GROUPED) {
-            scale_pairs(upper[0], scales.pairs[rows][0]);
-            scale_pairs(lower[0], scales.pairs[rows][1]);
-        }
-        const uint32_t first[4] = {upper[0][0], lower[0][0], upper[0][1], lower[0][1]};
-        const uint32_t second[4] = {upper[0][2], lower[0][2], upper[0][3], lower[0][3]};
+        weight_operands operands = look_up<Kind>(decoders[rows], octet, table);
+        scale(operands, rows);
 #pragma unroll
         for (int tile = 0; tile < Kind::TILES; tile++)
-            decant_mma_halves(sums[rows][tile], first, own[tile].x, own[tile].y);
+            decant_mma_halves(sums[rows][tile], operands.first, own[tile].x, own[tile].y);
 #pragma unroll
         for (int tile = 0; tile < Kind::TILES; tile++)
-            decant_mma_halves(sums[rows][tile], second, own[tile].z, own[tile].w);
+            decant_mma_halves(sums[rows][tile], operands.second, own[tile].z, own[tile].w);
     }
+}
+
+/* The same of a box of x, whose products are summed up by themselves and then scaled. */
+template <typename Kind>
+static __device__ __forceinline__ void
+add_scaled_box(float (&sums)[WARP_TILES][Kind::TILES][4],
+               const typename Kind::Decoder (&decoders)[WARP_TILES][HALVES], const box_scales<Kind> &scales,
+               int box, const point_table &table, const unsigned char *x)
+{
+    float fresh[WARP_TILES][Kind::TILES][4] = {};
+#pragma unroll
+    for (int octet = 0; octet < BOX_OCTETS; octet++)
+        add_octet<Kind>(fresh, decoders, box * BOX_OCTETS + octet, table,
+                        (const uint4 *)(x + octet * (Kind::X_BYTES / BOX_OCTETS)),
+                        [](weight_operands &, int) {});
+#pragma unroll
+    for (int rows = 0; rows < WARP_TILES; rows++) {
+        const float upper = __half2float(scales.of[rows][0]), lower = __half2float(scales.of[rows][1]);
+#pragma unroll
+        for (int tile = 0; tile < Kind::TILES; tile++)
+#pragma unroll
+            for (int c = 0; c < 4; c++)
+                sums[rows][tile][c] += fresh[rows][tile][c] * (c < 2 ? upper : lower);
+    }
+}
+
+/* sums += what offsets of a box of x amount to: they times the sums of x, which are products with ones. */
+template <typename Kind>
+static __device__ __forceinline__ void add_offsets(float (&sums)[WARP_TILES][Kind::TILES][4],
+                                                   const boxes_call &call, int item, int box,
+                                                   const unsigned char *x)
+{
+    const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
+    const uint32_t ones[4] = {HALF_ONES, HALF_ONES, HALF_ONES, HALF_ONES};
+    const int first_row =
+        item / call.steps * ROWS + warp / COLUMN_GROUPS * WARP_TILES * TILE_ROWS + lane / ROW_LANES;
+    const int stretch =
+        item % call.steps * Kind::STEP_STRETCHES + warp % COLUMN_GROUPS * Kind::STEP_X_BOXES + box;
+    const int group = stretch_group(stretch, call.group_factor, call.groups);
+    float of_x[Kind::TILES][4] = {};
+#pragma unroll
+    for (int octet = 0; octet < BOX_OCTETS; octet++)
+#pragma unroll
+        for (int tile = 0; tile < Kind::TILES; tile++) {
+            const uint4 own = ((const uint4 *)(x + octet * (Kind::X_BYTES / BOX_OCTETS)))[tile * DECANT_WARP];
+            decant_mma_halves(of_x[tile], ones, own.x, own.y);
+            decant_mma_halves(of_x[tile], ones, own.z, own.w);
+        }
+#pragma unroll
+    for (int rows = 0; rows < WARP_TILES; rows++)
+#pragma unroll
+        for (int half = 0; half < HALVES; half++) {
+            const float offset =
+                __half2float(call.offsets[(int64_t)min(first_row + rows * TILE_ROWS + half * 8, call.rows - 1) *
+                                              call.groups +
+                                          group]);
+#pragma unroll
+            for (int tile = 0; tile < Kind::TILES; tile++)
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    sums[rows][tile][2 * half + i] += offset * of_x[tile][2 * half + i];
+        }
 }
 
 /* What a block works with. */
@@ -177,6 +303,7 @@ typedef struct block_tools {
     uint32_t code_slots; /* an address of shared memory */
     const unsigned char *x_slots;
     float4 *exchange, *cluster_parts;
+    __half *scales; /* of groups: of this step and the next */
 } block_tools;
 
 template <typename Kind>
@@ -192,32 +319,49 @@ static __device__ __forceinline__ void multiply_items(const boxes_call &call, in
     codes.full += row_group * codes.slots * 8;
     codes.empty += row_group * codes.slots * 8;
     float sums[WARP_TILES][Kind::TILES][4] = {};
-    word_scales<Kind> next_scales;
-    load_scales<Kind>(next_scales, call, begin);
+    if (Kind::GROUPED)
+        ask_for_scales<Kind>(call, tools.scales, begin);
     for (int item = begin; item < end; item++) {
         typename Kind::Decoder decoders[WARP_TILES][HALVES];
-        const word_scales<Kind> scales = next_scales;
-        if (item + 1 < end)
-            load_scales<Kind>(next_scales, call, item + 1);
 #pragma unroll
         for (int box = 0; box < WARP_BOXES; box++) {
             codes.wait_full();
             const uint32_t own = code_slots + codes.slot * Kind::CODE_BYTES;
+            uint32_t seen = 0;
 #pragma unroll
             for (int tile = 0; tile < BOX_TILES; tile++)
                 take_codes<Kind>(decoders[box * BOX_TILES + tile],
-                                 own + tile * HALVES * COLUMN_GROUPS * Kind::UNIT_BYTES);
-            codes.leave();
+                                 own + tile * HALVES * COLUMN_GROUPS * Kind::UNIT_BYTES, seen);
+            codes.leave(words_have_come(seen));
             codes.advance();
+        }
+        if (Kind::GROUPED) {
+            decant_copy_wait<0>();
+            named_barrier(row_group + 1, COLUMN_GROUPS * DECANT_WARP);
+            if (item + 1 < end)
+                ask_for_scales<Kind>(call, tools.scales, item + 1);
         }
 #pragma unroll
         for (int box = 0; box < Kind::STEP_X_BOXES; box++) {
             x.wait_full();
             const unsigned char *own = tools.x_slots + x.slot * Kind::X_BYTES + own_x;
+            box_scales<Kind> scales;
+            if constexpr (Kind::GROUPED)
+                scales = take_scales<Kind>(tools.scales, item, box);
+            if constexpr (Kind::SCALES_SUMS)
+                add_scaled_box<Kind>(sums, decoders, scales, box, tools.table, own);
+            else
 #pragma unroll
-            for (int i = 0; i < BOX_OCTETS; i++)
-                add_octet<Kind>(sums, decoders, scales, box * BOX_OCTETS + i, tools.table,
-                                (const uint4 *)(own + i * (Kind::X_BYTES / BOX_OCTETS)));
+                for (int i = 0; i < BOX_OCTETS; i++)
+                    add_octet<Kind>(sums, decoders, box * BOX_OCTETS + i, tools.table,
+                                    (const uint4 *)(own + i * (Kind::X_BYTES / BOX_OCTETS)),
+                                    [&](weight_operands &operands, int rows) {
+                                        if constexpr (Kind::GROUPED)
+                                            scale_operands<Kind>(operands, scales.of[rows][0],
+                                                                 scales.of[rows][1]);
+                                    });
+            if (Kind::GROUPED && call.offsets)
+                add_offsets<Kind>(sums, call, item, box, own);
             x.leave();
             x.advance();
         }
@@ -230,7 +374,7 @@ static __device__ __forceinline__ void multiply_items(const boxes_call &call, in
 
 /* Where a block's arrays lie in shared memory, in bytes, behind the slots for codes. */
 typedef struct shared_layout {
-    int x, points, exchange, cluster_parts, total;
+    int x, points, exchange, cluster_parts, scales, total;
 } shared_layout;
 
 template <typename Kind>
@@ -243,8 +387,9 @@ static __host__ __device__ __forceinline__ shared_layout shared_layout_of(const 
     layout.points = layout.x + (x_bytes > work_bytes ? x_bytes : work_bytes);
     layout.exchange = layout.points + (ENTRY_STRIDE << Kind::Decoder::index_bits(Kind::BITS));
     layout.cluster_parts = layout.exchange + EXCHANGE_BYTES;
-    layout.total =
+    layout.scales =
         layout.cluster_parts + (call.cluster > 1 ? ROW_GROUPS * Kind::FRAGMENTS * FRAGMENT_BYTES : 0);
+    layout.total = layout.scales + (Kind::GROUPED ? 2 * ROWS * Kind::SCALE_PITCH * (int)sizeof(__half) : 0);
     return layout;
 }
 
@@ -289,7 +434,8 @@ __global__ void __launch_bounds__(THREADS, 1) grid_boxes_kernel(const __grid_con
                 decant_shared_address(shared),
                 shared + layout.x,
                 (float4 *)(shared + layout.exchange),
-                (float4 *)(shared + layout.cluster_parts)};
+                (float4 *)(shared + layout.cluster_parts),
+                (__half *)(shared + layout.scales)};
             multiply_items<Kind>(call, begin, end, tools);
         } else {
             decant_registers_lower<PRODUCER_REGISTERS>();
@@ -442,14 +588,17 @@ decant_status decant_cuda_grid_boxes(decant_backend *backend, decant_matrix x, c
     call.y = (__nv_bfloat16 *)y.data;
     call.rows = view.rows;
     call.groups = view.groups;
-    call.group_words = view.group / (32 * view.dimension);
+    call.group_factor = group_factor_of(view.group / STRETCH_COLUMNS);
+    call.scales_by_fours =
+        view.group == STRETCH_COLUMNS && view.groups % 4 == 0 && (uintptr_t)view.scales % 8 == 0;
     call.steps = (view.words + STEP_WORDS - 1) / STEP_WORDS;
     call.accumulate = accumulate;
     DECANT_RETURN_ON_FAILURE(map_codes(backend, view, &call.codes, err));
 
     token_rotation &rotation = call.rotation;
     rotation.x = (const __nv_bfloat16 *)x.data;
-    rotation.layout = {1, 4 * view.dimension, tiles, TILE_TOKENS, COLUMN_GROUPS, call.steps * COLUMN_GROUPS};
+    rotation.layout = {1,   4 * view.dimension, tiles, TILE_TOKENS, COLUMN_GROUPS, call.steps * COLUMN_GROUPS,
+                       true};
     rotation.tokens = (int)x.rows;
     rotation.columns = view.columns;
     while (1 << rotation.rotation_bits < view.rotation)

@@ -28,6 +28,7 @@ enum {
     FRAGMENT_BYTES = DECANT_WARP * VECTOR_BYTES,
     ROUND = COLUMN_GROUPS, /* fragments of sums that warps exchange at once, one for each */
     EXCHANGE_BYTES = WARPS * ROUND * FRAGMENT_BYTES,
+    SCALED_TILES = 2, /* of tokens, whose sums are scaled rather than the weights */
     TABLE_THREADS = 256,
     TOKENS_MAXIMUM = 32,
     BLOCK_SEGMENTS = 2, /* with parts of a row tile: the first and the last */
@@ -45,9 +46,13 @@ template <typename Decoder_, int BITS_, bool GROUPED_, int TILES_> struct boxes_
     static constexpr int CODE_BYTES = BOX_ARRANGED_TILES * COLUMN_GROUPS * UNIT_BYTES;
     static constexpr int OCTETS = Decoder::STEPS; /* of a word of codes */
     static constexpr int STEP_X_BOXES = OCTETS / BOX_OCTETS;
+    static constexpr bool SCALES_SUMS = GROUPED && TILES <= SCALED_TILES;
+    static constexpr int STEP_STRETCHES = COLUMN_GROUPS * STEP_X_BOXES;
+    static constexpr int SCALE_PITCH = STEP_STRETCHES + 4; /* so that rows' lie in different banks */
     static constexpr int X_BYTES = BOX_OCTETS * COLUMN_GROUPS * TILES * FRAGMENT_BYTES;
     static constexpr int FRAGMENTS = WARP_TILES * TILES; /* of sums, of a warp */
     static_assert(Decoder::STEP_CHUNKS == 1, "a step is an octet of columns");
+    static_assert(BOX_OCTETS * ROW_LANES * OCTET == STRETCH_COLUMNS, "a box of x has a stretch of every unit");
 };
 
 /* The arguments of a launch. */
@@ -59,7 +64,9 @@ typedef struct boxes_call {
     __nv_bfloat16 *y;               /* [tokens, rows] */
     float4 *parts;                  /* [blocks, BLOCK_SEGMENTS, fragments of a block, lanes] */
     uint32_t *arrivals;             /* [row tiles] zeros, and zeros again in the end */
-    int rows, groups, group_words;
+    int rows, groups;
+    uint32_t group_factor;   /* so that stretch_group finds groups */
+    bool scales_by_fours;    /* a group is a stretch, and four of a row may be copied at once */
     int row_tiles, steps;    /* of a block's rows; along the columns */
     int cluster;             /* blocks of a cluster, which has a row tile; 1: no clusters */
     int code_slots, x_slots; /* of each group of rows; of all */
@@ -111,11 +118,11 @@ typedef struct ring_place {
         decant_barrier_wait(empty + slot * 8, parity ^ 1);
     }
 
-    /* By all lanes of a warp that is done with the slot. */
-    __device__ __forceinline__ void leave(void) const
+    /* By all lanes of a warp that is done with the slot; has_read: true, see words_have_come. */
+    __device__ __forceinline__ void leave(bool has_read = true) const
     {
         __syncwarp();
-        if (threadIdx.x % DECANT_WARP == 0)
+        if (threadIdx.x % DECANT_WARP == 0 && has_read)
             decant_barrier_arrive(empty + slot * 8);
     }
 } ring_place;

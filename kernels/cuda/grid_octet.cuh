@@ -31,25 +31,39 @@ static __device__ __forceinline__ void decant_grid_point(const float *table, uin
         q[i] = table[code * P + i];
 }
 
-/* The codes 8 · octet … of a row of an arranged matrix, a byte each, as decant_octet_codes leaves them. */
+/* The codes 4 · quad … of a lane of an arranged unit, a byte each. */
+template <int BITS>
+static __device__ __forceinline__ uint32_t decant_arranged_quad(const uint32_t *unit, int lane, int quad)
+{
+    uint32_t packed[BITS], codes[WORD_BYTES], own = 0;
+#pragma unroll
+    for (int k = 0; k < BITS; k++)
+        packed[k] = unit[arranged_place(BITS, lane, k)];
+    unpack_codes<BITS>(codes, packed);
+#pragma unroll
+    for (int n = 0; n < 4; n++)
+        own |= ((quad % 2 ? codes[2 * n + 1] : codes[2 * n]) >> quad / 2 * 8 & 255u) << n * 8;
+    return own;
+}
+
+/* The codes 8 · octet … of a row of an arranged matrix, a byte each, as decant_octet_codes leaves them. Of
+ * single numbers they are a lane's, of pairs those of two lanes. */
 static __device__ __forceinline__ uint2 decant_arranged_codes(const decant_grid_view &view, int row, int octet)
 {
-    const int word = octet / DECANT_WORD_OCTETS, bits = view.code_bits;
-    const int lane = row % ARRANGED_ROWS * ARRANGED_WORDS + word % ARRANGED_WORDS;
-    const uint32_t *unit =
-        view.planes + ((int64_t)(row / ARRANGED_ROWS) * (view.words / ARRANGED_WORDS) + word / ARRANGED_WORDS) *
-                          ARRANGED_LANES * bits;
+    const int unit = octet / (ARRANGED_WORDS * DECANT_WORD_OCTETS), bits = view.code_bits;
+    const int own =
+        octet % (ARRANGED_WORDS * DECANT_WORD_OCTETS) * view.dimension; /* of columns, in the unit */
+    const int first_lane = row % ARRANGED_ROWS * ARRANGED_WORDS + own % ARRANGED_WORDS;
+    const int second_lane = first_lane + view.dimension - 1;
+    const int first_quad = own / ARRANGED_WORDS * (2 / view.dimension),
+              second_quad = first_quad + 2 - view.dimension;
+    const uint32_t *words =
+        view.planes +
+        ((int64_t)(row / ARRANGED_ROWS) * (view.words / ARRANGED_WORDS) + unit) * ARRANGED_LANES * bits;
     return by_bits(bits, [&](auto constant) {
         constexpr int BITS = decltype(constant)::value;
-        uint32_t packed[BITS], codes[WORD_BYTES], own[2] = {0, 0};
-#pragma unroll
-        for (int k = 0; k < BITS; k++)
-            packed[k] = unit[arranged_place(BITS, lane, k)];
-        unpack_codes<BITS>(codes, packed);
-#pragma unroll
-        for (int k = 0; k < WORD_BYTES; k++)
-            own[k % 2] |= (codes[k] >> octet % DECANT_WORD_OCTETS * 8 & 255u) << k / 2 * 8;
-        return make_uint2(own[0], own[1]);
+        return make_uint2(decant_arranged_quad<BITS>(words, first_lane, first_quad),
+                          decant_arranged_quad<BITS>(words, second_lane, second_quad));
     });
 }
 

@@ -23,6 +23,7 @@ typedef struct operand_layout {
     int places;     /* for tokens in a tile: 1, 2, 4 or 8 */
     int beside;     /* units that lie between each other, chunk by chunk; 1: one after the other */
     int units;      /* a multiple of these */
+    bool arranged;  /* lanes have every fourth octet of a unit each, not a word: grid_arranged.cuh */
 } operand_layout;
 
 static __host__ __device__ __forceinline__ int64_t unit_vectors(const operand_layout &layout)
@@ -35,14 +36,17 @@ static __host__ __device__ __forceinline__ int octets_of(const operand_layout &l
     return layout.units * ROW_LANES * layout.lane_words * layout.chunks;
 }
 
-/* Where the columns 8 · octet … of a token lie: of a unit a row's lanes take their words one after the other.
- */
+/* Where the columns 8 · octet … of a token lie: of a unit a row's lanes take their words one after the other,
+ * or its octets in turn. */
 static __device__ __forceinline__ int vector_of(const operand_layout &layout, int octet, int token)
 {
     const int lane_bits = 31 - __clz(layout.lane_words), beside_bits = 31 - __clz(layout.beside);
-    const int word = (int)((unsigned)octet / (unsigned)layout.chunks), chunk = octet - word * layout.chunks;
-    const int lane = word >> lane_bits, own = word & (layout.lane_words - 1);
-    const int unit = lane / ROW_LANES, t = lane % ROW_LANES;
+    const int word = (int)((unsigned)octet / (unsigned)layout.chunks),
+              place_in_word = octet - word * layout.chunks;
+    const int lane = word >> lane_bits, own = word & (layout.lane_words - 1), unit = lane / ROW_LANES;
+    const int in_unit = lane % ROW_LANES * layout.chunks + place_in_word;
+    const int t = layout.arranged ? in_unit % ROW_LANES : lane % ROW_LANES,
+              chunk = layout.arranged ? in_unit / ROW_LANES : place_in_word;
     const int step = (((unit >> beside_bits) << lane_bits) + own) * layout.chunks + chunk;
     const int place =
         ((step << beside_bits) + (unit & (layout.beside - 1))) * layout.tiles + token / TILE_TOKENS;

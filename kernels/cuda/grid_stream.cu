@@ -7,9 +7,10 @@
  *
  * Codes are bytes that number the entries of the table in shared memory (grid_points.cuh), and what is found is
  * an operand of tensor cores as it is. A product of sixteen rows takes eight rows twice, an even octet of each
- * lane's word above and the odd one below it. Column g of the other operand is octet g of x, so that all octets
- * of a unit are read at once; of the sums of octets 2i and 2i + 1, which are kept apart from others, elements
- * (g, 2i) and (g + 8, 2i + 1) are row g's, the rest means nothing.
+ * lane above and its next one below it. Column g of the other operand is octet g of each lane's x, so that all
+ * octets of a unit are read at once; of the sums of octets 2i and 2i + 1, which are kept apart from others,
+ * elements (g, 2i) and (g + 8, 2i + 1) are row g's, the rest means nothing. These are the sums of 64 columns,
+ * which is where scales of groups of columns, and offsets, come in.
  *
  * Every block rotates x for itself. Nothing of the weights depends on earlier work: the first codes, the table,
  * the scales and the signs are asked for before the kernel waits for its x. Sums have an order that depends on
@@ -34,11 +35,8 @@ static __device__ __forceinline__ float rotate_token(const stream_call &call, ui
     finish_rotation(work, call.columns, call.rotation_bits);
     const int exponent = exponent_for(largest, call.rotation_bits);
     const float factor = power_of_two(exponent) * call.rotation_scale;
-    for (int octet = threadIdx.x; octet < all; octet += THREADS) {
-        const int word = octet / Kind::STEPS, step = octet % Kind::STEPS;
-        const int vector = (word / ARRANGED_WORDS * Kind::STEPS + step) * ROW_LANES + word % ARRANGED_WORDS;
-        operands[vector] = octet < octets ? rotated_octet(work, octet, factor) : make_uint4(0, 0, 0, 0);
-    }
+    for (int octet = threadIdx.x; octet < all; octet += THREADS)
+        operands[octet] = octet < octets ? rotated_octet(work, octet, factor) : make_uint4(0, 0, 0, 0);
     return power_of_two(-exponent);
 }
 
@@ -55,22 +53,28 @@ __global__ void __launch_bounds__(THREADS, Kind::BLOCKS)
         const stream_share share = share_of<Kind>(call);
         const int lane = threadIdx.x % DECANT_WARP;
         float *row_scales = (float *)(shared + layout.scales), *ends = (float *)(shared + layout.ends);
+        __half *group_scales = (__half *)(shared + layout.scales);
         uint64_t *signs = (uint64_t *)(shared + layout.signs);
 
         const uint2 entry = first_entry<Decoder>(call.points, Kind::BITS);
         code_ring ring =
             begin_ring<Kind>(call, share, shared + layout.ring, (uint64_t *)(shared + layout.barriers));
         decant_let_next_kernel_begin();
+        if (Kind::GROUPED) {
+            ask_for_scales(call, share, call.scales, group_scales);
+            if (call.offsets)
+                ask_for_scales(call, share, call.offsets,
+                               group_scales + share.tiles * ARRANGED_ROWS * scale_pitch(call.groups));
+            decant_copy_commit();
+        }
         for (int row = threadIdx.x; !Kind::GROUPED && row < share.tiles * ARRANGED_ROWS; row += THREADS)
             row_scales[row] = __half2float(call.scales[share.first_tile * ARRANGED_ROWS + row]);
         for (int i = threadIdx.x; i * SIGN_COLUMNS < call.columns; i += THREADS)
             signs[i] = call.rotation_bits > 0 ? decant_random_bits(call.seed, 0, (uint64_t)i) : 0;
         const point_table table =
             load_table<Decoder, THREADS>(entry, call.points, Kind::BITS, ENTRY_STRIDE, shared);
-        int tile = share.first / call.units, unit = share.first % call.units;
-        __half2 next_scale = __half2();
-        if (share.first < share.end)
-            next_scale = scale_of<Kind>(call, share, tile, unit);
+        if (Kind::GROUPED)
+            decant_copy_wait<0>();
         __syncthreads();
 
         decant_wait_for_earlier_kernels();
@@ -80,33 +84,33 @@ __global__ void __launch_bounds__(THREADS, Kind::BLOCKS)
         __syncthreads();
 #pragma unroll 1
         for (int slot = call.early_slots; slot < call.slots; slot++)
-            ask<Kind>(call, share, ring, slot);
+            ask<Kind>(call, share, ring, slot, true);
 
         const uint32_t x =
             decant_shared_address(shared + layout.operands) + lane % (Kind::STEPS * ROW_LANES) * VECTOR_BYTES;
         float sums[Kind::PAIRS][4] = {};
         uint32_t words[Kind::BITS];
-        int slot_unit = 0, read_slot = NO_SLOT;
-        if (share.first < share.end)
-            read_slot = take_unit<Kind>(words, call, ring, slot_unit);
+        int tile = share.first / call.units, unit = share.first % call.units, slot_unit = 0;
+        __half2 next_scale = __half2();
+        if (share.first < share.end) {
+            take_unit<Kind>(words, call, share, ring, slot_unit);
+            next_scale = scale_of<Kind>(call, share, group_scales, tile, unit);
+        }
         for (int item = share.first; item < share.end; item++) {
             Decoder decoder;
             take_packed(decoder, words);
             const __half2 scale = next_scale;
-            const int own_tile = tile, own_unit = unit, own_slot = read_slot;
+            const int own_tile = tile, own_unit = unit;
             if (++unit == call.units) {
                 unit = 0;
                 tile++;
             }
             if (item + 1 < share.end) {
-                read_slot = take_unit<Kind>(words, call, ring, slot_unit);
-                next_scale = scale_of<Kind>(call, share, tile, unit);
+                take_unit<Kind>(words, call, share, ring, slot_unit);
+                next_scale = scale_of<Kind>(call, share, group_scales, tile, unit);
             }
-            add_unit<Kind>(sums, decoder, scale, table, x + own_unit * Kind::STEPS * ROW_LANES * VECTOR_BYTES);
-            if (own_slot != NO_SLOT) {
-                __syncwarp();
-                ask<Kind>(call, share, ring, own_slot);
-            }
+            add_unit<Kind>(sums, decoder, scale, call.offsets != NULL, table,
+                           x + own_unit * Kind::STEPS * ROW_LANES * VECTOR_BYTES);
             if (unit == 0 || item + 1 == share.end)
                 finish_tile<Kind>(call, share, row_scales, token_scale, sums, own_tile, ends);
         }
@@ -133,17 +137,27 @@ template <typename Kind> static bool share_memory(size_t room, int blocks, strea
     return left >= 0;
 }
 
-static int blocks_for(const decant_cuda_context *context, const stream_call &call)
+/* Blocks for the call, whose shared memory is shared out then; 0 where x is too wide. Scales of groups of very
+ * many rows are too much for a block of each multiprocessor: then there are some more. */
+template <typename Kind> static int blocks_for(const decant_cuda_context *context, stream_call *call)
 {
-    return min(call.tiles, context->shared.multiprocessors);
+    const size_t room =
+        Kind::BLOCKS == 1 ? context->shared.shared_memory_bytes : decant_half_of_shared(&context->shared);
+    for (int most = context->shared.multiprocessors;; most *= 2) {
+        const int blocks = min(call->tiles, most);
+        if (share_memory<Kind>(room, blocks, call))
+            return blocks;
+        if (blocks == call->tiles)
+            return 0;
+    }
 }
 
-template <typename Kind> static cudaError_t launch_kind(const decant_cuda_context *context, stream_call call)
+template <typename Kind>
+static cudaError_t launch_kind(const decant_cuda_context *context, const stream_call &call, int blocks)
 {
-    const int blocks = blocks_for(context, call);
-    share_memory<Kind>(Kind::BLOCKS == 1 ? context->shared.shared_memory_bytes
-                                         : decant_half_of_shared(&context->shared),
-                       blocks, &call);
+    const cudaError_t kept = decant_keep_shared_memory(grid_stream_kernel<Kind>);
+    if (kept != cudaSuccess)
+        return kept;
     return decant_launch_early(context, grid_stream_kernel<Kind>, (unsigned)blocks, THREADS,
                                (size_t)stream_layout_of<Kind>(call, blocks).total, call);
 }
@@ -151,16 +165,16 @@ template <typename Kind> static cudaError_t launch_kind(const decant_cuda_contex
 /* Blocks of small matrices leave room for those of the next kernel, which begin their tables and first codes
  * beside them: for large ones more registers and a longer ring are worth more. */
 template <typename Decoder, int BITS, bool GROUPED>
-static cudaError_t launch(const decant_cuda_context *context, const stream_call &call)
+static cudaError_t launch(const decant_cuda_context *context, stream_call call)
 {
     using Beside = stream_kind<Decoder, BITS, GROUPED, 2>;
     using Alone = stream_kind<Decoder, BITS, GROUPED, 1>;
-    stream_call halved = call;
     const bool is_small = (int64_t)call.tiles * ARRANGED_ROWS * call.columns < SMALL_WEIGHTS;
-    if (is_small &&
-        share_memory<Beside>(decant_half_of_shared(&context->shared), blocks_for(context, call), &halved))
-        return launch_kind<Beside>(context, call);
-    return launch_kind<Alone>(context, call);
+    const int halves = is_small ? blocks_for<Beside>(context, &call) : 0;
+    if (halves > 0 && halves <= context->shared.multiprocessors)
+        return launch_kind<Beside>(context, call, halves);
+    const int blocks = blocks_for<Alone>(context, &call);
+    return launch_kind<Alone>(context, call, blocks);
 }
 
 static stream_call call_of(const decant_grid_matrix *matrix, const float *points)
@@ -173,9 +187,10 @@ static stream_call call_of(const decant_grid_matrix *matrix, const float *points
     call.points = points;
     call.columns = view.columns;
     call.groups = view.groups;
-    call.group_words = view.group / (32 * view.dimension);
+    call.group_factor = group_factor_of(view.group / STRETCH_COLUMNS);
     call.tiles = view.rows / ARRANGED_ROWS;
     call.units = view.words / ARRANGED_WORDS;
+    call.scales_by_fours = view.groups % 4 == 0 && ((uintptr_t)view.scales | (uintptr_t)view.offsets) % 8 == 0;
     while (1 << call.rotation_bits < view.rotation)
         call.rotation_bits++;
     call.rotation_scale = view.rotation_scale;
@@ -191,8 +206,11 @@ bool decant_cuda_grid_has_stream(decant_backend *backend, decant_matrix x, const
         return false;
     stream_call call = call_of(matrix, NULL);
     return by_arranged_form(&matrix->form, [&](auto decoder, auto bits) {
-        using Kind = stream_kind<decltype(decoder), decltype(bits)::value, false, 1>;
-        return share_memory<Kind>(context->shared.shared_memory_bytes, blocks_for(context, call), &call);
+        using Decoder = decltype(decoder);
+        constexpr int BITS = decltype(bits)::value;
+        return decant_grid_is_grouped(matrix)
+                   ? blocks_for<stream_kind<Decoder, BITS, true, 1>>(context, &call) > 0
+                   : blocks_for<stream_kind<Decoder, BITS, false, 1>>(context, &call) > 0;
     });
 }
 

@@ -74,21 +74,21 @@ template <typename Decoder_, int BITS_, bool GROUPED_, int BLOCKS_> struct strea
     static constexpr int STEPS = Decoder::STEPS;           /* octets of columns of a word */
     static constexpr int PAIRS = STEPS / 2;                /* of octets */
     static_assert(Decoder::STEP_CHUNKS == 1, "a step is an octet of columns");
-    static_assert(2 * SLOTS_BYTES <= (BLOCKS == 1 ? RING_BYTES : RING_BESIDE_BYTES),
-                  "a slot is asked for anew while the next one is read");
 };
 
 /* The arguments of a launch. */
 typedef struct stream_call {
     const unsigned char *codes;     /* words [tiles, units, lanes, bits] */
     const __half *scales, *offsets; /* [rows, groups] */
+    bool scales_by_fours;           /* four of a row may be copied at once */
     const float *points;
     const __nv_bfloat16 *x; /* [columns] */
     __nv_bfloat16 *y;       /* [rows] */
-    int columns, groups, group_words;
-    int tiles, units; /* of eight rows; of a tile */
-    int slots;        /* of a warp's ring */
-    int early_slots;  /* of these, the ones that do not lie where x is rotated */
+    int columns, groups;
+    uint32_t group_factor; /* so that stretch_group finds groups */
+    int tiles, units;      /* of eight rows; of a tile */
+    int slots;             /* of a warp's ring */
+    int early_slots;       /* of these, the ones that do not lie where x is rotated */
     int rotation_bits;
     float rotation_scale;
     uint64_t seed;
@@ -99,7 +99,7 @@ typedef struct stream_call {
 typedef struct stream_layout {
     int operands; /* x rotated, in the order of the products */
     int signs;    /* of 64 columns, a word of 64 bits */
-    int scales;   /* F32 [rows of the block] */
+    int scales;   /* F32 [rows of the block]; of groups F16, rows scale_pitch apart, offsets behind them */
     int ends;     /* F32 [warps, END_TILES, ARRANGED_ROWS]; before, what warps find of x */
     int barriers; /* [warps, slots] */
     int ring;     /* [slots, warps] */
@@ -112,6 +112,13 @@ static __host__ __device__ __forceinline__ int tiles_of_block(const stream_call 
     return (call.tiles + blocks - 1) / blocks;
 }
 
+/* From the scales of a row to those of the next: an odd number of sixteen bytes, so that eight rows' lie in
+ * different banks. */
+static __host__ __device__ __forceinline__ int scale_pitch(int groups)
+{
+    return ((groups + 7) / 8 | 1) * 8;
+}
+
 template <typename Kind>
 static __host__ __device__ __forceinline__ stream_layout stream_layout_of(const stream_call &call, int blocks)
 {
@@ -119,7 +126,9 @@ static __host__ __device__ __forceinline__ stream_layout stream_layout_of(const 
     layout.operands = ENTRY_STRIDE << Kind::Decoder::index_bits(Kind::BITS);
     layout.signs = layout.operands + call.units * Kind::STEPS * ROW_LANES * VECTOR_BYTES;
     layout.scales = layout.signs + (call.columns + SIGN_COLUMNS - 1) / SIGN_COLUMNS * 8;
-    layout.ends = layout.scales + tiles_of_block(call, blocks) * ARRANGED_ROWS * 4;
+    const int rows = tiles_of_block(call, blocks) * ARRANGED_ROWS;
+    layout.ends =
+        layout.scales + rows * (Kind::GROUPED ? scale_pitch(call.groups) * (call.offsets ? 4 : 2) : 4);
     layout.barriers = (layout.ends + WARPS * END_TILES * ARRANGED_ROWS * 4 + 7) / 8 * 8;
     layout.ring = (layout.barriers + WARPS * call.slots * 8 + 127) / 128 * 128;
     layout.work = layout.ring + call.early_slots * Kind::SLOTS_BYTES;
@@ -177,12 +186,12 @@ static __device__ __forceinline__ const unsigned char *codes_of(const stream_cal
     return call.codes + ((int64_t)share.first_tile * call.units + item) * Kind::UNIT_BYTES;
 }
 
-/* The next items into this slot, if there are any. */
+/* The next items into this slot, if there are any and it is free. */
 template <typename Kind>
 static __device__ __forceinline__ void ask(const stream_call &call, const stream_share &share, code_ring &ring,
-                                           int slot)
+                                           int slot, bool is_free)
 {
-    if (threadIdx.x % DECANT_WARP == 0 && ring.asked < share.end) {
+    if (threadIdx.x % DECANT_WARP == 0 && ring.asked < share.end && is_free) {
         const uint32_t bytes =
                            (uint32_t)(min(share.end - ring.asked, (int)Kind::SLOT_UNITS) * Kind::UNIT_BYTES),
                        barrier = ring.barriers + slot * 8;
@@ -208,7 +217,7 @@ static __device__ __forceinline__ code_ring begin_ring(const stream_call &call, 
     }
 #pragma unroll 1
     for (int slot = 0; slot < call.early_slots; slot++)
-        ask<Kind>(call, share, ring, slot);
+        ask<Kind>(call, share, ring, slot, true);
     const int later = min(share.end - ring.asked, (call.slots - call.early_slots) * Kind::SLOT_UNITS);
     if (threadIdx.x % DECANT_WARP == 0 && later > 0) /* for the later slots, as far as the L2 cache */
         decant_prefetch_bytes(codes_of<Kind>(call, share, ring.asked), (uint32_t)(later * Kind::UNIT_BYTES));
@@ -216,51 +225,78 @@ static __device__ __forceinline__ code_ring begin_ring(const stream_call &call, 
     return ring;
 }
 
-enum { NO_SLOT = -1 };
-
-/* Starts reading the words of the next unit; `unit`: which of its slot. The slot, if it was its last, which may
- * be asked for anew once the words have come: the copy engine does not wait for reads that are under way. */
+/* The words of the next unit; `unit`: which of its slot. When its last one has been read the slot is asked for
+ * anew. */
 template <typename Kind>
-static __device__ __forceinline__ int take_unit(uint32_t (&words)[Kind::BITS], const stream_call &call,
-                                                code_ring &ring, int &unit)
+static __device__ __forceinline__ void take_unit(uint32_t (&words)[Kind::BITS], const stream_call &call,
+                                                 const stream_share &share, code_ring &ring, int &unit)
 {
     if (unit == 0)
         decant_barrier_wait(ring.barriers + ring.slot * 8, ring.parity);
     read_packed<Kind::BITS>(words, slot_address<Kind>(ring, ring.slot) + unit * Kind::UNIT_BYTES);
     if (++unit < Kind::SLOT_UNITS)
-        return NO_SLOT;
+        return;
     unit = 0;
-    const int done = ring.slot;
+    uint32_t seen = 0;
+#pragma unroll
+    for (int k = 0; k < Kind::BITS; k++)
+        seen |= words[k];
+    const bool is_free = words_have_come(seen);
+    __syncwarp();
+    ask<Kind>(call, share, ring, ring.slot, is_free);
     if (++ring.slot == call.slots) {
         ring.slot = 0;
         ring.parity ^= 1;
     }
-    return done;
 }
 
-/* Scale and offset of a lane's word of a unit of the block. */
+/* ---- scales of groups ---- */
+
+/* Scales or offsets of the block's rows into shared memory: asked for, and here when this thread has waited for
+ * its copies and a barrier was passed. */
+static __device__ __forceinline__ void ask_for_scales(const stream_call &call, const stream_share &share,
+                                                      const __half *source, __half *own)
+{
+    const int lane = threadIdx.x % DECANT_WARP;
+    for (int row = threadIdx.x / DECANT_WARP; row < share.tiles * ARRANGED_ROWS; row += WARPS) {
+        const __half *from = source + (int64_t)(share.first_tile * ARRANGED_ROWS + row) * call.groups;
+        __half *to = own + row * scale_pitch(call.groups);
+        if (call.scales_by_fours)
+            for (int group = lane * 4; group < call.groups; group += DECANT_WARP * 4)
+                decant_copy_bytes_8(decant_shared_address(to + group), from + group, 8);
+        else
+            for (int group = lane; group < call.groups; group += DECANT_WARP)
+                to[group] = from[group];
+    }
+}
+
+/* Scale and offset of the stretch of a unit whose sums this lane has in the end. */
 template <typename Kind>
-static __device__ __forceinline__ __half2 scale_of(const stream_call &call, const stream_share &share, int tile,
-                                                   int unit)
+static __device__ __forceinline__ __half2 scale_of(const stream_call &call, const stream_share &share,
+                                                   const __half *scales, int tile, int unit)
 {
     if constexpr (!Kind::GROUPED)
         return __half2();
-    const int lane = threadIdx.x % DECANT_WARP, word = unit * ARRANGED_WORDS + lane % ARRANGED_WORDS;
-    const int row = (share.first_tile + tile) * ARRANGED_ROWS + lane / ARRANGED_WORDS;
-    const int64_t place = (int64_t)row * call.groups + min(word / call.group_words, call.groups - 1);
-    return __halves2half2(call.scales[place], call.offsets ? call.offsets[place] : __ushort_as_half(0));
+    const int lane = threadIdx.x % DECANT_WARP, pitch = scale_pitch(call.groups);
+    const int group =
+        stretch_group(unit * Kind::PAIRS + lane % ROW_LANES % Kind::PAIRS, call.group_factor, call.groups);
+    const __half *own = scales + (tile * ARRANGED_ROWS + lane / ROW_LANES) * pitch + group;
+    return __halves2half2(*own, call.offsets ? own[share.tiles * ARRANGED_ROWS * pitch] : __ushort_as_half(0));
 }
 
 /* ---- products ---- */
 
-/* sums += the products of a unit: of each pair of octets its own. x: the address of this lane's vector of the
- * unit: octet g of word t, so that column g of the other operand is octet g. */
+/* sums += the products of a unit: of each pair of octets its own. Where groups of columns have scales, the
+ * pairs are stretches of 64 columns, and lane t of a row adds what it has of the t-th under its scale to the
+ * first of its sums. x: the address of this lane's vector of the unit: octet g of those of lane t, so that
+ * column g of the other operand is octet g. */
 template <typename Kind>
 static __device__ __forceinline__ void add_unit(float (&sums)[Kind::PAIRS][4],
                                                 const typename Kind::Decoder &decoder, __half2 scale,
-                                                const point_table &table, uint32_t x)
+                                                bool has_offset, const point_table &table, uint32_t x)
 {
     uint4 own;
+    float upper_sum = 0, lower_sum = 0;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(own.x), "=r"(own.y), "=r"(own.z), "=r"(own.w)
                  : "r"(x));
@@ -269,14 +305,29 @@ static __device__ __forceinline__ void add_unit(float (&sums)[Kind::PAIRS][4],
         uint32_t upper[1][4], lower[1][4];
         decoder.look_up(upper, 2 * pair, table);
         decoder.look_up(lower, 2 * pair + 1, table);
-        if constexpr (Kind::GROUPED) {
-            scale_pairs(upper[0], scale);
-            scale_pairs(lower[0], scale);
-        }
         const uint32_t first[4] = {upper[0][0], lower[0][0], upper[0][1], lower[0][1]};
         const uint32_t second[4] = {upper[0][2], lower[0][2], upper[0][3], lower[0][3]};
-        decant_mma_halves(sums[pair], first, own.x, own.y);
-        decant_mma_halves(sums[pair], second, own.z, own.w);
+        if constexpr (Kind::GROUPED) {
+            float stretch[4] = {};
+            decant_mma_halves(stretch, first, own.x, own.y);
+            decant_mma_halves(stretch, second, own.z, own.w);
+            const bool is_own = (int)threadIdx.x % ROW_LANES == pair;
+            upper_sum = is_own ? stretch[0] : upper_sum;
+            lower_sum = is_own ? stretch[3] : lower_sum;
+        } else {
+            decant_mma_halves(sums[pair], first, own.x, own.y);
+            decant_mma_halves(sums[pair], second, own.z, own.w);
+        }
+    }
+    if constexpr (Kind::GROUPED) {
+        sums[0][0] += (upper_sum + lower_sum) * __low2float(scale);
+        if (has_offset) {
+            const uint32_t ones[4] = {HALF_ONES, HALF_ONES, HALF_ONES, HALF_ONES};
+            float of_x[4] = {}; /* of octets 2t and 2t + 1, in every row */
+            decant_mma_halves(of_x, ones, own.x, own.y);
+            decant_mma_halves(of_x, ones, own.z, own.w);
+            sums[0][0] += (of_x[0] + of_x[1]) * __high2float(scale);
+        }
     }
 }
 
@@ -290,7 +341,7 @@ static __device__ __forceinline__ void store(const stream_call &call, const stre
     sum *= token_scale;
     if (!Kind::GROUPED)
         sum *= row_scales[row];
-    *y = __float2bfloat16_rn(call.accumulate ? __bfloat162float(*y) + sum : sum);
+    *y = __float2bfloat16_rn(call.accumulate ? __bfloat162float(__ldcg(y)) + sum : sum);
 }
 
 /* A warp's sums of a tile: of one that it has whole to y, of others to `ends`; then they are zeros. */
@@ -304,7 +355,8 @@ static __device__ __forceinline__ void finish_tile(const stream_call &call, cons
     float sum = 0;
 #pragma unroll
     for (int pair = 0; pair < Kind::PAIRS; pair++) /* lane t has columns 2t and 2t + 1 */
-        sum += __shfl_sync(0xffffffffu, sums[pair][0] + sums[pair][3], pair, ROW_LANES);
+        sum += __shfl_sync(0xffffffffu, Kind::GROUPED ? sums[0][0] : sums[pair][0] + sums[pair][3], pair,
+                           ROW_LANES);
     if (lane % ROW_LANES == 0) {
         const int row = lane / ROW_LANES;
         if (begins && ends_here)

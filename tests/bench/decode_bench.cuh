@@ -71,14 +71,11 @@ __global__ void random_words_kernel(uint32_t *words, int64_t count, uint32_t ran
     return device;
 }
 
-/* Microseconds of a launch: the median replay of a graph of `launches` of them. */
-static double time_us(decode_bench *b, int launches, const std::function<void(int)> &launch)
+/* A graph of `launches` of them, one behind the other, behind one that has ended. */
+static cudaGraphExec_t graph_of(decode_bench *b, int launches, const std::function<void(int)> &launch)
 {
     cudaGraph_t graph;
     cudaGraphExec_t executable;
-    cudaEvent_t begin, end;
-    MUST(cudaEventCreate(&begin));
-    MUST(cudaEventCreate(&end));
     launch(0);
     MUST(cudaStreamSynchronize(b->stream));
     MUST(cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal));
@@ -86,6 +83,17 @@ static double time_us(decode_bench *b, int launches, const std::function<void(in
         launch(i);
     MUST(cudaStreamEndCapture(b->stream, &graph));
     MUST(cudaGraphInstantiate(&executable, graph, 0));
+    MUST(cudaGraphDestroy(graph));
+    return executable;
+}
+
+/* Microseconds of a launch: the median replay of a graph of `launches` of them. */
+static double time_us(decode_bench *b, int launches, const std::function<void(int)> &launch)
+{
+    cudaEvent_t begin, end;
+    MUST(cudaEventCreate(&begin));
+    MUST(cudaEventCreate(&end));
+    cudaGraphExec_t executable = graph_of(b, launches, launch);
     std::vector<float> times;
     for (int i = 0; i < REPLAYS + 2; i++) {
         float ms;
@@ -99,7 +107,6 @@ static double time_us(decode_bench *b, int launches, const std::function<void(in
     }
     std::sort(times.begin(), times.end());
     MUST(cudaGraphExecDestroy(executable));
-    MUST(cudaGraphDestroy(graph));
     MUST(cudaEventDestroy(begin));
     MUST(cudaEventDestroy(end));
     return 1e3 * times[times.size() / 2] / launches;
