@@ -10,6 +10,7 @@
 #ifndef DECANT_KERNELS_CUDA_FIXED_POINT_CUH
 #define DECANT_KERNELS_CUDA_FIXED_POINT_CUH
 
+#include "kernels/cuda/bit_merge.cuh"
 #include "kernels/cuda/elements.cuh"
 
 enum {
@@ -17,6 +18,8 @@ enum {
     DECANT_FIXED_POINT_MAXIMUM = 32767,
     DECANT_PLANE_COLUMNS = 32, /* of one word of a plane, and of one thread's work */
     DECANT_PLANE_VECTORS = 4,  /* of sixteen bytes that hold these columns */
+    DECANT_HALF_COLUMNS = DECANT_PLANE_COLUMNS / 2,
+    DECANT_HALF_VECTORS = DECANT_PLANE_VECTORS / 2,
 };
 
 /* Thirty-two columns of a token: each vector is eight of them; zeros beyond the last. columns is a multiple of
@@ -33,12 +36,13 @@ static __device__ __forceinline__ void decant_load_columns(uint4 (&vectors)[DECA
 
 /* The larger of `largest` and the magnitudes of these columns, in each half of a word: magnitudes of BF16 are
  * ordered as their bits are. */
+template <int VECTORS>
 static __device__ __forceinline__ uint32_t decant_largest_bits(uint32_t largest,
-                                                               const uint4 (&vectors)[DECANT_PLANE_VECTORS])
+                                                               const uint4 (&vectors)[VECTORS])
 {
     const uint32_t magnitude = 0x7fff7fffu;
 #pragma unroll
-    for (int i = 0; i < DECANT_PLANE_VECTORS; i++) {
+    for (int i = 0; i < VECTORS; i++) {
         largest = __vmaxu2(largest, vectors[i].x & magnitude);
         largest = __vmaxu2(largest, vectors[i].y & magnitude);
         largest = __vmaxu2(largest, vectors[i].z & magnitude);
@@ -94,6 +98,21 @@ static __device__ __forceinline__ int decant_fixed_point_sum(int sum,
     return sum;
 }
 
+/* One step of a transposition of bits, the exchange of blocks of `step` by `step`. */
+template <int WORDS>
+static __device__ __forceinline__ void decant_exchange_blocks(uint32_t (&words)[WORDS], int step)
+{
+    const uint32_t mask = step == 4 ? 0x0f0f0f0fu : step == 2 ? 0x33333333u : 0x55555555u;
+#pragma unroll
+    for (int i = 0; i < WORDS; i++) {
+        if (i & step)
+            continue;
+        const uint32_t a = words[i], b = words[i + step];
+        words[i] = decant_merge(mask, a, b << step);
+        words[i + step] = decant_merge(mask, a >> step, b);
+    }
+}
+
 /* Turns words into planes: bit j of planes[p] is bit p of column j. Two 16×16 transpositions at once, by
  * exchanging ever smaller blocks (Hacker's Delight, section 7-3). */
 static __device__ __forceinline__ void decant_transpose_planes(uint32_t (&words)[DECANT_FIXED_POINT_PLANES])
@@ -105,17 +124,41 @@ static __device__ __forceinline__ void decant_transpose_planes(uint32_t (&words)
         words[i + 8] = __byte_perm(a, b, 0x7351);
     }
 #pragma unroll
-    for (int step = 4; step > 0; step /= 2) {
-        const uint32_t mask = step == 4 ? 0x0f0f0f0fu : step == 2 ? 0x33333333u : 0x55555555u;
+    for (int step = 4; step > 0; step /= 2)
+        decant_exchange_blocks(words, step);
+}
+
+/* Half a word's columns as planes: the bytes of words[p] are planes p and p + 8 of the first eight columns,
+ * then the same of the others. */
+typedef struct decant_half_planes {
+    uint32_t words[DECANT_FIXED_POINT_PLANES / 2];
+} decant_half_planes;
+
+/* Adds the columns' values to `sum`. */
+static __device__ __forceinline__ decant_half_planes
+decant_half_to_planes(const uint4 (&vectors)[DECANT_HALF_VECTORS], float factor, int &sum)
+{
+    constexpr int WORDS = DECANT_FIXED_POINT_PLANES / 2;
+    const uint32_t low[4] = {vectors[0].x, vectors[0].y, vectors[0].z, vectors[0].w};
+    const uint32_t high[4] = {vectors[1].x, vectors[1].y, vectors[1].z, vectors[1].w};
+    decant_half_planes half;
+    uint32_t(&words)[WORDS] = half.words; /* columns i and 8 + i */
 #pragma unroll
-        for (int i = 0; i < DECANT_FIXED_POINT_PLANES; i++) {
-            if (i & step)
-                continue;
-            const uint32_t a = words[i], b = words[i + step];
-            words[i] = (a & mask) | ((b << step) & ~mask);
-            words[i + step] = ((a >> step) & mask) | (b & ~mask);
-        }
+    for (int j = 0; j < 4; j++) {
+        const uint32_t even = decant_fixed_point(__uint_as_float(low[j] << 16), factor);
+        const uint32_t odd = decant_fixed_point(__uint_as_float(low[j] & 0xffff0000u), factor);
+        const uint32_t high_even = decant_fixed_point(__uint_as_float(high[j] << 16), factor);
+        const uint32_t high_odd = decant_fixed_point(__uint_as_float(high[j] & 0xffff0000u), factor);
+        words[2 * j] = __byte_perm(even, high_even, 0x5410);
+        words[2 * j + 1] = __byte_perm(odd, high_odd, 0x5410);
     }
+#pragma unroll
+    for (int i = 0; i < WORDS; i++)
+        sum = __dp2a_lo((int)words[i], 0x0101, sum);
+#pragma unroll
+    for (int step = 4; step > 0; step /= 2) /* four transpositions of 8 × 8 bits at once */
+        decant_exchange_blocks(words, step);
+    return half;
 }
 
 #endif

@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
     if (SPARSE)
         offsets = decant_load_sparse_offsets(packed, share.first_tile * TILE_ROWS, rows);
     plane_source source = source_of<BITS>(packed, share, run.first / share.units, run.first % share.units);
-    open_ring<BITS, WHOLE, RING, AHEAD>(call, share, run, source, ring);
+    open_ring<BITS, WHOLE, RING, AHEAD, HOLDS_BACK<BITS, TOKENS, AHEAD>>(call, share, run, source, ring);
     decant_let_next_kernel_begin();
     decant_sparse_rows sparse = {};
     warp_chunks chunks = {};
@@ -73,11 +73,21 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
     }
 
     decant_wait_for_earlier_kernels();
-    make_operands<TOKENS, SPARSE>(call, share, figures, base + layout.operands, base + layout.x);
+    if constexpr (TOKENS == 1 && !SPARSE) {
+        if (share.units <= WARPS)
+            make_short_operands(call, share, figures, base + layout.operands);
+        else
+            make_operands<1, false>(call, share, figures, base + layout.operands, 0);
+    } else {
+        make_operands<TOKENS, SPARSE>(call, share, figures, base + layout.operands, base + layout.x);
+    }
     __syncthreads(); /* operands and coefficients are there */
     add_units<BITS, TOKENS, WHOLE, RING, SPARSE, AHEAD>(
         call, share, run, source, ring, coefficients, parts + warp * TILE_ROWS * TOKENS,
         base + layout.operands + lane_bytes, sparse, chunks, shared + layout.x);
+    if constexpr (TOKENS == 1 && !SPARSE)
+        return finish_rows_of_one<BITS>(call, share, figures, coefficients, parts,
+                                        [](float sum, int) { return sum; });
     int window = 0;
     if (SPARSE)
         window = add_windows<TOKENS>(call, share, sparse, shared + layout.x);

@@ -25,7 +25,6 @@ enum {
     CODES_BARRIER = 1,             /* named barriers: of the threads of the codes, … */
     X_BARRIER = CODES_BARRIER + 1, /* of all, once x lies in shared memory */
     ENTRIES_BARRIER = 3,
-    ROWS_BARRIER = 4,       /* of all, before rows are finished */
     LONG_RUN = 32,          /* entries of a lane */
     OWN_STATIC_BYTES = 256, /* of shared memory, at most */
     /* Shared memory is had in steps (CUDA C++ Programming Guide, compute capability 9.0): without these bytes
@@ -172,7 +171,7 @@ static __device__ __forceinline__ void add_codes(const parities_call &call, cons
     const uint32_t ring = base + layout.rings + lane_bytes + warp * STAGES<BITS, RING> * UNIT_BYTES<BITS>;
     const own_levels<BITS> levels = load_levels<BITS>(packed, share);
     plane_source source = source_of<BITS>(packed, share, run.first / share.units, run.first % share.units);
-    open_ring<BITS, WHOLE, RING, AHEAD>(call, share, run, source, ring);
+    open_ring<BITS, WHOLE, RING, AHEAD, HOLDS_BACK<BITS, 1, AHEAD>>(call, share, run, source, ring);
     decant_let_next_kernel_begin();
     transform_levels<BITS>(levels, share, coefficients);
     for (int i = threadIdx.x; i < share.tiles * TILE_PARTS<1>; i += THREADS)
@@ -200,14 +199,13 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 2)
         if (threadIdx.x >= THREADS) {
             decant_registers_lower<ENTRIES_REGISTERS<BITS>>();
             sum_entries<BITS>(call, share, runs, shared + share.layout.x, rows_with_entries);
-            wait_at_barrier<ROWS_BARRIER, BLOCK_THREADS>();
+            __syncthreads(); /* the sums are there */
         } else {
             decant_registers_raise<CODES_REGISTERS<BITS>>();
             add_codes<BITS, WHOLE, RING, AHEAD>(call, share, shared, figures);
-            wait_at_barrier<ROWS_BARRIER, BLOCK_THREADS>();
-            finish_rows<BITS, 1>(call, share, figures, (const float *)(shared + share.layout.coefficients),
-                                 (const float *)(shared + share.layout.parts),
-                                 [&](float sum, int row, int) { return sum + runs.sums[row]; });
+            finish_rows_of_one<BITS>(call, share, figures, (const float *)(shared + share.layout.coefficients),
+                                     (const float *)(shared + share.layout.parts),
+                                     [&](float sum, int row) { return sum + runs.sums[row]; });
         }
     }
 }
@@ -263,7 +261,7 @@ template <int BITS> static bool choose_apart(const decant_cuda *cuda, parities_c
 template <int BITS, bool WHOLE, int RING, bool AHEAD = false>
 static cudaError_t launch_ring(decant_cuda_context *context, const parities_call &call)
 {
-    if constexpr (CAN_ASK_AHEAD<BITS, WHOLE> && BITS < 4 && !AHEAD) /* registers are short at four */
+    if constexpr (CAN_ASK_AHEAD<BITS, WHOLE> && !AHEAD)
         if (call.pairs > 0)
             return launch_ring<BITS, WHOLE, RING, true>(context, call);
     return decant_launch_early(context, parities_apart_kernel<BITS, WHOLE, RING, AHEAD>, (unsigned)call.blocks,

@@ -179,10 +179,10 @@ static __device__ __forceinline__ plane_source source_of(const decant_packed_vie
 }
 
 /* Starts copying a lane's words of one unit to its place in a slot and goes on to the next. WHOLE: rows of
- * planes can be read sixteen bytes at a time. ONCE: by `policy`, which is decant_policy_of_once. */
+ * planes can be read sixteen bytes at a time. ONCE: they are the first to make room in the L2 cache. */
 template <int BITS, bool WHOLE, bool ONCE>
 static __device__ __forceinline__ void fetch_unit(const decant_packed_view &packed, const block_share &share,
-                                                  plane_source &source, uint32_t target, uint64_t policy)
+                                                  plane_source &source, uint32_t target)
 {
     const int member = threadIdx.x / DECANT_WARP % TEAM<BITS>;
     const int left = packed.words - (source.unit * UNIT_WORDS + (int)threadIdx.x % 4 * LANE_WORDS);
@@ -191,7 +191,7 @@ static __device__ __forceinline__ void fetch_unit(const decant_packed_view &pack
 #pragma unroll
     for (int bit = 0; bit < BITS; bit += TEAM<BITS>, words += TEAM<BITS> * packed.words) {
         if constexpr (WHOLE && ONCE) {
-            decant_copy_line_16(target + bit * OPERAND_BYTES, words, left > 0, policy);
+            decant_copy_line_once_16(target + bit * OPERAND_BYTES, words, left > 0);
         } else if constexpr (WHOLE) {
             decant_copy_line_16(target + bit * OPERAND_BYTES, words, left > 0);
         } else {
@@ -301,6 +301,28 @@ store_planes(uint32_t operands, int word, const uint4 (&vectors)[DECANT_PLANE_VE
     for (int plane = 0; plane < DECANT_FIXED_POINT_PLANES / 2; plane++, address += 4 * 16)
         store_shared_pair(address, planes[plane], planes[plane + 8]);
     return sum;
+}
+
+/* Where the first plane of a half word goes among the operands. */
+static __device__ __forceinline__ uint32_t address_of_half(uint32_t operands, uint32_t half)
+{
+    const uint32_t word = half / 2, product = word / UNIT_WORDS * PRODUCTS + word / 2 % PRODUCTS;
+    return operands + product * OPERAND_BYTES + word / LANE_WORDS % 4 * 16 + word % 2 * 8 + half % 2 * 4;
+}
+
+/* Lane pairs put whole words together and store them, where `valid`: the even lane of a word planes 0 … 7, the
+ * odd one the rest. By whole warps. */
+static __device__ __forceinline__ void store_half(uint32_t address, const decant_half_planes &half, bool valid)
+{
+    const uint32_t selector = threadIdx.x % 2 ? 0x3175 : 0x6420;
+#pragma unroll
+    for (int plane = 0; plane < DECANT_HALF_COLUMNS / 2; plane++, address += 4 * 16) {
+        const uint32_t other = __shfl_xor_sync(DECANT_ALL_LANES, half.words[plane], 1);
+        if (valid)
+            asm volatile("st.shared.u32 [%0], %1;" ::"r"(address),
+                         "r"(__byte_perm(half.words[plane], other, selector))
+                         : "memory");
+    }
 }
 
 /* Where column `column` of a token's x lies in its copy in shared memory: the sixteen bytes that a thread takes
@@ -414,6 +436,50 @@ static __device__ __forceinline__ void make_operands(const parities_call &call, 
         if (lane == 0)
             figures.sums[token][warp] = sum;
     }
+}
+
+/* The operands of one token of a unit of columns to a warp or less, whose lanes take half a word each: whole
+ * words would be work for half of them. Inside is a barrier of the block, and one must follow. */
+static __device__ __forceinline__ void make_short_operands(const parities_call &call, const block_share &share,
+                                                           token_figures<1> &figures, uint32_t operands)
+{
+    constexpr int UNIT_COLUMNS = UNIT_WORDS * DECANT_PLANE_COLUMNS;
+    const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
+    const bool has_unit = warp < share.units;
+    const __nv_bfloat16 *x = call.x + (int64_t)share.first_token * call.packed.columns;
+    uint4 vectors[DECANT_HALF_VECTORS] = {};
+    if (has_unit) { /* by whole cache lines; lanes find their own columns in shared memory */
+        const int first = warp * UNIT_COLUMNS + lane * 8;
+#pragma unroll
+        for (int i = 0; i < DECANT_HALF_VECTORS; i++) {
+            const int column = first + i * DECANT_WARP * 8;
+            if (column < call.packed.columns)
+                vectors[i] = *(const uint4 *)(x + column);
+        }
+#pragma unroll
+        for (int i = 0; i < DECANT_HALF_VECTORS; i++)
+            store_shared(operands + x_offset(first + i * DECANT_WARP * 8), vectors[i]);
+    }
+    const uint32_t largest = decant_largest_bits(0, vectors);
+    const uint32_t of_warp = __reduce_max_sync(DECANT_ALL_LANES, max(largest & 0xffffu, largest >> 16));
+    if (lane == 0)
+        figures.largest[0][warp] = of_warp;
+    __syncwarp();
+    if (has_unit)
+#pragma unroll
+        for (int i = 0; i < DECANT_HALF_VECTORS; i++)
+            vectors[i] =
+                load_shared(operands + x_offset(warp * UNIT_COLUMNS + lane * DECANT_HALF_COLUMNS + i * 8));
+    __syncthreads();
+    int sum = 0;
+    if (has_unit) {
+        const float factor = decant_fixed_point_factor(largest_of(figures, 0));
+        const decant_half_planes half = decant_half_to_planes(vectors, factor, sum);
+        store_half(address_of_half(operands, warp * UNIT_WORDS * 2 + lane), half, true);
+    }
+    sum = __reduce_add_sync(DECANT_ALL_LANES, sum);
+    if (lane == 0)
+        figures.sums[0][warp] = sum;
 }
 
 /* ---- the dense part ---- */

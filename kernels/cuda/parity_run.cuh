@@ -107,8 +107,14 @@ static __device__ __forceinline__ int add_windows(const parities_call &call, con
 
 /* ---- a warp's run ---- */
 
+enum { HELD_UNITS = 2 }; /* of a warp that are under way at once */
+
+/* Whether a warp fills its ring so for the first time: one token at four bits, where nothing is asked for
+ * beyond it. With fewer bits, and where runs are long, products took longer (tests/bench/DECODE.md). */
+template <int BITS, int TOKENS, bool AHEAD> constexpr bool HOLDS_BACK = BITS == 4 && TOKENS == 1 && !AHEAD;
+
 /* Asks the L2 cache for the next units of a run, call.pairs times two, which share cache lines; lane by lane a
- * plane of a row. What passes through the cache meanwhile must not drive them out: decant_policy_of_once. */
+ * plane of a row. What passes through the cache meanwhile must not drive them out: fetch_unit's ONCE. */
 template <int BITS>
 static __device__ __forceinline__ void ask_ahead(const parities_call &call, const block_share &share,
                                                  plane_source source)
@@ -125,17 +131,21 @@ static __device__ __forceinline__ void ask_ahead(const parities_call &call, cons
     }
 }
 
-/* The first units of a run start on their way. AHEAD: so do more into the L2 cache. `ring` is a lane's. */
-template <int BITS, bool WHOLE, int RING, bool AHEAD>
+/* The first units of a run start on their way. AHEAD: so do more into the L2 cache. HELD: not all at once where
+ * there are more, because the kernel ahead asks for its x meanwhile, which has to come by the same way. `ring`
+ * is a lane's. */
+template <int BITS, bool WHOLE, int RING, bool AHEAD, bool HELD>
 static __device__ __forceinline__ void open_ring(const parities_call &call, const block_share &share,
                                                  const warp_run &run, plane_source &source, uint32_t ring)
 {
-    const uint64_t policy = AHEAD ? decant_policy_of_once() : 0;
+    constexpr int FETCHED = STAGES<BITS, RING> - 1;
 #pragma unroll 1
-    for (int i = 0; i < STAGES<BITS, RING> - 1; i++) {
+    for (int i = 0; i < FETCHED; i++) {
         if (i < run.count)
-            fetch_unit<BITS, WHOLE, AHEAD>(call.packed, share, source, ring + i * UNIT_BYTES<BITS>, policy);
+            fetch_unit<BITS, WHOLE, AHEAD>(call.packed, share, source, ring + i * UNIT_BYTES<BITS>);
         decant_copy_commit();
+        if (HELD && run.count > FETCHED)
+            decant_copy_wait<HELD_UNITS - 1>();
     }
     if constexpr (AHEAD)
         ask_ahead<BITS>(call, share, source);
@@ -157,7 +167,6 @@ add_units(const parities_call &call, const block_share &share, const warp_run &r
     int counts[TOKENS][SUBSETS_OF_WARP<BITS>][4] = {};
     int until_chunk = spacing, left = run.count;
     int unit = run.first % share.units;
-    const uint64_t policy = AHEAD ? decant_policy_of_once() : 0;
     uint32_t slot = ring, free_slot = ring + FETCHED * UNIT_BYTES<BITS>,
              x = operands + unit * PRODUCTS * OPERAND_BYTES;
     coefficients += run.first / share.units * TILE_ROWS * COEFFICIENT_STRIDE<BITS>;
@@ -171,7 +180,7 @@ add_units(const parities_call &call, const block_share &share, const warp_run &r
             decant_copy_wait<FETCHED - 1>();
             wait_for_team<BITS>();
             if (left + units > FETCHED) /* as many are left with this one */
-                fetch_unit<BITS, WHOLE, AHEAD>(call.packed, share, source, free_slot, policy);
+                fetch_unit<BITS, WHOLE, AHEAD>(call.packed, share, source, free_slot);
             decant_copy_commit();
             free_slot = slot;
             add_unit<BITS, TOKENS>(counts, slot, x, token_bytes, member);
@@ -198,7 +207,37 @@ add_units(const parities_call &call, const block_share &share, const warp_run &r
 
 /* ---- a block's rows ---- */
 
-/* y = scale (f(0) Σ q + the warps' parts), with the sparse part: a thread for each row and token.
+/* y = scale (f(0) Σ q + the warps' parts) of one token, with the sparse part, by the block's first threads, one
+ * for each row, which meet the others inside: the parts come last, and all else is there before.
+ * add_entries(sum, row): the sum and the sparse part's. */
+template <int BITS, typename Entries>
+static __device__ __forceinline__ void
+finish_rows_of_one(const parities_call &call, const block_share &share, const token_figures<1> &figures,
+                   const float *coefficients, const float *parts, const Entries &add_entries)
+{
+    const int rows = rows_of(call.packed, share), row = min((int)threadIdx.x, rows - 1);
+    const float *part = parts + row / TILE_ROWS * TILE_PARTS<1> + row % TILE_ROWS;
+    const float scale = largest_of(figures, 0) * (1.0f / DECANT_FIXED_POINT_MAXIMUM);
+    int sum_of_x = 0;
+#pragma unroll
+    for (int warp = 0; warp < WARPS; warp++)
+        sum_of_x += figures.sums[0][warp];
+    const float first = coefficients[row * COEFFICIENT_STRIDE<BITS>] * (float)sum_of_x;
+    __nv_bfloat16 *target =
+        call.y + (int64_t)share.first_token * call.packed.rows + share.first_tile * TILE_ROWS + row;
+    const float earlier = call.accumulate ? __bfloat162float(*target) : 0.0f;
+    __syncthreads(); /* all parts are there */
+    if ((int)threadIdx.x >= rows)
+        return;
+    float pairs[WARPS / 2];
+#pragma unroll
+    for (int i = 0; i < WARPS / 2; i++)
+        pairs[i] = part[2 * i * TILE_ROWS] + part[(2 * i + 1) * TILE_ROWS];
+    const float sum = ((pairs[0] + pairs[1]) + (pairs[2] + pairs[3]) + first) * scale;
+    *target = __float2bfloat16_rn(earlier + add_entries(sum, row));
+}
+
+/* The same of several tokens: a thread for each row and token.
  * add_entries(sum, row, token): the sum and the sparse part's. */
 template <int BITS, int TOKENS, typename Entries>
 static __device__ __forceinline__ void

@@ -5,14 +5,13 @@
 #ifndef DECANT_KERNELS_CUDA_STEP_PLANES_CUH
 #define DECANT_KERNELS_CUDA_STEP_PLANES_CUH
 
-#include "kernels/cuda/bit_merge.cuh"
 #include "kernels/cuda/parity_block.cuh"
 #include "kernels/cuda/step_block.cuh"
 
 enum {
-    HALF_COLUMNS = 16, /* of a half word */
-    HALF_VECTORS = 2,  /* of sixteen bytes that hold these columns */
-    HALVES_KEPT = 3,   /* by a thread, between measuring x and turning it to planes */
+    HALF_COLUMNS = DECANT_HALF_COLUMNS,
+    HALF_VECTORS = DECANT_HALF_VECTORS,
+    HALVES_KEPT = 3, /* by a thread, between measuring x and turning it to planes */
 };
 
 /* What the whole block must know of x. */
@@ -55,74 +54,9 @@ static __device__ __forceinline__ void measure_half(const uint4 (&vectors)[HALF_
     }
 }
 
-/* A half word's columns as bits of planes: bytes of words[p] are planes p and p + 8 of the first eight columns,
- * the same of the others. */
-typedef struct half_bits {
-    uint32_t words[HALF_COLUMNS / 2];
-} half_bits;
-
-/* Adds the columns' values to `sum`. */
-static __device__ __forceinline__ half_bits turn_half(const uint4 (&vectors)[HALF_VECTORS], float factor,
-                                                      int &sum)
-{
-    constexpr int WORDS = HALF_COLUMNS / 2;
-    const uint32_t low[4] = {vectors[0].x, vectors[0].y, vectors[0].z, vectors[0].w};
-    const uint32_t high[4] = {vectors[1].x, vectors[1].y, vectors[1].z, vectors[1].w};
-    half_bits bits;
-    uint32_t(&words)[WORDS] = bits.words; /* columns i and 8 + i */
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        const uint32_t even = decant_fixed_point(__uint_as_float(low[j] << 16), factor);
-        const uint32_t odd = decant_fixed_point(__uint_as_float(low[j] & 0xffff0000u), factor);
-        const uint32_t high_even = decant_fixed_point(__uint_as_float(high[j] << 16), factor);
-        const uint32_t high_odd = decant_fixed_point(__uint_as_float(high[j] & 0xffff0000u), factor);
-        words[2 * j] = __byte_perm(even, high_even, 0x5410);
-        words[2 * j + 1] = __byte_perm(odd, high_odd, 0x5410);
-    }
-#pragma unroll
-    for (int i = 0; i < WORDS; i++)
-        sum = __dp2a_lo((int)words[i], 0x0101, sum);
-        /* four transpositions of 8 × 8 bits at once */
-#pragma unroll
-    for (int step = 4; step > 0; step /= 2) {
-        const uint32_t mask = step == 4 ? 0x0f0f0f0fu : step == 2 ? 0x33333333u : 0x55555555u;
-#pragma unroll
-        for (int i = 0; i < WORDS; i++) {
-            if (i & step)
-                continue;
-            const uint32_t a = words[i], b = words[i + step];
-            words[i] = decant_merge(mask, a, b << step);
-            words[i + step] = decant_merge(mask, a >> step, b);
-        }
-    }
-    return bits;
-}
-
-/* Where the first plane of a half word goes among the operands. A thread's next half words go HALF_STEP bytes
- * further each. */
+/* A thread's half words go HALF_STEP bytes behind each other. */
 enum { HALF_STEP = THREADS / 2 / UNIT_WORDS * PRODUCTS * OPERAND_BYTES };
 static_assert(THREADS / 2 % UNIT_WORDS == 0, "a thread's half words have the same place in their units");
-
-static __device__ __forceinline__ uint32_t address_of_half(uint32_t operands, uint32_t half)
-{
-    const uint32_t word = half / 2, product = word / UNIT_WORDS * PRODUCTS + word / 2 % PRODUCTS;
-    return operands + product * OPERAND_BYTES + word / LANE_WORDS % 4 * 16 + word % 2 * 8 + half % 2 * 4;
-}
-
-/* Lane pairs put whole words together and store them, where `valid`: the even lane of a word planes 0 … 7, the
- * odd one the rest. By whole warps. */
-static __device__ __forceinline__ void store_half(uint32_t address, const half_bits &bits, bool valid)
-{
-    const uint32_t selector = threadIdx.x % 2 ? 0x3175 : 0x6420;
-#pragma unroll
-    for (int plane = 0; plane < HALF_COLUMNS / 2; plane++, address += 4 * 16) {
-        const uint32_t other = __shfl_xor_sync(DECANT_ALL_LANES, bits.words[plane], 1);
-        if (valid)
-            asm volatile("st.shared.u32 [%0], %1;" ::"r"(address),
-                         "r"(__byte_perm(bits.words[plane], other, selector))
-                         : "memory");
-    }
-}
 
 /* What a thread keeps of x between measuring it and turning it to planes. */
 typedef struct kept_halves {
@@ -223,10 +157,10 @@ static __device__ __forceinline__ void make_planes(const step_call &call, half_s
         figures.scale = magnitude * (1.0f / DECANT_FIXED_POINT_MAXIMUM);
     int sum = 0, half = threadIdx.x;
     if (PLAIN && halves > THREADS) { /* one behind the other would wait longer */
-        half_bits bits[HALVES_KEPT];
+        decant_half_planes bits[HALVES_KEPT];
 #pragma unroll
         for (int i = 0; i < HALVES_KEPT; i++)
-            bits[i] = turn_half(kept[i], factor, sum);
+            bits[i] = decant_half_to_planes(kept[i], factor, sum);
 #pragma unroll
         for (int i = 0; i < HALVES_KEPT; i++, half += THREADS, address += HALF_STEP) {
             store_half(address, bits[i], half < halves);
@@ -239,7 +173,7 @@ static __device__ __forceinline__ void make_planes(const step_call &call, half_s
     for (; half < halves; half += THREADS, address += HALF_STEP) { /* whole warps: halves are those of units */
         if (!PLAIN && call.norm)
             step_norm(kept[0], scales, inverse);
-        store_half(address, turn_half(kept[0], factor, sum), true);
+        store_half(address, decant_half_to_planes(kept[0], factor, sum), true);
         keep_half(call, half, kept[0], kept_x);
         if (half + THREADS >= halves)
             break;

@@ -40,22 +40,16 @@ static __device__ __forceinline__ void decant_copy_line_16(uint32_t target, cons
                  : "memory");
 }
 
-/* A policy of the L2 cache for what is read once: it is the first to make room. */
-static __device__ __forceinline__ uint64_t decant_policy_of_once(void)
+/* The same of what is the first to make room in the L2 cache. The policy is a constant that no thread keeps in
+ * registers. */
+static __device__ __forceinline__ void decant_copy_line_once_16(uint32_t target, const void *source, bool valid)
 {
-    uint64_t policy = 0;
-#if __CUDA_ARCH__ >= 800
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-#endif
-    return policy;
-}
-
-/* decant_copy_line_16 by a policy. */
-static __device__ __forceinline__ void decant_copy_line_16(uint32_t target, const void *source, bool valid,
-                                                           uint64_t policy)
-{
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(target),
-                 "l"(source), "r"(valid ? 16 : 0), "l"(policy)
+    asm volatile("{\n"
+                 ".reg .b64 policy;\n"
+                 "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
+                 "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, policy;\n"
+                 "}" ::"r"(target),
+                 "l"(source), "r"(valid ? 16 : 0)
                  : "memory");
 }
 

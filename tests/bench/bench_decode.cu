@@ -1,7 +1,10 @@
 /* The packed product of few tokens beside the 16-bit one: microseconds and times the speed of cuBLAS in BF16,
  * for every width, dense and with 0.45 % sparse entries, and what cuSPARSE takes for these alone.
  *
- * usage: bench_decode [--tokens 1,2,4,8,16,32] [--bits 4,3,2] [--shapes 63]     (shapes: a mask of those below)
+ * usage: bench_decode [--tokens 1,2,4,8,16,32] [--bits 4,3,2] [--shapes 63] [--chain 8]
+ *
+ * shapes: a mask of those in decode_bench.cuh. chain: so many layers of LLaMA-7B, whose products follow one
+ * another in a graph, matrices of different shapes; times are of a layer.
  *
  * A time is the median of several replays of a CUDA graph of many launches, gaps between them included. Every
  * launch reads other copies of the weights, more bytes in all than the L2 cache holds several times. x is
@@ -50,7 +53,7 @@ __global__ void fill_weights(__nv_bfloat16 *weights, int64_t count)
 
 typedef struct bench : decode_bench {
     void *pool; /* random bits: planes of every copy */
-    size_t pool_bytes;
+    size_t pool_bytes, weights_bytes;
 } bench;
 
 /* The sparse part of all copies of a matrix. */
@@ -228,6 +231,81 @@ static double time_cusparse(bench *b, int rows, int columns, const sparse_copies
     return us;
 }
 
+/* ---- the products of a layer, one behind the other ---- */
+
+static const int LAYER[] = {0, 0, 0, 0, 1, 1, 2}; /* of SHAPES: q, k, v, o, gate, up, down of LLaMA-7B */
+enum { LAYER_PRODUCTS = sizeof LAYER / sizeof *LAYER, CHAIN_SHAPES = 3 };
+
+/* Where product i of the chain finds its weights in an array of so many bytes, each behind the last. */
+static size_t next_place(size_t *end, size_t bytes, size_t array_bytes)
+{
+    const size_t place = *end + bytes <= array_bytes ? *end : 0;
+    *end = place + bytes;
+    return place;
+}
+
+static double time_dense_chain(bench *b, int layers, int tokens)
+{
+    std::vector<decant_matrix> weights;
+    size_t end = 0;
+    for (int i = 0; i < layers * LAYER_PRODUCTS; i++) {
+        const int *shape = SHAPES[LAYER[i % LAYER_PRODUCTS]];
+        const size_t place = next_place(&end, (size_t)shape[0] * shape[1] * 2, b->weights_bytes);
+        weights.push_back({(char *)b->weights + place, DECANT_BF16, shape[0], shape[1]});
+    }
+    return LAYER_PRODUCTS * time_us(b, (int)weights.size(), [&](int i) {
+               decant_error err;
+               decant_matrix x = {b->x_data, DECANT_BF16, tokens, weights[(size_t)i].columns};
+               decant_matrix y = {b->y_data, DECANT_BF16, tokens, weights[(size_t)i].rows};
+               require(b->backend->model->linear(b->backend, x, weights[(size_t)i], false, y, &err), &err);
+           });
+}
+
+/* sparse: [CHAIN_SHAPES], or NULL. */
+static double time_packed_chain(bench *b, int bits, void *levels, const sparse_copies *sparse, int layers,
+                                int tokens)
+{
+    std::vector<decant_packed_matrix> matrices;
+    size_t end = 0;
+    for (int i = 0; i < layers * LAYER_PRODUCTS; i++) {
+        const int shape = LAYER[i % LAYER_PRODUCTS], rows = SHAPES[shape][0], columns = SHAPES[shape][1];
+        decant_packed_matrix packed =
+            packed_copy(b, rows, columns, bits, levels, sparse ? &sparse[shape] : NULL, i);
+        const size_t place = next_place(&end, (size_t)rows * columns / 8 * bits, b->pool_bytes);
+        packed.planes = (uint32_t *)((char *)b->pool + place);
+        matrices.push_back(packed);
+    }
+    return LAYER_PRODUCTS *
+           time_us(b, (int)matrices.size(), [&](int i) { multiply_packed(b, matrices[(size_t)i], tokens); });
+}
+
+static void measure_chain(bench *b, int layers, const std::vector<int> &widths,
+                          const std::vector<int> &token_counts)
+{
+    sparse_copies sparse[CHAIN_SHAPES];
+    for (int i = 0; i < CHAIN_SHAPES; i++)
+        sparse[i] = make_sparse(SHAPES[i][0], SHAPES[i][1], layers);
+    const int widest = *std::max_element(widths.begin(), widths.end());
+    std::vector<__half> table;
+    for (int64_t i = 0; i < (int64_t)SHAPES[1][0] << widest; i++)
+        table.push_back(__float2half_rn(0.02f * normal_value((uint64_t)i + 77)));
+    void *levels = to_device(table.data(), table.size() * 2);
+    for (int tokens : token_counts) {
+        const double dense = time_dense_chain(b, layers, tokens);
+        printf("%-11s %3d %7.2f %8s", "layer of 7B", tokens, dense, "");
+        for (int bits : widths) {
+            const double plain = time_packed_chain(b, bits, levels, NULL, layers, tokens);
+            const double both = time_packed_chain(b, bits, levels, sparse, layers, tokens);
+            printf(" | %6.2f %4.2fx  %6.2f %4.2fx", plain, dense / plain, both, dense / both);
+        }
+        printf(" |\n");
+        fflush(stdout);
+    }
+    for (sparse_copies &made : sparse)
+        drop_sparse(&made);
+    MUST(cudaFree(levels));
+}
+
 /* ---- the table ---- */
 
 static void print_header(const std::vector<int> &widths)
@@ -286,7 +364,8 @@ static void make_arrays(bench *b, int tokens)
     }
     b->pool_bytes = (size_t)640 << 20;
     MUST(cudaMalloc(&b->pool, b->pool_bytes));
-    MUST(cudaMalloc((void **)&b->weights, (size_t)most * 2));
+    b->weights_bytes = (size_t)most * 2;
+    MUST(cudaMalloc((void **)&b->weights, b->weights_bytes));
     fill_words<<<2048, THREADS, 0, b->stream>>>((uint64_t *)b->pool, (int64_t)(b->pool_bytes / 8));
     fill_weights<<<2048, THREADS, 0, b->stream>>>(b->weights, most);
     MUST(cudaGetLastError());
@@ -301,7 +380,7 @@ static void make_arrays(bench *b, int tokens)
 int main(int argc, char **argv)
 {
     std::vector<int> token_counts = {1, 2, 4, 8, 16, 32}, widths = {4, 3, 2};
-    int shapes = 63;
+    int shapes = 63, layers = 0;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--tokens") == 0)
             token_counts = read_list(argv[i + 1]);
@@ -309,6 +388,8 @@ int main(int argc, char **argv)
             widths = read_list(argv[i + 1]);
         else if (strcmp(argv[i], "--shapes") == 0)
             shapes = atoi(argv[i + 1]);
+        else if (strcmp(argv[i], "--chain") == 0)
+            layers = atoi(argv[i + 1]);
     }
     bench b = {};
     decant_error err = {};
@@ -320,6 +401,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < (int)(sizeof SHAPES / sizeof *SHAPES); i++)
         if (shapes >> i & 1)
             measure_shape(&b, SHAPES[i][0], SHAPES[i][1], widths, token_counts);
+    if (layers > 0)
+        measure_chain(&b, layers, widths, token_counts);
     MUST(cudaFree(b.pool));
     MUST(cudaFree(b.weights));
     MUST(cudaFree(b.x_data));
