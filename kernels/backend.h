@@ -357,7 +357,7 @@ typedef struct decant_grid_matrix {
     uint32_t *planes;  /* [rows, code_bits, ceil(codes of a row / 32)] */
     uint16_t *scales;  /* F16 [rows, ceil(columns / group)] */
     uint16_t *offsets; /* F16, the same shape; NULL without offsets */
-    bool arranged;     /* the same bits as planes, in an order that only the backend knows: see arrange */
+    bool arranged;     /* the same bits as planes, in an order that only the backend knows: see prepare */
 } decant_grid_matrix;
 
 /* Where the scale of a group comes from. */
@@ -380,10 +380,10 @@ typedef struct decant_grid_kernels {
                             decant_grid_scale scale, decant_grid_matrix *matrix, decant_matrix_error *error,
                             decant_error *err);
 
-    /* Puts the planes into the order that the backend's products read fastest, in place, where it has one;
-     * otherwise nothing changes. From then on only linear and decode take the matrix, with the same results up
-     * to the order of sums. */
-    decant_status (*arrange)(decant_backend *backend, decant_grid_matrix *matrix, decant_error *err);
+    /* Once a matrix is filled, as validate->prepare: puts the planes into the order that the backend's products
+     * read fastest, in place, where it has one; otherwise nothing changes. From then on only linear and decode
+     * take the matrix, with the same results up to the order of sums. */
+    decant_status (*prepare)(decant_backend *backend, decant_grid_matrix *matrix, decant_error *err);
 
     /* y = x ŵᵀ (or y += …) straight from the packed form, whose arrays are complete as those of packed_linear
      * are: the activations are rotated, not the weights. */
@@ -413,7 +413,7 @@ typedef struct decant_comparison {
 } decant_comparison;
 
 typedef struct decant_validate_kernels {
-    /* Adds to a matrix whose arrays are filled what its products are faster with: packed->sparse_entries, from
+    /* Once a matrix is filled: adds what its products are faster with, packed->sparse_entries, from
      * memory->allocate, or nothing. The caller owns it with the other arrays; products are right without. */
     decant_status (*prepare)(decant_backend *backend, decant_packed_matrix *packed, decant_error *err);
 

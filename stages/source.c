@@ -297,7 +297,7 @@ static decant_status grid_of_container(void *context, decant_backend *backend, c
     DECANT_TRY(decant_memory_allocate(sizeof **grid, name, (void **)grid, err));
     DECANT_TRY(
         decant_grid_source_read(source->container, backend, &source->grids, name, rows, columns, *grid, err));
-    DECANT_TRY(backend->grid->arrange(backend, *grid, err));
+    DECANT_TRY(backend->grid->prepare(backend, *grid, err));
 done:
     if (status != DECANT_OK && *grid) {
         decant_grid_matrix_free(backend, *grid);

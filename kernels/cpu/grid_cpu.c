@@ -4,7 +4,7 @@
 #include "base/memory.h"
 
 /* Products here read planes as they are. */
-static decant_status arrange(decant_backend *backend, decant_grid_matrix *matrix, decant_error *err)
+static decant_status prepare(decant_backend *backend, decant_grid_matrix *matrix, decant_error *err)
 {
     (void)backend;
     (void)matrix;
@@ -14,7 +14,7 @@ static decant_status arrange(decant_backend *backend, decant_grid_matrix *matrix
 
 const decant_grid_kernels decant_cpu_grid_kernels = {
     .encode = decant_cpu_grid_encode,
-    .arrange = arrange,
+    .prepare = prepare,
     .linear = decant_cpu_grid_linear,
     .decode = decant_cpu_grid_decode,
     .add_noise = decant_cpu_add_noise,

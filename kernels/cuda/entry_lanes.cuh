@@ -6,21 +6,17 @@
 #include "kernels/cuda/entry_runs.h"
 #include "kernels/cuda/packed.cuh"
 
-/* Four entries as they are read, a word each: joined_entries.cu. */
-typedef struct four_entries {
-    uint4 words;
-} four_entries;
-
-static __device__ __forceinline__ four_entries read_four(const decant_packed_view &packed, uint32_t first)
+/* Four entries, a word each: joined_entries.cu. */
+static __device__ __forceinline__ uint4 read_four(const decant_packed_view &packed, uint32_t first)
 {
-    return {*(const uint4 *)(packed.sparse_entries + first)};
+    return *(const uint4 *)(packed.sparse_entries + first);
 }
 
 /* Entries [begin, end) of them become column 0 times nothing. */
-static __device__ __forceinline__ void drop_entries(four_entries &four, int begin, int end)
+static __device__ __forceinline__ void drop_entries(uint4 &four, int begin, int end)
 {
     asm volatile(""); /* rare: to be jumped over, not carried through by predicates */
-    uint32_t *words = &four.words.x;
+    uint32_t *words = &four.x;
 #pragma unroll
     for (int i = 0; i < DECANT_FOUR; i++)
         if (i >= begin && i < end)
@@ -28,9 +24,9 @@ static __device__ __forceinline__ void drop_entries(four_entries &four, int begi
 }
 
 /* x(entry), bits of a BF16, for each of them. */
-template <typename X> static __device__ __forceinline__ uint4 gather_x(const four_entries &four, const X &x)
+template <typename X> static __device__ __forceinline__ uint4 gather_x(const uint4 &four, const X &x)
 {
-    return {x(four.words.x), x(four.words.y), x(four.words.z), x(four.words.w)};
+    return {x(four.x), x(four.y), x(four.z), x(four.w)};
 }
 
 static __device__ __forceinline__ float value_of(uint32_t entry)
@@ -39,13 +35,13 @@ static __device__ __forceinline__ float value_of(uint32_t entry)
 }
 
 /* The products of four entries with their x, of which `starts` says which begin a row. */
-static __device__ __forceinline__ void add_four(decant_entry_walk &walk, const four_entries &four,
-                                                const uint4 &x, uint32_t starts)
+static __device__ __forceinline__ void add_four(decant_entry_walk &walk, const uint4 &four, const uint4 &x,
+                                                uint32_t starts)
 {
-    decant_walk_on(&walk, starts & 1, value_of(four.words.x), __uint_as_float(x.x << 16));
-    decant_walk_on(&walk, starts & 2, value_of(four.words.y), __uint_as_float(x.y << 16));
-    decant_walk_on(&walk, starts & 4, value_of(four.words.z), __uint_as_float(x.z << 16));
-    decant_walk_on(&walk, starts & 8, value_of(four.words.w), __uint_as_float(x.w << 16));
+    decant_walk_on(&walk, starts & 1, value_of(four.x), __uint_as_float(x.x << 16));
+    decant_walk_on(&walk, starts & 2, value_of(four.y), __uint_as_float(x.y << 16));
+    decant_walk_on(&walk, starts & 4, value_of(four.z), __uint_as_float(x.z << 16));
+    decant_walk_on(&walk, starts & 8, value_of(four.w), __uint_as_float(x.w << 16));
 }
 
 /* A lane's run of entries, [begin, end). */

@@ -7,7 +7,7 @@ extern "C" {
 
 extern const decant_grid_kernels decant_cuda_grid_kernels = {
     .encode = decant_cuda_grid_encode,
-    .arrange = decant_cuda_grid_arrange,
+    .prepare = decant_cuda_grid_arrange,
     .linear = decant_cuda_grid_linear,
     .decode = decant_cuda_grid_decode,
     .add_noise = decant_cuda_add_noise,

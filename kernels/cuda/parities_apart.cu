@@ -55,7 +55,7 @@ template <int BITS> constexpr int GROUP = BITS == 4 ? 1 : 2;
 /* Takes the run, whose first fours have been asked for. x: the copy. */
 template <int BITS>
 static __device__ __forceinline__ void take_run(const decant_packed_view &packed, const lane_run &run,
-                                                decant_entry_walk walk, four_entries (&ahead)[FOURS<BITS>],
+                                                decant_entry_walk walk, uint4 (&ahead)[FOURS<BITS>],
                                                 const unsigned char *x)
 {
     constexpr int BATCH = FOURS<BITS> * DECANT_FOUR;
@@ -111,7 +111,7 @@ static __device__ __forceinline__ void sum_entries(const parities_call &call, co
     const uint32_t base = first / DECANT_RUN_UNIT * DECANT_RUN_UNIT;
     const int end_of_block = (int)(last - base), length = decant_run_length(end_of_block, ENTRY_LANES);
     const lane_run run = {base, lane * length, min((lane + 1) * length, end_of_block)};
-    four_entries ahead[FOURS<BITS>] = {};
+    uint4 ahead[FOURS<BITS>] = {};
 #pragma unroll
     for (int i = 0; i < FOURS<BITS>; i++)
         if (run.begin + i * DECANT_FOUR < run.end)

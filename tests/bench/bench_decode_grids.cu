@@ -107,7 +107,7 @@ static decant_grid_matrix as_multiplied(bench *b, decant_grid_matrix matrix, con
                     cudaMemcpyDeviceToDevice));
     MUST(cudaDeviceSynchronize());
     matrix.planes = (uint32_t *)b->checked;
-    require(b->backend->grid->arrange(b->backend, &matrix, &err), &err);
+    require(b->backend->grid->prepare(b->backend, &matrix, &err), &err);
     return matrix;
 }
 

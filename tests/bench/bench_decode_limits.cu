@@ -2,11 +2,13 @@
  * do nothing with them, beside the product itself and the 16-bit one. Microseconds, and times the speed of
  * cuBLAS in BF16.
  *
- * usage: bench_decode_limits [--bits 4,3,2] [--shapes 63] [--all 1]
- *     shapes: a mask of those of decode_bench.cuh; all: every way is told
+ * usage: bench_decode_limits [--bits 4,3,2] [--shapes 63] [--all 1] [--copies 48]
+ *     shapes: a mask of those of decode_bench.cuh; all: every way is told; copies of the codes, at least
  *
- * Launches, graphs and rotated weights are those of bench_decode; levels lie in the L2 cache in both. Blocks,
- * one a multiprocessor, share the bytes evenly, each through a ring of slots:
+ * Launches and graphs are those of bench_decode, over more copies of the codes: what is asked for ahead of time
+ * would stay in the L2 cache for more than one launch, where copies make room for it, until its turn comes
+ * again. Levels lie there in both. Blocks, one a multiprocessor, share the bytes evenly, each through a ring of
+ * slots:
  *
  *     alone       a launch does not depend on the one before, so that memory is never idle
  *     in a chain  what does not depend on x is asked for as soon as there is room for the block
@@ -298,13 +300,19 @@ static cudaError_t launch(const decant_cuda_context *context, bring_call call, c
 typedef struct bench : decode_bench {
     char *pool; /* codes of every copy */
     char *levels;
+    int copies; /* at least */
 } bench;
+
+static int copies_of_codes(const bench *b, int64_t bytes)
+{
+    return std::max(b->copies, copies_of((double)bytes));
+}
 
 /* The product itself. */
 static double time_product(bench *b, int rows, int columns, int bits)
 {
     const int64_t bytes = (int64_t)rows * columns / 8 * bits;
-    const int copies = copies_of((double)bytes);
+    const int copies = copies_of_codes(b, bytes);
     const decant_matrix x = {b->x_data, DECANT_BF16, 1, columns}, y = {b->y_data, DECANT_BF16, 1, rows};
     decant_packed_matrix packed = {};
     packed.rows = rows;
@@ -321,7 +329,7 @@ static double time_product(bench *b, int rows, int columns, int bits)
 static double time_way(bench *b, int rows, int columns, int bits, const bring_way &way, bool in_chain)
 {
     const int64_t bytes = (int64_t)rows * columns / 8 * bits;
-    const int copies = copies_of((double)bytes);
+    const int copies = copies_of_codes(b, bytes);
     bring_call call = {};
     call.levels = b->levels;
     call.x = (const uint4 *)b->x_data;
@@ -372,7 +380,13 @@ static void measure(bench *b, int rows, int columns, int bits, double dense, boo
 static void make_arrays(bench *b)
 {
     const size_t widest = 22016;
-    b->pool = (char *)make_random(b, (size_t)640 << 20, WORDS_RANDOM, WORDS_FIXED);
+    size_t pool_bytes = 0;
+    for (const auto &shape : SHAPES)
+        for (int bits = 2; bits <= 4; bits++) {
+            const int64_t bytes = (int64_t)shape[0] * shape[1] / 8 * bits;
+            pool_bytes = std::max(pool_bytes, (size_t)(bytes * copies_of_codes(b, bytes)));
+        }
+    b->pool = (char *)make_random(b, pool_bytes, WORDS_RANDOM, WORDS_FIXED);
     b->levels = (char *)make_random(b, widest * 32, NUMBERS_RANDOM, NUMBERS_FIXED);
     b->weights = (__nv_bfloat16 *)make_random(b, weights_bytes(), NUMBERS_RANDOM, NUMBERS_FIXED);
     b->x_data = make_random(b, widest * 2, NUMBERS_RANDOM, NUMBERS_FIXED);
@@ -385,6 +399,8 @@ int main(int argc, char **argv)
     std::vector<int> widths = {4, 3, 2};
     int shapes = 63;
     bool all = false;
+    bench b = {};
+    b.copies = 48;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--bits") == 0)
             widths = read_list(argv[i + 1]);
@@ -392,8 +408,9 @@ int main(int argc, char **argv)
             shapes = atoi(argv[i + 1]);
         else if (strcmp(argv[i], "--all") == 0)
             all = atoi(argv[i + 1]) != 0;
+        else if (strcmp(argv[i], "--copies") == 0)
+            b.copies = atoi(argv[i + 1]);
     }
-    bench b = {};
     decant_error err = {};
     require(decant_backend_create_cuda(0, false, &b.backend, &err), &err);
     b.stream = decant_cuda_of(b.backend)->stream;

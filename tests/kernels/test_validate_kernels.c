@@ -364,7 +364,8 @@ static void packed_linear_scales_each_token(void **state)
 }
 
 /* Nor do columns whose values lie far apart, with so many rows that a block of a GPU takes several steps of
- * columns one after the other. */
+ * columns one after the other. Ways that scale x can fail here, of a GPU's parities and pairs
+ * (DECANT_CUDA_PACKED); tiles take x as it is. */
 static void packed_linear_follows_scales_of_columns(void **state)
 {
     for (int bits = 2; bits <= 4; bits++) {
