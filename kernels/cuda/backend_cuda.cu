@@ -6,7 +6,7 @@
  *
  *     DECANT_CUDA_HOPPER   used | unused         whether kernels that only Hopper can run are used there
  *     DECANT_CUDA_SPARSE   folded | cusparse     who multiplies the sparse part (packed_linear.cu)
- *     DECANT_CUDA_PACKED   fastest | parities | lookups | tiles | pairs
+ *     DECANT_CUDA_PACKED   fastest | parities | lookups | tiles | pairs | pairs_before
  *                                                how few tokens are multiplied (packed_linear.cu) */
 #include "kernels/cuda/grid.h"
 
@@ -100,7 +100,8 @@ static decant_status read_choices(decant_cuda_context *context, decant_error *er
 {
     static const char *const hopper[] = {"used", "unused", NULL};
     static const char *const sparse[] = {"folded", "cusparse", NULL};
-    static const char *const packed[] = {"fastest", "parities", "lookups", "tiles", "pairs", NULL};
+    static const char *const packed[] = {"fastest", "parities",     "lookups", "tiles",
+                                         "pairs",   "pairs_before", NULL};
     static const char *const step[] = {"together", "apart", NULL};
     int apart = choice_of("DECANT_CUDA_STEP", step);
     int unused = choice_of("DECANT_CUDA_HOPPER", hopper), library = choice_of("DECANT_CUDA_SPARSE", sparse);
@@ -110,8 +111,9 @@ static decant_status read_choices(decant_cuda_context *context, decant_error *er
     if (library < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_SPARSE is none of folded, cusparse");
     if (way < 0)
-        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
-                            "DECANT_CUDA_PACKED is none of fastest, parities, lookups, tiles, pairs");
+        return DECANT_ERROR(
+            err, DECANT_ERROR_USAGE,
+            "DECANT_CUDA_PACKED is none of fastest, parities, lookups, tiles, pairs, pairs_before");
     if (apart < 0)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "DECANT_CUDA_STEP is none of together, apart");
     context->step_apart = apart == 1;

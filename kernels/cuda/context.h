@@ -47,8 +47,9 @@ typedef enum decant_packed_way {
     DECANT_PACKED_FASTEST,  /* by the width of the codes and the number of tokens */
     DECANT_PACKED_PARITIES, /* parities on binary tensor cores, as far as they go */
     DECANT_PACKED_LOOKUPS,
-    DECANT_PACKED_TILES, /* levels in registers, as far as they go */
-    DECANT_PACKED_PAIRS, /* tables of pairs of levels, as far as they go */
+    DECANT_PACKED_TILES,        /* levels in registers, as far as they go */
+    DECANT_PACKED_PAIRS,        /* tables of pairs of levels, as far as they go */
+    DECANT_PACKED_PAIRS_BEFORE, /* the same, a sparse part always in a pass before */
 } decant_packed_way;
 
 /* A block of device memory that was handed out: release is given the pointer alone. */

@@ -122,7 +122,7 @@ static __device__ __forceinline__ split_pair split_values(uint32_t pair)
 template <int TOKENS, int WARPS, int OCTETS, int AHEAD> struct tile_entries {
     static constexpr int PRODUCTS = ENTRY_PRODUCTS<TOKENS>;
     static constexpr bool IN_MEMORY = TOKENS > 16; /* sums of octets left behind: registers are short */
-    const uint32_t *columns;                       /* a lane's of unit 0 */
+    const uint32_t *columns;                       /* of unit 0 */
     const __half *values;
     const uint32_t *offsets; /* [8 OCTETS + 1] in shared memory */
     const char *x;           /* turned, a lane's tokens of column 0 */
@@ -138,16 +138,24 @@ template <int TOKENS, int WARPS, int OCTETS, int AHEAD> struct tile_entries {
         return (int)threadIdx.x % DECANT_WARP;
     }
 
+    /* Where a lane's piece of so many entries of a unit begins, counted from unit 0; of what lies behind the
+     * tile's last entry, the piece that is in. */
+    __device__ __forceinline__ uint32_t piece_of(int number, int piece, int entries) const
+    {
+        const uint32_t last = offsets[8 * OCTETS] - 1 - base;
+        return min((uint32_t)(number * DECANT_ENTRY_UNIT + piece * entries), last / entries * entries);
+    }
+
     __device__ __forceinline__ void ask_for_columns(entry_unit<TOKENS> &unit, int number)
     {
         if (number < end)
-            read_sixteen(unit.columns, columns + number * DECANT_ENTRY_UNIT);
+            read_sixteen(unit.columns, columns + piece_of(number, lane_of_entries() / 4, 4));
     }
 
     __device__ __forceinline__ void ask_for_values(entry_unit<TOKENS> &unit, int number)
     {
         if (number < end)
-            read_sixteen(unit.values, values + number * DECANT_ENTRY_UNIT);
+            read_sixteen(unit.values, values + piece_of(number, lane_of_entries() % 4, 8));
     }
 
     __device__ __forceinline__ void find_offsets(entry_unit<TOKENS> &unit)
@@ -263,9 +271,9 @@ template <int TOKENS, int WARPS, int OCTETS, int AHEAD> struct tile_entries {
     __device__ __forceinline__ void open(const decant_packed_view &packed, const uint32_t *row_offsets,
                                          const decant_entry_units &own)
     {
-        const int warp = (int)threadIdx.x / DECANT_WARP % WARPS, lane = lane_of_entries();
-        columns = packed.sparse_columns + own.base + lane / 4 * 4;
-        values = packed.sparse_values + own.base + lane % 4 * 8;
+        const int warp = (int)threadIdx.x / DECANT_WARP % WARPS;
+        columns = packed.sparse_columns + own.base;
+        values = packed.sparse_values + own.base;
         offsets = row_offsets;
         base = own.base;
         last_column = (uint32_t)packed.columns - 1;

@@ -114,6 +114,17 @@ static __device__ __forceinline__ void decant_cluster_barrier(void)
                      : "memory");
 }
 
+/* The same in two steps: this thread is here, and all are. */
+static __device__ __forceinline__ void decant_cluster_arrive(void)
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+static __device__ __forceinline__ void decant_cluster_wait(void)
+{
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 /* Four floats from what is address `address` in the shared memory of a block of the cluster. */
 static __device__ __forceinline__ float4 decant_load_of_block(uint32_t address, int block)
 {

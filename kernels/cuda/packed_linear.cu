@@ -22,8 +22,9 @@ enum {
     THREADS = 256,
     TILE_BYTES = 32 << 20,
     TILE_ROWS_MULTIPLE = 256,
-    LOT_TOKENS = 32,                 /* the most that are multiplied without decoding */
-    PAIRS_TOKENS_NARROW_SPARSE = 16, /* of codes of less than four bits, with a sparse part */
+    LOT_TOKENS = 32, /* the most that are multiplied without decoding */
+    PAIRS_TOKENS_FEW = 8,
+    PAIRS_ROWS_NARROW_SPARSE = 8192, /* so few that blocks have one tile each; below four bits */
     PARITIES_TOKENS = 16,
     PARITIES_SPARSE_COLUMNS = 8192, /* of more than two tokens */
 };
@@ -163,23 +164,25 @@ static bool takes_parities(decant_backend *backend, decant_matrix x, const decan
     return wanted && x.rows <= PARITIES_TOKENS && decant_cuda_packed_has_parities(backend, x, packed);
 }
 
-/* Where pairs have been faster than tiles (tests/gpu/RESULTS.md, tests/bench/DECODE.md): from some
+/* Where pairs have been faster than tiles or as fast, which are less exact (tests/bench/DECODE.md): from some
  * number of weights on, because tables take their time to fill. Narrower codes are looked up in registers as
  * fast, but there the sparse part costs more. */
 static bool gains_by_pairs(decant_matrix x, const decant_packed_matrix *packed)
 {
-    const int64_t weights = packed->rows * packed->columns, mebi = (int64_t)1 << 20;
-    if (packed->sparse.count > 0)
-        return packed->bits == 4 ? weights >= 16 * mebi
-                                 : weights >= 64 * mebi && x.rows <= PAIRS_TOKENS_NARROW_SPARSE;
-    return packed->bits == 4 ? weights >= 40 * mebi : packed->bits == 3 && weights >= 65 * mebi;
+    const int64_t mebi_weights = packed->rows * packed->columns >> 20;
+    const bool sparse = packed->sparse.count > 0, several = x.rows > PAIRS_TOKENS_FEW;
+    if (packed->bits == 4)
+        return mebi_weights >= (sparse || several ? 16 : 40);
+    if (mebi_weights >= 64)
+        return mebi_weights > 64 || packed->bits == 3 || sparse || several;
+    return sparse && several && mebi_weights >= 16 && packed->rows <= PAIRS_ROWS_NARROW_SPARSE;
 }
 
 static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
-    const bool wanted =
-        way == DECANT_PACKED_PAIRS || (way == DECANT_PACKED_FASTEST && gains_by_pairs(x, packed));
+    const bool wanted = way == DECANT_PACKED_PAIRS || way == DECANT_PACKED_PAIRS_BEFORE ||
+                        (way == DECANT_PACKED_FASTEST && gains_by_pairs(x, packed));
     return wanted && decant_cuda_packed_has_pairs(backend, x, packed);
 }
 

@@ -9,9 +9,12 @@
  * dense product, and its table has to be there only twice. Up to eight tokens, one product does both kinds.
  *
  * A block has the tables of 64 rows. It takes stages of 1024 columns of these, which the tensor memory
- * accelerator brings into a ring; a warp takes a slice of 128 columns of a stage, of all rows: of the four
- * words of a plane, lanes t = 0 and 1 take the first two, t = 2 and 3 the last two. The warps' sums are added
- * up at the end of a tile of rows.
+ * accelerator brings into a ring, asked by a warp of its own where there is no sparse part; a warp takes a
+ * slice of 128 columns of a stage, of all rows: of the four words of a plane, lanes t = 0 and 1 take the first
+ * two, t = 2 and 3 the last two. The warps' sums are added up at the end of a tile of rows.
+ *
+ * What a warp reads of x comes from the L2 cache behind codes that were asked for before it. So it is asked for
+ * a whole stage ahead where registers suffice.
  *
  * The stages of all tiles of rows, one tile after the other, are cut into runs of the same length, one for each
  * multiprocessor; where there are blocks enough, no run has stages of two tiles. Blocks that share a tile leave
@@ -42,17 +45,25 @@ enum {
     HALF_TURNS = DECANT_FRAGMENTS_TURNS / HALVES,
     ENTRIES_BARRIER = CODES_BARRIER + 1, /* of the warps of the entries */
     BLOCK_BARRIER,                       /* of all */
-    ENTRY_WARPS = 4,
+    OTHER_WARPS = 4, /* beside those of the codes: the entries', or one that asks for codes */
+    ENTRY_WARPS = OTHER_WARPS,
     ENTRY_LANES = ENTRY_WARPS * DECANT_WARP,
-    BLOCK_THREADS = THREADS + ENTRY_LANES,
+    BLOCK_THREADS = THREADS + OTHER_WARPS * DECANT_WARP,
     ENTRY_OCTETS = ROWS / ENTRY_OCTET,
 };
 
-/* Registers of a thread of a block with entries on average, of the codes' threads and of the entries'. Up to
- * sixteen tokens they leave room for a small block of the kernel that makes fragments for the next product. */
-template <int TOKENS> constexpr int REGISTERS = TOKENS > 16 ? 168 : 160;
-template <int TOKENS> constexpr int CODES_REGISTERS = TOKENS > 16 ? 200 : 168;
-template <int TOKENS> constexpr int ENTRIES_REGISTERS = 3 * REGISTERS<TOKENS> - 2 * CODES_REGISTERS<TOKENS>;
+/* Registers of a thread on average, of the codes' threads and of the others. Mostly they leave room for a block
+ * of the kernel that makes fragments for the next product. */
+template <int TOKENS, bool SPARSE> constexpr int REGISTERS = TOKENS > 16 ? (SPARSE ? 168 : 160) : 160;
+template <int TOKENS, bool SPARSE> constexpr int CODES_REGISTERS = !SPARSE ? 224 : TOKENS > 16 ? 200 : 168;
+template <int TOKENS, bool SPARSE>
+constexpr int OTHERS_REGISTERS = 3 * REGISTERS<TOKENS, SPARSE> - 2 * CODES_REGISTERS<TOKENS, SPARSE>;
+
+/* Whether the codes' warps have registers for the x of two stages. */
+template <int TOKENS, bool SPARSE> constexpr bool TAKES_X_EARLY = !SPARSE && TOKENS <= 16;
+
+/* Or for the scales of what a thread adds up. */
+template <int TOKENS, bool SPARSE> constexpr bool KEEPS_SCALES = !SPARSE || TOKENS <= 16;
 
 /* Units of entries that a warp has under way, as registers allow. */
 template <int TOKENS> constexpr int UNITS_AHEAD = TOKENS == 8 ? 4 : TOKENS == 16 ? 3 : 1;
@@ -61,6 +72,10 @@ template <int TOKENS> constexpr int UNITS_AHEAD = TOKENS == 8 ? 4 : TOKENS == 16
 template <int TOKENS> constexpr int OPERANDS = TOKENS > DECANT_FRAGMENTS_OPERAND_TOKENS ? 2 : 1;
 template <int TOKENS> constexpr int KINDS = TOKENS > 8 ? 2 : 1; /* of rows: even and odd, or both at once */
 template <int TOKENS> using tile_sums = float[TILES][OPERANDS<TOKENS>][KINDS<TOKENS>][4];
+
+/* Groups of four rows of a token that a thread adds up at the end of a tile, and their tokens' scales. */
+template <int TOKENS> constexpr int THREAD_QUADS = (TOKENS * QUADS + THREADS - 1) / THREADS;
+template <int TOKENS> using thread_scales = float[THREAD_QUADS<TOKENS>];
 
 /* The arguments of a launch. */
 typedef struct pairs_call {
@@ -74,7 +89,9 @@ typedef struct pairs_call {
     uint32_t *arrivals;    /* [row tiles] zeros, and zeros again in the end */
     int tokens;
     int row_tiles, row_stages;
-    int run; /* stages of a block */
+    int column_stages; /* of row_stages, those that have columns */
+    int run;           /* stages of a block */
+    uint32_t zero;     /* as a value that the compiler does not know */
     bool accumulate;
 } pairs_call;
 
@@ -85,13 +102,15 @@ template <int TOKENS> struct half_fragments {
     uint4 operands[HALF_TURNS][2][OPERANDS<TOKENS>];
 };
 
+/* Asked for once the value `behind` has come, which does not matter: an address that depends on it makes the
+ * loads wait, and a warp then does not wait for these where it needs what it asked for before. */
 template <int TOKENS>
 static __device__ __forceinline__ void load_fragments(half_fragments<TOKENS> &x, const pairs_call &call,
-                                                      int slice, int half)
+                                                      int slice, int half, uint32_t behind = 0)
 {
     constexpr int COUNT = HALF_TURNS * 2 * OPERANDS<TOKENS>;
-    const uint4 *source =
-        call.x.fragments + (int64_t)(slice * HALVES + half) * COUNT * DECANT_WARP + threadIdx.x % DECANT_WARP;
+    const uint4 *source = call.x.fragments + (int64_t)(slice * HALVES + half) * COUNT * DECANT_WARP +
+                          (threadIdx.x % DECANT_WARP + (behind & call.zero));
 #pragma unroll
     for (int turn = 0; turn < HALF_TURNS; turn++)
 #pragma unroll
@@ -99,6 +118,12 @@ static __device__ __forceinline__ void load_fragments(half_fragments<TOKENS> &x,
 #pragma unroll
             for (int operand = 0; operand < OPERANDS<TOKENS>; operand++, source += DECANT_WARP)
                 x.operands[turn][part][operand] = *source;
+}
+
+/* The word of a half that was asked for last. */
+template <int TOKENS> static __device__ __forceinline__ uint32_t last_word(const half_fragments<TOKENS> &x)
+{
+    return x.operands[HALF_TURNS - 1][1][OPERANDS<TOKENS> - 1].w;
 }
 
 /* ---- products ---- */
@@ -208,6 +233,20 @@ typedef struct tile_blocks {
     return {begin / call.run, (begin + call.row_stages - 1) / call.run};
 }
 
+[[maybe_unused]] static __device__ __forceinline__ int block_count(const pairs_call &call, int row_tile)
+{
+    const tile_blocks blocks = blocks_of(call, row_tile);
+    return blocks.last - blocks.first + 1;
+}
+
+/* Of a block with several tiles the first may be shared with blocks before it, the last with blocks behind it.
+ * Those behind take that tile first, and mostly have left their sums long before; so nobody waits for anybody.
+ */
+typedef struct shared_tiles {
+    bool first_left_last; /* this block was the last to leave its sums of the first */
+    bool others_left;     /* all others have left theirs of the last */
+} shared_tiles;
+
 /* All warps of the block wait for each other. */
 template <bool SPARSE> static __device__ __forceinline__ void block_meets(void)
 {
@@ -217,48 +256,73 @@ template <bool SPARSE> static __device__ __forceinline__ void block_meets(void)
         codes_meet();
 }
 
-/* Adds the warps' sums up, in `parts`, where the tables were. Barriers before and after. */
-template <int TOKENS, bool SPARSE>
-static __device__ __forceinline__ void finish_tile(const pairs_call &call, const tile_sums<TOKENS> &sums,
-                                                   int row_tile, float *parts)
+/* Four sums of all blocks that share a tile, added up in the order of the blocks. own: this block's, or NULL
+ * where it has left them. */
+template <int TOKENS>
+static __device__ __forceinline__ float4 sum_of_blocks(const pairs_call &call, int row_tile, int i,
+                                                       const float4 *own)
 {
     const tile_blocks blocks = blocks_of(call, row_tile);
-    float4 *shared_part = part_of<TOKENS>(call, blockIdx.x, row_tile);
+    float4 sum = make_float4(0, 0, 0, 0);
+    for (int block = blocks.first; block <= blocks.last; block++)
+        add(sum, own && block == (int)blockIdx.x ? *own : __ldcg(part_of<TOKENS>(call, block, row_tile) + i));
+    return sum;
+}
+
+/* Adds the warps' sums up, in `parts`, where the tables were; barriers before and after. shared: with other
+ * blocks, of which others_left tells, in shared memory. */
+template <int TOKENS, bool SPARSE>
+static __device__ __forceinline__ void finish_tile(const pairs_call &call, tile_sums<TOKENS> &sums,
+                                                   const thread_scales<TOKENS> &scales, int row_tile,
+                                                   float *parts, bool shared, const bool &others_left)
+{
+    float4 own[THREAD_QUADS<TOKENS>];
+#pragma unroll
+    for (auto &tile : sums) /* what has been looked up for them, has been before the barrier */
+#pragma unroll
+        for (auto &operand : tile)
+#pragma unroll
+            for (auto &kind : operand)
+                decant_settle(kind);
     block_meets<SPARSE>(); /* nobody looks up any more */
     leave_sums<TOKENS>(sums, parts);
     block_meets<SPARSE>();
-    for (int i = threadIdx.x; i < TOKENS * QUADS; i += THREADS) {
-        const int token = i / QUADS, quad = i % QUADS;
+#pragma unroll
+    for (int k = 0; k < THREAD_QUADS<TOKENS>; k++) {
+        const int i = (int)threadIdx.x + k * THREADS, token = i / QUADS, quad = i % QUADS;
+        if (i >= TOKENS * QUADS)
+            break;
         float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll
         for (int warp = 0; warp < WARPS; warp++)
             add(sum, *(const float4 *)(parts + (warp * TOKENS + token) * PART_STRIDE + 4 * quad));
-        const float scale = call.x.scales[token];
-        sum = make_float4(sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale);
+        const float scale = KEEPS_SCALES<TOKENS, SPARSE> ? scales[k] : call.x.scales[token];
+        own[k] = make_float4(sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale);
         if constexpr (SPARSE)
-            add(sum, entry_sums_of<TOKENS, ENTRY_WARPS>(parts + WARPS * TOKENS * PART_STRIDE, PART_STRIDE,
-                                                        token, 4 * quad));
-        if (blocks.first == blocks.last)
-            store(call, row_tile * ROWS + 4 * quad, token, sum);
-        else
-            shared_part[i] = sum;
+            add(own[k], entry_sums_of<TOKENS, ENTRY_WARPS>(parts + WARPS * TOKENS * PART_STRIDE, PART_STRIDE,
+                                                           token, 4 * quad));
     }
     codes_meet();
+#pragma unroll
+    for (int k = 0; k < THREAD_QUADS<TOKENS>; k++) {
+        const int i = (int)threadIdx.x + k * THREADS;
+        if (i >= TOKENS * QUADS)
+            break;
+        if (shared && !others_left)
+            part_of<TOKENS>(call, blockIdx.x, row_tile)[i] = own[k];
+        else
+            store(call, row_tile * ROWS + i % QUADS * 4, i / QUADS,
+                  shared ? sum_of_blocks<TOKENS>(call, row_tile, i, &own[k]) : own[k]);
+    }
+    if (shared && others_left && threadIdx.x == 0)
+        call.arrivals[row_tile] = 0;
 }
 
-/* The last block of those that share a tile adds up what all left. */
+/* What all blocks left that share a tile. */
 template <int TOKENS> static __device__ __forceinline__ void add_parts(const pairs_call &call, int row_tile)
 {
-    const tile_blocks blocks = blocks_of(call, row_tile);
-    if (blocks.first == blocks.last ||
-        !decant_comes_last(call.arrivals + row_tile, blocks.last - blocks.first + 1, codes_meet))
-        return;
-    for (int i = threadIdx.x; i < TOKENS * QUADS; i += THREADS) {
-        float4 sum = make_float4(0, 0, 0, 0);
-        for (int block = blocks.first; block <= blocks.last; block++)
-            add(sum, __ldcg(part_of<TOKENS>(call, block, row_tile) + i));
-        store(call, row_tile * ROWS + i % QUADS * 4, i / QUADS, sum);
-    }
+    for (int i = threadIdx.x; i < TOKENS * QUADS; i += THREADS)
+        store(call, row_tile * ROWS + i % QUADS * 4, i / QUADS, sum_of_blocks<TOKENS>(call, row_tile, i, NULL));
 }
 
 /* ---- the kernel ---- */
@@ -277,63 +341,105 @@ template <int BITS, int TOKENS, bool SPARSE> struct shared_layout {
     return {begin, min(begin + call.run, call.row_tiles * call.row_stages), call.row_stages};
 }
 
+/* Behind the last stage of a run that has columns. Only runs within one tile have stages without. */
+[[maybe_unused]] static __device__ __forceinline__ int codes_end(const pairs_call &call, const stage_run &run)
+{
+    return min(run.end, (run.end - 1) / call.row_stages * call.row_stages + call.column_stages);
+}
+
 /* What the warps of the codes do. */
 template <int BITS, int TOKENS, bool SPARSE>
 static __device__ __forceinline__ void take_codes(const pairs_call &call, unsigned char *shared,
-                                                  code_barriers<SLOTS<BITS>> &barriers)
+                                                  code_ring<BITS> &ring)
 {
+    __shared__ shared_tiles known;
     unsigned char *tables = shared + shared_layout<BITS, TOKENS, SPARSE>::TABLES_AT;
-    const int warp = threadIdx.x / DECANT_WARP, slices = call.packed.words * 32 / SLICE_COLUMNS;
+    const int warp = threadIdx.x / DECANT_WARP;
     const stage_run run = run_of_block(call);
-    code_ring<BITS> ring;
+    const int end = codes_end(call, run);
     own_levels<BITS, WARPS> levels;
     half_fragments<TOKENS> x[HALVES];
-    /* a warp may have no slice in the last stages of a row: it reads another's of x, and does not use it */
-    const auto load_x = [&](int half, int stage_of_row) {
-        load_fragments<TOKENS>(x[half], call, min(stage_of_row * STAGE_SLICES + warp, slices - 1), half);
+    thread_scales<TOKENS> scales;
+    const auto load_x = [&](half_fragments<TOKENS> &target, int half, int stage_of_row, uint32_t behind) {
+        load_fragments<TOKENS>(target, call, stage_of_row * STAGE_SLICES + warp, half, behind);
     };
 
-    decant_let_next_kernel_begin();
     if (decant_shared_address(shared) != RING_ADDRESS)
         __trap(); /* what the compiler puts before it would have changed */
-    ring.create(barriers, shared, &call.planes, run);
-    int row_tile = run.begin / call.row_stages, row_stage = run.begin % call.row_stages;
+    if (threadIdx.x == 0)
+        known = {};
+    if constexpr (SPARSE) {
+        if (threadIdx.x == 0)
+            ring.bring_first();
+        codes_meet();
+    }
+    const int first_tile = run.begin / call.row_stages, last_tile = (run.end - 1) / call.row_stages;
+    const bool begins_within = run.begin > first_tile * call.row_stages,
+               ends_within = run.end < (last_tile + 1) * call.row_stages;
+    int row_tile = first_tile, row_stage = run.begin % call.row_stages;
     load_levels<BITS, WARPS>(levels, call.packed, row_tile * ROWS);
     fill_tables<BITS, WARPS>(levels, tables);
     decant_wait_for_earlier_kernels();
-    load_x(0, row_stage);
-    for (int stage = run.begin; stage < run.end; row_tile++, row_stage = 0) {
-        const int tile_end = min((row_tile + 1) * call.row_stages, run.end);
+    load_x(x[0], 0, row_stage, 0);
+    if constexpr (TAKES_X_EARLY<TOKENS, SPARSE>)
+        load_x(x[1], 1, row_stage, 0);
+#pragma unroll
+    for (int k = 0; k < THREAD_QUADS<TOKENS>; k++)
+        scales[k] = call.x.scales[min(((int)threadIdx.x + k * THREADS) / QUADS, TOKENS - 1)];
+    for (int stage = run.begin; stage < end; row_tile++) {
+        const int tile_end = min((row_tile + 1) * call.row_stages, end);
         tile_sums<TOKENS> sums = {};
-        if (tile_end < run.end)
+        if (tile_end < end)
             prefetch_levels<BITS>(call.packed, (row_tile + 1) * ROWS, ROWS);
-        codes_meet(); /* the tables are there */
+        codes_meet(); /* the tables are there, and the sums of the tile before left */
+        if (threadIdx.x == 0 && begins_within && row_tile == first_tile + 1)
+            known.first_left_last =
+                decant_leaves_last(call.arrivals + first_tile, block_count(call, first_tile));
+        if (threadIdx.x == 0 && ends_within && row_tile == last_tile && last_tile > first_tile)
+            known.others_left = decant_others_came(call.arrivals + last_tile, block_count(call, last_tile));
 #pragma unroll 1
         for (; stage < tile_end; stage++) {
             slice_codes<BITS> codes;
-            const bool has_slice = row_stage * STAGE_SLICES + warp < slices;
-            ring.bring_ahead(stage);
-            load_x(1, row_stage);
+            [[maybe_unused]] half_fragments<TOKENS> next_x[HALVES];
+            const int own_stage = row_stage;
+            row_stage = row_stage + 1 < call.column_stages ? row_stage + 1 : 0; /* of the stage after this */
+            if constexpr (SPARSE)
+                ring.bring_ahead(stage);
+            if constexpr (TAKES_X_EARLY<TOKENS, SPARSE>) {
+#pragma unroll
+                for (int half = 0; half < HALVES; half++)
+                    load_x(next_x[half], half, row_stage, 0);
+            } else {
+                load_x(x[1], 1, own_stage, SPARSE ? 0 : last_word(x[0]));
+            }
             ring.wait();
             load_codes<BITS>(codes, shared + ring.slot * STAGE_BYTES<BITS>);
             __syncwarp();
             ring.leave();
-            if (has_slice)
-                multiply_half<BITS, TOKENS>(sums, codes, 0, x[0]);
-            row_stage++;
-            load_x(0, row_stage < call.row_stages ? row_stage : 0); /* of the stage after this */
-            if (has_slice)
-                multiply_half<BITS, TOKENS>(sums, codes, 1, x[1]);
+            multiply_half<BITS, TOKENS>(sums, codes, 0, x[0]);
+            if constexpr (!TAKES_X_EARLY<TOKENS, SPARSE>)
+                load_x(x[0], 0, row_stage, SPARSE ? 0 : last_word(x[1]));
+            multiply_half<BITS, TOKENS>(sums, codes, 1, x[1]);
+            if constexpr (TAKES_X_EARLY<TOKENS, SPARSE>) {
+#pragma unroll
+                for (int half = 0; half < HALVES; half++)
+                    x[half] = next_x[half];
+            }
         }
-        if (stage < run.end)
+        if (stage < end)
             load_levels<BITS, WARPS>(levels, call.packed, (row_tile + 1) * ROWS);
-        finish_tile<TOKENS, SPARSE>(call, sums, row_tile, (float *)tables);
-        if (stage < run.end)
+        finish_tile<TOKENS, SPARSE>(call, sums, scales, row_tile, (float *)tables,
+                                    (begins_within && row_tile == first_tile) ||
+                                        (ends_within && row_tile == last_tile),
+                                    known.others_left);
+        if (stage < end)
             fill_tables<BITS, WARPS>(levels, tables);
     }
-    const int first_tile = run.begin / call.row_stages, last_tile = (run.end - 1) / call.row_stages;
-    add_parts<TOKENS>(call, first_tile);
-    if (last_tile > first_tile)
+    if (known.first_left_last)
+        add_parts<TOKENS>(call, first_tile);
+    const bool left = ends_within || (begins_within && last_tile == first_tile);
+    if (left && !known.others_left &&
+        decant_comes_last(call.arrivals + last_tile, block_count(call, last_tile), codes_meet))
         add_parts<TOKENS>(call, last_tile);
 }
 
@@ -382,51 +488,55 @@ static __device__ __forceinline__ void take_entries(const pairs_call &call, unsi
     leave();
 }
 
-template <int BITS, int TOKENS>
-__global__ void __launch_bounds__(THREADS, 1) packed_pairs_kernel(const __grid_constant__ pairs_call call)
-{
-    if constexpr (DECANT_HAS_WGMMA) {
-        extern __shared__ __align__(1024) unsigned char shared[];
-        __shared__ code_barriers<SLOTS<BITS>> barriers;
-        take_codes<BITS, TOKENS, false>(call, shared, barriers);
-    }
-}
-
-template <int BITS, int TOKENS>
-__global__ void __maxnreg__(REGISTERS<TOKENS>) sparse_pairs_kernel(const __grid_constant__ pairs_call call)
+template <int BITS, int TOKENS, bool SPARSE>
+__global__ void __maxnreg__((REGISTERS<TOKENS, SPARSE>))
+    packed_pairs_kernel(const __grid_constant__ pairs_call call)
 {
     if constexpr (DECANT_HAS_WGMMA) {
         extern __shared__ __align__(1024) unsigned char shared[];
         __shared__ code_barriers<SLOTS<BITS>> barriers;
         __shared__ uint32_t row_offsets[2][ROWS + 1];
+        const stage_run run = run_of_block(call);
+        code_ring<BITS> ring;
+        decant_let_next_kernel_begin();
+        ring.create(barriers, shared, &call.planes, {run.begin, codes_end(call, run), run.row_stages});
+        if constexpr (!SPARSE)
+            __syncthreads();
         if (threadIdx.x >= THREADS) {
-            decant_registers_lower<ENTRIES_REGISTERS<TOKENS>>();
-            take_entries<BITS, TOKENS>(call, shared, row_offsets);
+            decant_registers_lower<OTHERS_REGISTERS<TOKENS, SPARSE>>();
+            if constexpr (SPARSE)
+                take_entries<BITS, TOKENS>(call, shared, row_offsets);
+            else if (threadIdx.x == THREADS)
+                ring.bring_all();
         } else {
-            decant_registers_raise<CODES_REGISTERS<TOKENS>>();
-            take_codes<BITS, TOKENS, true>(call, shared, barriers);
+            decant_registers_raise<CODES_REGISTERS<TOKENS, SPARSE>>();
+            take_codes<BITS, TOKENS, SPARSE>(call, shared, ring);
         }
     }
 }
 
 /* ---- the calls ---- */
 
-template <int BITS, int TOKENS>
+template <int BITS, int TOKENS, bool SPARSE>
 static cudaError_t launch(decant_cuda_context *context, const pairs_call &call, int blocks)
 {
-    if (call.turned)
-        return decant_launch_early(context, sparse_pairs_kernel<BITS, TOKENS>, (unsigned)blocks, BLOCK_THREADS,
-                                   shared_layout<BITS, TOKENS, true>::TOTAL, call);
-    return decant_launch_early(context, packed_pairs_kernel<BITS, TOKENS>, (unsigned)blocks, THREADS,
-                               shared_layout<BITS, TOKENS, false>::TOTAL, call);
+    return decant_launch_early(context, packed_pairs_kernel<BITS, TOKENS, SPARSE>, (unsigned)blocks,
+                               BLOCK_THREADS, shared_layout<BITS, TOKENS, SPARSE>::TOTAL, call);
+}
+
+template <int BITS, int TOKENS>
+static cudaError_t launch_tokens(decant_cuda_context *context, const pairs_call &call, int blocks)
+{
+    return call.turned ? launch<BITS, TOKENS, true>(context, call, blocks)
+                       : launch<BITS, TOKENS, false>(context, call, blocks);
 }
 
 template <int BITS>
 static cudaError_t launch_width(decant_cuda_context *context, const pairs_call &call, int blocks)
 {
-    return call.tokens <= 8    ? launch<BITS, 8>(context, call, blocks)
-           : call.tokens <= 16 ? launch<BITS, 16>(context, call, blocks)
-                               : launch<BITS, 32>(context, call, blocks);
+    return call.tokens <= 8    ? launch_tokens<BITS, 8>(context, call, blocks)
+           : call.tokens <= 16 ? launch_tokens<BITS, 16>(context, call, blocks)
+                               : launch_tokens<BITS, 32>(context, call, blocks);
 }
 
 bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
@@ -441,9 +551,11 @@ bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, cons
 
 /* Where it takes less to multiply the sparse part in a pass before than beside the codes: with so many tokens,
  * registers are too few to have many entries under way (tests/bench/DECODE.md). */
-static bool takes_entries_before(decant_matrix x, const decant_packed_matrix *packed)
+static bool takes_entries_before(const decant_cuda_context *context, decant_matrix x,
+                                 const decant_packed_matrix *packed)
 {
-    return x.rows > BESIDE_TOKENS && packed->rows * packed->columns >= (int64_t)BEFORE_WEIGHTS << 20;
+    return context->packed_way == DECANT_PACKED_PAIRS_BEFORE ||
+           (x.rows > BESIDE_TOKENS && packed->rows * packed->columns >= (int64_t)BEFORE_WEIGHTS << 20);
 }
 
 decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
@@ -458,6 +570,7 @@ decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
     call.accumulate = accumulate;
     call.row_tiles = (call.packed.rows + ROWS - 1) / ROWS;
     call.row_stages = (call.packed.words + STAGE_WORDS - 1) / STAGE_WORDS;
+    call.column_stages = call.row_stages;
     const int stages = call.row_tiles * call.row_stages;
     call.run = (stages + context->shared.multiprocessors - 1) / context->shared.multiprocessors;
     const int row_blocks = (call.row_stages + call.run - 1) / call.run;
@@ -470,7 +583,7 @@ decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
     const size_t parts_at = decant_scratch_reserve(&total, (size_t)blocks * SHARED_TILES * ROWS *
                                                                DECANT_FRAGMENTS_TOKENS_MAXIMUM * sizeof(float));
     const size_t fragments_at = decant_scratch_reserve(&total, decant_token_fragments_bytes(x));
-    const bool before = sparse && takes_entries_before(x, packed);
+    const bool before = sparse && takes_entries_before(context, x, packed);
     const size_t sparse_at = decant_scratch_reserve(&total, before   ? decant_token_sparse_bytes(x, packed)
                                                             : sparse ? decant_turned_bytes(x)
                                                                      : 0);

@@ -46,14 +46,15 @@ template <int SLOTS> struct code_barriers {
     uint64_t full[SLOTS], empty[SLOTS];
 };
 
-/* The ring as a thread sees it. The first thread of the block asks for stages; each warp says when it has the
- * codes of one in registers. */
+/* The ring as a thread sees it. One thread asks for stages: the block's first, or one of another warp; each
+ * warp of the codes says when it has those of a stage in registers. */
 template <int BITS> struct code_ring {
     uint32_t slots, full, empty; /* addresses */
     int slot, round;             /* of the stage that is now, and how often the ring has been gone round */
     const CUtensorMap *planes;   /* [bits, rows, words], as BF16 */
     stage_run run;
 
+    /* By the block's first thread before any other uses the ring, and by those. */
     __device__ __forceinline__ void create(code_barriers<SLOTS<BITS>> &barriers, unsigned char *ring,
                                            const CUtensorMap *map, const stage_run &own)
     {
@@ -69,10 +70,7 @@ template <int BITS> struct code_ring {
                 decant_barrier_create(empty + i * 8, WARPS);
             }
             decant_barrier_publish();
-            for (int i = 0; i < SLOTS<BITS> && run.begin + i < run.end; i++)
-                bring(run.begin + i, i);
         }
-        codes_meet();
     }
 
     __device__ __forceinline__ void bring(int stage, int target) const
@@ -80,6 +78,13 @@ template <int BITS> struct code_ring {
         decant_barrier_expect(full + target * 8, STAGE_BYTES<BITS>);
         decant_copy_boxes(slots + target * STAGE_BYTES<BITS>, planes, stage % run.row_stages * STAGE_WORDS * 2,
                           stage / run.row_stages * ROWS, 0, full + target * 8);
+    }
+
+    /* Asks for as many stages as there are slots. */
+    __device__ __forceinline__ void bring_first(void) const
+    {
+        for (int i = 0; i < SLOTS<BITS> && run.begin + i < run.end; i++)
+            bring(run.begin + i, i);
     }
 
     /* Asks for the stage that takes the slot of the one before `now`, once everybody has that. */
@@ -93,6 +98,25 @@ template <int BITS> struct code_ring {
         __syncwarp();
     }
 
+    /* Asks for all stages as slots become free: what a thread does that does nothing else. */
+    __device__ __forceinline__ void bring_all(void)
+    {
+        bring_first();
+        for (int stage = run.begin + SLOTS<BITS>; stage < run.end; stage++) {
+            decant_barrier_wait(empty + slot * 8, round & 1);
+            bring(stage, slot);
+            next_slot();
+        }
+    }
+
+    __device__ __forceinline__ void next_slot(void)
+    {
+        if (++slot == SLOTS<BITS>) {
+            slot = 0;
+            round++;
+        }
+    }
+
     __device__ __forceinline__ void wait(void) const
     {
         decant_barrier_wait(full + slot * 8, round & 1);
@@ -102,10 +126,7 @@ template <int BITS> struct code_ring {
     {
         if (threadIdx.x % DECANT_WARP == 0)
             decant_barrier_arrive(empty + slot * 8);
-        if (++slot == SLOTS<BITS>) {
-            slot = 0;
-            round++;
-        }
+        next_slot();
     }
 };
 

@@ -1,23 +1,28 @@
-/* x as fragments, as token_fragments.h says. The blocks of a pair of tokens all look for their largest
- * magnitudes in the whole of both, and then write a part of the columns each; a thread takes an octet of both
- * tokens at a time. Where x is wanted turned as well, further blocks do that, a thread eight tokens of a
- * column. */
+/* x as fragments, as token_fragments.h says. A pair of tokens has a cluster of blocks, each of which takes a
+ * part of the columns: it looks for the largest magnitudes there, asks the others for theirs, and then writes
+ * its part. A thread takes an octet of both tokens at a time. Where x is wanted turned as well, further blocks
+ * do that, a thread eight tokens of a column.
+ *
+ * Blocks are so small that they begin beside those of packed_pairs.cu, whatever these leave of a
+ * multiprocessor.
+ */
 #include "kernels/cuda/token_fragments.h"
 
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/tensor_core.cuh"
 #include "kernels/cuda/token_turn.cuh"
 
 #include <cuda_fp16.h>
 
 enum {
-    THREADS = 512,
-    FEW_THREADS = 128, /* so few that a block begins beside one of packed_pairs.cu that takes entries, too */
-    FEW_THREADS_COLUMNS = 4096, /* of more, a row's largest takes few threads too long */
-    OCTET = 8,                  /* columns */
-    PARTS = 4,                  /* of the columns, each for a block */
-    PAIR = 2,                   /* tokens g and g + 8 of an operand */
-    AHEAD = 4,                  /* octets of a thread that are loaded at once */
+    THREADS = 128,
+    WARPS = THREADS / DECANT_WARP,
+    OCTET = 8, /* columns */
+    PARTS = 8, /* of the columns, each for a block of the cluster */
+    PAIR = 2,  /* tokens g and g + 8 of an operand */
+    AHEAD = 4, /* octets of a thread that are loaded at once */
 };
 
 typedef struct fragments_call {
@@ -91,7 +96,7 @@ static __device__ __forceinline__ void write_octet(const fragments_call &call, i
 }
 
 /* What block `block` of those that turn x does. */
-template <int THREADS> static __device__ __forceinline__ void turn(const fragments_call &call, int block)
+static __device__ __forceinline__ void turn(const fragments_call &call, int block)
 {
     const int vectors = call.turned_tokens / DECANT_VECTOR_TOKENS,
               column = block / vectors * THREADS + (int)threadIdx.x;
@@ -100,30 +105,19 @@ template <int THREADS> static __device__ __forceinline__ void turn(const fragmen
                            block % vectors * DECANT_VECTOR_TOKENS, call.turned);
 }
 
-template <int THREADS>
-__global__ void __launch_bounds__(THREADS) token_fragments_kernel(const __grid_constant__ fragments_call call)
+/* The largest magnitudes of two tokens in octets begin … end − 1, as BF16; to the first threads of each warp.
+ */
+static __device__ __forceinline__ void find_largest(const fragments_call &call, const int (&tokens)[PAIR],
+                                                    int begin, int end, uint32_t (&largest)[PAIR])
 {
-    constexpr int WARPS = THREADS / DECANT_WARP;
-    __shared__ uint32_t largest_of[PAIR][WARPS];
-    const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
-    const int part = (int)blockIdx.x % PARTS, g = (int)blockIdx.x / PARTS % 8,
-              operand = (int)blockIdx.x / PARTS / 8;
-    const int octets = call.slices * DECANT_FRAGMENTS_SLICE_OCTETS;
-    const int tokens[PAIR] = {operand * 16 + g, call.tokens <= 8 ? g : operand * 16 + g + 8};
-    decant_let_next_kernel_begin();
-    decant_wait_for_earlier_kernels();
-    if (operand >= call.operands) {
-        turn<THREADS>(call, (int)blockIdx.x - 8 * PARTS * call.operands);
-        return;
-    }
-    uint32_t largest[PAIR] = {};
-    for (int first = threadIdx.x; first < octets; first += AHEAD * THREADS) {
+    for (int first = begin + (int)threadIdx.x; first < end; first += AHEAD * THREADS) {
         uint4 ahead[AHEAD][PAIR];
 #pragma unroll
         for (int i = 0; i < AHEAD; i++)
 #pragma unroll
             for (int j = 0; j < PAIR; j++)
-                ahead[i][j] = load_octet(call, tokens[j], first + i * THREADS);
+                ahead[i][j] = first + i * THREADS < end ? load_octet(call, tokens[j], first + i * THREADS)
+                                                        : make_uint4(0, 0, 0, 0);
 #pragma unroll
         for (int i = 0; i < AHEAD; i++)
 #pragma unroll
@@ -131,32 +125,63 @@ __global__ void __launch_bounds__(THREADS) token_fragments_kernel(const __grid_c
                 largest[j] = largest_bits(largest[j], ahead[i][j]);
     }
 #pragma unroll
-    for (int j = 0; j < PAIR; j++) {
+    for (int j = 0; j < PAIR; j++)
         largest[j] = __reduce_max_sync(DECANT_ALL_LANES, max(largest[j] & 0xffffu, largest[j] >> 16));
-        if (lane == 0)
-            largest_of[j][warp] = largest[j];
-    }
-    __syncthreads();
-    float factors[PAIR];
+}
+
+__global__ void __launch_bounds__(THREADS) token_fragments_kernel(const __grid_constant__ fragments_call call)
+{
+    if constexpr (DECANT_HAS_WGMMA) {
+        __shared__ uint32_t largest_of[WARPS][PAIR];
+        __shared__ __align__(16) uint32_t own_largest[4]; /* of the block; as much as is read at once */
+        const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
+        const int part = (int)blockIdx.x % PARTS, g = (int)blockIdx.x / PARTS % 8,
+                  operand = (int)blockIdx.x / PARTS / 8;
+        const int octets = call.slices * DECANT_FRAGMENTS_SLICE_OCTETS;
+        const int begin = octets * part / PARTS, end = octets * (part + 1) / PARTS;
+        const int tokens[PAIR] = {operand * 16 + g, call.tokens <= 8 ? g : operand * 16 + g + 8};
+        decant_let_next_kernel_begin();
+        decant_wait_for_earlier_kernels();
+        if (operand >= call.operands) {
+            turn(call, (int)blockIdx.x - 8 * PARTS * call.operands);
+            return;
+        }
+        uint32_t largest[PAIR] = {};
+        find_largest(call, tokens, begin, end, largest);
+        if (lane < PAIR)
+            largest_of[warp][lane] = largest[lane];
+        __syncthreads();
+        if (threadIdx.x < PAIR) {
+            uint32_t of_all = 0;
+            for (int i = 0; i < WARPS; i++)
+                of_all = max(of_all, largest_of[i][threadIdx.x]);
+            own_largest[threadIdx.x] = of_all;
+        }
+        decant_cluster_barrier();
+        const float4 of_block = decant_load_of_block(decant_shared_address(own_largest), lane % PARTS);
+        const uint32_t found[PAIR] = {__float_as_uint(of_block.x), __float_as_uint(of_block.y)};
+        float factors[PAIR];
+        decant_cluster_arrive();
 #pragma unroll
-    for (int j = 0; j < PAIR; j++) {
-        largest[j] = __reduce_max_sync(DECANT_ALL_LANES, largest_of[j][lane % WARPS]);
-        const int exponent = scale_exponent(largest[j]);
-        factors[j] = power_of_two(exponent);
-        if (threadIdx.x == 0 && part == 0)
-            call.scales[tokens[j]] = power_of_two(-exponent);
+        for (int j = 0; j < PAIR; j++) {
+            const int exponent = scale_exponent(__reduce_max_sync(DECANT_ALL_LANES, found[j]));
+            factors[j] = power_of_two(exponent);
+            if (threadIdx.x == 0 && part == 0)
+                call.scales[tokens[j]] = power_of_two(-exponent);
+        }
+        for (int octet = begin + (int)threadIdx.x; octet < end; octet += THREADS)
+            write_octet(call, operand, g, octet, scale_octet(load_octet(call, tokens[0], octet), factors[0]),
+                        scale_octet(load_octet(call, tokens[1], octet), factors[1]));
+        decant_cluster_wait(); /* nobody asks this block any more */
     }
-    const int begin = octets * part / PARTS, end = octets * (part + 1) / PARTS;
-    for (int octet = begin + (int)threadIdx.x; octet < end; octet += THREADS)
-        write_octet(call, operand, g, octet, scale_octet(load_octet(call, tokens[0], octet), factors[0]),
-                    scale_octet(load_octet(call, tokens[1], octet), factors[1]));
 }
 
 /* ---- the launch ---- */
 
 static int slices_of(int64_t columns)
 {
-    return (int)((columns + DECANT_FRAGMENTS_SLICE_COLUMNS - 1) / DECANT_FRAGMENTS_SLICE_COLUMNS);
+    const int64_t at_once = DECANT_FRAGMENTS_SLICE_COLUMNS * DECANT_FRAGMENTS_STAGE_SLICES;
+    return (int)((columns + at_once - 1) / at_once) * DECANT_FRAGMENTS_STAGE_SLICES;
 }
 
 static size_t fragments_bytes(decant_matrix x)
@@ -190,15 +215,13 @@ decant_status decant_cuda_token_fragments(decant_backend *backend, decant_matrix
     call.operands = decant_fragments_operands(x.rows);
     call.turned = turned;
     call.turned_tokens = decant_turned_tokens(x.rows);
-    const bool few = turned && call.operands == 1 && call.columns <= FEW_THREADS_COLUMNS;
-    const int threads = few ? FEW_THREADS : THREADS;
     const int turning =
-        turned ? (call.columns + threads - 1) / threads * call.turned_tokens / DECANT_VECTOR_TOKENS : 0;
-    DECANT_RETURN_ON_FAILURE(decant_cuda_check(
-        decant_launch_early(decant_cuda_context_of(backend),
-                            few ? token_fragments_kernel<FEW_THREADS> : token_fragments_kernel<THREADS>,
-                            (unsigned)(8 * call.operands * PARTS + turning), (unsigned)threads, 0, call),
-        "token_fragments", err));
+        turned ? (call.columns + THREADS - 1) / THREADS * call.turned_tokens / DECANT_VECTOR_TOKENS : 0;
+    const int clusters = 8 * call.operands + (turning + PARTS - 1) / PARTS;
+    DECANT_RETURN_ON_FAILURE(
+        decant_cuda_check(decant_launch_early(decant_cuda_context_of(backend), token_fragments_kernel,
+                                              (unsigned)(clusters * PARTS), THREADS, 0, call, PARTS),
+                          "token_fragments", err));
     *fragments = {call.fragments, call.scales};
     return decant_cuda_launched(backend, "token_fragments", err);
 }

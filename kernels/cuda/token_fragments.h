@@ -21,7 +21,8 @@ enum {
     DECANT_FRAGMENTS_OPERAND_TOKENS = 16,
     DECANT_FRAGMENTS_SLICE_COLUMNS = 128,
     DECANT_FRAGMENTS_SLICE_OCTETS = 16,
-    DECANT_FRAGMENTS_TURNS = 4, /* octets of a lane in a slice */
+    DECANT_FRAGMENTS_STAGE_SLICES = 8, /* so many at a time; of those without columns, zeros */
+    DECANT_FRAGMENTS_TURNS = 4,        /* octets of a lane in a slice */
 };
 
 /* The fragments of some tokens, in device memory. */

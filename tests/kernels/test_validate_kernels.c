@@ -179,7 +179,33 @@ static void packed_linear_matches_for_large_matrices(void **state)
         check_packed(*state, 4, LONE_SPARSE, tokens, 4104, 523);
     }
     check_packed(*state, 3, SOME_SPARSE, 9, 2944, 4000); /* blocks that begin and end within a tile of rows */
+    check_packed(*state, 4, NO_SPARSE, 32, 2944, 4000);
+    check_packed(*state, 4, NO_SPARSE, 16, 5120, 2600); /* tiles that three blocks share */
     check_packed(*state, 2, NO_SPARSE, 32, 256, 9001);
+}
+
+/* A GPU takes some ways for matrices alone that are too large for a test, here by asking for them: with and
+ * without a sparse part, of fewer and more tokens than the kernels' operands have. */
+static void packed_linear_matches_whatever_the_way(void **state)
+{
+    (void)state;
+    static const char *const ways[] = {"parities", "lookups", "tiles", "pairs", "pairs_before"};
+    static const int64_t tokens[] = {2, 7, 13, 27};
+    const char *const variable = "DECANT_CUDA_PACKED", *const given = getenv(variable);
+    char *const before = given ? strdup(given) : NULL;
+    for (size_t way = 0; way < sizeof ways / sizeof *ways; way++) {
+        decant_backend *backend;
+        assert_int_equal(setenv(variable, ways[way], 1), 0);
+        REQUIRE(open_backend_named(test_device(), 2, &backend, err));
+        for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
+            for (int bits = DECANT_BITS_MINIMUM; bits <= 4; bits++) {
+                check_packed(backend, bits, NO_SPARSE, tokens[i], 640, 37);
+                check_packed(backend, bits, HEAVY_SPARSE, tokens[i], 1152, 150);
+            }
+        decant_backend_destroy(&backend);
+    }
+    assert_int_equal(before ? setenv(variable, before, 1) : unsetenv(variable), 0);
+    free(before);
 }
 
 /* Whatever prepare adds says the same as columns and values; a GPU wants it wherever columns fit half a word.
@@ -475,6 +501,7 @@ int main(void)
         cmocka_unit_test(packed_linear_matches_at_every_width),
         cmocka_unit_test(packed_linear_matches_for_few_tokens),
         cmocka_unit_test(packed_linear_matches_for_large_matrices),
+        cmocka_unit_test(packed_linear_matches_whatever_the_way),
         cmocka_unit_test(prepared_entries_are_the_same),
         cmocka_unit_test(packed_linear_repeats),
         cmocka_unit_test(packed_linear_is_precise),
