@@ -49,7 +49,7 @@ typedef struct bring_call {
     int slots, slot_bytes; /* by lines: of a warp, and a unit's */
     int ahead_bytes;       /* of a block */
     bool in_chain;
-    bool once; /* copies go first from the L2 cache: decant_policy_of_once */
+    bool once; /* what is copied is the first to make room in the L2 cache */
 } bring_call;
 
 /* ---- what all blocks do ---- */
@@ -106,13 +106,17 @@ static __device__ __forceinline__ void store_y(const bring_call &call)
 
 /* ---- by the copy engine ---- */
 
-/* decant_copy_bytes by a policy of the L2 cache. */
-static __device__ __forceinline__ void copy_by_policy(uint32_t target, const void *source, uint32_t size_bytes,
-                                                      uint32_t barrier, uint64_t policy)
+/* decant_copy_bytes of what is the first to make room in the L2 cache. */
+static __device__ __forceinline__ void copy_once(uint32_t target, const void *source, uint32_t size_bytes,
+                                                 uint32_t barrier)
 {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-                 "[%0], [%1], %2, [%3], %4;" ::"r"(target),
-                 "l"(source), "r"(size_bytes), "r"(barrier), "l"(policy)
+    asm volatile("{\n"
+                 ".reg .b64 policy;\n"
+                 "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
+                 "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1], %2, [%3], policy;\n"
+                 "}" ::"r"(target),
+                 "l"(source), "r"(size_bytes), "r"(barrier)
                  : "memory");
 }
 
@@ -126,7 +130,6 @@ static __device__ __forceinline__ void bring_in_bulk(const bring_call &call, uns
     const int count = (int)(own.end - own.begin);
     const char *codes = call.codes + own.begin * call.slot_bytes;
     const int64_t bytes = min(own.end * call.slot_bytes, call.codes_bytes) - own.begin * call.slot_bytes;
-    const uint64_t policy = decant_policy_of_once();
     const auto bring = [&](int piece) {
         const uint32_t piece_bytes =
             (uint32_t)min((int64_t)call.slot_bytes, bytes - (int64_t)piece * call.slot_bytes);
@@ -134,7 +137,7 @@ static __device__ __forceinline__ void bring_in_bulk(const bring_call &call, uns
         decant_barrier_expect(full + slot * 8, piece_bytes);
         const char *source = codes + (int64_t)piece * call.slot_bytes;
         if (call.once)
-            copy_by_policy(ring + slot * call.slot_bytes, source, piece_bytes, full + slot * 8, policy);
+            copy_once(ring + slot * call.slot_bytes, source, piece_bytes, full + slot * 8);
         else
             decant_copy_bytes(ring + slot * call.slot_bytes, source, piece_bytes, full + slot * 8);
     };
@@ -192,13 +195,12 @@ static __device__ __forceinline__ void bring_lines(const bring_call &call, unsig
         call.codes + ((tiles.begin + own.begin / units) * TILE_ROWS + lane / 4) * BITS * call.plane_bytes;
     int unit = (int)(own.begin % units);
     uint32_t target = ring;
-    const uint64_t policy = decant_policy_of_once();
     const auto bring = [&] {
 #pragma unroll
         for (int bit = 0; bit < BITS; bit++) {
             const char *source = tile + bit * call.plane_bytes + unit * UNIT_BYTES + lane % 4 * LANE_BYTES;
             if (call.once)
-                decant_copy_line_16(target + bit * WARP * LANE_BYTES, source, true, policy);
+                decant_copy_line_once_16(target + bit * WARP * LANE_BYTES, source, true);
             else
                 decant_copy_line_16(target + bit * WARP * LANE_BYTES, source, true);
         }
