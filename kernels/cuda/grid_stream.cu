@@ -60,13 +60,10 @@ __global__ void __launch_bounds__(THREADS, Kind::BLOCKS)
         code_ring ring =
             begin_ring<Kind>(call, share, shared + layout.ring, (uint64_t *)(shared + layout.barriers));
         decant_let_next_kernel_begin();
-        if (Kind::GROUPED) {
-            ask_for_scales(call, share, call.scales, group_scales);
-            if (call.offsets)
-                ask_for_scales(call, share, call.offsets,
-                               group_scales + share.tiles * ARRANGED_ROWS * scale_pitch(call.groups));
-            decant_copy_commit();
-        }
+        if (Kind::GROUPED && call.late_scales)
+            prefetch_scales(call, share);
+        else if (Kind::GROUPED)
+            ask_for_groups(call, share, group_scales);
         for (int row = threadIdx.x; !Kind::GROUPED && row < share.tiles * ARRANGED_ROWS; row += THREADS)
             row_scales[row] = __half2float(call.scales[share.first_tile * ARRANGED_ROWS + row]);
         for (int i = threadIdx.x; i * SIGN_COLUMNS < call.columns; i += THREADS)
@@ -85,6 +82,11 @@ __global__ void __launch_bounds__(THREADS, Kind::BLOCKS)
 #pragma unroll 1
         for (int slot = call.early_slots; slot < call.slots; slot++)
             ask<Kind>(call, share, ring, slot, true);
+        if (Kind::GROUPED && call.late_scales) {
+            ask_for_groups(call, share, group_scales);
+            decant_copy_wait<0>();
+            __syncthreads();
+        }
 
         const uint32_t x =
             decant_shared_address(shared + layout.operands) + lane % (Kind::STEPS * ROW_LANES) * VECTOR_BYTES;
@@ -129,10 +131,14 @@ template <typename Kind> static bool share_memory(size_t room, int blocks, strea
 {
     const int items = (tiles_of_block(*call, blocks) * call->units + WARPS - 1) / WARPS;
     const int bytes = Kind::BLOCKS == 1 ? RING_BYTES : RING_BESIDE_BYTES;
-    call->early_slots = 0;
+    int left = -1;
     call->slots =
         min(max(bytes / (int)Kind::SLOTS_BYTES, 1), (items + Kind::SLOT_UNITS - 1) / Kind::SLOT_UNITS);
-    const int left = (int)room - stream_layout_of<Kind>(*call, blocks).total;
+    for (int late = 0; late <= (Kind::GROUPED ? 1 : 0) && left < 0; late++) {
+        call->late_scales = late != 0;
+        call->early_slots = 0;
+        left = (int)room - stream_layout_of<Kind>(*call, blocks).total;
+    }
     call->early_slots = min(max(left, 0) / (int)Kind::SLOTS_BYTES, call->slots);
     return left >= 0;
 }

@@ -81,6 +81,7 @@ typedef struct stream_call {
     const unsigned char *codes;     /* words [tiles, units, lanes, bits] */
     const __half *scales, *offsets; /* [rows, groups] */
     bool scales_by_fours;           /* four of a row may be copied at once */
+    bool late_scales;               /* those of groups lie where x is rotated and come afterwards */
     const float *points;
     const __nv_bfloat16 *x; /* [columns] */
     __nv_bfloat16 *y;       /* [rows] */
@@ -127,13 +128,17 @@ static __host__ __device__ __forceinline__ stream_layout stream_layout_of(const 
     layout.signs = layout.operands + call.units * Kind::STEPS * ROW_LANES * VECTOR_BYTES;
     layout.scales = layout.signs + (call.columns + SIGN_COLUMNS - 1) / SIGN_COLUMNS * 8;
     const int rows = tiles_of_block(call, blocks) * ARRANGED_ROWS;
-    layout.ends =
-        layout.scales + rows * (Kind::GROUPED ? scale_pitch(call.groups) * (call.offsets ? 4 : 2) : 4);
+    const int scale_bytes = rows * (Kind::GROUPED ? scale_pitch(call.groups) * (call.offsets ? 4 : 2) : 4);
+    layout.ends = layout.scales + (call.late_scales ? 0 : scale_bytes);
     layout.barriers = (layout.ends + WARPS * END_TILES * ARRANGED_ROWS * 4 + 7) / 8 * 8;
     layout.ring = (layout.barriers + WARPS * call.slots * 8 + 127) / 128 * 128;
     layout.work = layout.ring + call.early_slots * Kind::SLOTS_BYTES;
-    const int ring_end = layout.ring + call.slots * Kind::SLOTS_BYTES,
-              work_end = layout.work + work_place(call.columns) * 4;
+    int ring_end = layout.ring + call.slots * Kind::SLOTS_BYTES;
+    if (call.late_scales) {
+        layout.scales = ring_end;
+        ring_end += scale_bytes;
+    }
+    const int work_end = layout.work + work_place(call.columns) * 4;
     layout.total = ring_end > work_end ? ring_end : work_end;
     return layout;
 }
@@ -268,6 +273,24 @@ static __device__ __forceinline__ void ask_for_scales(const stream_call &call, c
             for (int group = lane; group < call.groups; group += DECANT_WARP)
                 to[group] = from[group];
     }
+}
+
+/* Scales and, where there are, offsets. */
+static __device__ __forceinline__ void ask_for_groups(const stream_call &call, const stream_share &share,
+                                                      __half *own)
+{
+    ask_for_scales(call, share, call.scales, own);
+    if (call.offsets)
+        ask_for_scales(call, share, call.offsets, own + share.tiles * ARRANGED_ROWS * scale_pitch(call.groups));
+    decant_copy_commit();
+}
+
+/* The block's scales, as far as the L2 cache, by one thread. */
+static __device__ __forceinline__ void prefetch_scales(const stream_call &call, const stream_share &share)
+{
+    const __half *first = call.scales + (int64_t)share.first_tile * ARRANGED_ROWS * call.groups;
+    if (threadIdx.x == 0 && share.tiles > 0 && (uintptr_t)first % 16 == 0)
+        decant_prefetch_bytes(first, (uint32_t)(share.tiles * ARRANGED_ROWS * call.groups * 2));
 }
 
 /* Scale and offset of the stretch of a unit whose sums this lane has in the end. */

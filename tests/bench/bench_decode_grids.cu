@@ -472,6 +472,8 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--layers") == 0)
             layers = atoi(argv[i + 1]);
     }
+    if (layers > 0)
+        shapes = 7; /* those of a layer */
     const std::vector<grid_choice> grids = read_grids(grid_list);
     bench b = {};
     b.arranges = arranged != 0;
