@@ -415,7 +415,7 @@ static __device__ __forceinline__ void take_codes(const pairs_call &call, unsign
             ring.wait();
             load_codes<BITS>(codes, shared + ring.slot * STAGE_BYTES<BITS>);
             __syncwarp();
-            ring.leave();
+            ring.leave(mix_codes<BITS>(codes) & call.zero);
             multiply_half<BITS, TOKENS>(sums, codes, 0, x[0]);
             if constexpr (!TAKES_X_EARLY<TOKENS, SPARSE>)
                 load_x(x[0], 0, row_stage, SPARSE ? 0 : last_word(x[1]));

@@ -122,10 +122,13 @@ template <int BITS> struct code_ring {
         decant_barrier_wait(full + slot * 8, round & 1);
     }
 
-    __device__ __forceinline__ void leave(void)
+    /* nothing: zero, made of all codes of the stage in registers, so that the slot is not left before they are
+     * there. Reads that have been issued wait in a queue, behind others of the same threads, which an arrival
+     * at a barrier passes by. */
+    __device__ __forceinline__ void leave(uint32_t nothing)
     {
         if (threadIdx.x % DECANT_WARP == 0)
-            decant_barrier_arrive(empty + slot * 8);
+            decant_barrier_arrive(empty + slot * 8 + nothing);
         next_slot();
     }
 };
@@ -154,6 +157,18 @@ static __device__ __forceinline__ void load_codes(slice_codes<BITS> &codes, cons
         for (int bit = 0; bit < BITS; bit++)
             codes.words[tile][bit] =
                 *(const uint2 *)(source + bit * PLANE_BYTES + tile * PAIR_TILE_ROWS * LINE_BYTES);
+}
+
+/* A word that is known once all codes are there. */
+template <int BITS> static __device__ __forceinline__ uint32_t mix_codes(const slice_codes<BITS> &codes)
+{
+    uint32_t mixed = 0;
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+        for (int bit = 0; bit < BITS; bit++)
+            mixed ^= codes.words[tile][bit].x; /* which comes with the other */
+    return mixed;
 }
 
 /* ---- for the host ---- */

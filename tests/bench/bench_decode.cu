@@ -1,10 +1,11 @@
 /* The packed product of few tokens beside the 16-bit one: microseconds and times the speed of cuBLAS in BF16,
  * for every width, dense and with 0.45 % sparse entries, and what cuSPARSE takes for these alone.
  *
- * usage: bench_decode [--tokens 1,2,4,8,16,32] [--bits 4,3,2] [--shapes 63] [--chain 8]
+ * usage: bench_decode [--tokens 1,2,4,8,16,32] [--bits 4,3,2] [--shapes 63] [--chain 8] [--repeat 1000]
  *
  * shapes: a mask of those in decode_bench.cuh. chain: so many layers of LLaMA-7B, whose products follow one
- * another in a graph, matrices of different shapes; times are of a layer.
+ * another in a graph, matrices of different shapes; times are of a layer. repeat: so often each product is made
+ * anew, and a line tells of every one that had other bits than the first time; the exit status is then 1.
  *
  * A time is the median of several replays of a CUDA graph of many launches, gaps between them included. Every
  * launch reads other copies of the weights, more bytes in all than the L2 cache holds several times. x is
@@ -54,6 +55,8 @@ __global__ void fill_weights(__nv_bfloat16 *weights, int64_t count)
 typedef struct bench : decode_bench {
     void *pool; /* random bits: planes of every copy */
     size_t pool_bytes, weights_bytes;
+    int repeat; /* how often products are made anew, to compare their bits */
+    bool differs;
 } bench;
 
 /* The sparse part of all copies of a matrix. */
@@ -191,6 +194,45 @@ static double time_packed(bench *b, int rows, int columns, int bits, void *level
     return time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
         multiply_packed(b, packed_copy(b, rows, columns, bits, levels, sparse, i % copies), tokens);
     });
+}
+
+/* ---- the same bits every time ---- */
+
+__global__ void count_differing(const uint16_t *first, const uint16_t *y, int64_t count,
+                                unsigned long long *differing)
+{
+    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS)
+        if (first[i] != y[i])
+            atomicAdd(differing, 1ull);
+}
+
+/* Makes a product again and again and tells of values that are not those of the first time; false if any. */
+static bool repeats(bench *b, const decant_packed_matrix &packed, int tokens, int times)
+{
+    const int64_t count = (int64_t)tokens * packed.rows;
+    unsigned long long found = 0, *differing;
+    void *first;
+    MUST(cudaMalloc(&first, (size_t)count * 2));
+    MUST(cudaMalloc((void **)&differing, sizeof found));
+    MUST(cudaMemsetAsync(differing, 0, sizeof found, b->stream));
+    multiply_packed(b, packed, tokens);
+    MUST(cudaMemcpyAsync(first, b->y_data, (size_t)count * 2, cudaMemcpyDeviceToDevice, b->stream));
+    for (int i = 0; i < times; i++) {
+        MUST(cudaMemsetAsync(b->y_data, 0xff, (size_t)count * 2, b->stream));
+        multiply_packed(b, packed, tokens);
+        count_differing<<<256, THREADS, 0, b->stream>>>((const uint16_t *)first, (const uint16_t *)b->y_data,
+                                                        count, differing);
+        MUST(cudaGetLastError());
+    }
+    MUST(cudaStreamSynchronize(b->stream));
+    MUST(cudaMemcpy(&found, differing, sizeof found, cudaMemcpyDeviceToHost));
+    MUST(cudaFree(first));
+    MUST(cudaFree(differing));
+    if (found)
+        printf("%lldx%lld, %d tokens, %d bits, %s: %llu values in %d products differ\n", (long long)packed.rows,
+               (long long)packed.columns, tokens, packed.bits, packed.sparse.count ? "sparse" : "dense", found,
+               times);
+    return found == 0;
 }
 
 /* ---- the sparse part by cuSPARSE, in BF16 with F32 sums, its preparation left out ---- */
@@ -340,6 +382,11 @@ static void measure_shape(bench *b, int rows, int columns, const std::vector<int
         for (size_t i = 0; i < widths.size(); i++) {
             const double plain = time_packed(b, rows, columns, widths[i], device_levels[i], NULL, tokens);
             const double both = time_packed(b, rows, columns, widths[i], device_levels[i], &sparse, tokens);
+            for (const sparse_copies *own : {(const sparse_copies *)NULL, (const sparse_copies *)&sparse})
+                if (b->repeat > 0 &&
+                    !repeats(b, packed_copy(b, rows, columns, widths[i], device_levels[i], own, 1), tokens,
+                             b->repeat))
+                    b->differs = true;
             const relative_error error =
                 check(b, packed_copy(b, rows, columns, widths[i], device_levels[i], &sparse, 1), &sparse,
                       levels[i], tokens);
@@ -384,7 +431,7 @@ static void make_arrays(bench *b, int tokens)
 int main(int argc, char **argv)
 {
     std::vector<int> token_counts = {1, 2, 4, 8, 16, 32}, widths = {4, 3, 2};
-    int shapes = 63, layers = 0;
+    int shapes = 63, layers = 0, repeat = 0;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--tokens") == 0)
             token_counts = read_list(argv[i + 1]);
@@ -394,8 +441,11 @@ int main(int argc, char **argv)
             shapes = atoi(argv[i + 1]);
         else if (strcmp(argv[i], "--chain") == 0)
             layers = atoi(argv[i + 1]);
+        else if (strcmp(argv[i], "--repeat") == 0)
+            repeat = atoi(argv[i + 1]);
     }
     bench b = {};
+    b.repeat = repeat;
     decant_error err = {};
     require(decant_backend_create_cuda(0, false, &b.backend, &err), &err);
     b.stream = decant_cuda_of(b.backend)->stream;
@@ -412,5 +462,5 @@ int main(int argc, char **argv)
     MUST(cudaFree(b.x_data));
     MUST(cudaFree(b.y_data));
     decant_backend_destroy(&b.backend);
-    return 0;
+    return b.differs ? 1 : 0;
 }
