@@ -65,6 +65,10 @@ template <int TOKENS, bool SPARSE> constexpr bool TAKES_X_EARLY = !SPARSE && TOK
 /* Or for the scales of what a thread adds up. */
 template <int TOKENS, bool SPARSE> constexpr bool KEEPS_SCALES = !SPARSE || TOKENS <= 16;
 
+/* Whether all warps wait for the ring before they part; beside entries up to sixteen tokens only those of the
+ * codes wait for it. Either was faster where it is (tests/bench/DECODE.md). */
+template <int TOKENS, bool SPARSE> constexpr bool PARTS_LATE = !SPARSE || TOKENS > 16;
+
 /* Units of entries that a warp has under way, as registers allow. */
 template <int TOKENS> constexpr int UNITS_AHEAD = TOKENS == 8 ? 4 : TOKENS == 16 ? 3 : 1;
 
@@ -368,7 +372,7 @@ static __device__ __forceinline__ void take_codes(const pairs_call &call, unsign
         __trap(); /* what the compiler puts before it would have changed */
     if (threadIdx.x == 0)
         known = {};
-    if constexpr (SPARSE) {
+    if constexpr (!PARTS_LATE<TOKENS, SPARSE>) {
         if (threadIdx.x == 0)
             ring.bring_first();
         codes_meet();
@@ -500,8 +504,11 @@ __global__ void __maxnreg__((REGISTERS<TOKENS, SPARSE>))
         code_ring<BITS> ring;
         decant_let_next_kernel_begin();
         ring.create(barriers, shared, &call.planes, {run.begin, codes_end(call, run), run.row_stages});
-        if constexpr (!SPARSE)
+        if constexpr (PARTS_LATE<TOKENS, SPARSE>) {
+            if (SPARSE && threadIdx.x == 0)
+                ring.bring_first();
             __syncthreads();
+        }
         if (threadIdx.x >= THREADS) {
             decant_registers_lower<OTHERS_REGISTERS<TOKENS, SPARSE>>();
             if constexpr (SPARSE)
