@@ -30,27 +30,6 @@ extern "C" {
 
 enum { SEED = 5 };
 
-static __host__ __device__ float normal_value(uint64_t index) /* near enough: a sum of eight uniform numbers */
-{
-    const uint64_t bits = decant_random_bits(1, 0, index);
-    float sum = 0;
-    for (int i = 0; i < 8; i++)
-        sum += (float)(bits >> 8 * i & 255u);
-    return (sum - 1020.0f) / 209.0f;
-}
-
-__global__ void fill_words(uint64_t *words, int64_t count)
-{
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS)
-        words[i] = decant_random_bits(2, 0, (uint64_t)i);
-}
-
-__global__ void fill_weights(__nv_bfloat16 *weights, int64_t count)
-{
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS)
-        weights[i] = __float2bfloat16_rn(0.02f * normal_value((uint64_t)i));
-}
-
 typedef struct bench : decode_bench {
     char *pool;    /* random bits: codes of every copy, in whatever order */
     char *checked; /* room for one copy */

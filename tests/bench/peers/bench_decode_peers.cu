@@ -28,30 +28,6 @@ static const double SPARSE_SHARE = 0.0045;
 enum sparse_places { ANYWHERE, A_NINTH_IN_ONE_ROW_OF_128, A_NINTH_IN_TEN_ROWS };
 static const char *const PLACES[] = {"anywhere", "in 1/128", "in ten"};
 
-/* ---- random numbers that depend on their index alone ---- */
-
-static __host__ __device__ uint64_t mix(uint64_t index)
-{
-    index = (index + 0x9e3779b97f4a7c15u) * 0xbf58476d1ce4e5b9u; /* splitmix64 */
-    index = (index ^ index >> 27) * 0x94d049bb133111ebu;
-    return index ^ index >> 31;
-}
-
-static __host__ __device__ float normal_value(uint64_t index) /* near enough: a sum of eight uniform numbers */
-{
-    const uint64_t bits = mix(index);
-    float sum = 0;
-    for (int i = 0; i < 8; i++)
-        sum += (float)(bits >> 8 * i & 255u);
-    return (sum - 1020.0f) / 209.0f;
-}
-
-__global__ void fill_words(uint64_t *words, int64_t count)
-{
-    for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS)
-        words[i] = mix((uint64_t)i);
-}
-
 __global__ void fill_weights(__nv_bfloat16 *weights, __half *halves, int64_t count)
 {
     for (int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x; i < count;
