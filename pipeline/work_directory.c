@@ -167,8 +167,8 @@ void decant_work_directory_drop_files(const decant_work_directory *work, decant_
     }
 }
 
-/* Is it a file of a streamed job? Which one, and has it its final name? */
-static bool is_streamed_file(const char *name, decant_work_kind *kind, int *number, bool *is_whole)
+/* Is it a whole file of a streamed job? Which one? */
+static bool is_streamed_file(const char *name, decant_work_kind *kind, int *number)
 {
     for (int i = 0; i < KINDS; i++) {
         size_t length = strlen(kinds[i]);
@@ -177,13 +177,19 @@ static bool is_streamed_file(const char *name, decant_work_kind *kind, int *numb
             continue;
         *kind = (decant_work_kind)i;
         *number = (int)strtol(name + length + 1, &end, 10);
-        *is_whole = strcmp(end, ".h5") == 0;
-        return *is_whole || strcmp(end, ".h5.partial") == 0;
+        return strcmp(end, ".h5") == 0;
     }
     return false;
 }
 
-/* Removes all of them when `removes`, else finds where they would go on. */
+/* Is it a file that was not finished, or what the MPI library tried beside one as it opened it? A kill at that
+ * moment leaves NAME.h5.partial.locktest.0. */
+static bool is_partial_file(const char *name)
+{
+    return strstr(name, ".h5.partial") != NULL;
+}
+
+/* Removes all of them, and what was not finished, when `removes`, else finds where they would go on. */
 static void look_at_files(decant_work_directory *work, bool removes)
 {
     DIR *folder = opendir(work->path);
@@ -192,10 +198,8 @@ static void look_at_files(decant_work_directory *work, bool removes)
     for (struct dirent *entry = folder ? readdir(folder) : NULL; entry; entry = readdir(folder)) {
         decant_work_kind kind;
         int number;
-        bool is_whole;
-        if (!is_streamed_file(entry->d_name, &kind, &number, &is_whole))
-            continue;
-        if (removes)
+        const bool is_whole = is_streamed_file(entry->d_name, &kind, &number);
+        if (removes && (is_whole || is_partial_file(entry->d_name)))
             unlinkat(dirfd(folder), entry->d_name, 0);
         else if (is_whole && kind == DECANT_WORK_GRADIENT && (work->left < 0 || number < work->left))
             work->left = number;
@@ -216,13 +220,10 @@ static bool has_data(const decant_work_directory *work)
 
 static void remove_data(decant_work_directory *work)
 {
-    char partial[NAME_BYTES];
     if (work->left >= 0) /* first: it says that others are there */
         decant_work_directory_drop_files(work, DECANT_WORK_GRADIENT, work->left, work->left + 1);
     decant_work_directory_drop_calibration(work);
     unlink(work->statistics);
-    snprintf(partial, sizeof partial, "%s.partial", work->statistics);
-    unlink(partial);
     work->has_statistics = false;
     look_at_files(work, true);
 }
