@@ -16,13 +16,24 @@ DECANT_ON_BOTH uint64_t decant_random_mix(uint64_t x)
     return x ^ x >> 31;
 }
 
+/* What is the same of all places (a, …) of the stream `seed`. */
+DECANT_ON_BOTH uint64_t decant_random_key(uint64_t seed, uint64_t a)
+{
+    const uint64_t odd = 0x9e3779b97f4a7c15u; /* splitmix64's increment: the golden ratio */
+    return decant_random_mix(decant_random_mix(seed + odd) ^ (a + 1) * odd);
+}
+
+/* 64 random bits for place (a, b) of the stream that the key is of. */
+DECANT_ON_BOTH uint64_t decant_random_keyed(uint64_t key, uint64_t b)
+{
+    const uint64_t odd = 0x9e3779b97f4a7c15u;
+    return decant_random_mix(key ^ (b + 1) * odd);
+}
+
 /* 64 random bits for place (a, b) of the stream `seed`. */
 DECANT_ON_BOTH uint64_t decant_random_bits(uint64_t seed, uint64_t a, uint64_t b)
 {
-    const uint64_t odd = 0x9e3779b97f4a7c15u; /* splitmix64's increment: the golden ratio */
-    uint64_t bits = decant_random_mix(seed + odd);
-    bits = decant_random_mix(bits ^ (a + 1) * odd);
-    return decant_random_mix(bits ^ (b + 1) * odd);
+    return decant_random_keyed(decant_random_key(seed, a), b);
 }
 
 /* The sign of a column before it is rotated: 0 for +, 1 for −. */

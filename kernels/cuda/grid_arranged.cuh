@@ -155,17 +155,23 @@ static __device__ __forceinline__ void take_packed(point_decoder<P, PLANES> &dec
 
 enum { HALF_ONES = 0x3c003c00 }; /* a pair of ones: the product with them is the sum of x */
 
-/* So many stretches make a group, or all that there are: what stretch_group needs. */
-static inline uint32_t group_factor_of(int stretches)
+/* What quotient needs. */
+static inline uint32_t quotient_factor(int divisor)
 {
-    return (uint32_t)((((uint64_t)1 << 31) + (uint64_t)stretches - 1) / (uint64_t)stretches);
+    return (uint32_t)((((uint64_t)1 << 31) + (uint64_t)divisor - 1) / (uint64_t)divisor);
 }
 
-/* The group of a stretch; of those behind the last column the last one, as what they are multiplied with is
- * zero. Exact for fewer than 2^15 stretches. */
+/* A number below 2^15 by a divisor, without the many instructions of a division. */
+static __device__ __forceinline__ int quotient(int number, uint32_t factor)
+{
+    return (int)__umulhi((uint32_t)number * 2, factor);
+}
+
+/* The group of a stretch, of which so many make a group, or all that there are; of those behind the last column
+ * the last one, as what they are multiplied with is zero. */
 static __device__ __forceinline__ int stretch_group(int stretch, uint32_t factor, int groups)
 {
-    return min((int)__umulhi((uint32_t)stretch * 2, factor), groups - 1);
+    return min(quotient(stretch, factor), groups - 1);
 }
 
 template <int BITS> struct bits_constant {

@@ -2,8 +2,9 @@
  * (grid_arranged.cuh), rotation included, on Hopper: codes and x stream through shared memory in boxes that the
  * copy engine brings.
  *
- * A step is four units of sixteen tiles of eight rows. The steps of all row tiles are shared evenly among as
- * many blocks as run at once. Of a step a warp takes one unit of 64 rows. It first takes the codes, so that
+ * A step is four units of sixteen tiles of eight rows. The steps of all row tiles are shared among as many
+ * blocks as run at once: a row tile's among blocks that have nothing else, where that is as even, else all in
+ * order. Of a step a warp takes one unit of 64 rows. It first takes the codes, so that
  * their box is free again. Then it goes through the octets of columns: x is read once for all its rows, codes
  * are looked up in the table that all rows share (grid_points.cuh), and what is found is an operand as it is:
  * lane 4g + t has every fourth octet of a unit of rows g and g + 8. Where groups of columns have scales of
@@ -12,13 +13,15 @@
  *
  * Two warps more ask for codes and for x ahead of time: a box is free when all its readers have left it.
  *
- * A kernel before rotates the tokens (grid_rotation.cuh) and leaves them in the order in which they are read
- * here. Tokens of several pieces are rotated by the blocks themselves, each some pieces. Nothing of the weights
- * depends on earlier work: the table and the first boxes of codes are asked for before the kernel waits for x.
+ * First the blocks rotate the tokens together (grid_runs.cuh), and leave them in the order in which they are
+ * read here. Nothing of the weights depends on earlier work: the first boxes of codes are asked for before the
+ * kernel waits for x. The table and scales are fetched while others still rotate. Everything from there to the
+ * end is a chain of short stretches, each by few warps at a time, in which what is a division or a load of its
+ * own shows in a product of a small matrix: so another warp finds out beforehand who shares the row tiles.
  *
- * The parts of a row tile that several blocks have are joined by the last of them; where no block has more than
- * one step, by all of them, which wait for each other; and where clusters that have a row tile each fill nearly
- * all multiprocessors, by the blocks of the cluster out of each other's shared memory. Sums have an order that
+ * The parts of a row tile that several blocks have are joined by the last of them; where no block has parts of
+ * two, by all of them, which wait for each other; and where clusters that have a row tile each fill nearly all
+ * multiprocessors, by the blocks of the cluster out of each other's shared memory. Sums have an order that
  * depends on shapes and the device alone: a warp's steps, the groups of columns, the blocks that share a row
  * tile. */
 #include "kernels/cuda/grid_boxes.h"
@@ -33,46 +36,15 @@ enum {
     COLUMNS_MAXIMUM = 1 << 20, /* so that items are counted in 32 bits */
 };
 
-/* ---- tokens of many short pieces ---- */
-
-/* The runs that this block rotates. Blocks that have none wait for the others where they ask for x; as no more
- * blocks are launched than run at once, and those with runs begin first, that cannot last. work: of
- * RUN_COLUMNS.
- */
-static __device__ __forceinline__ void rotate_share(const boxes_call &call, float *work)
-{
-    __shared__ uint64_t drawn[RUN_COLUMNS / SIGN_COLUMNS + 2];
-    __shared__ int parts[THREADS / DECANT_WARP];
-    decant_wait_for_earlier_kernels();
-    for (int task = blockIdx.x; task < call.tasks; task += gridDim.x) {
-        const int token = task / call.runs, run = task % call.runs;
-        draw_signs(call.rotation, run, call.runs, drawn);
-        rotate_run(call.rotation, token, run, call.runs, work, drawn, parts);
-        decant_leave_shared(); /* boxes of x come there */
-        __threadfence();
-        __syncthreads();
-        if (threadIdx.x == 0)
-            atomicAdd(call.rotated, 1u);
-    }
-}
-
-/* Until all blocks have rotated theirs; the last one to see it sets the counters back. */
-static __device__ __forceinline__ void wait_for_rotated(const boxes_call &call)
-{
-    wait_for_count(call.rotated, (uint32_t)call.tasks);
-    if (atomicInc(call.rotated + 1, gridDim.x - 1) == gridDim.x - 1)
-        call.rotated[0] = 0;
-}
-
 /* ---- who asks for boxes ---- */
 
 /* Box `box` of a step for every group of rows; each has slots of its own. */
 template <typename Kind>
 static __device__ __forceinline__ void ask_for_codes(const boxes_call &call, ring_place &ring, uint32_t slots,
-                                                     int item, int box)
+                                                     const step_place &place, int box)
 {
-    const int unit = item % call.steps * COLUMN_GROUPS;
-    int tile = item / call.steps * (ROWS / ARRANGED_ROWS) + box * BOX_ARRANGED_TILES;
+    const int unit = place.step * COLUMN_GROUPS;
+    int tile = place.row_tile * (ROWS / ARRANGED_ROWS) + box * BOX_ARRANGED_TILES;
     ring_place own = ring;
 #pragma unroll
     for (int group = 0; group < ROW_GROUPS; group++) {
@@ -88,16 +60,53 @@ static __device__ __forceinline__ void ask_for_codes(const boxes_call &call, rin
 
 template <typename Kind>
 static __device__ __forceinline__ void ask_for_x(const boxes_call &call, ring_place &ring, uint32_t slots,
-                                                 int item, int box)
+                                                 int box)
 {
     const uint32_t full = ring.full + ring.slot * 8;
-    const int64_t place = (int64_t)(item % call.steps) * Kind::STEP_X_BOXES + box;
     ring.wait_empty();
     decant_barrier_expect(full, Kind::X_BYTES);
     decant_copy_bytes(slots + ring.slot * Kind::X_BYTES,
-                      (const unsigned char *)call.rotation.operands + place * Kind::X_BYTES, Kind::X_BYTES,
-                      full);
+                      (const unsigned char *)call.rotation.operands + (int64_t)box * Kind::X_BYTES,
+                      Kind::X_BYTES, full);
     ring.advance();
+}
+
+/* By one thread: the codes of all items. */
+template <typename Kind>
+static __device__ __forceinline__ void ask_for_all_codes(const boxes_call &call, ring_place ring,
+                                                         uint32_t slots, const block_items &items)
+{
+    step_place place = items.first;
+    for (int i = 0; i < items.count; i++) {
+        for (int box = 0; box < WARP_BOXES; box++)
+            ask_for_codes<Kind>(call, ring, slots, place, box);
+        place.advance(call);
+    }
+}
+
+/* By one thread: x of all items, as soon as it is rotated. */
+template <typename Kind>
+static __device__ __forceinline__ void ask_for_all_x(const boxes_call &call, ring_place ring, uint32_t slots,
+                                                     const block_items &items)
+{
+    enum { STEP_COLUMNS = COLUMN_GROUPS * ROW_LANES * Kind::OCTETS * OCTET };
+    step_place place = items.first;
+    int known = 0; /* runs before this one have been waited for */
+    decant_wait_for_earlier_kernels();
+    for (int i = 0; i < items.count; i++) {
+        const int first = place.step * STEP_COLUMNS >> RUN_BITS,
+                  last = ((place.step + 1) * STEP_COLUMNS - 1) >> RUN_BITS;
+        if (i < call.steps) { /* later all runs are known */
+            for (int run = max(first, known); run <= last; run++)
+                wait_for_count(call.runs.rotated + run, (uint32_t)call.rotation.tokens);
+            known = place.step + 1 == call.steps ? 0 : last + 1;
+            asm volatile("fence.proxy.async;" ::: "memory"); /* x was written by ordinary stores */
+        }
+        for (int box = 0; box < Kind::STEP_X_BOXES; box++)
+            ask_for_x<Kind>(call, ring, slots, place.step * Kind::STEP_X_BOXES + box);
+        place.advance(call);
+    }
+    leave_rotated(call.runs);
 }
 
 /* ---- who multiplies ---- */
@@ -119,32 +128,49 @@ static __device__ __forceinline__ void take_codes(typename Kind::Decoder (&decod
     }
 }
 
-/* Where scales of a row of the block's begin in shared memory, of the stretches of a step. */
-template <typename Kind> static __device__ __forceinline__ __half *row_scales(__half *scales, int item, int row)
+/* Where scales of a row of the block's begin in shared memory, of a step; turn: counts the block's steps. */
+template <typename Kind> static __device__ __forceinline__ __half *row_scales(__half *scales, int turn, int row)
 {
-    return scales + (item % 2 * ROWS + row) * Kind::SCALE_PITCH;
+    return scales + (turn % 2 * ROWS + row) * Kind::SCALE_PITCH;
 }
 
 /* Scales of a step for the rows of this warp's group of rows: each warp brings those of some rows for all. They
  * are here when all have waited for their copies and met. The last row again beyond it, the last group too:
  * codes and x are zeros there, or their sums are not stored. */
 template <typename Kind>
-static __device__ __forceinline__ void ask_for_scales(const boxes_call &call, __half *scales, int item)
+static __device__ __forceinline__ void ask_for_scales(const boxes_call &call, __half *scales,
+                                                      const step_place &place, int turn)
 {
     enum { FOURS = Kind::STEP_STRETCHES / 4, WARP_ROWS = WARP_TILES * TILE_ROWS / COLUMN_GROUPS };
     const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
+    if (call.scales_at_once > 0) {
+        const int own_groups = Kind::STEP_STRETCHES >> call.group_bits,
+                  copies_bits = 31 - __clz(own_groups / call.scales_at_once);
+        for (int i = lane; i < WARP_ROWS << copies_bits; i += DECANT_WARP) {
+            const int row = warp * WARP_ROWS + (i >> copies_bits),
+                      own = (i & ((1 << copies_bits) - 1)) * call.scales_at_once;
+            const __half *source = call.scales +
+                                   (int64_t)min(place.row_tile * ROWS + row, call.rows - 1) * call.groups +
+                                   min(place.step * own_groups + own, call.groups - call.scales_at_once);
+            const uint32_t target = decant_shared_address(row_scales<Kind>(scales, turn, row) + own);
+            if (call.scales_at_once == 4)
+                decant_copy_bytes_8(target, source, 8);
+            else
+                decant_copy_4(target, source, true);
+        }
+        decant_copy_commit();
+        return;
+    }
 #pragma unroll
     for (int i = lane; i < WARP_ROWS * FOURS; i += DECANT_WARP) {
         const int row = warp * WARP_ROWS + i / FOURS, own = i % FOURS * 4,
-                  first = item % call.steps * Kind::STEP_STRETCHES + own;
+                  first = place.step * Kind::STEP_STRETCHES + own;
         const __half *groups =
-            call.scales + (int64_t)min(item / call.steps * ROWS + row, call.rows - 1) * call.groups;
-        __half *target = row_scales<Kind>(scales, item, row) + own;
+            call.scales + (int64_t)min(place.row_tile * ROWS + row, call.rows - 1) * call.groups;
+        __half *target = row_scales<Kind>(scales, turn, row) + own;
         const int begin = stretch_group(first, call.group_factor, call.groups),
                   last = stretch_group(first + 3, call.group_factor, call.groups);
-        if (call.scales_by_fours)
-            decant_copy_bytes_8(decant_shared_address(target), groups + min(first, call.groups - 4), 8);
-        else if (last <= begin + 1) {
+        if (last <= begin + 1) {
             const __half lower = groups[begin], upper = groups[last];
 #pragma unroll
             for (int j = 0; j < 4; j++)
@@ -163,7 +189,8 @@ template <typename Kind> struct box_scales {
 };
 
 template <typename Kind>
-static __device__ __forceinline__ box_scales<Kind> take_scales(__half *scales, int item, int box)
+static __device__ __forceinline__ box_scales<Kind> take_scales(const boxes_call &call, __half *scales, int turn,
+                                                               int box)
 {
     const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
     const int first_row = warp / COLUMN_GROUPS * WARP_TILES * TILE_ROWS + lane / ROW_LANES;
@@ -173,8 +200,9 @@ static __device__ __forceinline__ box_scales<Kind> take_scales(__half *scales, i
 #pragma unroll
         for (int half = 0; half < HALVES; half++)
             own.of[tile][half] = row_scales<Kind>(
-                scales, item,
-                first_row + tile * TILE_ROWS + half * 8)[warp % COLUMN_GROUPS * Kind::STEP_X_BOXES + box];
+                scales, turn,
+                first_row + tile * TILE_ROWS +
+                    half * 8)[(warp % COLUMN_GROUPS * Kind::STEP_X_BOXES + box) >> call.group_bits];
     return own;
 }
 
@@ -261,15 +289,14 @@ add_scaled_box(float (&sums)[WARP_TILES][Kind::TILES][4],
 /* sums += what offsets of a box of x amount to: they times the sums of x, which are products with ones. */
 template <typename Kind>
 static __device__ __forceinline__ void add_offsets(float (&sums)[WARP_TILES][Kind::TILES][4],
-                                                   const boxes_call &call, int item, int box,
+                                                   const boxes_call &call, const step_place &place, int box,
                                                    const unsigned char *x)
 {
     const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
     const uint32_t ones[4] = {HALF_ONES, HALF_ONES, HALF_ONES, HALF_ONES};
     const int first_row =
-        item / call.steps * ROWS + warp / COLUMN_GROUPS * WARP_TILES * TILE_ROWS + lane / ROW_LANES;
-    const int stretch =
-        item % call.steps * Kind::STEP_STRETCHES + warp % COLUMN_GROUPS * Kind::STEP_X_BOXES + box;
+        place.row_tile * ROWS + warp / COLUMN_GROUPS * WARP_TILES * TILE_ROWS + lane / ROW_LANES;
+    const int stretch = place.step * Kind::STEP_STRETCHES + warp % COLUMN_GROUPS * Kind::STEP_X_BOXES + box;
     const int group = stretch_group(stretch, call.group_factor, call.groups);
     float of_x[Kind::TILES][4] = {};
 #pragma unroll
@@ -307,7 +334,8 @@ typedef struct block_tools {
 } block_tools;
 
 template <typename Kind>
-static __device__ __forceinline__ void multiply_items(const boxes_call &call, int begin, int end,
+static __device__ __forceinline__ void multiply_items(const boxes_call &call, const block_items &items,
+                                                      const tile_share (&shares)[BLOCK_SEGMENTS],
                                                       const block_tools &tools)
 {
     const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
@@ -315,14 +343,16 @@ static __device__ __forceinline__ void multiply_items(const boxes_call &call, in
     const int own_x = column_group * Kind::TILES * FRAGMENT_BYTES + lane * VECTOR_BYTES;
     const uint32_t code_slots =
         tools.code_slots + row_group * tools.codes.slots * Kind::CODE_BYTES + column_group * Kind::UNIT_BYTES;
+    step_place place = items.first;
+    bool is_first = true; /* no row tile has been finished */
     ring_place codes = tools.codes, x = tools.x;
     codes.full += row_group * codes.slots * 8;
     codes.empty += row_group * codes.slots * 8;
     float sums[WARP_TILES][Kind::TILES][4] = {};
-    if (Kind::GROUPED)
-        ask_for_scales<Kind>(call, tools.scales, begin);
-    for (int item = begin; item < end; item++) {
+    for (int item = 0; item < items.count; item++) {
         typename Kind::Decoder decoders[WARP_TILES][HALVES];
+        step_place next = place;
+        next.advance(call);
 #pragma unroll
         for (int box = 0; box < WARP_BOXES; box++) {
             codes.wait_full();
@@ -338,8 +368,8 @@ static __device__ __forceinline__ void multiply_items(const boxes_call &call, in
         if (Kind::GROUPED) {
             decant_copy_wait<0>();
             named_barrier(row_group + 1, COLUMN_GROUPS * DECANT_WARP);
-            if (item + 1 < end)
-                ask_for_scales<Kind>(call, tools.scales, item + 1);
+            if (item + 1 < items.count)
+                ask_for_scales<Kind>(call, tools.scales, next, item + 1);
         }
 #pragma unroll
         for (int box = 0; box < Kind::STEP_X_BOXES; box++) {
@@ -347,7 +377,7 @@ static __device__ __forceinline__ void multiply_items(const boxes_call &call, in
             const unsigned char *own = tools.x_slots + x.slot * Kind::X_BYTES + own_x;
             box_scales<Kind> scales;
             if constexpr (Kind::GROUPED)
-                scales = take_scales<Kind>(tools.scales, item, box);
+                scales = take_scales<Kind>(call, tools.scales, item, box);
             if constexpr (Kind::SCALES_SUMS)
                 add_scaled_box<Kind>(sums, decoders, scales, box, tools.table, own);
             else
@@ -361,12 +391,18 @@ static __device__ __forceinline__ void multiply_items(const boxes_call &call, in
                                                                  scales.of[rows][1]);
                                     });
             if (Kind::GROUPED && call.offsets)
-                add_offsets<Kind>(sums, call, item, box, own);
+                add_offsets<Kind>(sums, call, place, box, own);
             x.leave();
             x.advance();
         }
-        if (item + 1 == end || (item + 1) % call.steps == 0)
-            finish_segment<Kind>(call, item / call.steps, sums, tools.exchange, tools.cluster_parts);
+        if (item + 1 == items.count || next.step == 0) {
+            tile_share share = {(int)blockIdx.x, (int)blockIdx.x, 0}; /* of what lies between the segments */
+            if (is_first || item + 1 == items.count)
+                share = shares[is_first ? 0 : 1];
+            finish_segment<Kind>(call, place.row_tile, share, sums, tools.exchange, tools.cluster_parts);
+            is_first = false;
+        }
+        place = next;
     }
 }
 
@@ -382,11 +418,9 @@ static __host__ __device__ __forceinline__ shared_layout shared_layout_of(const 
 {
     shared_layout layout;
     layout.x = ROW_GROUPS * call.code_slots * Kind::CODE_BYTES;
-    const int x_bytes = call.x_slots * Kind::X_BYTES,
-              work_bytes = call.tasks > 0 ? work_place(RUN_COLUMNS) * 4 : 0;
-    layout.points = layout.x + (x_bytes > work_bytes ? x_bytes : work_bytes);
+    layout.points = layout.x + call.x_slots * Kind::X_BYTES;
     layout.exchange = layout.points + (ENTRY_STRIDE << Kind::Decoder::index_bits(Kind::BITS));
-    layout.cluster_parts = layout.exchange + EXCHANGE_BYTES;
+    layout.cluster_parts = layout.exchange + Kind::EXCHANGE_BYTES;
     layout.scales =
         layout.cluster_parts + (call.cluster > 1 ? ROW_GROUPS * Kind::FRAGMENTS * FRAGMENT_BYTES : 0);
     layout.total = layout.scales + (Kind::GROUPED ? 2 * ROWS * Kind::SCALE_PITCH * (int)sizeof(__half) : 0);
@@ -400,58 +434,57 @@ __global__ void __launch_bounds__(THREADS, 1) grid_boxes_kernel(const __grid_con
         using Decoder = typename Kind::Decoder;
         extern __shared__ __align__(1024) unsigned char shared[];
         __shared__ ring_barriers code_barriers, x_barriers;
+        __shared__ tile_share shares[BLOCK_SEGMENTS];
         const shared_layout layout = shared_layout_of<Kind>(call);
         const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
-        const int begin = first_item(call, blockIdx.x), end = first_item(call, blockIdx.x + 1);
-        const bool asks_for_codes = warp == WARPS && lane == 0;
-        ring_place codes = ring_at(code_barriers, call.code_slots), x = ring_at(x_barriers, call.x_slots);
-        uint2 entry = {};
-        if (threadIdx.x < TABLE_THREADS)
-            entry = first_entry<Decoder>(call.points, Kind::BITS);
-        const int boxes = (end - begin) * WARP_BOXES, at_once = min(boxes, call.code_slots);
-        if (asks_for_codes) {
-            create_ring(codes, ROW_GROUPS * codes.slots, COLUMN_GROUPS);
-            create_ring(x, x.slots, WARPS);
-            decant_barrier_publish();
-            for (int i = 0; i < at_once; i++)
-                ask_for_codes<Kind>(call, codes, decant_shared_address(shared), begin + i / WARP_BOXES,
-                                    i % WARP_BOXES);
-        }
-        __syncwarp();
-        decant_let_next_kernel_begin();
-        if (threadIdx.x < TABLE_THREADS)
-            load_table<Decoder, TABLE_THREADS>(entry, call.points, Kind::BITS, ENTRY_STRIDE,
-                                               shared + layout.points);
-        if (call.tasks > 0)
-            rotate_share(call, (float *)(shared + layout.x));
-        __syncthreads();
+        const ring_place codes = ring_at(code_barriers, call.code_slots), x = ring_at(x_barriers, call.x_slots);
         if (warp < WARPS) {
             decant_registers_raise<CONSUMER_REGISTERS>();
-            const block_tools tools = {
-                table_of_lane<Decoder::ENTRY_BYTES>(shared + layout.points, ENTRY_STRIDE),
-                codes,
-                x,
-                decant_shared_address(shared),
-                shared + layout.x,
-                (float4 *)(shared + layout.exchange),
-                (float4 *)(shared + layout.cluster_parts),
-                (__half *)(shared + layout.scales)};
-            multiply_items<Kind>(call, begin, end, tools);
+            decant_let_next_kernel_begin();
+            const int member = threadIdx.x / RUN_THREADS;
+            rotate_shares(call.rotation, call.runs, member * (int)gridDim.x + (int)blockIdx.x,
+                          CONSUMERS / RUN_THREADS * (int)gridDim.x,
+                          ((run_exchange *)(shared + layout.exchange))[member], ROW_GROUPS + 1 + member);
+            /* what follows has time until the other blocks' are rotated */
+            const uint2 entry = first_entry<Decoder>(call.points, Kind::BITS);
+            const block_items items = items_of(call, blockIdx.x);
+            if (Kind::GROUPED)
+                ask_for_scales<Kind>(call, (__half *)(shared + layout.scales), items.first, 0);
+            const point_table table = load_table<Decoder, CONSUMERS>(entry, call.points, Kind::BITS,
+                                                                     ENTRY_STRIDE, shared + layout.points);
+            named_barrier(BEGIN_BARRIER, BEGIN_THREADS);
+            const block_tools tools = {table,
+                                       codes,
+                                       x,
+                                       decant_shared_address(shared),
+                                       shared + layout.x,
+                                       (float4 *)(shared + layout.exchange),
+                                       (float4 *)(shared + layout.cluster_parts),
+                                       (__half *)(shared + layout.scales)};
+            multiply_items<Kind>(call, items, shares, tools);
         } else {
             decant_registers_lower<PRODUCER_REGISTERS>();
-            if (asks_for_codes) {
-                for (int i = at_once; i < boxes; i++)
-                    ask_for_codes<Kind>(call, codes, decant_shared_address(shared), begin + i / WARP_BOXES,
-                                        i % WARP_BOXES);
-            } else if (lane == 0 && warp == WARPS + 1) {
-                decant_wait_for_earlier_kernels();
-                if (call.tasks > 0)
-                    wait_for_rotated(call);
-                asm volatile("fence.proxy.async;" ::: "memory"); /* x was written by ordinary stores */
-                for (int item = begin; item < end; item++)
-                    for (int box = 0; box < Kind::STEP_X_BOXES; box++)
-                        ask_for_x<Kind>(call, x, decant_shared_address(shared + layout.x), item, box);
-            }
+            const bool asks_for_codes = warp == WARPS, asks_for_x = warp == WARPS + 1,
+                       shares_tiles = warp == WARPS + 2;
+            const block_items items = items_of(call, blockIdx.x);
+            if (asks_for_codes && lane == 0) {
+                create_ring(codes, ROW_GROUPS * codes.slots, COLUMN_GROUPS);
+                decant_barrier_publish();
+            } else if (asks_for_x && lane == 0) {
+                create_ring(x, x.slots, WARPS);
+                decant_barrier_publish();
+            } else if (shares_tiles && lane < BLOCK_SEGMENTS)
+                shares[lane] = share_of_tile(call, (first_item(call, blockIdx.x + lane) - lane) / call.steps);
+            decant_let_next_kernel_begin();
+            __syncwarp();
+            if (shares_tiles)
+                named_barrier(BEGIN_BARRIER, BEGIN_THREADS);
+            else if (asks_for_codes || asks_for_x)
+                arrive_at_barrier(BEGIN_BARRIER, BEGIN_THREADS);
+            if (asks_for_codes && lane == 0)
+                ask_for_all_codes<Kind>(call, codes, decant_shared_address(shared), items);
+            else if (asks_for_x && lane == 0)
+                ask_for_all_x<Kind>(call, x, decant_shared_address(shared + layout.x), items);
         }
     }
 }
@@ -465,17 +498,6 @@ template <typename Kind> static void share_memory(int room, boxes_call *call)
     call->x_slots = min(2 * Kind::STEP_X_BOXES, X_MOST_BYTES / Kind::X_BYTES);
     const int left = room - shared_layout_of<Kind>(*call).total;
     call->code_slots = min(left / Kind::CODE_BYTES, SLOTS_MAXIMUM) / ROW_GROUPS;
-}
-
-/* Which blocks rotate what, where a run of columns is short enough for one. */
-static void share_runs(int blocks, boxes_call *call)
-{
-    const token_rotation &rotation = call->rotation;
-    const int piece = 1 << max(rotation.rotation_bits, (int)OCTET_BITS), pieces = rotation.columns / piece;
-    const int runs = min(max(blocks / rotation.tokens, 1), pieces),
-              longest = (pieces + runs - 1) / runs * piece;
-    call->runs = runs;
-    call->tasks = pieces > 1 && longest <= RUN_COLUMNS ? runs * rotation.tokens : 0;
 }
 
 /* Blocks of a cluster that has a row tile, where such clusters would take nearly all multiprocessors and all
@@ -508,6 +530,19 @@ static int cluster_for(const decant_cuda_context *context, const boxes_call &cal
     return 1;
 }
 
+/* How many blocks may have a row tile each without the busiest having more steps than if all steps were shared
+ * evenly; 1: none. */
+static int sharers_for(const decant_cuda_context *context, const boxes_call &call)
+{
+    const int multiprocessors = context->shared.multiprocessors;
+    const int sharers = min(multiprocessors / call.row_tiles, call.steps);
+    const int64_t items = (int64_t)call.row_tiles * call.steps;
+    return sharers > 1 &&
+                   (call.steps + sharers - 1) / sharers <= (items + multiprocessors - 1) / multiprocessors
+               ? sharers
+               : 1;
+}
+
 template <typename Kind> static cudaError_t launch_kind(const decant_cuda_context *context, boxes_call call)
 {
     cudaFuncAttributes attributes;
@@ -518,15 +553,12 @@ template <typename Kind> static cudaError_t launch_kind(const decant_cuda_contex
     const int64_t items = (int64_t)call.row_tiles * call.steps;
     const size_t room = context->shared.shared_memory_bytes - attributes.sharedSizeBytes;
     call.cluster = cluster_for<Kind>(context, call, room);
-    const unsigned blocks = call.cluster > 1 ? (unsigned)(call.row_tiles * call.cluster)
+    call.sharers = call.cluster > 1 ? call.cluster : sharers_for(context, call);
+    const unsigned blocks = call.sharers > 1 ? (unsigned)(call.row_tiles * call.sharers)
                                              : (unsigned)min(items, (int64_t)context->shared.multiprocessors);
-    call.together = items <= blocks;
-    share_runs((int)blocks, &call);
-    if (call.tasks == 0) {
-        const cudaError_t rotated = decant_cuda_rotate_tokens(context, call.rotation);
-        if (rotated != cudaSuccess)
-            return rotated;
-    }
+    call.together = call.sharers > 1 || items <= blocks;
+    call.runs = share_runs(call.rotation, (int)blocks, CONSUMERS / RUN_THREADS,
+                           call.arrivals + DECANT_ARRIVALS - RUN_COUNTERS);
     share_memory<Kind>((int)room, &call);
     return decant_launch_early(context, grid_boxes_kernel<Kind>, blocks, THREADS,
                                (size_t)shared_layout_of<Kind>(call).total, call, (unsigned)call.cluster);
@@ -557,7 +589,8 @@ bool decant_cuda_grid_has_boxes(decant_backend *backend, decant_matrix x, const 
     (void)backend;
     return matrix->arranged && x.element == DECANT_BF16 && x.rows <= TOKENS_MAXIMUM &&
            decant_has_vectors<__nv_bfloat16>(x.columns, x.data) &&
-           matrix->rows <= (int64_t)ROWS * (DECANT_ARRIVALS - 2) && matrix->columns <= COLUMNS_MAXIMUM;
+           matrix->rows <= (int64_t)ROWS * (DECANT_ARRIVALS - RUN_COUNTERS) &&
+           matrix->columns <= COLUMNS_MAXIMUM;
 }
 
 static decant_status map_codes(decant_backend *backend, const decant_grid_view &view, CUtensorMap *map,
@@ -588,9 +621,14 @@ decant_status decant_cuda_grid_boxes(decant_backend *backend, decant_matrix x, c
     call.y = (__nv_bfloat16 *)y.data;
     call.rows = view.rows;
     call.groups = view.groups;
-    call.group_factor = group_factor_of(view.group / STRETCH_COLUMNS);
-    call.scales_by_fours =
-        view.group == STRETCH_COLUMNS && view.groups % 4 == 0 && (uintptr_t)view.scales % 8 == 0;
+    call.group_factor = quotient_factor(view.group / STRETCH_COLUMNS);
+    if (view.group == STRETCH_COLUMNS || view.group == 2 * STRETCH_COLUMNS) {
+        const uintptr_t scales = (uintptr_t)view.scales;
+        call.scales_at_once = view.groups % 4 == 0 && scales % 8 == 0   ? 4
+                              : view.groups % 2 == 0 && scales % 4 == 0 ? 2
+                                                                        : 0;
+        call.group_bits = call.scales_at_once > 0 && view.group > STRETCH_COLUMNS ? 1 : 0;
+    }
     call.steps = (view.words + STEP_WORDS - 1) / STEP_WORDS;
     call.accumulate = accumulate;
     DECANT_RETURN_ON_FAILURE(map_codes(backend, view, &call.codes, err));
@@ -616,7 +654,6 @@ decant_status decant_cuda_grid_boxes(decant_backend *backend, decant_matrix x, c
     void *scratch;
     DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, size_bytes, &scratch, err));
     DECANT_RETURN_ON_FAILURE(decant_cuda_arrivals(context, &call.arrivals, err));
-    call.rotated = call.arrivals + DECANT_ARRIVALS - 2;
     rotation.operands = (uint4 *)((char *)scratch + operands_at);
     rotation.token_scales = (float *)((char *)scratch + scales_at);
     call.parts = (float4 *)((char *)scratch + parts_at);

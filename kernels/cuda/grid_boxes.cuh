@@ -3,8 +3,8 @@
 #ifndef DECANT_KERNELS_CUDA_GRID_BOXES_CUH
 #define DECANT_KERNELS_CUDA_GRID_BOXES_CUH
 
-#include "kernels/cuda/grid_arranged.cuh"
-#include "kernels/cuda/grid_rotation.cuh"
+#include "kernels/cuda/arrivals.cuh"
+#include "kernels/cuda/grid_runs.cuh"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 
@@ -26,14 +26,14 @@ enum {
     WARP_BOXES = WARP_TILES / BOX_TILES, /* of codes, a step */
     BOX_OCTETS = 2,                      /* of each word, in a box of x */
     FRAGMENT_BYTES = DECANT_WARP * VECTOR_BYTES,
-    ROUND = COLUMN_GROUPS, /* fragments of sums that warps exchange at once, one for each */
-    EXCHANGE_BYTES = WARPS * ROUND * FRAGMENT_BYTES,
-    SCALED_TILES = 2, /* of tokens, whose sums are scaled rather than the weights */
-    TABLE_THREADS = 256,
+    ROUND_MAXIMUM = 8, /* fragments of sums that each warp gives to the others at once */
+    SCALED_TILES = 2,  /* of tokens, whose sums are scaled rather than the weights */
     TOKENS_MAXIMUM = 32,
     BLOCK_SEGMENTS = 2, /* with parts of a row tile: the first and the last */
     SLOTS_MAXIMUM = 32, /* of a ring */
-    RUN_COLUMNS = 8192, /* at most, that a block rotates at a time */
+    BEGIN_BARRIER = 14, /* beside those of groups of rows and of threads that rotate: all but x is there */
+    BEGIN_THREADS = CONSUMERS + 3 * DECANT_WARP,
+    SUMS_BARRIER = 15, /* the block's sums */
 };
 
 /* How a kernel is built: the way from codes to numbers, the bits of a code, whether groups of columns have
@@ -51,6 +51,10 @@ template <typename Decoder_, int BITS_, bool GROUPED_, int TILES_> struct boxes_
     static constexpr int SCALE_PITCH = STEP_STRETCHES + 4; /* so that rows' lie in different banks */
     static constexpr int X_BYTES = BOX_OCTETS * COLUMN_GROUPS * TILES * FRAGMENT_BYTES;
     static constexpr int FRAGMENTS = WARP_TILES * TILES; /* of sums, of a warp */
+    static constexpr int ROUND = FRAGMENTS < ROUND_MAXIMUM ? FRAGMENTS : (int)ROUND_MAXIMUM;
+    static constexpr int SUMS_BYTES = WARPS * ROUND * FRAGMENT_BYTES; /* that warps exchange at once */
+    static constexpr int RUNS_BYTES = CONSUMERS / RUN_THREADS * (int)sizeof(run_exchange);
+    static constexpr int EXCHANGE_BYTES = (SUMS_BYTES > RUNS_BYTES ? SUMS_BYTES : RUNS_BYTES + 127) / 128 * 128;
     static_assert(Decoder::STEP_CHUNKS == 1, "a step is an octet of columns");
     static_assert(BOX_OCTETS * ROW_LANES * OCTET == STRETCH_COLUMNS, "a box of x has a stretch of every unit");
 };
@@ -65,31 +69,76 @@ typedef struct boxes_call {
     float4 *parts;                  /* [blocks, BLOCK_SEGMENTS, fragments of a block, lanes] */
     uint32_t *arrivals;             /* [row tiles] zeros, and zeros again in the end */
     int rows, groups;
-    uint32_t group_factor;   /* so that stretch_group finds groups */
-    bool scales_by_fours;    /* a group is a stretch, and four of a row may be copied at once */
-    int row_tiles, steps;    /* of a block's rows; along the columns */
-    int cluster;             /* blocks of a cluster, which has a row tile; 1: no clusters */
+    uint32_t group_factor; /* so that stretch_group finds groups */
+    int scales_at_once;    /* that may be copied, 4 or 2, where a group is 2^group_bits stretches; else 0 */
+    int group_bits;        /* 0 or 1; so many stretches share what is kept of a step's scales */
+    int row_tiles, steps;  /* of a block's rows; along the columns */
+    int sharers;           /* blocks of a row tile, which have nothing else; 1: blocks share all steps evenly */
+    int cluster;           /* blocks of a cluster, which are the sharers of a row tile; 1: no clusters */
     int code_slots, x_slots; /* of each group of rows; of all */
-    uint32_t *rotated; /* [2] the same of tokens that blocks rotate: runs that are done, blocks that know */
-    int tasks, runs;   /* runs of columns of all tokens that blocks rotate, 0: none; and of one */
-    bool together;     /* no block has parts of two row tiles */
+    run_shares runs;
+    bool together; /* no block has parts of two row tiles */
     bool accumulate;
 } boxes_call;
 
+/* A step of a row tile. */
+typedef struct step_place {
+    int row_tile, step;
+
+    __device__ __forceinline__ void advance(const boxes_call &call)
+    {
+        if (++step == call.steps) {
+            step = 0;
+            row_tile++;
+        }
+    }
+} step_place;
+
 /* ---- what a block works on ---- */
 
-/* Steps of row tiles are shared evenly among the blocks, in order: those of a tile one after the other. Where
- * clusters have a row tile each, their blocks share its steps. */
+/* Steps of row tiles are shared evenly among the blocks, in order: those of a tile one after the other. Or the
+ * sharers of a row tile share its steps. */
 static __device__ __forceinline__ int first_item(const boxes_call &call, int block)
 {
-    if (call.cluster > 1)
-        return block / call.cluster * call.steps + call.steps * (block % call.cluster) / call.cluster;
+    if (call.sharers > 1) {
+        const int row_tile = block / call.sharers, own = block - row_tile * call.sharers;
+        return row_tile * call.steps + call.steps * own / call.sharers;
+    }
     return call.row_tiles * call.steps * block / (int)gridDim.x;
 }
 
 static __device__ __forceinline__ int block_of(const boxes_call &call, int item)
 {
     return ((item + 1) * (int)gridDim.x - 1) / (call.row_tiles * call.steps);
+}
+
+/* What a block works on: so many steps, one after the other. */
+typedef struct block_items {
+    step_place first;
+    int count;
+} block_items;
+
+static __device__ __forceinline__ block_items items_of(const boxes_call &call, int block)
+{
+    const int begin = first_item(call, block), row_tile = begin / call.steps;
+    return {{row_tile, begin - row_tile * call.steps}, first_item(call, block + 1) - begin};
+}
+
+/* The blocks that have some of a row tile, from the first to the last. */
+typedef struct tile_share {
+    int begin, end;
+    int segment; /* of the first block: which of its segments is of this tile; of the others the first is */
+} tile_share;
+
+static __device__ __forceinline__ tile_share share_of_tile(const boxes_call &call, int row_tile)
+{
+    tile_share share = {row_tile * call.sharers, (row_tile + 1) * call.sharers - 1, 0};
+    if (call.sharers == 1) {
+        share.begin = block_of(call, row_tile * call.steps);
+        share.end = block_of(call, (row_tile + 1) * call.steps - 1);
+        share.segment = first_item(call, share.begin) >= row_tile * call.steps ? 0 : 1;
+    }
+    return share;
 }
 
 /* ---- rings ---- */
@@ -200,79 +249,80 @@ static __device__ __forceinline__ void named_barrier(int name, int threads)
     asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
 }
 
-/* Where a block leaves the sums of a segment: fragment 0 of row group 0, lane 0. */
-template <typename Kind>
-static __device__ __forceinline__ float4 *parts_of(const boxes_call &call, int block, int row_tile)
+/* Counts for it, but goes on. */
+static __device__ __forceinline__ void arrive_at_barrier(int name, int threads)
 {
-    const bool is_first = first_item(call, block) / call.steps == row_tile;
-    const int64_t segment = (int64_t)block * BLOCK_SEGMENTS + (is_first ? 0 : 1);
-    return call.parts + segment * ROW_GROUPS * Kind::FRAGMENTS * DECANT_WARP;
+    asm volatile("bar.arrive %0, %1;" ::"r"(name), "r"(threads) : "memory");
 }
 
-/* Waits until other blocks have brought a counter to `count`. */
-static __device__ __forceinline__ void wait_for_count(const uint32_t *counter, uint32_t count)
+/* Where a block leaves the sums of a segment: fragment 0 of row group 0, lane 0. */
+template <typename Kind>
+static __device__ __forceinline__ float4 *parts_of(const boxes_call &call, const tile_share &share, int block)
+{
+    const int segment = block == share.begin ? share.segment : 0;
+    return call.parts +
+           (int64_t)(block * BLOCK_SEGMENTS + segment) * (ROW_GROUPS * Kind::FRAGMENTS * DECANT_WARP);
+}
+
+/* Waits until `blocks` blocks have come, by a thread of each, to a counter that is zero before and in the end:
+ * each counts when it comes and when it has seen all, and then does not wait for its count. */
+static __device__ __forceinline__ void meet_blocks(uint32_t *counter, uint32_t blocks)
 {
     uint32_t now;
+    asm volatile("red.release.gpu.global.inc.u32 [%0], %1;" ::"l"(counter), "r"(2 * blocks - 1) : "memory");
     do
-        asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
-    while (now != count);
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+    while (now < blocks);
+    asm volatile("red.relaxed.gpu.global.inc.u32 [%0], %1;" ::"l"(counter), "r"(2 * blocks - 1) : "memory");
 }
 
 /* The parts of a row tile by all blocks that have some of it, each some fragments, in the order of the blocks.
  * They wait for each other, so all blocks must run at once and have nothing else to do. */
 template <typename Kind>
-static __device__ __forceinline__ void join_together(const boxes_call &call, int row_tile, int begin, int end)
+static __device__ __forceinline__ void join_together(const boxes_call &call, int row_tile,
+                                                     const tile_share &share)
 {
     const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
-    const int blocks = end - begin + 1, first = ((int)blockIdx.x - begin) * WARPS + warp;
-    __threadfence();
-    named_barrier(15, CONSUMERS);
-    if (threadIdx.x == 0) {
-        uint32_t *arrived = call.arrivals + row_tile, *seen = call.arrivals + call.row_tiles + row_tile;
-        atomicAdd(arrived, 1u);
-        wait_for_count(arrived, (uint32_t)blocks);
-        if (atomicInc(seen, (uint32_t)blocks - 1) == (uint32_t)blocks - 1)
-            *arrived = 0;
-    }
-    named_barrier(15, CONSUMERS);
-    __threadfence();
+    const int blocks = share.end - share.begin + 1, first = ((int)blockIdx.x - share.begin) * WARPS + warp;
+    named_barrier(SUMS_BARRIER, CONSUMERS);
+    if (threadIdx.x == 0)
+        meet_blocks(call.arrivals + row_tile, (uint32_t)blocks);
+    named_barrier(SUMS_BARRIER, CONSUMERS);
     for (int fragment = first; fragment < ROW_GROUPS * Kind::FRAGMENTS; fragment += blocks * WARPS) {
         const fragment_place place =
             place_of<Kind>(call, row_tile, fragment / Kind::FRAGMENTS, fragment % Kind::FRAGMENTS);
         float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 4
-        for (int block = begin; block <= end; block++)
-            add(sum, __ldcg(parts_of<Kind>(call, block, row_tile) + fragment * DECANT_WARP + lane));
+        for (int block = share.begin; block <= share.end; block++)
+            add(sum, __ldcg(parts_of<Kind>(call, share, block) + fragment * DECANT_WARP + lane));
         store_sums(call, place, sum);
     }
 }
 
 /* The parts of a row tile by the block that comes last, in the order of the blocks. */
 template <typename Kind>
-static __device__ __forceinline__ void join_parts(const boxes_call &call, int row_tile, int begin, int end)
+static __device__ __forceinline__ void join_parts(const boxes_call &call, int row_tile, const tile_share &share)
 {
     constexpr int EACH = ROW_GROUPS * Kind::FRAGMENTS / WARPS; /* of the row tile's fragments, for a warp */
-    __shared__ uint32_t before;
+    __shared__ bool is_last;
     const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
     fragment_place places[EACH];
     float4 sums[EACH];
-    __threadfence();
-    named_barrier(15, CONSUMERS);
-    if (threadIdx.x == 0) /* back to zero with the last one */
-        before = atomicInc(call.arrivals + row_tile, (uint32_t)(end - begin));
+    named_barrier(SUMS_BARRIER, CONSUMERS);
+    if (threadIdx.x == 0)
+        is_last = decant_leaves_last(call.arrivals + row_tile, share.end - share.begin + 1);
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         const int fragment = i * WARPS + warp;
         places[i] = place_of<Kind>(call, row_tile, fragment / Kind::FRAGMENTS, fragment % Kind::FRAGMENTS);
         sums[i] = make_float4(0, 0, 0, 0);
     }
-    named_barrier(15, CONSUMERS);
-    if (before != (uint32_t)(end - begin))
+    named_barrier(SUMS_BARRIER, CONSUMERS);
+    if (!is_last)
         return;
-    __threadfence();
 #pragma unroll 4
-    for (int block = begin; block <= end; block++) {
-        const float4 *parts = parts_of<Kind>(call, block, row_tile) + warp * DECANT_WARP + lane;
+    for (int block = share.begin; block <= share.end; block++) {
+        const float4 *parts = parts_of<Kind>(call, share, block) + warp * DECANT_WARP + lane;
 #pragma unroll
         for (int i = 0; i < EACH; i++)
             add(sums[i], __ldcg(parts + i * CONSUMERS));
@@ -288,7 +338,7 @@ template <typename Kind>
 static __device__ __forceinline__ void join_cluster(const boxes_call &call, int row_tile, const float4 *own)
 {
     const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
-    const int rank = (int)blockIdx.x % call.cluster;
+    const int rank = (int)blockIdx.x - row_tile * call.cluster;
     decant_cluster_barrier();
     for (int fragment = rank * WARPS + warp; fragment < ROW_GROUPS * Kind::FRAGMENTS;
          fragment += call.cluster * WARPS) {
@@ -304,54 +354,59 @@ static __device__ __forceinline__ void join_cluster(const boxes_call &call, int 
 }
 
 /* The sums of the block's share of a row tile: of the groups of columns, in order, then, where other blocks
- * have the rest of the columns, theirs. sums are zeros then. exchange: EXCHANGE_BYTES of shared memory;
- * cluster_parts: room for all fragments, of blocks of clusters. */
+ * have the rest of the columns, theirs. sums are zeros then. share: of the tile; exchange: EXCHANGE_BYTES of
+ * shared memory; cluster_parts: room for all fragments, of blocks of clusters. */
 template <typename Kind>
-static __device__ __forceinline__ void finish_segment(const boxes_call &call, int row_tile,
-                                                      float (&sums)[WARP_TILES][Kind::TILES][4],
-                                                      float4 *exchange, float4 *cluster_parts)
+static __device__ __forceinline__ void
+finish_segment(const boxes_call &call, int row_tile, const tile_share &share,
+               float (&sums)[WARP_TILES][Kind::TILES][4], float4 *exchange, float4 *cluster_parts)
 {
-    constexpr int ROUNDS = Kind::FRAGMENTS / ROUND;
+    constexpr int ROUNDS = Kind::FRAGMENTS / Kind::ROUND,
+                  EACH = Kind::ROUND / COLUMN_GROUPS; /* fragments of a round, for a warp */
     const int warp = threadIdx.x / DECANT_WARP, lane = threadIdx.x % DECANT_WARP;
     const int row_group = warp / COLUMN_GROUPS, column_group = warp % COLUMN_GROUPS;
-    const int begin = block_of(call, row_tile * call.steps),
-              end = block_of(call, (row_tile + 1) * call.steps - 1);
-    const bool is_whole = begin == end && call.cluster == 1;
-    float4 *part = (call.cluster > 1 ? cluster_parts : parts_of<Kind>(call, blockIdx.x, row_tile)) +
+    const bool is_whole = share.begin == share.end;
+    float4 *part = (call.cluster > 1 ? cluster_parts : parts_of<Kind>(call, share, blockIdx.x)) +
                    row_group * Kind::FRAGMENTS * DECANT_WARP + lane;
-    float4 *own = exchange + row_group * COLUMN_GROUPS * ROUND * DECANT_WARP + lane;
-    fragment_place places[ROUNDS];
+    float4 *own = exchange + row_group * COLUMN_GROUPS * Kind::ROUND * DECANT_WARP + lane;
     decant_wait_for_earlier_kernels(); /* x has arrived, so they have ended */
-    if (is_whole)
-#pragma unroll
-        for (int round = 0; round < ROUNDS; round++)
-            places[round] = place_of<Kind>(call, row_tile, row_group, round * ROUND + column_group);
 #pragma unroll
     for (int round = 0; round < ROUNDS; round++) {
+        fragment_place places[EACH];
+        if (is_whole)
+#pragma unroll
+            for (int i = 0; i < EACH; i++)
+                places[i] = place_of<Kind>(call, row_tile, row_group,
+                                           round * Kind::ROUND + i * COLUMN_GROUPS + column_group);
         named_barrier(row_group + 1, COLUMN_GROUPS * DECANT_WARP);
 #pragma unroll
-        for (int i = 0; i < ROUND; i++) {
-            const int index = round * ROUND + i;
+        for (int i = 0; i < Kind::ROUND; i++) {
+            const int index = round * Kind::ROUND + i;
             float(&four)[4] = sums[index / Kind::TILES][index % Kind::TILES];
-            own[(column_group * ROUND + i) * DECANT_WARP] = make_float4(four[0], four[1], four[2], four[3]);
+            own[(column_group * Kind::ROUND + i) * DECANT_WARP] =
+                make_float4(four[0], four[1], four[2], four[3]);
             four[0] = four[1] = four[2] = four[3] = 0;
         }
         named_barrier(row_group + 1, COLUMN_GROUPS * DECANT_WARP);
-        float4 sum = own[column_group * DECANT_WARP];
 #pragma unroll
-        for (int group = 1; group < COLUMN_GROUPS; group++)
-            add(sum, own[(group * ROUND + column_group) * DECANT_WARP]);
-        if (is_whole)
-            store_sums(call, places[round], sum);
-        else
-            part[(round * ROUND + column_group) * DECANT_WARP] = sum;
+        for (int i = 0; i < EACH; i++) {
+            const int index = i * COLUMN_GROUPS + column_group; /* of the round */
+            float4 sum = own[index * DECANT_WARP];
+#pragma unroll
+            for (int group = 1; group < COLUMN_GROUPS; group++)
+                add(sum, own[(group * Kind::ROUND + index) * DECANT_WARP]);
+            if (is_whole)
+                store_sums(call, places[i], sum);
+            else
+                part[(round * Kind::ROUND + index) * DECANT_WARP] = sum;
+        }
     }
     if (call.cluster > 1)
         join_cluster<Kind>(call, row_tile, cluster_parts);
     else if (!is_whole && call.together)
-        join_together<Kind>(call, row_tile, begin, end);
+        join_together<Kind>(call, row_tile, share);
     else if (!is_whole)
-        join_parts<Kind>(call, row_tile, begin, end);
+        join_parts<Kind>(call, row_tile, share);
 }
 
 #endif

@@ -216,17 +216,25 @@ static __device__ __forceinline__ void finish_rotation(float *work, int columns,
         rotate_steps<3>(work, columns, first);
 }
 
+/* Eight values as F16. */
+static __device__ __forceinline__ uint4 octet_of_halves(const float (&values)[OCTET], float factor)
+{
+    __half2 pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        pairs[i] = __floats2half2_rn(values[2 * i] * factor, values[2 * i + 1] * factor);
+    uint4 vector;
+    memcpy(&vector, pairs, sizeof vector);
+    return vector;
+}
+
 /* An octet of the work array as F16. */
 static __device__ __forceinline__ uint4 rotated_octet(const float *work, int octet, float factor)
 {
     const float4 *source = (const float4 *)(work + work_place(octet * OCTET));
     const float4 a = source[0], b = source[1];
-    const __half2 pairs[4] = {
-        __floats2half2_rn(a.x * factor, a.y * factor), __floats2half2_rn(a.z * factor, a.w * factor),
-        __floats2half2_rn(b.x * factor, b.y * factor), __floats2half2_rn(b.z * factor, b.w * factor)};
-    uint4 vector;
-    memcpy(&vector, pairs, sizeof vector);
-    return vector;
+    const float values[OCTET] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    return octet_of_halves(values, factor);
 }
 
 /* ---- ahead of a product ---- */
@@ -236,7 +244,8 @@ enum {
     SIGN_COLUMNS = 64,          /* whose signs are drawn at once */
 };
 
-/* Tokens that a kernel of its own rotates for the product behind it. */
+/* Tokens that are rotated for a product, by a kernel of its own ahead of it or by its blocks (grid_runs.cuh).
+ */
 typedef struct token_rotation {
     const __nv_bfloat16 *x; /* [tokens, columns] */
     uint4 *operands;        /* as `layout` says; places of tokens beyond the last are left as they are */

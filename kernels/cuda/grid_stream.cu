@@ -193,7 +193,7 @@ static stream_call call_of(const decant_grid_matrix *matrix, const float *points
     call.points = points;
     call.columns = view.columns;
     call.groups = view.groups;
-    call.group_factor = group_factor_of(view.group / STRETCH_COLUMNS);
+    call.group_factor = quotient_factor(view.group / STRETCH_COLUMNS);
     call.tiles = view.rows / ARRANGED_ROWS;
     call.units = view.words / ARRANGED_WORDS;
     call.scales_by_fours = view.groups % 4 == 0 && ((uintptr_t)view.scales | (uintptr_t)view.offsets) % 8 == 0;

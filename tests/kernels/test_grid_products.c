@@ -107,7 +107,7 @@ static void products_match_for_every_grid(void **state)
         {2, 8, 24, 22016, 22016, 32}, {1, 2, 24, 1024, 64, 32},      {2, 6, 1064, 512, 512, 512},
         {2, 7, 2120, 768, 768, 256},  {2, 4, 56, 34304, 34304, 8},   {1, 4, 7688, 640, 640, 128},
         {2, 5, 1072, 1536, 64, 512},  {2, 8, 32, 1536, 192, 512},    {1, 4, 2200, 1280, 64, 256},
-        {2, 8, 16, 12288, 64, 4096},
+        {2, 8, 16, 12288, 64, 4096},  {2, 8, 8, 16384, 64, 16384},
     };
     const char *only = getenv("DECANT_TEST_GRID"); /* its number: all take too long under some tools */
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
