@@ -256,6 +256,8 @@ typedef struct decant_packed_matrix {
     uint16_t *sparse_values;  /* F16 [count]: added to the decoded level */
     uint32_t *sparse_entries; /* [count]: the same once more, a word each: column + (bits of the value << 16);
                                  NULL where nobody called validate->prepare, or it had no use for them */
+    bool arranged;            /* the same planes, their words in an order that only the backend knows: see
+                                 validate->prepare */
 } decant_packed_matrix;
 
 /* The error of one matrix under one candidate. */
@@ -414,7 +416,9 @@ typedef struct decant_comparison {
 
 typedef struct decant_validate_kernels {
     /* Once a matrix is filled: adds what its products are faster with, packed->sparse_entries, from
-     * memory->allocate, or nothing. The caller owns it with the other arrays; products are right without. */
+     * memory->allocate, which the caller owns with the other arrays, and puts the planes into the order that
+     * they read fastest, in place or into another array instead of theirs; or nothing. Products are right
+     * without. From then on only packed_linear takes the matrix. */
     decant_status (*prepare)(decant_backend *backend, decant_packed_matrix *packed, decant_error *err);
 
     /* y = x ŵᵀ (or y += …) straight from the packed form, whose arrays are complete: whoever filled them has

@@ -15,6 +15,16 @@ static int64_t pattern_bytes(int64_t rows, int64_t count)
     return 4 * (rows + 1) + 4 * count;
 }
 
+/* What a GPU puts behind the planes of one matrix so that they are whole pieces
+ * (kernels/cuda/arranged_planes.cu), at the most bits. */
+static int64_t arranged_zeros_bytes(int64_t rows, int64_t columns)
+{
+    enum { PIECE_WORDS = 16, WORDS_FOR_ONE_MORE = 20 };
+    int64_t words = (columns + 31) / 32, whole = (words + PIECE_WORDS - 1) / PIECE_WORDS * PIECE_WORDS;
+    bool is_padded = (whole - words) * WORDS_FOR_ONE_MORE <= whole;
+    return is_padded ? 4 * rows * DECANT_BITS_MAXIMUM * (whole - words) : 0;
+}
+
 static void size_linear(const decant_job_shape *shape, const decant_linear *linear, decant_linear_size *size)
 {
     const decant_recipe *recipe = &shape->recipe;
@@ -62,7 +72,7 @@ static void size_linear(const decant_job_shape *shape, const decant_linear *line
                                                              : size->largest_bytes;
     }
     size->packed_bytes = size->stored_bytes + (4 - decant_sparse_index_bytes(columns)) * count + widened;
-    size->joined_bytes = shape->cuda ? 4 * count : 0;
+    size->prepared_bytes = shape->cuda ? 4 * count + arranged_zeros_bytes(rows, columns) : 0;
 }
 
 void decant_linear_size_add(decant_linear_size *sum, const decant_linear_size *size)
@@ -75,7 +85,7 @@ void decant_linear_size_add(decant_linear_size *sum, const decant_linear_size *s
     sum->largest_bytes += size->largest_bytes;
     sum->stored_bytes += size->stored_bytes;
     sum->packed_bytes += size->packed_bytes;
-    sum->joined_bytes += size->joined_bytes;
+    sum->prepared_bytes += size->prepared_bytes;
     decant_guided_operations_add(&sum->guided, &size->guided);
 }
 

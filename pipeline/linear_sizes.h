@@ -18,7 +18,7 @@ typedef struct decant_linear_size {
     int64_t largest_bytes;  /* stored, as the largest */
     int64_t stored_bytes;   /* stored, at the average that was asked for */
     int64_t packed_bytes;   /* the same on a device: column indices take 4 bytes there */
-    int64_t joined_bytes;   /* of them as loaded: what decant_validate_kernels.prepare adds at most */
+    int64_t prepared_bytes; /* what decant_validate_kernels.prepare adds to it at most */
     decant_guided_operations guided; /* of all its guided candidates */
 } decant_linear_size;
 

@@ -276,7 +276,7 @@ static void plan_validation(decant_rank_view *view, decant_rank_memory *memory)
     int64_t whole = decant_rank_end_elements(view) + layers * decant_rank_block_sizes(view).vector_weights;
     view->working = larger(view->working, decant_validation_working_bytes(shape, view->share->has_head));
     at->device = decant_rank_placed_bytes(view, all.weights, layers) +
-                 decant_rank_placed_bytes(view, 0, layers) + all.packed_bytes + all.joined_bytes +
+                 decant_rank_placed_bytes(view, 0, layers) + all.packed_bytes + all.prepared_bytes +
                  2 * decant_rank_part_bytes(view, rows) + decant_rank_kept_bytes(view, rows) +
                  3 * decant_rank_boundary_bytes(view, rows) + view->working;
     if (view->share->has_head) { /* window by window, both models' logits */

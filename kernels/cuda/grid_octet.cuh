@@ -74,12 +74,13 @@ static __device__ __forceinline__ void decant_grid_octet(const decant_grid_view 
                                                          int row, int octet, float (&values)[DECANT_OCTET * P])
 {
     const uint32_t *planes = view.planes + (int64_t)row * view.code_bits * view.words;
+    const decant_planes_order order = decant_planes_order_of(view.code_bits, view.words, false);
     const int low_bits = min(view.code_bits, 8), last = view.codes - 1;
     const uint2 low = view.arranged ? decant_arranged_codes(view, row, octet)
-                                    : decant_octet_codes(planes, low_bits, view.words, octet);
+                                    : decant_octet_codes(planes, low_bits, order, octet);
     uint2 high = {0, 0};
     if (view.code_bits > 8)
-        high = decant_octet_codes(planes + 8 * view.words, view.code_bits - 8, view.words, octet);
+        high = decant_octet_codes(planes + 8 * view.words, view.code_bits - 8, order, octet);
     float2 scale = decant_grid_scale_of(view, row, min(octet * DECANT_OCTET, last));
 #pragma unroll
     for (int c = 0; c < DECANT_OCTET; c++) {

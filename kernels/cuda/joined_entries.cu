@@ -3,8 +3,8 @@
  * waits in one register until it is due. Made once, when a matrix has been loaded, where columns fit half a
  * word; decant_packed_matrix owns it with the other arrays.
  *
- * Any product may read it where it is there (decant_packed_view.sparse_entries is not NULL). The one that must
- * is parities_apart.cu; the others read columns and values, which stay. */
+ * Any product may read it where it is there (decant_packed_view.sparse_entries is not NULL). Those that must
+ * are parities_apart.cu and pair_entries.cuh; the others read columns and values, which stay. */
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/operations.h"
 

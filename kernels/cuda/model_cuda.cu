@@ -24,7 +24,7 @@ extern const decant_model_kernels decant_cuda_model_kernels = {
 };
 
 extern const decant_validate_kernels decant_cuda_validate_kernels = {
-    .prepare = decant_cuda_join_entries,
+    .prepare = decant_cuda_packed_prepare,
     .packed_linear = decant_cuda_packed_linear,
     .compare = decant_cuda_compare,
 };

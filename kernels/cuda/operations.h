@@ -55,6 +55,10 @@ decant_status decant_cuda_cross_entropy(decant_backend *backend, decant_matrix l
 
 /* ---- the validation table ---- */
 
+decant_status decant_cuda_packed_prepare(decant_backend *backend, decant_packed_matrix *packed,
+                                         decant_error *err);
+decant_status decant_cuda_arrange_planes(decant_backend *backend, decant_packed_matrix *packed,
+                                         decant_error *err);
 decant_status decant_cuda_join_entries(decant_backend *backend, decant_packed_matrix *packed,
                                        decant_error *err);
 decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x,

@@ -24,7 +24,6 @@ enum {
     TILE_ROWS_MULTIPLE = 256,
     LOT_TOKENS = 32, /* the most that are multiplied without decoding */
     PAIRS_TOKENS_FEW = 8,
-    PAIRS_ROWS_NARROW_SPARSE = 8192, /* so few that blocks have one tile each; below four bits */
     PARITIES_TOKENS = 16,
     PARITIES_SPARSE_COLUMNS = 8192, /* of more than two tokens */
 };
@@ -62,7 +61,7 @@ __global__ void __launch_bounds__(THREADS)
     int octet = threadIdx.x;
     uint2 codes = {0, 0};
     if (octet < octets) /* on their way while the levels come */
-        codes = decant_octet_codes(planes, BITS, packed.words, octet);
+        codes = decant_octet_codes(planes, BITS, packed.order, octet);
     for (int i = threadIdx.x; i < LEVELS * COPIES; i += THREADS)
         levels[i] = __half2float(packed.levels[(int64_t)row * LEVELS + i / COPIES]);
     __syncthreads();
@@ -76,7 +75,7 @@ __global__ void __launch_bounds__(THREADS)
         const int done = octet;
         octet += THREADS;
         if (octet < octets)
-            codes = decant_octet_codes(planes, BITS, packed.words, octet);
+            codes = decant_octet_codes(planes, BITS, packed.order, octet);
         store_octet(target + done * DECANT_OCTET, values, packed.columns - done * DECANT_OCTET, vectors);
     }
     if (!sparse)
@@ -84,7 +83,7 @@ __global__ void __launch_bounds__(THREADS)
     __syncthreads(); /* the dense values are written before the sparse ones take their place */
     for (uint32_t i = packed.row_offsets[row] + threadIdx.x; i < packed.row_offsets[row + 1]; i += THREADS) {
         const uint32_t column = packed.sparse_columns[i];
-        const float level = own_levels[decant_column_code(planes, BITS, packed.words, column) * COPIES];
+        const float level = own_levels[decant_column_code(planes, BITS, packed.order, column) * COPIES];
         target[column] = decant_from_float<T>(level + __half2float(packed.sparse_values[i]));
     }
 }
@@ -164,18 +163,17 @@ static bool takes_parities(decant_backend *backend, decant_matrix x, const decan
     return wanted && x.rows <= PARITIES_TOKENS && decant_cuda_packed_has_parities(backend, x, packed);
 }
 
-/* Where pairs have been faster than tiles or as fast, which are less exact (tests/bench/DECODE.md): from some
- * number of weights on, because tables take their time to fill. Narrower codes are looked up in registers as
- * fast, but there the sparse part costs more. */
+/* Where pairs have been faster than tiles (tests/bench/DECODE.md): from some number of weights on, because
+ * tables take their time to fill. Narrower codes are looked up in registers as fast. */
 static bool gains_by_pairs(decant_matrix x, const decant_packed_matrix *packed)
 {
     const int64_t mebi_weights = packed->rows * packed->columns >> 20;
-    const bool sparse = packed->sparse.count > 0, several = x.rows > PAIRS_TOKENS_FEW;
+    const bool several = x.rows > PAIRS_TOKENS_FEW;
+    if (packed->sparse.count > 0)
+        return mebi_weights >= (packed->bits == 4 || several ? 16 : 40);
     if (packed->bits == 4)
-        return mebi_weights >= (sparse || several ? 16 : 40);
-    if (mebi_weights >= 64)
-        return mebi_weights > 64 || packed->bits == 3 || sparse || several;
-    return sparse && several && mebi_weights >= 16 && packed->rows <= PAIRS_ROWS_NARROW_SPARSE;
+        return mebi_weights >= (several ? 24 : 40);
+    return several ? mebi_weights >= 64 : mebi_weights > 64;
 }
 
 static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
@@ -205,6 +203,13 @@ static decant_status multiply_halves(decant_backend *backend, decant_matrix x,
     const int64_t left = x.rows - LOT_TOKENS;
     return decant_cuda_packed_linear(backend, decant_matrix_rows(x, LOT_TOKENS, left), packed, accumulate,
                                      decant_matrix_rows(y, LOT_TOKENS, left), err);
+}
+
+decant_status decant_cuda_packed_prepare(decant_backend *backend, decant_packed_matrix *packed,
+                                         decant_error *err)
+{
+    DECANT_RETURN_ON_FAILURE(decant_cuda_join_entries(backend, packed, err));
+    return decant_cuda_arrange_planes(backend, packed, err);
 }
 
 decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x,

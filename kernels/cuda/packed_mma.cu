@@ -39,11 +39,11 @@ static __device__ __forceinline__ void fill_tables(const decant_packed_view &pac
 /* The words of a unit of one row, all planes; zeros beyond the last word. */
 template <int BITS, bool WHOLE>
 static __device__ __forceinline__ void load_planes(uint32_t (&planes)[BITS][WORDS], const uint32_t *row_planes,
-                                                   int words, int first_word)
+                                                   int words, const decant_planes_order &order, int first_word)
 {
 #pragma unroll
     for (int bit = 0; bit < BITS; bit++) {
-        const uint32_t *source = row_planes + bit * words + first_word;
+        const uint32_t *source = row_planes + bit * order.plane + decant_word_place(order, first_word);
         if constexpr (WHOLE) {
             const uint4 four = *(const uint4 *)source;
             planes[bit][0] = four.x;
@@ -97,8 +97,10 @@ static __device__ __forceinline__ void add_unit(float (&sums)[TILES][4], const d
     const int upper = min(first_row + own_row, packed.rows - 1);
     const int lower = min(first_row + own_row + 8, packed.rows - 1);
     uint32_t upper_planes[BITS][WORDS], lower_planes[BITS][WORDS];
-    load_planes<BITS, WHOLE>(upper_planes, decant_row_planes(packed, upper), packed.words, unit * WORDS);
-    load_planes<BITS, WHOLE>(lower_planes, decant_row_planes(packed, lower), packed.words, unit * WORDS);
+    load_planes<BITS, WHOLE>(upper_planes, decant_row_planes(packed, upper), packed.words, packed.order,
+                             unit * WORDS);
+    load_planes<BITS, WHOLE>(lower_planes, decant_row_planes(packed, lower), packed.words, packed.order,
+                             unit * WORDS);
     const uint32_t *upper_table = tables + own_row * TABLE_WORDS<BITS>;
     const uint32_t *lower_table = upper_table + 8 * TABLE_WORDS<BITS>;
 #pragma unroll

@@ -9,68 +9,69 @@
  * dense product, and its table has to be there only twice. Up to eight tokens, one product does both kinds.
  *
  * A block has the tables of 64 rows. It takes stages of 1024 columns of these, which the tensor memory
- * accelerator brings into a ring, asked by a warp of its own where there is no sparse part; a warp takes a
- * slice of 128 columns of a stage, of all rows: of the four words of a plane, lanes t = 0 and 1 take the first
- * two, t = 2 and 3 the last two. The warps' sums are added up at the end of a tile of rows.
+ * accelerator brings into a ring, asked by a warp of its own where one is left; a warp takes a slice of 128
+ * columns of a stage, of all rows: of the four words of a plane, lanes t = 0 and 1 take the first two, t = 2
+ * and 3 the last two. The warps' sums are added up at the end of a tile of rows.
  *
  * What a warp reads of x comes from the L2 cache behind codes that were asked for before it. So it is asked for
- * a whole stage ahead where registers suffice.
+ * a whole stage ahead where registers suffice; beside entries only where rows are long, since what is asked for
+ * early stands in the way of what the entries need.
  *
  * The stages of all tiles of rows, one tile after the other, are cut into runs of the same length, one for each
  * multiprocessor; where there are blocks enough, no run has stages of two tiles. Blocks that share a tile leave
  * their sums in scratch, and the one that comes last adds them up in order.
  *
- * The sparse part is either multiplied before, by token_sparse.cu, and added at the end; or by four more warps
- * of each block, while the others take the codes, and added with the warps' sums (entry_products.cuh). Then the
- * warps of the entries hand some of their registers on to those of the codes. */
+ * The sparse part is multiplied by some more warps of each block (pair_entries.cuh), while the others take the
+ * codes, and added with the warps' sums; or before, by token_sparse.cu, and added at the end. The warps that do
+ * not take codes hand some of their registers on to those that do. */
 
 #include "kernels/cuda/arrivals.cuh"
 #include "kernels/cuda/early_launch.cuh"
-#include "kernels/cuda/entry_products.cuh"
 #include "kernels/cuda/pair_codes.cuh"
+#include "kernels/cuda/pair_entries.cuh"
 #include "kernels/cuda/sparse_core.cuh"
 #include "kernels/cuda/token_fragments.h"
 #include "kernels/cuda/token_sparse.h"
 
 enum {
-    PART_STRIDE = 80, /* floats of a token in a warp's sums: stores of two tokens fall into different banks */
-    QUADS = ROWS / 4, /* rows that are added up together */
-    SHARED_TILES = 2, /* of a block with others: its first and its last */
+    OFFSETS_LINE = 32, /* of rows, in a cache line */
+    PART_STRIDE = 80,  /* floats of a token in a warp's sums: stores of two tokens fall into different banks */
+    QUADS = ROWS / 4,  /* rows that are added up together */
+    SHARED_TILES = 2,  /* of a block with others: its first and its last */
     RING_ADDRESS = 2048, /* in shared memory, behind what the system and the barriers take */
     TABLES_ADDRESS = RING_ADDRESS + RING_BYTES,
     PLANES_MAXIMUM = 4,
-    BESIDE_TOKENS = 16,
-    BEFORE_WEIGHTS = 128, /* Mi */
-    HALVES = 2,           /* of a slice: the words of a plane that a lane has */
+    EARLY_STAGES = 16, /* of a row: beside entries, x of longer ones is asked for a whole stage ahead */
+    HALVES = 2,        /* of a slice: the words of a plane that a lane has */
     HALF_TURNS = DECANT_FRAGMENTS_TURNS / HALVES,
     ENTRIES_BARRIER = CODES_BARRIER + 1, /* of the warps of the entries */
-    BLOCK_BARRIER,                       /* of all */
-    OTHER_WARPS = 4, /* beside those of the codes: the entries', or one that asks for codes */
-    ENTRY_WARPS = OTHER_WARPS,
-    ENTRY_LANES = ENTRY_WARPS * DECANT_WARP,
+    OTHER_WARPS = 4, /* beside those of the codes: the entries', and one that asks for codes */
     BLOCK_THREADS = THREADS + OTHER_WARPS * DECANT_WARP,
-    ENTRY_OCTETS = ROWS / ENTRY_OCTET,
 };
 
-/* Registers of a thread on average, of the codes' threads and of the others. Mostly they leave room for a block
- * of the kernel that makes fragments for the next product. */
-template <int TOKENS, bool SPARSE> constexpr int REGISTERS = TOKENS > 16 ? (SPARSE ? 168 : 160) : 160;
-template <int TOKENS, bool SPARSE> constexpr int CODES_REGISTERS = !SPARSE ? 224 : TOKENS > 16 ? 200 : 168;
-template <int TOKENS, bool SPARSE>
-constexpr int OTHERS_REGISTERS = 3 * REGISTERS<TOKENS, SPARSE> - 2 * CODES_REGISTERS<TOKENS, SPARSE>;
+/* Entries of many tokens take all of these warps; then the block's first thread asks for codes. */
+template <int TOKENS> constexpr int ENTRY_WARPS = TOKENS > 16 ? OTHER_WARPS : OTHER_WARPS - 1;
+template <int TOKENS> constexpr int ENTRY_LANES = ENTRY_WARPS<TOKENS> *DECANT_WARP;
+template <int TOKENS, bool SPARSE> constexpr bool ASKS_APART = !SPARSE || ENTRY_WARPS<TOKENS> < OTHER_WARPS;
+
+/* Registers of a thread on average, of the codes' threads and of the others. They leave room for a block of the
+ * kernel that makes fragments for the next product. */
+constexpr int REGISTERS = 160;
+template <int BITS, int TOKENS, bool SPARSE>
+constexpr int CODES_REGISTERS = !SPARSE                    ? 224
+                                : BITS == 4 && TOKENS > 16 ? 208
+                                                           : 200;
+template <int BITS, int TOKENS, bool SPARSE>
+constexpr int OTHERS_REGISTERS = 3 * REGISTERS - 2 * CODES_REGISTERS<BITS, TOKENS, SPARSE>;
 
 /* Whether the codes' warps have registers for the x of two stages. */
-template <int TOKENS, bool SPARSE> constexpr bool TAKES_X_EARLY = !SPARSE && TOKENS <= 16;
+template <int TOKENS> constexpr bool HOLDS_TWO_STAGES = TOKENS <= 16;
 
 /* Or for the scales of what a thread adds up. */
 template <int TOKENS, bool SPARSE> constexpr bool KEEPS_SCALES = !SPARSE || TOKENS <= 16;
 
-/* Whether all warps wait for the ring before they part; beside entries up to sixteen tokens only those of the
- * codes wait for it. Either was faster where it is (tests/bench/DECODE.md). */
-template <int TOKENS, bool SPARSE> constexpr bool PARTS_LATE = !SPARSE || TOKENS > 16;
-
-/* Units of entries that a warp has under way, as registers allow. */
-template <int TOKENS> constexpr int UNITS_AHEAD = TOKENS == 8 ? 4 : TOKENS == 16 ? 3 : 1;
+/* Slots of the ring. Where tables leave no room beside it, entries have that of one. */
+template <int BITS, bool SPARSE> constexpr int OWN_SLOTS = SLOTS<BITS> - (BITS == 4 ? 1 : 0);
 
 /* What a number of tokens is padded to, and how products are made of them. */
 template <int TOKENS> constexpr int OPERANDS = TOKENS > DECANT_FRAGMENTS_OPERAND_TOKENS ? 2 : 1;
@@ -81,9 +82,24 @@ template <int TOKENS> using tile_sums = float[TILES][OPERANDS<TOKENS>][KINDS<TOK
 template <int TOKENS> constexpr int THREAD_QUADS = (TOKENS * QUADS + THREADS - 1) / THREADS;
 template <int TOKENS> using thread_scales = float[THREAD_QUADS<TOKENS>];
 
+/* What the warps of the entries have in shared memory. */
+template <int TOKENS> using block_entries = entry_room<TOKENS, ENTRY_LANES<TOKENS>, ROWS>;
+
+/* Where a block's arrays lie in shared memory, in bytes. The warps' sums take the place of the tables. */
+template <int BITS, int TOKENS, bool SPARSE> struct shared_layout {
+    static constexpr int TABLES_AT = RING_BYTES, TABLES_BYTES = TILES / 2 * TWO_TABLES_BYTES<BITS>,
+                         PARTS_BYTES = WARPS * TOKENS * PART_STRIDE * 4,
+                         TABLES_END = TABLES_AT + (TABLES_BYTES > PARTS_BYTES ? TABLES_BYTES : PARTS_BYTES),
+                         ENTRIES_BYTES = SPARSE ? (int)sizeof(block_entries<TOKENS>) : 0;
+    static constexpr bool IN_RING = OWN_SLOTS<BITS, SPARSE> < SLOTS<BITS>;
+    static_assert(!IN_RING || ENTRIES_BYTES <= STAGE_BYTES<BITS>, "the place of a slot");
+    static constexpr int ENTRIES_AT = IN_RING ? OWN_SLOTS<BITS, SPARSE> * STAGE_BYTES<BITS> : TABLES_END,
+                         TOTAL = IN_RING ? TABLES_END : TABLES_END + ENTRIES_BYTES;
+};
+
 /* The arguments of a launch. */
 typedef struct pairs_call {
-    CUtensorMap planes; /* [bits, rows, words], as BF16 */
+    CUtensorMap planes; /* as map_planes describes them */
     decant_packed_view packed;
     decant_token_fragments x;
     __nv_bfloat16 *y;      /* [tokens, rows] */
@@ -251,14 +267,11 @@ typedef struct shared_tiles {
     bool others_left;     /* all others have left theirs of the last */
 } shared_tiles;
 
-/* All warps of the block wait for each other. */
-template <bool SPARSE> static __device__ __forceinline__ void block_meets(void)
-{
-    if constexpr (SPARSE)
-        wait_at_barrier<BLOCK_BARRIER, BLOCK_THREADS>();
-    else
-        codes_meet();
-}
+/* The warps of the entries and those of the codes do not wait for each other but for these, tile after tile. */
+typedef struct entry_barriers {
+    uint64_t there; /* the sums of a tile's entries are there */
+    uint64_t read;  /* and have been read */
+} entry_barriers;
 
 /* Four sums of all blocks that share a tile, added up in the order of the blocks. own: this block's, or NULL
  * where it has left them. */
@@ -276,9 +289,10 @@ static __device__ __forceinline__ float4 sum_of_blocks(const pairs_call &call, i
 /* Adds the warps' sums up, in `parts`, where the tables were; barriers before and after. shared: with other
  * blocks, of which others_left tells, in shared memory. */
 template <int TOKENS, bool SPARSE>
-static __device__ __forceinline__ void finish_tile(const pairs_call &call, tile_sums<TOKENS> &sums,
-                                                   const thread_scales<TOKENS> &scales, int row_tile,
-                                                   float *parts, bool shared, const bool &others_left)
+static __device__ __forceinline__ void
+finish_tile(const pairs_call &call, tile_sums<TOKENS> &sums, const thread_scales<TOKENS> &scales, int row_tile,
+            float *parts, const block_entries<TOKENS> &entries, entry_barriers &met, uint32_t parity,
+            bool shared, const bool &others_left)
 {
     float4 own[THREAD_QUADS<TOKENS>];
 #pragma unroll
@@ -288,9 +302,21 @@ static __device__ __forceinline__ void finish_tile(const pairs_call &call, tile_
 #pragma unroll
             for (auto &kind : operand)
                 decant_settle(kind);
-    block_meets<SPARSE>(); /* nobody looks up any more */
+    codes_meet(); /* nobody looks up any more */
     leave_sums<TOKENS>(sums, parts);
-    block_meets<SPARSE>();
+    if constexpr (SPARSE) {
+        decant_barrier_wait(decant_shared_address(&met.there), parity);
+#pragma unroll
+        for (int k = 0; k < THREAD_QUADS<TOKENS>; k++) {
+            const int i = (int)threadIdx.x + k * THREADS;
+            if (i < TOKENS * QUADS)
+                own[k] = entry_sums_of(entries, i / QUADS, i % QUADS * 4);
+        }
+        __syncwarp();
+        if (threadIdx.x % DECANT_WARP == 0)
+            decant_barrier_arrive(decant_shared_address(&met.read));
+    }
+    codes_meet();
 #pragma unroll
     for (int k = 0; k < THREAD_QUADS<TOKENS>; k++) {
         const int i = (int)threadIdx.x + k * THREADS, token = i / QUADS, quad = i % QUADS;
@@ -301,10 +327,11 @@ static __device__ __forceinline__ void finish_tile(const pairs_call &call, tile_
         for (int warp = 0; warp < WARPS; warp++)
             add(sum, *(const float4 *)(parts + (warp * TOKENS + token) * PART_STRIDE + 4 * quad));
         const float scale = KEEPS_SCALES<TOKENS, SPARSE> ? scales[k] : call.x.scales[token];
-        own[k] = make_float4(sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale);
+        sum = make_float4(sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale);
         if constexpr (SPARSE)
-            add(own[k], entry_sums_of<TOKENS, ENTRY_WARPS>(parts + WARPS * TOKENS * PART_STRIDE, PART_STRIDE,
-                                                           token, 4 * quad));
+            add(own[k], sum);
+        else
+            own[k] = sum;
     }
     codes_meet();
 #pragma unroll
@@ -331,14 +358,6 @@ template <int TOKENS> static __device__ __forceinline__ void add_parts(const pai
 
 /* ---- the kernel ---- */
 
-/* Where a block's arrays lie in shared memory, in bytes. The warps' sums take the place of the tables. */
-template <int BITS, int TOKENS, bool SPARSE> struct shared_layout {
-    static constexpr int TABLES_AT = RING_BYTES, TABLES_BYTES = TILES / 2 * TWO_TABLES_BYTES<BITS>,
-                         ENTRY_PARTS = SPARSE ? entry_parts<TOKENS, ENTRY_WARPS>(PART_STRIDE) : 0,
-                         PARTS_BYTES = (WARPS * TOKENS * PART_STRIDE + ENTRY_PARTS) * 4,
-                         TOTAL = TABLES_AT + (TABLES_BYTES > PARTS_BYTES ? TABLES_BYTES : PARTS_BYTES);
-};
-
 [[maybe_unused]] static __device__ __forceinline__ stage_run run_of_block(const pairs_call &call)
 {
     const int begin = (int)blockIdx.x * call.run;
@@ -352,12 +371,14 @@ template <int BITS, int TOKENS, bool SPARSE> struct shared_layout {
 }
 
 /* What the warps of the codes do. */
-template <int BITS, int TOKENS, bool SPARSE>
+template <int BITS, int TOKENS, bool SPARSE, bool EARLY>
 static __device__ __forceinline__ void take_codes(const pairs_call &call, unsigned char *shared,
-                                                  code_ring<BITS> &ring)
+                                                  code_ring<BITS, OWN_SLOTS<BITS, SPARSE>> &ring,
+                                                  entry_barriers &met)
 {
     __shared__ shared_tiles known;
-    unsigned char *tables = shared + shared_layout<BITS, TOKENS, SPARSE>::TABLES_AT;
+    using layout = shared_layout<BITS, TOKENS, SPARSE>;
+    unsigned char *tables = shared + layout::TABLES_AT;
     const int warp = threadIdx.x / DECANT_WARP;
     const stage_run run = run_of_block(call);
     const int end = codes_end(call, run);
@@ -372,11 +393,6 @@ static __device__ __forceinline__ void take_codes(const pairs_call &call, unsign
         __trap(); /* what the compiler puts before it would have changed */
     if (threadIdx.x == 0)
         known = {};
-    if constexpr (!PARTS_LATE<TOKENS, SPARSE>) {
-        if (threadIdx.x == 0)
-            ring.bring_first();
-        codes_meet();
-    }
     const int first_tile = run.begin / call.row_stages, last_tile = (run.end - 1) / call.row_stages;
     const bool begins_within = run.begin > first_tile * call.row_stages,
                ends_within = run.end < (last_tile + 1) * call.row_stages;
@@ -385,7 +401,7 @@ static __device__ __forceinline__ void take_codes(const pairs_call &call, unsign
     fill_tables<BITS, WARPS>(levels, tables);
     decant_wait_for_earlier_kernels();
     load_x(x[0], 0, row_stage, 0);
-    if constexpr (TAKES_X_EARLY<TOKENS, SPARSE>)
+    if constexpr (EARLY)
         load_x(x[1], 1, row_stage, 0);
 #pragma unroll
     for (int k = 0; k < THREAD_QUADS<TOKENS>; k++)
@@ -407,24 +423,24 @@ static __device__ __forceinline__ void take_codes(const pairs_call &call, unsign
             [[maybe_unused]] half_fragments<TOKENS> next_x[HALVES];
             const int own_stage = row_stage;
             row_stage = row_stage + 1 < call.column_stages ? row_stage + 1 : 0; /* of the stage after this */
-            if constexpr (SPARSE)
+            if constexpr (!ASKS_APART<TOKENS, SPARSE>)
                 ring.bring_ahead(stage);
-            if constexpr (TAKES_X_EARLY<TOKENS, SPARSE>) {
+            if constexpr (EARLY) {
 #pragma unroll
                 for (int half = 0; half < HALVES; half++)
                     load_x(next_x[half], half, row_stage, 0);
             } else {
-                load_x(x[1], 1, own_stage, SPARSE ? 0 : last_word(x[0]));
+                load_x(x[1], 1, own_stage, last_word(x[0]));
             }
             ring.wait();
             load_codes<BITS>(codes, shared + ring.slot * STAGE_BYTES<BITS>);
             __syncwarp();
             ring.leave(mix_codes<BITS>(codes) & call.zero);
             multiply_half<BITS, TOKENS>(sums, codes, 0, x[0]);
-            if constexpr (!TAKES_X_EARLY<TOKENS, SPARSE>)
-                load_x(x[0], 0, row_stage, SPARSE ? 0 : last_word(x[1]));
+            if constexpr (!EARLY)
+                load_x(x[0], 0, row_stage, last_word(x[1]));
             multiply_half<BITS, TOKENS>(sums, codes, 1, x[1]);
-            if constexpr (TAKES_X_EARLY<TOKENS, SPARSE>) {
+            if constexpr (EARLY) {
 #pragma unroll
                 for (int half = 0; half < HALVES; half++)
                     x[half] = next_x[half];
@@ -432,10 +448,11 @@ static __device__ __forceinline__ void take_codes(const pairs_call &call, unsign
         }
         if (stage < end)
             load_levels<BITS, WARPS>(levels, call.packed, (row_tile + 1) * ROWS);
-        finish_tile<TOKENS, SPARSE>(call, sums, scales, row_tile, (float *)tables,
-                                    (begins_within && row_tile == first_tile) ||
-                                        (ends_within && row_tile == last_tile),
-                                    known.others_left);
+        finish_tile<TOKENS, SPARSE>(
+            call, sums, scales, row_tile, (float *)tables,
+            *(const block_entries<TOKENS> *)(shared + layout::ENTRIES_AT), met, (row_tile - first_tile) % 2,
+            (begins_within && row_tile == first_tile) || (ends_within && row_tile == last_tile),
+            known.others_left);
         if (stage < end)
             fill_tables<BITS, WARPS>(levels, tables);
     }
@@ -447,95 +464,101 @@ static __device__ __forceinline__ void take_codes(const pairs_call &call, unsign
         add_parts<TOKENS>(call, last_tile);
 }
 
+/* The entries of a tile are cut as its stages are: those from here on belong to the stages from `stage` on.
+ * first, behind: the tile's. */
+[[maybe_unused]] static __device__ __forceinline__ uint32_t cut_of(const pairs_call &call, uint32_t first,
+                                                                   uint32_t behind, int stage)
+{
+    enum { SECTOR_ENTRIES = 8 };
+    const uint32_t cut = first + (behind - first) * (uint32_t)stage / (uint32_t)call.row_stages;
+    return stage == call.row_stages ? behind : max(first, cut / SECTOR_ENTRIES * SECTOR_ENTRIES);
+}
+
 /* What the warps of the entries do. */
 template <int BITS, int TOKENS>
 static __device__ __forceinline__ void take_entries(const pairs_call &call, unsigned char *shared,
-                                                    uint32_t (*row_offsets)[ROWS + 1])
+                                                    uint32_t (*row_offsets)[ROWS + 1], entry_barriers &met)
 {
     const stage_run run = run_of_block(call);
-    const int thread = (int)threadIdx.x - THREADS;
-    float *parts =
-        (float *)(shared + shared_layout<BITS, TOKENS, true>::TABLES_AT) + WARPS * TOKENS * PART_STRIDE;
-    int first_octet = 0, last_octet = 0; /* of those that sums are there of */
-    entry_sums<TOKENS, ENTRY_OCTETS> sums;
-    const auto leave = [&] {
-        block_meets<true>(); /* nobody looks up any more */
-        leave_entry_sums<TOKENS, ENTRY_WARPS, ENTRY_OCTETS>(sums, first_octet, last_octet, parts, PART_STRIDE);
-        block_meets<true>();
-    };
-    const auto offset_of = [&](int row_tile) {
-        return call.packed.row_offsets[min(row_tile * ROWS + min(thread, (int)ROWS), call.packed.rows)];
-    };
+    using layout = shared_layout<BITS, TOKENS, true>;
+    const int lane = (int)threadIdx.x - THREADS;
+    block_entries<TOKENS> &room = *(block_entries<TOKENS> *)(shared + layout::ENTRIES_AT);
+    const auto offset_of = [&](int row) { return call.packed.row_offsets[min(row, call.packed.rows)]; };
     const int first_tile = run.begin / call.row_stages, last_tile = (run.end - 1) / call.row_stages;
-    uint32_t next_offset = offset_of(first_tile);
     for (int row_tile = first_tile; row_tile <= last_tile; row_tile++) {
         uint32_t *offsets = row_offsets[(row_tile - first_tile) % 2];
-        const int tile_begin = row_tile * call.row_stages;
-        if (thread <= ROWS)
-            offsets[thread] = next_offset;
-        wait_at_barrier<ENTRIES_BARRIER, ENTRY_LANES>();
-        tile_entries<TOKENS, ENTRY_WARPS, ENTRY_OCTETS, UNITS_AHEAD<TOKENS>> entries;
-        entries.open(call.packed, offsets,
-                     decant_entry_units_of(offsets[0], offsets[ROWS], max(run.begin - tile_begin, 0),
-                                           min(run.end - tile_begin, call.row_stages), call.row_stages));
-        if (row_tile < last_tile)
-            next_offset = offset_of(row_tile + 1);
+        const int tile_begin = row_tile * call.row_stages, first_row = row_tile * ROWS;
+        const uint32_t first = offset_of(first_row), behind = offset_of(first_row + ROWS),
+                       own = offset_of(first_row + min(lane, (int)ROWS));
+        if (lane <= ROWS)
+            offsets[lane] = min(max(own, cut_of(call, first, behind, max(run.begin - tile_begin, 0))),
+                                cut_of(call, first, behind, min(run.end - tile_begin, call.row_stages)));
+        wait_at_barrier<ENTRIES_BARRIER, ENTRY_LANES<TOKENS>>();
+        tile_entries<TOKENS, ENTRY_LANES<TOKENS>, ROWS> entries(room, call.packed.sparse_entries, call.turned,
+                                                                offsets, lane);
+        if (row_tile < last_tile && lane <= ROWS / OFFSETS_LINE)
+            decant_prefetch(call.packed.row_offsets +
+                            min(first_row + ROWS + lane * OFFSETS_LINE, call.packed.rows));
         if (row_tile == first_tile)
             decant_wait_for_earlier_kernels();
-        entries.start(call.turned);
+        entries.start();
         if (row_tile > first_tile) /* by now the first of this tile are under way */
-            leave();
-        entries.multiply(sums);
-        first_octet = entries.first_octet;
-        last_octet = entries.octet;
+            decant_barrier_wait(decant_shared_address(&met.read), (row_tile - first_tile - 1) % 2);
+        entries.multiply();
+        __syncwarp();
+        if (lane % DECANT_WARP == 0)
+            decant_barrier_arrive(decant_shared_address(&met.there));
     }
-    leave();
 }
 
-template <int BITS, int TOKENS, bool SPARSE>
-__global__ void __maxnreg__((REGISTERS<TOKENS, SPARSE>))
-    packed_pairs_kernel(const __grid_constant__ pairs_call call)
+template <int BITS, int TOKENS, bool SPARSE, bool EARLY>
+__global__ void __maxnreg__(REGISTERS) packed_pairs_kernel(const __grid_constant__ pairs_call call)
 {
     if constexpr (DECANT_HAS_WGMMA) {
         extern __shared__ __align__(1024) unsigned char shared[];
-        __shared__ code_barriers<SLOTS<BITS>> barriers;
+        __shared__ code_barriers<OWN_SLOTS<BITS, SPARSE>> barriers;
         __shared__ uint32_t row_offsets[2][ROWS + 1];
+        __shared__ entry_barriers met;
         const stage_run run = run_of_block(call);
-        code_ring<BITS> ring;
+        code_ring<BITS, OWN_SLOTS<BITS, SPARSE>> ring;
         decant_let_next_kernel_begin();
-        ring.create(barriers, shared, &call.planes, {run.begin, codes_end(call, run), run.row_stages});
-        if constexpr (PARTS_LATE<TOKENS, SPARSE>) {
-            if (SPARSE && threadIdx.x == 0)
-                ring.bring_first();
-            __syncthreads();
+        if (SPARSE && threadIdx.x == 0) {
+            decant_barrier_create(decant_shared_address(&met.there), ENTRY_WARPS<TOKENS>);
+            decant_barrier_create(decant_shared_address(&met.read), WARPS);
         }
+        ring.create(barriers, shared, &call.planes, {run.begin, codes_end(call, run), run.row_stages});
+        if (!ASKS_APART<TOKENS, SPARSE> && threadIdx.x == 0)
+            ring.bring_first();
+        __syncthreads();
         if (threadIdx.x >= THREADS) {
-            decant_registers_lower<OTHERS_REGISTERS<TOKENS, SPARSE>>();
-            if constexpr (SPARSE)
-                take_entries<BITS, TOKENS>(call, shared, row_offsets);
-            else if (threadIdx.x == THREADS)
+            decant_registers_lower<OTHERS_REGISTERS<BITS, TOKENS, SPARSE>>();
+            if (SPARSE && threadIdx.x < THREADS + ENTRY_LANES<TOKENS>)
+                take_entries<BITS, TOKENS>(call, shared, row_offsets, met);
+            else if (threadIdx.x == BLOCK_THREADS - DECANT_WARP)
                 ring.bring_all();
         } else {
-            decant_registers_raise<CODES_REGISTERS<TOKENS, SPARSE>>();
-            take_codes<BITS, TOKENS, SPARSE>(call, shared, ring);
+            decant_registers_raise<CODES_REGISTERS<BITS, TOKENS, SPARSE>>();
+            take_codes<BITS, TOKENS, SPARSE, EARLY>(call, shared, ring, met);
         }
     }
 }
 
 /* ---- the calls ---- */
 
-template <int BITS, int TOKENS, bool SPARSE>
+template <int BITS, int TOKENS, bool SPARSE, bool EARLY>
 static cudaError_t launch(decant_cuda_context *context, const pairs_call &call, int blocks)
 {
-    return decant_launch_early(context, packed_pairs_kernel<BITS, TOKENS, SPARSE>, (unsigned)blocks,
+    return decant_launch_early(context, packed_pairs_kernel<BITS, TOKENS, SPARSE, EARLY>, (unsigned)blocks,
                                BLOCK_THREADS, shared_layout<BITS, TOKENS, SPARSE>::TOTAL, call);
 }
 
 template <int BITS, int TOKENS>
 static cudaError_t launch_tokens(decant_cuda_context *context, const pairs_call &call, int blocks)
 {
-    return call.turned ? launch<BITS, TOKENS, true>(context, call, blocks)
-                       : launch<BITS, TOKENS, false>(context, call, blocks);
+    constexpr bool EARLY = HOLDS_TWO_STAGES<TOKENS>;
+    return !call.turned                         ? launch<BITS, TOKENS, false, EARLY>(context, call, blocks)
+           : call.column_stages <= EARLY_STAGES ? launch<BITS, TOKENS, true, false>(context, call, blocks)
+                                                : launch<BITS, TOKENS, true, EARLY>(context, call, blocks);
 }
 
 template <int BITS>
@@ -548,21 +571,16 @@ static cudaError_t launch_width(decant_cuda_context *context, const pairs_call &
 
 bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
-    const int64_t words = (packed->columns + 31) / 32;
-    return decant_cuda_context_of(backend)->has_wgmma && packed->bits <= PLANES_MAXIMUM &&
-           x.element == DECANT_BF16 && x.rows <= DECANT_FRAGMENTS_TOKENS_MAXIMUM && words % 4 == 0 &&
-           (uintptr_t)packed->planes % 16 == 0 && (uintptr_t)packed->sparse.columns % 16 == 0 &&
-           (uintptr_t)packed->sparse_values % 16 == 0 && packed->rows <= (int64_t)DECANT_ARRIVALS * ROWS &&
+    return decant_cuda_context_of(backend)->has_wgmma && packed->arranged && packed->bits <= PLANES_MAXIMUM &&
+           x.element == DECANT_BF16 && x.rows <= DECANT_FRAGMENTS_TOKENS_MAXIMUM &&
+           (uintptr_t)packed->sparse_entries % 16 == 0 && packed->rows <= (int64_t)DECANT_ARRIVALS * ROWS &&
            decant_has_vectors<__nv_bfloat16>(x.columns, x.data);
 }
 
-/* Where it takes less to multiply the sparse part in a pass before than beside the codes: with so many tokens,
- * registers are too few to have many entries under way (tests/bench/DECODE.md). */
-static bool takes_entries_before(const decant_cuda_context *context, decant_matrix x,
-                                 const decant_packed_matrix *packed)
+/* Where columns do not fit half a word, entries are not joined (joined_entries.cu). */
+static bool takes_entries_before(const decant_cuda_context *context, const decant_packed_matrix *packed)
 {
-    return context->packed_way == DECANT_PACKED_PAIRS_BEFORE ||
-           (x.rows > BESIDE_TOKENS && packed->rows * packed->columns >= (int64_t)BEFORE_WEIGHTS << 20);
+    return context->packed_way == DECANT_PACKED_PAIRS_BEFORE || !packed->sparse_entries;
 }
 
 decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
@@ -590,7 +608,7 @@ decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
     const size_t parts_at = decant_scratch_reserve(&total, (size_t)blocks * SHARED_TILES * ROWS *
                                                                DECANT_FRAGMENTS_TOKENS_MAXIMUM * sizeof(float));
     const size_t fragments_at = decant_scratch_reserve(&total, decant_token_fragments_bytes(x));
-    const bool before = sparse && takes_entries_before(context, x, packed);
+    const bool before = sparse && takes_entries_before(context, packed);
     const size_t sparse_at = decant_scratch_reserve(&total, before   ? decant_token_sparse_bytes(x, packed)
                                                             : sparse ? decant_turned_bytes(x)
                                                                      : 0);

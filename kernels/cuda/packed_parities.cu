@@ -31,7 +31,7 @@
 
 /* ---- the kernel ---- */
 
-template <int BITS, int TOKENS, bool WHOLE, int RING, bool SPARSE, bool AHEAD>
+template <int BITS, int TOKENS, planes_form FORM, int RING, bool SPARSE, bool AHEAD>
 __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 : 1)
     packed_parities_kernel(const __grid_constant__ parities_call call)
 {
@@ -53,8 +53,9 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
     decant_sparse_offsets offsets = {};
     if (SPARSE)
         offsets = decant_load_sparse_offsets(packed, share.first_tile * TILE_ROWS, rows);
-    plane_source source = source_of<BITS>(packed, share, run.first / share.units, run.first % share.units);
-    open_ring<BITS, WHOLE, RING, AHEAD, HOLDS_BACK<BITS, TOKENS, AHEAD>>(call, share, run, source, ring);
+    plane_source source =
+        source_of<BITS, FORM>(packed, share, run.first / share.units, run.first % share.units);
+    open_ring<BITS, FORM, RING, AHEAD, HOLDS_BACK<BITS, TOKENS, AHEAD>>(call, share, run, source, ring);
     decant_let_next_kernel_begin();
     decant_sparse_rows sparse = {};
     warp_chunks chunks = {};
@@ -82,7 +83,7 @@ __global__ void __launch_bounds__(THREADS, HAS_ROOM_FOR_NEXT<BITS, TOKENS> ? 2 :
         make_operands<TOKENS, SPARSE>(call, share, figures, base + layout.operands, base + layout.x);
     }
     __syncthreads(); /* operands and coefficients are there */
-    add_units<BITS, TOKENS, WHOLE, RING, SPARSE, AHEAD>(
+    add_units<BITS, TOKENS, FORM, RING, SPARSE, AHEAD>(
         call, share, run, source, ring, coefficients, parts + warp * TILE_ROWS * TOKENS,
         base + layout.operands + lane_bytes, sparse, chunks, shared + layout.x);
     if constexpr (TOKENS == 1 && !SPARSE)
@@ -139,13 +140,13 @@ template <int BITS, int TOKENS> static bool choose_layout(const decant_cuda *cud
     return choose_ring<BITS, TOKENS, true>(cuda, call);
 }
 
-template <int BITS, int TOKENS, bool WHOLE, int RING, bool SPARSE, bool AHEAD = false>
+template <int BITS, int TOKENS, planes_form FORM, int RING, bool SPARSE, bool AHEAD = false>
 static cudaError_t launch_ring(decant_cuda_context *context, const parities_call &call)
 {
-    if constexpr (CAN_ASK_AHEAD<BITS, WHOLE> && TOKENS == 1 && !SPARSE && !AHEAD)
+    if constexpr (CAN_ASK_AHEAD<BITS, FORM> && TOKENS == 1 && !SPARSE && !AHEAD)
         if (call.pairs > 0)
-            return launch_ring<BITS, TOKENS, WHOLE, RING, SPARSE, true>(context, call);
-    const auto kernel = packed_parities_kernel<BITS, TOKENS, WHOLE, RING, SPARSE, AHEAD>;
+            return launch_ring<BITS, TOKENS, FORM, RING, SPARSE, true>(context, call);
+    const auto kernel = packed_parities_kernel<BITS, TOKENS, FORM, RING, SPARSE, AHEAD>;
     /* shapes that follow each other want shares that differ; entries may be read through the first cache */
     const cudaError_t code = SPARSE ? cudaSuccess : decant_keep_shared_memory(kernel);
     return code != cudaSuccess ? code
@@ -153,33 +154,38 @@ static cudaError_t launch_ring(decant_cuda_context *context, const parities_call
                                                      THREADS, shared_bytes<BITS, TOKENS>(call), call);
 }
 
-template <int BITS, int TOKENS, bool WHOLE, bool SPARSE>
+template <int BITS, int TOKENS, planes_form FORM, bool SPARSE>
 static cudaError_t launch_sparse(decant_cuda_context *context, const parities_call &call)
 {
     constexpr int FIRST = FIRST_RING<BITS, TOKENS, SPARSE>, SECOND = SECOND_RING<BITS, TOKENS, SPARSE>;
-    return call.ring == FIRST ? launch_ring<BITS, TOKENS, WHOLE, FIRST, SPARSE>(context, call)
-                              : launch_ring<BITS, TOKENS, WHOLE, SECOND, SPARSE>(context, call);
+    return call.ring == FIRST ? launch_ring<BITS, TOKENS, FORM, FIRST, SPARSE>(context, call)
+                              : launch_ring<BITS, TOKENS, FORM, SECOND, SPARSE>(context, call);
 }
 
-template <int BITS, int TOKENS, bool WHOLE>
+template <int BITS, int TOKENS, planes_form FORM>
 static cudaError_t launch(decant_cuda_context *context, const parities_call &call)
 {
-    return call.sparse ? launch_sparse<BITS, TOKENS, WHOLE, true>(context, call)
-                       : launch_sparse<BITS, TOKENS, WHOLE, false>(context, call);
+    return call.sparse ? launch_sparse<BITS, TOKENS, FORM, true>(context, call)
+                       : launch_sparse<BITS, TOKENS, FORM, false>(context, call);
 }
 
 /* The fewest tokens a block that take all in one group, or as many as fit. */
 template <int BITS, int TOKENS = TOKENS_OF_WIDTH<BITS>>
 static cudaError_t launch_width(decant_cuda_context *context, const parities_call &call)
 {
-    const decant_packed_view &packed = call.packed;
     parities_call chosen = call;
     const bool fits = choose_layout<BITS, TOKENS>(&context->shared, &chosen);
     if constexpr (TOKENS > 1)
         if (call.tokens <= TOKENS / 2 || !fits)
             return launch_width<BITS, TOKENS / 2>(context, call);
-    const bool whole = packed.words % LANE_WORDS == 0 && (uintptr_t)packed.planes % 16 == 0;
-    return whole ? launch<BITS, TOKENS, true>(context, chosen) : launch<BITS, TOKENS, false>(context, chosen);
+    switch (form_of(call.packed)) {
+    case PLANES_BY_WORDS:
+        return launch<BITS, TOKENS, PLANES_BY_WORDS>(context, chosen);
+    case PLANES_BY_ROWS:
+        return launch<BITS, TOKENS, PLANES_BY_ROWS>(context, chosen);
+    default:
+        return launch<BITS, TOKENS, PLANES_ARRANGED>(context, chosen);
+    }
 }
 
 template <int BITS> static bool fits(const decant_cuda *cuda, parities_call call)

@@ -4,17 +4,19 @@
  *
  * The planes of a word become four words of eight codes, four bits each; word n has columns n, n + 4, n + 8, …
  * of the 32. Four codes pick four lower and four upper bytes of their levels, which are then joined to two
- * pairs of BF16: columns 8c + n and 8c + 4 + n.
+ * pairs of F16: columns 8c + n and 8c + 4 + n.
  *
  * For the sparse part x is turned before, by token_sparse.cu. */
 #include "kernels/cuda/token_sparse.h"
 #include "kernels/cuda/token_tiles.cuh"
 
+#include <algorithm>
+
 enum { PLANES_MAXIMUM = 4 };
 
 /* ---- levels in registers ---- */
 
-/* The levels of one row: byte i % 4 of word i / 4 is the lower or upper byte of level i as BF16. */
+/* The levels of one row: byte i % 4 of word i / 4 is the lower or upper byte of level i. */
 template <int BITS> struct row_levels {
     static constexpr int WORDS = BITS == 4 ? 4 : 2;
     uint32_t lower[WORDS], upper[WORDS];
@@ -28,11 +30,9 @@ static __device__ __forceinline__ void load_levels(row_levels<BITS> &levels, con
         levels.lower[i] = levels.upper[i] = 0;
         if (i * 4 >= 1 << BITS)
             continue;
-        float four[4];
-        levels_at<BITS>(four, call, min(row, call.packed.rows - 1), i * 4);
-        const uint32_t low = decant_pair(four[0], four[1]), high = decant_pair(four[2], four[3]);
-        levels.lower[i] = __byte_perm(low, high, 0x6420);
-        levels.upper[i] = __byte_perm(low, high, 0x7531);
+        const uint2 four = levels_at<BITS>(call, min(row, call.packed.rows - 1), i * 4);
+        levels.lower[i] = __byte_perm(four.x, four.y, 0x6420);
+        levels.upper[i] = __byte_perm(four.x, four.y, 0x7531);
     }
 }
 
@@ -69,8 +69,8 @@ static __device__ __forceinline__ void gather_codes(word_codes<BITS> &codes, con
     const uint32_t odd = decant_merge(ones, shift_right(planes[0], shifts.one), planes[1]);
     const uint32_t third = BITS > 2 ? planes[BITS > 2 ? 2 : 0] : 0;
     const uint32_t third_even = third & ones, third_odd = shift_right(third, shifts.one) & ones;
-    codes.within[0] = decant_merge(twos, even, third_even << 2);
-    codes.within[1] = decant_merge(twos, odd, third_odd << 2);
+    codes.within[0] = decant_merge(twos, even, third_even * shifts.two_left);
+    codes.within[1] = decant_merge(twos, odd, third_odd * shifts.two_left);
     codes.within[2] = decant_merge(twos, shift_right(even, shifts.two), third_even);
     codes.within[3] = decant_merge(twos, shift_right(odd, shifts.two), third_odd);
     if constexpr (BITS == 4) {
@@ -82,7 +82,7 @@ static __device__ __forceinline__ void gather_codes(word_codes<BITS> &codes, con
     }
 }
 
-/* The levels of codes n as pairs of BF16: pairs[c] is of codes 2c and 2c + 1. */
+/* The levels of codes n as pairs of F16: pairs[c] is of codes 2c and 2c + 1. */
 template <int BITS>
 static __device__ __forceinline__ void look_up(uint32_t (&pairs)[4], const word_codes<BITS> &codes, int n,
                                                const row_levels<BITS> &levels, const shift_factors &shifts)
@@ -105,11 +105,10 @@ static __device__ __forceinline__ void look_up(uint32_t (&pairs)[4], const word_
 /* ---- the decoder ---- */
 
 template <int BITS> struct level_decoder {
-    static constexpr int PLANES = BITS, STEPS = 2, BLOCKS = 2, SHARED_BYTES = 0;
-    static constexpr bool APART = true;
+    static constexpr int PLANES = BITS;
     row_levels<BITS> levels[HALVES];
 
-    __device__ __forceinline__ void load(const tiles_call &call, int first_row, unsigned char *)
+    __device__ __forceinline__ void load(const tiles_call &call, int first_row)
     {
 #pragma unroll
         for (int half = 0; half < HALVES; half++)
@@ -119,8 +118,7 @@ template <int BITS> struct level_decoder {
     /* Two words: four chunks each. */
     template <int TILES>
     __device__ __forceinline__ void add_step(float (&sums)[TILES][4], const unit_planes<BITS> &planes,
-                                             const tiles_call &call, int step, const unsigned char *x,
-                                             const unsigned char *)
+                                             const tiles_call &call, int step, const unsigned char *x)
     {
 #pragma unroll
         for (int word = 0; word < 2; word++) {
@@ -160,10 +158,11 @@ static cudaError_t launch_width(decant_cuda_context *context, const tiles_call &
 
 bool decant_cuda_packed_has_tiles(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
+    typedef level_decoder<PLANES_MAXIMUM> widest;
+    const int most = std::max(BLOCK_BYTES<widest, 2>, BLOCK_BYTES<widest, 4>);
     return packed->bits <= PLANES_MAXIMUM && x.element == DECANT_BF16 && x.rows <= TOKENS_MAXIMUM &&
            decant_has_vectors<__nv_bfloat16>(x.columns, x.data) &&
-           decant_cuda_of(backend)->shared_memory_bytes >=
-               (size_t)SHARED_BYTES<level_decoder<PLANES_MAXIMUM>, 4, true>;
+           decant_cuda_of(backend)->shared_memory_bytes >= (size_t)most;
 }
 
 decant_status decant_cuda_packed_tiles(decant_backend *backend, decant_matrix x,

@@ -81,7 +81,7 @@ static __device__ __forceinline__ void add_dense(const decant_packed_view &packe
             uint2 codes = {0, 0};
             if (octet < octets)
                 codes =
-                    decant_octet_codes(decant_row_planes(packed, rows[r]), packed.bits, packed.words, octet);
+                    decant_octet_codes(decant_row_planes(packed, rows[r]), packed.bits, packed.order, octet);
 #pragma unroll
             for (int i = 0; i < DECANT_OCTET / 2; i++) {
                 levels[r][i] = level_of(table, r, codes.x, i);

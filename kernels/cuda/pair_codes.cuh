@@ -21,6 +21,10 @@ enum {
     SLICE_BYTES = 16, /* of a plane of a row */
     LINE_BYTES = STAGE_WORDS * 4,
     PLANE_BYTES = ROWS * LINE_BYTES, /* of a stage */
+    STAGE_PIECES = STAGE_WORDS / DECANT_PIECE_WORDS,
+    LINE_ROWS = STAGE_WORDS / DECANT_PIECE_WORDS,                       /* of a piece of arranged planes */
+    PIECE_LINES = DECANT_GROUP_ROWS * DECANT_PIECE_WORDS / STAGE_WORDS, /* of a plane of a group of rows */
+    PIECE_SLICES = DECANT_PIECE_WORDS * 4 / SLICE_BYTES,
     RING_BYTES = 96 << 10,
     CODES_BARRIER = 1, /* a named one */
 };
@@ -46,16 +50,16 @@ template <int SLOTS> struct code_barriers {
     uint64_t full[SLOTS], empty[SLOTS];
 };
 
-/* The ring as a thread sees it. One thread asks for stages: the block's first, or one of another warp; each
- * warp of the codes says when it has those of a stage in registers. */
-template <int BITS> struct code_ring {
+/* The ring as a thread sees it, of COUNT slots. One thread asks for stages: the block's first, or one of
+ * another warp; each warp of the codes says when it has those of a stage in registers. */
+template <int BITS, int COUNT = SLOTS<BITS>> struct code_ring {
     uint32_t slots, full, empty; /* addresses */
     int slot, round;             /* of the stage that is now, and how often the ring has been gone round */
-    const CUtensorMap *planes;   /* [bits, rows, words], as BF16 */
+    const CUtensorMap *planes;   /* as map_planes describes them */
     stage_run run;
 
     /* By the block's first thread before any other uses the ring, and by those. */
-    __device__ __forceinline__ void create(code_barriers<SLOTS<BITS>> &barriers, unsigned char *ring,
+    __device__ __forceinline__ void create(code_barriers<COUNT> &barriers, unsigned char *ring,
                                            const CUtensorMap *map, const stage_run &own)
     {
         planes = map;
@@ -65,7 +69,7 @@ template <int BITS> struct code_ring {
         empty = decant_shared_address(barriers.empty);
         slot = round = 0;
         if (threadIdx.x == 0) {
-            for (int i = 0; i < SLOTS<BITS>; i++) {
+            for (int i = 0; i < COUNT; i++) {
                 decant_barrier_create(full + i * 8, 1);
                 decant_barrier_create(empty + i * 8, WARPS);
             }
@@ -75,22 +79,24 @@ template <int BITS> struct code_ring {
 
     __device__ __forceinline__ void bring(int stage, int target) const
     {
-        decant_barrier_expect(full + target * 8, STAGE_BYTES<BITS>);
-        decant_copy_boxes(slots + target * STAGE_BYTES<BITS>, planes, stage % run.row_stages * STAGE_WORDS * 2,
-                          stage / run.row_stages * ROWS, 0, full + target * 8);
+        const uint32_t box = slots + target * STAGE_BYTES<BITS>, barrier = full + target * 8;
+        const int tile = stage / run.row_stages, row_stage = stage % run.row_stages;
+        decant_barrier_expect(barrier, STAGE_BYTES<BITS>);
+        decant_copy_boxes(box, planes, 0, row_stage * STAGE_PIECES * BITS * PIECE_LINES,
+                          tile * (ROWS / DECANT_GROUP_ROWS), barrier);
     }
 
     /* Asks for as many stages as there are slots. */
     __device__ __forceinline__ void bring_first(void) const
     {
-        for (int i = 0; i < SLOTS<BITS> && run.begin + i < run.end; i++)
+        for (int i = 0; i < COUNT && run.begin + i < run.end; i++)
             bring(run.begin + i, i);
     }
 
     /* Asks for the stage that takes the slot of the one before `now`, once everybody has that. */
     __device__ __forceinline__ void bring_ahead(int now) const
     {
-        const int stage = now + SLOTS<BITS> - 1, target = slot == 0 ? SLOTS<BITS> - 1 : slot - 1;
+        const int stage = now + COUNT - 1, target = slot == 0 ? COUNT - 1 : slot - 1;
         if (now > run.begin && stage < run.end && threadIdx.x == 0) {
             decant_barrier_wait(empty + target * 8, (target > slot ? round - 1 : round) & 1);
             bring(stage, target);
@@ -102,7 +108,7 @@ template <int BITS> struct code_ring {
     __device__ __forceinline__ void bring_all(void)
     {
         bring_first();
-        for (int stage = run.begin + SLOTS<BITS>; stage < run.end; stage++) {
+        for (int stage = run.begin + COUNT; stage < run.end; stage++) {
             decant_barrier_wait(empty + slot * 8, round & 1);
             bring(stage, slot);
             next_slot();
@@ -111,7 +117,7 @@ template <int BITS> struct code_ring {
 
     __device__ __forceinline__ void next_slot(void)
     {
-        if (++slot == SLOTS<BITS>) {
+        if (++slot == COUNT) {
             slot = 0;
             round++;
         }
@@ -140,23 +146,29 @@ template <int BITS> struct slice_codes {
     uint2 words[TILES][BITS];
 };
 
-/* Where a lane's words of a warp's slice lie in a plane of the first tile; a box is swizzled over 128 bytes. */
-static __host__ __device__ __forceinline__ int codes_place(int warp, int lane)
+/* Where a lane's words of a warp's slice lie in a plane of the first tile. A stage is [group of
+ * rows][piece][plane] [line], of a line two rows' pieces; it is swizzled over 128 bytes. */
+template <int BITS> static __host__ __device__ __forceinline__ int codes_place(int warp, int lane, int bit)
 {
-    const int row = row_of_lane(lane);
-    return row * LINE_BYTES + (warp ^ row % 8) * SLICE_BYTES + lane % 4 / 2 * 8;
+    const int row = row_of_lane(lane), own_row = row % DECANT_GROUP_ROWS;
+    const int first =
+        ((row / DECANT_GROUP_ROWS * STAGE_PIECES + warp / PIECE_SLICES) * BITS + bit) * PIECE_LINES;
+    const int line = first + own_row / LINE_ROWS,
+              slice = own_row % LINE_ROWS * PIECE_SLICES + warp % PIECE_SLICES;
+    return line * LINE_BYTES + (slice ^ line % 8) * SLICE_BYTES + lane % 4 / 2 * 8;
 }
 
 template <int BITS>
 static __device__ __forceinline__ void load_codes(slice_codes<BITS> &codes, const unsigned char *stage)
 {
-    const unsigned char *source = stage + codes_place(threadIdx.x / DECANT_WARP, threadIdx.x % DECANT_WARP);
+    constexpr int TILE_BYTES = PAIR_TILE_ROWS * LINE_BYTES * BITS; /* whole rounds of the swizzle */
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
         for (int bit = 0; bit < BITS; bit++)
             codes.words[tile][bit] =
-                *(const uint2 *)(source + bit * PLANE_BYTES + tile * PAIR_TILE_ROWS * LINE_BYTES);
+                *(const uint2 *)(stage + tile * TILE_BYTES +
+                                 codes_place<BITS>(threadIdx.x / DECANT_WARP, threadIdx.x % DECANT_WARP, bit));
 }
 
 /* A word that is known once all codes are there. */
@@ -173,16 +185,18 @@ template <int BITS> static __device__ __forceinline__ uint32_t mix_codes(const s
 
 /* ---- for the host ---- */
 
-/* The planes as the copy engine reads them, in boxes of a stage. */
+/* Arranged planes as the copy engine reads them, in boxes of a stage: [groups of rows, lines, words as BF16].
+ */
 static inline decant_status map_planes(decant_backend *backend, const decant_packed_view &packed,
                                        CUtensorMap *map, decant_error *err)
 {
-    const uint64_t plane_bytes = (uint64_t)packed.words * 4;
+    const uint64_t lines = (uint64_t)(packed.words / DECANT_PIECE_WORDS * packed.bits * PIECE_LINES);
     const decant_tensor_view view = {
         .data = packed.planes,
-        .sizes = {(uint64_t)packed.words * 2, (uint64_t)packed.rows, (uint64_t)packed.bits},
-        .strides_bytes = {plane_bytes * (uint64_t)packed.bits, plane_bytes},
-        .box = {STAGE_WORDS * 2, ROWS, (uint32_t)packed.bits},
+        .sizes = {STAGE_WORDS * 2, lines, (uint64_t)(packed.rows / DECANT_GROUP_ROWS)},
+        .strides_bytes = {LINE_BYTES, lines * LINE_BYTES},
+        .box = {STAGE_WORDS * 2, (uint32_t)(STAGE_PIECES * packed.bits * PIECE_LINES),
+                ROWS / DECANT_GROUP_ROWS},
     };
     return decant_cuda_map_tensor(backend, &view, map, err);
 }

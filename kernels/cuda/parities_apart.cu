@@ -158,7 +158,7 @@ static __device__ __forceinline__ void sum_entries(const parities_call &call, co
 
 /* The parts of the block's rows, by the warps of the codes: the dense kernel of packed_parities.cu up to the
  * end of its units. */
-template <int BITS, bool WHOLE, int RING, bool AHEAD>
+template <int BITS, planes_form FORM, int RING, bool AHEAD>
 static __device__ __forceinline__ void add_codes(const parities_call &call, const block_share &share,
                                                  unsigned char *shared, token_figures<1> &figures)
 {
@@ -170,8 +170,9 @@ static __device__ __forceinline__ void add_codes(const parities_call &call, cons
     const uint32_t base = decant_shared_address(shared), lane_bytes = threadIdx.x % DECANT_WARP * 16;
     const uint32_t ring = base + layout.rings + lane_bytes + warp * STAGES<BITS, RING> * UNIT_BYTES<BITS>;
     const own_levels<BITS> levels = load_levels<BITS>(packed, share);
-    plane_source source = source_of<BITS>(packed, share, run.first / share.units, run.first % share.units);
-    open_ring<BITS, WHOLE, RING, AHEAD, HOLDS_BACK<BITS, 1, AHEAD>>(call, share, run, source, ring);
+    plane_source source =
+        source_of<BITS, FORM>(packed, share, run.first / share.units, run.first % share.units);
+    open_ring<BITS, FORM, RING, AHEAD, HOLDS_BACK<BITS, 1, AHEAD>>(call, share, run, source, ring);
     decant_let_next_kernel_begin();
     transform_levels<BITS>(levels, share, coefficients);
     for (int i = threadIdx.x; i < share.tiles * TILE_PARTS<1>; i += THREADS)
@@ -180,12 +181,12 @@ static __device__ __forceinline__ void add_codes(const parities_call &call, cons
     make_operands<1, true, CODES_BARRIER, ENTRY_LANES>(call, share, figures, base + layout.operands,
                                                        base + layout.x);
     wait_at_barrier<CODES_BARRIER, THREADS>(); /* operands and coefficients are there */
-    add_units<BITS, 1, WHOLE, RING, false, AHEAD>(call, share, run, source, ring, coefficients,
-                                                  parts + warp * TILE_ROWS, base + layout.operands + lane_bytes,
-                                                  {}, {}, NULL);
+    add_units<BITS, 1, FORM, RING, false, AHEAD>(call, share, run, source, ring, coefficients,
+                                                 parts + warp * TILE_ROWS, base + layout.operands + lane_bytes,
+                                                 {}, {}, NULL);
 }
 
-template <int BITS, bool WHOLE, int RING, bool AHEAD>
+template <int BITS, planes_form FORM, int RING, bool AHEAD>
 __global__ void __launch_bounds__(BLOCK_THREADS, 2)
     parities_apart_kernel(const __grid_constant__ parities_call call)
 {
@@ -202,7 +203,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 2)
             __syncthreads(); /* the sums are there */
         } else {
             decant_registers_raise<CODES_REGISTERS<BITS>>();
-            add_codes<BITS, WHOLE, RING, AHEAD>(call, share, shared, figures);
+            add_codes<BITS, FORM, RING, AHEAD>(call, share, shared, figures);
             finish_rows_of_one<BITS>(call, share, figures, (const float *)(shared + share.layout.coefficients),
                                      (const float *)(shared + share.layout.parts),
                                      [&](float sum, int row) { return sum + runs.sums[row]; });
@@ -258,30 +259,35 @@ template <int BITS> static bool choose_apart(const decant_cuda *cuda, parities_c
     return false;
 }
 
-template <int BITS, bool WHOLE, int RING, bool AHEAD = false>
+template <int BITS, planes_form FORM, int RING, bool AHEAD = false>
 static cudaError_t launch_ring(decant_cuda_context *context, const parities_call &call)
 {
-    if constexpr (CAN_ASK_AHEAD<BITS, WHOLE> && !AHEAD)
+    if constexpr (CAN_ASK_AHEAD<BITS, FORM> && !AHEAD)
         if (call.pairs > 0)
-            return launch_ring<BITS, WHOLE, RING, true>(context, call);
-    return decant_launch_early(context, parities_apart_kernel<BITS, WHOLE, RING, AHEAD>, (unsigned)call.blocks,
+            return launch_ring<BITS, FORM, RING, true>(context, call);
+    return decant_launch_early(context, parities_apart_kernel<BITS, FORM, RING, AHEAD>, (unsigned)call.blocks,
                                BLOCK_THREADS, shared_bytes<BITS>(call), call);
 }
 
-template <int BITS, bool WHOLE>
-static cudaError_t launch_whole(decant_cuda_context *context, const parities_call &call)
+template <int BITS, planes_form FORM>
+static cudaError_t launch_form(decant_cuda_context *context, const parities_call &call)
 {
-    return call.ring == RING_SHORT    ? launch_ring<BITS, WHOLE, RING_SHORT>(context, call)
-           : call.ring == RING_MEDIUM ? launch_ring<BITS, WHOLE, RING_MEDIUM>(context, call)
-                                      : launch_ring<BITS, WHOLE, RING_LONG>(context, call);
+    return call.ring == RING_SHORT    ? launch_ring<BITS, FORM, RING_SHORT>(context, call)
+           : call.ring == RING_MEDIUM ? launch_ring<BITS, FORM, RING_MEDIUM>(context, call)
+                                      : launch_ring<BITS, FORM, RING_LONG>(context, call);
 }
 
 template <int BITS> static cudaError_t launch(decant_cuda_context *context, parities_call call)
 {
-    const decant_packed_view &packed = call.packed;
     choose_apart<BITS>(&context->shared, &call);
-    const bool whole = packed.words % LANE_WORDS == 0 && (uintptr_t)packed.planes % 16 == 0;
-    return whole ? launch_whole<BITS, true>(context, call) : launch_whole<BITS, false>(context, call);
+    switch (form_of(call.packed)) {
+    case PLANES_BY_WORDS:
+        return launch_form<BITS, PLANES_BY_WORDS>(context, call);
+    case PLANES_BY_ROWS:
+        return launch_form<BITS, PLANES_BY_ROWS>(context, call);
+    default:
+        return launch_form<BITS, PLANES_ARRANGED>(context, call);
+    }
 }
 
 bool decant_cuda_has_parities_apart(const decant_cuda_context *context, parities_call call)

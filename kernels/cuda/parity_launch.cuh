@@ -42,8 +42,15 @@ static inline int units_of_warp(const parities_call &call)
     return call.tiles * units_of(call.packed.words) / WARPS;
 }
 
+static inline planes_form form_of(const decant_packed_view &packed)
+{
+    return packed.arranged                                                        ? PLANES_ARRANGED
+           : packed.words % LANE_WORDS == 0 && (uintptr_t)packed.planes % 16 == 0 ? PLANES_BY_ROWS
+                                                                                  : PLANES_BY_WORDS;
+}
+
 /* Whether a warp may ask the L2 cache for units beyond its ring: lanes share a row's planes by four. */
-template <int BITS, bool WHOLE> constexpr bool CAN_ASK_AHEAD = WHOLE &&BITS <= 4;
+template <int BITS, planes_form FORM> constexpr bool CAN_ASK_AHEAD = FORM != PLANES_BY_WORDS &&BITS <= 4;
 
 /* Pairs of units to ask for beyond the ring, where runs of units are long (tests/bench/DECODE.md). */
 static inline int pairs_of(int bits, int units)

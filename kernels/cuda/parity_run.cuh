@@ -107,34 +107,44 @@ static __device__ __forceinline__ int add_windows(const parities_call &call, con
 
 /* ---- a warp's run ---- */
 
-enum { HELD_UNITS = 2 }; /* of a warp that are under way at once */
+enum {
+    HELD_UNITS = 2, /* of a warp that are under way at once */
+    LINE_WORDS = 32,
+    ARRANGED_LINES = 8, /* that a warp asks for ahead of time (tests/bench/DECODE.md) */
+};
 
 /* Whether a warp fills its ring so for the first time: one token at four bits, where nothing is asked for
  * beyond it. With fewer bits, and where runs are long, products took longer (tests/bench/DECODE.md). */
 template <int BITS, int TOKENS, bool AHEAD> constexpr bool HOLDS_BACK = BITS == 4 && TOKENS == 1 && !AHEAD;
 
-/* Asks the L2 cache for the next units of a run, call.pairs times two, which share cache lines; lane by lane a
- * plane of a row. What passes through the cache meanwhile must not drive them out: fetch_unit's ONCE. */
-template <int BITS>
+/* Asks the L2 cache for what comes next in a run: of rows, call.pairs times two units, which share cache lines,
+ * lane by lane a plane of a row; of arranged units ARRANGED_LINES. What passes through the cache meanwhile must
+ * not drive them out: fetch_unit's ONCE. */
+template <int BITS, planes_form FORM>
 static __device__ __forceinline__ void ask_ahead(const parities_call &call, const block_share &share,
                                                  plane_source source)
 {
-    const int bit = threadIdx.x % 4;
+    const int lane = threadIdx.x % DECANT_WARP, bit = lane % 4;
+    if constexpr (FORM == PLANES_ARRANGED) {
+        if (lane < ARRANGED_LINES)
+            decant_prefetch(source.words + lane * (LINE_WORDS - LANE_WORDS));
+    } else {
 #pragma unroll 1
-    for (int i = 0; i < call.pairs; i++) {
-        if (bit < BITS)
-            decant_prefetch(source.words + bit * (call.packed.words - LANE_WORDS));
-        source.words += 2 * UNIT_WORDS;
-        source.unit += 2;
-        if (source.unit >= share.units)
-            source = source_of<BITS>(call.packed, share, source.tile + 1, 0);
+        for (int i = 0; i < call.pairs; i++) {
+            if (bit < BITS)
+                decant_prefetch(source.words + bit * (call.packed.words - LANE_WORDS));
+            source.words += 2 * UNIT_WORDS;
+            source.unit += 2;
+            if (source.unit >= share.units)
+                source = source_of<BITS, FORM>(call.packed, share, source.tile + 1, 0);
+        }
     }
 }
 
 /* The first units of a run start on their way. AHEAD: so do more into the L2 cache. HELD: not all at once where
  * there are more, because the kernel ahead asks for its x meanwhile, which has to come by the same way. `ring`
  * is a lane's. */
-template <int BITS, bool WHOLE, int RING, bool AHEAD, bool HELD>
+template <int BITS, planes_form FORM, int RING, bool AHEAD, bool HELD>
 static __device__ __forceinline__ void open_ring(const parities_call &call, const block_share &share,
                                                  const warp_run &run, plane_source &source, uint32_t ring)
 {
@@ -142,19 +152,19 @@ static __device__ __forceinline__ void open_ring(const parities_call &call, cons
 #pragma unroll 1
     for (int i = 0; i < FETCHED; i++) {
         if (i < run.count)
-            fetch_unit<BITS, WHOLE, AHEAD>(call.packed, share, source, ring + i * UNIT_BYTES<BITS>);
+            fetch_unit<BITS, FORM, AHEAD>(call.packed, share, source, ring + i * UNIT_BYTES<BITS>);
         decant_copy_commit();
         if (HELD && run.count > FETCHED)
             decant_copy_wait<HELD_UNITS - 1>();
     }
     if constexpr (AHEAD)
-        ask_ahead<BITS>(call, share, source);
+        ask_ahead<BITS, FORM>(call, share, source);
 }
 
 /* Its units, whose first copies are under way, and its chunks of the sparse part: one after every so many
  * units, which is long enough for it to have come, and those that are left in the end. `ring` and `operands`
  * are a lane's. */
-template <int BITS, int TOKENS, bool WHOLE, int RING, bool SPARSE, bool AHEAD>
+template <int BITS, int TOKENS, planes_form FORM, int RING, bool SPARSE, bool AHEAD>
 static __device__ __forceinline__ void
 add_units(const parities_call &call, const block_share &share, const warp_run &run, plane_source source,
           uint32_t ring, const float *coefficients, float *parts, uint32_t operands,
@@ -180,7 +190,7 @@ add_units(const parities_call &call, const block_share &share, const warp_run &r
             decant_copy_wait<FETCHED - 1>();
             wait_for_team<BITS>();
             if (left + units > FETCHED) /* as many are left with this one */
-                fetch_unit<BITS, WHOLE, AHEAD>(call.packed, share, source, free_slot);
+                fetch_unit<BITS, FORM, AHEAD>(call.packed, share, source, free_slot);
             decant_copy_commit();
             free_slot = slot;
             add_unit<BITS, TOKENS>(counts, slot, x, token_bytes, member);

@@ -24,31 +24,38 @@ typedef struct unit_source {
     int tile, unit;
 } unit_source;
 
-template <int BITS>
+template <int BITS, planes_form FORM>
 static __device__ __forceinline__ unit_source find_unit(const step_call &call, const step_share &share,
                                                         int tile, int unit)
 {
     const int lane = threadIdx.x % DECANT_WARP;
     const step_place place = step_place_of(call, share, TILE_ROWS, tile * TILE_ROWS + lane / 4);
     const int row = min(place.row, place.matrix.rows - 1);
-    return {(const uint32_t *)((const char *)place.matrix.weights + (int64_t)row * call.row_bytes) +
-                unit * UNIT_WORDS + lane % 4 * LANE_WORDS,
-            tile, unit};
+    /* arranged rows of a tile may be of two matrices, each in a group of its own */
+    const int in_group = FORM == PLANES_ARRANGED ? row % TILE_ROWS : 0;
+    const int behind =
+        FORM == PLANES_ARRANGED ? unit * ARRANGED_WORDS<BITS> + in_group * UNIT_WORDS : unit * UNIT_WORDS;
+    return {
+        (const uint32_t *)((const char *)place.matrix.weights + (int64_t)(row - in_group) * call.row_bytes) +
+            behind + lane % 4 * LANE_WORDS,
+        tile, unit};
 }
 
 /* Starts copying the unit, or zeros in its place, and moves on to the next of its tile. Where rows of planes
  * are not whole, words go one or two at a time. */
-template <int BITS, bool WHOLE>
+template <int BITS, planes_form FORM>
 static __device__ __forceinline__ void fetch(const step_call &call, unit_source &source, uint32_t target,
                                              bool valid)
 {
-    const int plane_words = call.plane_words;
-    const int left = valid ? plane_words - (source.unit * UNIT_WORDS + (int)threadIdx.x % 4 * LANE_WORDS) : 0;
+    const int plane_words = FORM == PLANES_ARRANGED ? (int)ARRANGED_PLANE_WORDS : call.plane_words;
+    const int left =
+        valid ? call.plane_words - (source.unit * UNIT_WORDS + (int)threadIdx.x % 4 * LANE_WORDS) : 0;
     const uint32_t *words = source.words;
-    if constexpr (WHOLE) {
+    if constexpr (FORM != PLANES_BY_WORDS) {
 #pragma unroll
         for (int bit = 0; bit < BITS; bit++, words += plane_words)
-            decant_copy_line_16(target + bit * OPERAND_BYTES, words, left > 0);
+            decant_copy_line_16(target + bit * OPERAND_BYTES, words,
+                                FORM == PLANES_ARRANGED ? valid : left > 0);
     } else if (plane_words % 2 == 0) {
 #pragma unroll
         for (int bit = 0; bit < BITS; bit++, words += plane_words) {
@@ -65,17 +72,18 @@ static __device__ __forceinline__ void fetch(const step_call &call, unit_source 
                           own < left ? words + bit * plane_words + own : (const uint32_t *)call.x, own < left);
         }
     }
-    source.words += UNIT_WORDS;
+    source.words += FORM == PLANES_ARRANGED ? ARRANGED_WORDS<BITS> : (int)UNIT_WORDS;
     source.unit++;
 }
 
 /* From behind the last unit of a tile to the next tile. */
-template <int BITS, bool ONE>
+template <int BITS, planes_form FORM, bool ONE>
 static __device__ __forceinline__ void leave_tile(const step_call &call, const step_share &share,
                                                   unit_source &source)
 {
     if (source.unit == call.units)
-        source = find_unit<BITS>(call, step_share_again<ONE>(share), min(source.tile + 1, share.tiles - 1), 0);
+        source =
+            find_unit<BITS, FORM>(call, step_share_again<ONE>(share), min(source.tile + 1, share.tiles - 1), 0);
 }
 
 /* ---- a warp's run ---- */
@@ -90,7 +98,7 @@ typedef struct own_run {
 } own_run;
 
 /* The share is in shared memory, for registers are needed here. */
-template <int BITS, bool SPARSE, bool ONE, bool WHOLE>
+template <int BITS, bool SPARSE, bool ONE, planes_form FORM>
 static __device__ __forceinline__ void add_run(const step_call &call, const step_share &share,
                                                const own_run &run)
 {
@@ -103,7 +111,7 @@ static __device__ __forceinline__ void add_run(const step_call &call, const step
     const float *coefficients = run.coefficients + run.tile * TILE_ROWS * COEFFICIENT_STRIDE<BITS>;
     float *parts = run.parts + run.tile * TILE_PARTS<1>;
     auto fetch_next = [&]() {
-        fetch<BITS, WHOLE>(call, source, free_slot, to_fetch-- > 0);
+        fetch<BITS, FORM>(call, source, free_slot, to_fetch-- > 0);
         decant_copy_commit();
         free_slot = slot;
     };
@@ -115,13 +123,13 @@ static __device__ __forceinline__ void add_run(const step_call &call, const step
         for (; units > 0; units--) {
             decant_copy_wait<AHEAD - 1>();
             if constexpr (SPARSE) { /* rings are so short that no copy can wait */
-                leave_tile<BITS, ONE>(call, share, source);
+                leave_tile<BITS, FORM, ONE>(call, share, source);
                 fetch_next();
             }
             const unit_words<BITS> words = load_unit<BITS>(slot);
             const uint4 first_x[1] = {load_shared(x)}, second_x[1] = {load_shared(x + OPERAND_BYTES)};
             if constexpr (!SPARSE)
-                leave_tile<BITS, ONE>(call, share, source);
+                leave_tile<BITS, FORM, ONE>(call, share, source);
             add_product<BITS, 1>(counts, words, first_x, 0);
             /* Copies lie between the products: reads behind them would have to wait for them, and the products
              * are under way meanwhile. No branch is there, for which all these would have to end. */

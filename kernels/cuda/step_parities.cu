@@ -139,7 +139,7 @@ static __device__ __forceinline__ void store_row(const step_call &call, const ro
 
 /* PLAIN: one matrix, and x has no norm. What a thread keeps across the wait must stay in registers: reading it
  * back from local memory would take as long as reading x. */
-template <int BITS, bool PLAIN, bool SPARSE, bool WHOLE>
+template <int BITS, bool PLAIN, bool SPARSE, planes_form FORM>
 static __device__ __forceinline__ void multiply(const step_call &call)
 {
     extern __shared__ __align__(128) unsigned char shared[];
@@ -182,15 +182,15 @@ static __device__ __forceinline__ void multiply(const step_call &call)
     if (!PLAIN)
         scales = step_load_scales<HALF_VECTORS>(call, threadIdx.x);
     if (run.count > 0)
-        run.source = find_unit<BITS>(call, share, run.tile, run.unit);
+        run.source = find_unit<BITS, FORM>(call, share, run.tile, run.unit);
 #pragma unroll 1
     for (int i = 0; i < AHEAD; i++) {
         const uint32_t slot = run.ring + i * UNIT_BYTES<BITS>;
-        leave_tile<BITS, ONE>(call, share, run.source);
+        leave_tile<BITS, FORM, ONE>(call, share, run.source);
         if (is_long)
             decant_copy_wait<HELD_UNITS<BITS> - 1>();
         if (i < run.count)
-            fetch<BITS, WHOLE>(call, run.source, slot, true);
+            fetch<BITS, FORM>(call, run.source, slot, true);
         decant_copy_commit();
     }
     decant_let_next_kernel_begin();
@@ -220,7 +220,7 @@ static __device__ __forceinline__ void multiply(const step_call &call)
     __syncthreads(); /* planes, coefficients and entries are there */
     if constexpr (SPARSE)
         step_multiply_entries(entries);
-    add_run<BITS, SPARSE, ONE, WHOLE>(call, kept_share, run);
+    add_run<BITS, SPARSE, ONE, FORM>(call, kept_share, run);
     const int own_rows = kept_share.tiles * TILE_ROWS;
     int sum_of_x = 0;
 #pragma unroll
@@ -242,19 +242,19 @@ static __device__ __forceinline__ void multiply(const step_call &call)
         store_row<PLAIN>(call, end_of(row), scale, SPARSE ? entries.sums : NULL);
 }
 
-template <int BITS, bool SPARSE, bool WHOLE>
+template <int BITS, bool SPARSE, planes_form FORM>
 __global__ void __maxnreg__(STEP_REGISTERS) step_parities_kernel(const __grid_constant__ step_call call)
 {
     step_take_registers(call);
-    multiply<BITS, false, SPARSE, WHOLE>(call);
+    multiply<BITS, false, SPARSE, FORM>(call);
 }
 
 /* For groups that only add to y. */
-template <int BITS, bool SPARSE, bool WHOLE>
+template <int BITS, bool SPARSE, planes_form FORM>
 __global__ void __maxnreg__(STEP_MEMORY_REGISTERS)
     step_adding_parities_kernel(const __grid_constant__ step_call call)
 {
-    multiply<BITS, true, SPARSE, WHOLE>(call);
+    multiply<BITS, true, SPARSE, FORM>(call);
 }
 
 /* ---- the choice of a launch ---- */
@@ -269,19 +269,23 @@ enum {
 typedef struct parities_launch {
     step_call call;
     int bits;
-    bool sparse, whole;      /* whole: rows of planes may be read sixteen bytes at a time */
+    bool sparse;
+    planes_form form;
     int tiles, sparse_bytes; /* of a block */
 } parities_launch;
 
 static parities_launch launch_of(const decant_cuda *cuda, const decant_step_group *group)
 {
-    parities_launch launch = {step_call_of(group), group->products[0].packed->bits, false, false, 0, 0};
+    parities_launch launch = {
+        step_call_of(group), group->products[0].packed->bits, false, PLANES_BY_WORDS, 0, 0};
     step_call &call = launch.call;
     int64_t entries = 0;
-    call.plane_words = (call.columns + 31) / 32;
+    call.plane_words = decant_plane_words(call.columns, group->products[0].packed->arranged);
     call.row_bytes = call.plane_words * 4 * launch.bits;
     call.units = units_of(call.plane_words);
-    launch.whole = call.columns % (32 * LANE_WORDS) == 0;
+    launch.form = group->products[0].packed->arranged     ? PLANES_ARRANGED
+                  : call.columns % (32 * LANE_WORDS) == 0 ? PLANES_BY_ROWS
+                                                          : PLANES_BY_WORDS;
     for (int i = 0; i < group->count; i++) {
         const decant_packed_matrix *packed = group->products[i].packed;
         step_matrix &matrix = call.matrices[i];
@@ -324,6 +328,7 @@ bool decant_cuda_step_has_parities(decant_backend *backend, const decant_step_gr
     for (int i = 0; i < group->count; i++) {
         const decant_packed_matrix *packed = group->products[i].packed;
         if (!packed || packed->bits > 4 || packed->bits != group->products[0].packed->bits ||
+            packed->arranged != group->products[0].packed->arranged ||
             (packed->sparse.count > 0 && context->sparse_by_library) || (uintptr_t)packed->planes % 16 != 0)
             return false;
     }
@@ -333,21 +338,30 @@ bool decant_cuda_step_has_parities(decant_backend *backend, const decant_step_gr
                context->shared.shared_memory_bytes;
 }
 
-template <int BITS, bool SPARSE, bool WHOLE>
+template <int BITS, bool SPARSE, planes_form FORM>
 static cudaError_t launch_kind(decant_cuda_context *context, const parities_launch &launch)
 {
-    return step_launch(context, step_parities_kernel<BITS, SPARSE, WHOLE>,
-                       step_adding_parities_kernel<BITS, SPARSE, WHOLE>, THREADS, shared_bytes_of(launch),
+    return step_launch(context, step_parities_kernel<BITS, SPARSE, FORM>,
+                       step_adding_parities_kernel<BITS, SPARSE, FORM>, THREADS, shared_bytes_of(launch),
                        launch.call);
+}
+
+template <int BITS, bool SPARSE>
+static cudaError_t launch_form(decant_cuda_context *context, const parities_launch &launch)
+{
+    switch (launch.form) {
+    case PLANES_BY_WORDS:
+        return launch_kind<BITS, SPARSE, PLANES_BY_WORDS>(context, launch);
+    case PLANES_BY_ROWS:
+        return launch_kind<BITS, SPARSE, PLANES_BY_ROWS>(context, launch);
+    default:
+        return launch_kind<BITS, SPARSE, PLANES_ARRANGED>(context, launch);
+    }
 }
 
 template <int BITS> static cudaError_t launch_bits(decant_cuda_context *context, const parities_launch &launch)
 {
-    if (launch.sparse)
-        return launch.whole ? launch_kind<BITS, true, true>(context, launch)
-                            : launch_kind<BITS, true, false>(context, launch);
-    return launch.whole ? launch_kind<BITS, false, true>(context, launch)
-                        : launch_kind<BITS, false, false>(context, launch);
+    return launch.sparse ? launch_form<BITS, true>(context, launch) : launch_form<BITS, false>(context, launch);
 }
 
 decant_status decant_cuda_step_parities(decant_backend *backend, const decant_step_group *group,

@@ -1,11 +1,10 @@
 /* x as fragments, as token_fragments.h says. A pair of tokens has a cluster of blocks, each of which takes a
  * part of the columns: it looks for the largest magnitudes there, asks the others for theirs, and then writes
- * its part. A thread takes an octet of both tokens at a time. Where x is wanted turned as well, further blocks
- * do that, a thread eight tokens of a column.
+ * its part. A thread takes an octet of both tokens at a time.
  *
- * Blocks are so small that they begin beside those of packed_pairs.cu, whatever these leave of a
- * multiprocessor.
- */
+ * Where x is wanted turned as well, further blocks do that, a thread eight tokens of four columns. Blocks are
+ * so small that one begins beside each of packed_pairs.cu; with more than sixteen tokens there is room for no
+ * more than make fragments, and these turn x too. */
 #include "kernels/cuda/token_fragments.h"
 
 #include "kernels/cuda/early_launch.cuh"
@@ -19,10 +18,12 @@
 enum {
     THREADS = 128,
     WARPS = THREADS / DECANT_WARP,
-    OCTET = 8, /* columns */
-    PARTS = 8, /* of the columns, each for a block of the cluster */
-    PAIR = 2,  /* tokens g and g + 8 of an operand */
-    AHEAD = 4, /* octets of a thread that are loaded at once */
+    OCTET = 8,          /* columns */
+    PARTS = 8,          /* of the columns, each for a block of the cluster */
+    PAIR = 2,           /* tokens g and g + 8 of an operand */
+    AHEAD = 4,          /* octets of a thread that are loaded at once */
+    TURNED_COLUMNS = 4, /* of a thread */
+    BLOCKS_EACH = 16,   /* to an empty multiprocessor: no more than 32 registers */
 };
 
 typedef struct fragments_call {
@@ -95,14 +96,16 @@ static __device__ __forceinline__ void write_octet(const fragments_call &call, i
     target[call.operands * DECANT_WARP] = make_uint4(first.z, second.z, first.w, second.w);
 }
 
-/* What block `block` of those that turn x does. */
-static __device__ __forceinline__ void turn(const fragments_call &call, int block)
+/* What block `block` of `blocks` that turn x does. Its last threads begin: where columns are few, the first
+ * have more to do. */
+static __device__ __forceinline__ void turn(const fragments_call &call, int block, int blocks)
 {
     const int vectors = call.turned_tokens / DECANT_VECTOR_TOKENS,
-              column = block / vectors * THREADS + (int)threadIdx.x;
-    if (column < call.columns)
-        decant_turn_vector(call.x, call.tokens, call.columns, call.turned_tokens, column,
-                           block % vectors * DECANT_VECTOR_TOKENS, call.turned);
+              all = call.columns / TURNED_COLUMNS * vectors;
+    const int begin = (int)((int64_t)all * block / blocks), end = (int)((int64_t)all * (block + 1) / blocks);
+    for (int i = begin + THREADS - 1 - (int)threadIdx.x; i < end; i += THREADS)
+        decant_turn_four(call.x, call.tokens, call.columns, call.turned_tokens, i / vectors * TURNED_COLUMNS,
+                         i % vectors * DECANT_VECTOR_TOKENS, call.turned);
 }
 
 /* The largest magnitudes of two tokens in octets begin … end − 1, as BF16; to the first threads of each warp.
@@ -129,7 +132,8 @@ static __device__ __forceinline__ void find_largest(const fragments_call &call, 
         largest[j] = __reduce_max_sync(DECANT_ALL_LANES, max(largest[j] & 0xffffu, largest[j] >> 16));
 }
 
-__global__ void __launch_bounds__(THREADS) token_fragments_kernel(const __grid_constant__ fragments_call call)
+__global__ void __launch_bounds__(THREADS, BLOCKS_EACH)
+    token_fragments_kernel(const __grid_constant__ fragments_call call)
 {
     if constexpr (DECANT_HAS_WGMMA) {
         __shared__ uint32_t largest_of[WARPS][PAIR];
@@ -142,8 +146,9 @@ __global__ void __launch_bounds__(THREADS) token_fragments_kernel(const __grid_c
         const int tokens[PAIR] = {operand * 16 + g, call.tokens <= 8 ? g : operand * 16 + g + 8};
         decant_let_next_kernel_begin();
         decant_wait_for_earlier_kernels();
-        if (operand >= call.operands) {
-            turn(call, (int)blockIdx.x - 8 * PARTS * call.operands);
+        const int blocks = 8 * PARTS * call.operands;
+        if ((int)blockIdx.x >= blocks) {
+            turn(call, (int)blockIdx.x - blocks, (int)gridDim.x - blocks);
             return;
         }
         uint32_t largest[PAIR] = {};
@@ -172,6 +177,8 @@ __global__ void __launch_bounds__(THREADS) token_fragments_kernel(const __grid_c
         for (int octet = begin + (int)threadIdx.x; octet < end; octet += THREADS)
             write_octet(call, operand, g, octet, scale_octet(load_octet(call, tokens[0], octet), factors[0]),
                         scale_octet(load_octet(call, tokens[1], octet), factors[1]));
+        if (call.turned && (int)gridDim.x == blocks)
+            turn(call, (int)blockIdx.x, blocks);
         decant_cluster_wait(); /* nobody asks this block any more */
     }
 }
@@ -215,9 +222,10 @@ decant_status decant_cuda_token_fragments(decant_backend *backend, decant_matrix
     call.operands = decant_fragments_operands(x.rows);
     call.turned = turned;
     call.turned_tokens = decant_turned_tokens(x.rows);
-    const int turning =
-        turned ? (call.columns + THREADS - 1) / THREADS * call.turned_tokens / DECANT_VECTOR_TOKENS : 0;
-    const int clusters = 8 * call.operands + (turning + PARTS - 1) / PARTS;
+    const int turned_vectors = call.columns / TURNED_COLUMNS * call.turned_tokens / DECANT_VECTOR_TOKENS,
+              block_vectors = PARTS * THREADS;
+    const bool apart = turned && call.operands == 1;
+    const int clusters = 8 * call.operands + (apart ? (turned_vectors + block_vectors - 1) / block_vectors : 0);
     DECANT_RETURN_ON_FAILURE(
         decant_cuda_check(decant_launch_early(decant_cuda_context_of(backend), token_fragments_kernel,
                                               (unsigned)(clusters * PARTS), THREADS, 0, call, PARTS),

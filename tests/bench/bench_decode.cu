@@ -12,6 +12,7 @@
  * normal with one entry in 512 thirty times as large. "error" is ‖y − y₆₄‖ / ‖y₆₄‖ over some rows, the worst of
  * all widths, y₆₄ computed in double from the same bits; "rounding" is the same of y₆₄ itself rounded to BF16,
  * which is how y is stored, and "own" what a kernel adds to that, √(error² − rounding²), the worst again. */
+#include "kernels/cuda/packed.cuh"
 #include "tests/bench/decode_bench.cuh"
 
 #include <cmath>
@@ -81,17 +82,23 @@ static void drop_sparse(sparse_copies *made)
             MUST(cudaFree(device));
 }
 
+static size_t planes_bytes(int rows, int columns, int bits)
+{
+    return (size_t)rows * bits * decant_plane_words(columns, true) * sizeof(uint32_t);
+}
+
 /* Copy i of a matrix of this width: its planes are a piece of the pool. */
 static decant_packed_matrix packed_copy(const bench *b, int rows, int columns, int bits, void *levels,
                                         const sparse_copies *sparse, int i)
 {
-    const size_t bytes = (size_t)rows * columns / 8 * bits;
+    const size_t bytes = planes_bytes(rows, columns, bits);
     const int copies = (int)(b->pool_bytes / bytes);
     decant_packed_matrix packed = {};
     packed.rows = rows;
     packed.columns = columns;
     packed.bits = bits;
     packed.planes = (uint32_t *)((char *)b->pool + i % copies * bytes);
+    packed.arranged = true; /* random bits are as random in any order */
     packed.levels = (uint16_t *)levels;
     if (sparse) {
         const size_t copy = i % sparse->device_offsets.size();
@@ -120,9 +127,11 @@ typedef struct relative_error {
 static relative_error check(bench *b, const decant_packed_matrix &packed, const sparse_copies *sparse,
                             const std::vector<__half> &levels, int tokens)
 {
-    const int64_t rows = packed.rows, columns = packed.columns, words = columns / 32;
+    const int64_t rows = packed.rows, columns = packed.columns,
+                  words = decant_plane_words((int)columns, packed.arranged);
     std::vector<__nv_bfloat16> y((size_t)(tokens * rows));
-    std::vector<uint32_t> planes((size_t)(packed.bits * words));
+    std::vector<uint32_t> planes((size_t)(DECANT_GROUP_ROWS * packed.bits * words)); /* of a group of rows */
+    const decant_planes_order order = decant_planes_order_of(packed.bits, (int)words, packed.arranged);
     std::vector<double> weights((size_t)columns);
     MUST(cudaMemsetAsync(b->y_data, 0xff, y.size() * 2, b->stream));
     multiply_packed(b, packed, tokens);
@@ -133,12 +142,17 @@ static relative_error check(bench *b, const decant_packed_matrix &packed, const 
         const int64_t row = i < 4   ? i
                             : i < 8 ? rows - 1 - (i - 4)
                                     : (int64_t)(mix((uint64_t)i) % (uint64_t)rows);
-        MUST(cudaMemcpy(planes.data(), packed.planes + row * packed.bits * words, planes.size() * 4,
-                        cudaMemcpyDeviceToHost));
+        MUST(cudaMemcpy(planes.data(),
+                        packed.planes + row / DECANT_GROUP_ROWS * DECANT_GROUP_ROWS * packed.bits * words,
+                        planes.size() * 4, cudaMemcpyDeviceToHost));
+        const uint32_t *own = planes.data() + row % DECANT_GROUP_ROWS * order.row;
         for (int64_t column = 0; column < columns; column++) {
             int code = 0;
             for (int bit = 0; bit < packed.bits; bit++)
-                code |= (int)(planes[(size_t)(bit * words + column / 32)] >> column % 32 & 1u) << bit;
+                code |=
+                    (int)(own[bit * order.plane + decant_word_place(order, (int)column / 32)] >> column % 32 &
+                          1u)
+                    << bit;
             weights[(size_t)column] = __half2float(levels[(size_t)((row << packed.bits) + code)]);
         }
         for (uint32_t j = sparse ? sparse->offsets[row] : 0; sparse && j < sparse->offsets[row + 1]; j++)
@@ -283,7 +297,7 @@ static double time_packed_chain(bench *b, int bits, void *levels, const sparse_c
         const int shape = LAYER[i % LAYER_PRODUCTS], rows = SHAPES[shape][0], columns = SHAPES[shape][1];
         decant_packed_matrix packed =
             packed_copy(b, rows, columns, bits, levels, sparse ? &sparse[shape] : NULL, i);
-        const size_t place = next_place(&end, (size_t)rows * columns / 8 * bits, b->pool_bytes);
+        const size_t place = next_place(&end, planes_bytes(rows, columns, bits), b->pool_bytes);
         packed.planes = (uint32_t *)((char *)b->pool + place);
         matrices.push_back(packed);
     }

@@ -23,6 +23,7 @@
  * as far as no faster one is known. */
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/packed.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 #include "tests/bench/decode_bench.cuh"
 
@@ -313,7 +314,7 @@ static int copies_of_codes(const bench *b, int64_t bytes)
 /* The product itself. */
 static double time_product(bench *b, int rows, int columns, int bits)
 {
-    const int64_t bytes = (int64_t)rows * columns / 8 * bits;
+    const int64_t bytes = (int64_t)rows * bits * decant_plane_words(columns, true) * 4;
     const int copies = copies_of_codes(b, bytes);
     const decant_matrix x = {b->x_data, DECANT_BF16, 1, columns}, y = {b->y_data, DECANT_BF16, 1, rows};
     decant_packed_matrix packed = {};
@@ -321,6 +322,7 @@ static double time_product(bench *b, int rows, int columns, int bits)
     packed.columns = columns;
     packed.bits = bits;
     packed.levels = (uint16_t *)b->levels;
+    packed.arranged = true; /* random bits are as random in any order */
     return time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
         decant_error err;
         packed.planes = (uint32_t *)(b->pool + i % copies * bytes);

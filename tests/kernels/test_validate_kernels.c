@@ -82,7 +82,15 @@ static void pack_sparse(decant_backend *backend, packed_case *made, sparse_form 
     free(offsets);
     free(columns);
     free(values);
-    REQUIRE(backend->validate->prepare(backend, packed, err));
+}
+
+/* A matrix of made->packed's rows, columns and bits as products take it. */
+static void pack(decant_backend *backend, packed_case *made, sparse_form form, uint64_t *seed)
+{
+    pack_codes(backend, made, seed);
+    if (form != NO_SPARSE)
+        pack_sparse(backend, made, form, seed);
+    REQUIRE(backend->validate->prepare(backend, &made->packed, err));
 }
 
 static void drop_packed(decant_backend *backend, packed_case *made)
@@ -109,9 +117,7 @@ static void check_packed(decant_backend *backend, int bits, sparse_form sparse, 
 {
     uint64_t seed = 7;
     packed_case made = {.packed = {.rows = out, .columns = in, .bits = bits}, .weights = doubles(out * in)};
-    pack_codes(backend, &made, &seed);
-    if (sparse != NO_SPARSE)
-        pack_sparse(backend, &made, sparse, &seed);
+    pack(backend, &made, sparse, &seed);
     device_array x = activation_array(backend, tokens, in, 1, 1),
                  y = activation_array(backend, tokens, out, 1, 2);
     double *expected = doubles(tokens * out);
@@ -146,14 +152,16 @@ static void packed_linear_matches_at_every_width(void **state)
     check_packed(*state, 3, SOME_SPARSE, 5, 2051, 261); /* more than one tile of rows and block of columns */
 }
 
-/* Few tokens have kernels of their own for each width, by how many tokens there are, by whether rows of planes
- * are multiples of sixteen bytes (columns of 128), and for columns that only x can be read by (multiples of 8).
- */
+/* Few tokens have kernels of their own for each width, by how many tokens there are, by whether planes are
+ * arranged (rows of 8, columns of 512) or their rows multiples of sixteen bytes (columns of 128), and for
+ * columns that only x can be read by (multiples of 8). */
 static void packed_linear_matches_for_few_tokens(void **state)
 {
     static const int64_t tokens[] = {1, 2, 3, 4, 5, 8, 11, 16, 17, 31, 32, 33};
     for (int bits = DECANT_BITS_MINIMUM; bits <= DECANT_BITS_MAXIMUM; bits++)
         for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
+            check_packed(*state, bits, NO_SPARSE, tokens[i], 1024, 40);
+            check_packed(*state, bits, SOME_SPARSE, tokens[i], 1536, 24);
             check_packed(*state, bits, NO_SPARSE, tokens[i], 640, 37);
             check_packed(*state, bits, SOME_SPARSE, tokens[i], 1096, 50);
             check_packed(*state, bits, HEAVY_SPARSE, tokens[i], 136, 19);
@@ -167,16 +175,23 @@ static void packed_linear_matches_for_large_matrices(void **state)
     for (int bits = DECANT_BITS_MINIMUM; bits <= 4; bits++)
         for (int64_t tokens = 1; tokens <= 4; tokens *= 2) {
             check_packed(*state, bits, HEAVY_SPARSE, tokens, 9216, 61);
+            check_packed(*state, bits, HEAVY_SPARSE, tokens, 9216, 64);
             check_packed(*state, bits, SOME_SPARSE, tokens, 264, 9001);
+            check_packed(*state, bits, SOME_SPARSE, tokens, 512, 9000);
         }
-    for (int bits = DECANT_BITS_MINIMUM; bits <= 4; bits++) /* as many rows in a block as there can be */
+    for (int bits = DECANT_BITS_MINIMUM; bits <= 4; bits++) { /* as many rows in a block as there can be */
         check_packed(*state, bits, SOME_SPARSE, 1, 136, 40001);
+        check_packed(*state, bits, SOME_SPARSE, 1, 512, 40000);
+    }
     for (int bits = DECANT_BITS_MINIMUM; bits <= 6; bits++) /* far more entries in one block than in others */
         check_packed(*state, bits, LONE_SPARSE, 1 + bits % 2, 4104, 1061);
     check_packed(*state, 4, SOME_SPARSE, 16, 4224, 261);
+    check_packed(*state, 4, SOME_SPARSE, 16, 4608, 264);
     for (int64_t tokens = 7; tokens <= 28; tokens *= 2) { /* blocks of many rows, and of many runs of one row */
         check_packed(*state, 3, SOME_SPARSE, tokens, 72, 5003);
+        check_packed(*state, 3, SOME_SPARSE, tokens, 512, 5000);
         check_packed(*state, 4, LONE_SPARSE, tokens, 4104, 523);
+        check_packed(*state, 4, LONE_SPARSE, tokens, 4608, 520);
     }
     check_packed(*state, 3, SOME_SPARSE, 9, 2944, 4000); /* blocks that begin and end within a tile of rows */
     check_packed(*state, 4, NO_SPARSE, 32, 2944, 4000);
@@ -220,6 +235,7 @@ static void prepared_entries_are_the_same(void **state)
         packed_case made = {.packed = {.rows = rows, .columns = columns, .bits = 2},
                             .weights = doubles(rows * columns)};
         pack_sparse(backend, &made, SOME_SPARSE, &seed);
+        REQUIRE(backend->validate->prepare(backend, &made.packed, err));
         const decant_packed_matrix *packed = &made.packed;
         const size_t count = (size_t)packed->sparse.count;
         assert_true(count > 0);
@@ -252,8 +268,7 @@ static void packed_linear_repeats(void **state)
         uint64_t seed = 11;
         packed_case made = {.packed = {.rows = 520, .columns = 4608, .bits = 4},
                             .weights = doubles(520 * 4608)};
-        pack_codes(backend, &made, &seed);
-        pack_sparse(backend, &made, SOME_SPARSE, &seed);
+        pack(backend, &made, SOME_SPARSE, &seed);
         device_array x = activation_array(backend, tokens, 4608, 1, 1),
                      y = activation_array(backend, tokens, 520, 1, 2);
         void *bytes[2];
@@ -270,20 +285,24 @@ static void packed_linear_repeats(void **state)
     }
 }
 
-/* Where levels become BF16 each is rounded by 2⁻⁹ of itself at most, which is 1.5e-3 of a product. */
-static const double PRECISION = 2e-3;
+/* Where levels are rounded to BF16, by 2⁻⁸ of themselves at most, a product is off by 1.3e-3 to 1.8e-3. Of so
+ * few bits and tokens that happens only where lookups are asked for, which decode what they do not look up. */
+static double precision(void)
+{
+    const char *way = getenv("DECANT_CUDA_PACKED");
+    return way && strcmp(way, "lookups") == 0 ? 2e-3 : 1e-3;
+}
 
 /* What a product is off by, relative to the product, beside what storing it rounds away, whatever stands for
  * levels and x inside. dominating: how many times as large as the others one entry of each token is. */
 static void check_precision(decant_backend *backend, int bits, int64_t tokens, int64_t columns,
                             double dominating)
 {
-    const int64_t rows = 150;
+    const int64_t rows = columns % 512 == 0 ? 152 : 150; /* 152: planes are arranged */
     uint64_t seed = 13;
     packed_case made = {.packed = {.rows = rows, .columns = columns, .bits = bits},
                         .weights = doubles(columns * rows)};
-    pack_codes(backend, &made, &seed);
-    pack_sparse(backend, &made, SOME_SPARSE, &seed);
+    pack(backend, &made, SOME_SPARSE, &seed);
     device_array x = activation_array(backend, tokens, columns, 1, 1),
                  y = activation_array(backend, tokens, rows, 1, 2);
     double *expected = doubles(tokens * rows);
@@ -305,7 +324,7 @@ static void check_precision(decant_backend *backend, int bits, int64_t tokens, i
         rounding += (rounded - expected[i]) * (rounded - expected[i]);
         norm += expected[i] * expected[i];
     }
-    if (!(difference <= rounding + PRECISION * PRECISION * norm))
+    if (!(difference <= rounding + precision() * precision() * norm))
         fail_msg("%d bits, %d tokens, an entry %g times as large: off by %.2e, rounding alone by %.2e", bits,
                  (int)tokens, dominating, sqrt(difference / norm), sqrt(rounding / norm));
     free(bytes);
@@ -320,7 +339,7 @@ static void packed_linear_is_precise(void **state)
     static const int64_t tokens[] = {1, 2, 4, 8, 13, 16, 27, 32};
     for (int bits = DECANT_BITS_MINIMUM; bits <= 4; bits++)
         for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
-            for (int64_t columns = 1152; columns <= 1160; columns += 8) {
+            for (int64_t columns = 1536; columns <= 1544; columns += 8) {
                 check_precision(*state, bits, tokens[i], columns, 1);
                 check_precision(*state, bits, tokens[i], columns, 30);
                 check_precision(*state, bits, tokens[i], columns, 1000);
@@ -351,7 +370,7 @@ static void check_scales(decant_backend *backend, int bits, int64_t tokens, int6
     uint64_t seed = 5;
     packed_case made = {.packed = {.rows = rows, .columns = columns, .bits = bits},
                         .weights = doubles(columns * rows)};
-    pack_codes(backend, &made, &seed);
+    pack(backend, &made, NO_SPARSE, &seed);
     device_array x = activation_array(backend, tokens, columns, 1, 1),
                  y = activation_array(backend, tokens, rows, 1, 2);
     double *expected = doubles(tokens * rows);
@@ -390,8 +409,8 @@ static void packed_linear_scales_each_token(void **state)
 }
 
 /* Nor do columns whose values lie far apart, with so many rows that a block of a GPU takes several steps of
- * columns one after the other. Ways that scale x can fail here, of a GPU's parities and pairs
- * (DECANT_CUDA_PACKED); tiles take x as it is. */
+ * columns one after the other, in the last several units of them. Ways that scale x can fail here, of a GPU's
+ * parities, pairs and tiles (DECANT_CUDA_PACKED). */
 static void packed_linear_follows_scales_of_columns(void **state)
 {
     for (int bits = 2; bits <= 4; bits++) {
@@ -401,6 +420,7 @@ static void packed_linear_follows_scales_of_columns(void **state)
     check_scales(*state, 4, 8, 4096, 2200, scale_of_column);
     check_scales(*state, 4, 16, 4096, 2200, scale_of_column);
     check_scales(*state, 3, 18, 4096, 2200, scale_of_column);
+    check_scales(*state, 2, 5, 1544, 17000, scale_of_column);
 }
 
 /* ---- comparison ---- */

@@ -14,6 +14,7 @@
  *
  * First every kernel multiplies a small matrix, which is compared with a product in double from its own packed
  * codes, levels and entries; the program ends when one is wrong. */
+#include "kernels/cuda/packed.cuh"
 #include "tests/bench/decode_bench.cuh"
 #include "tests/bench/peers/peers.h"
 
@@ -381,7 +382,8 @@ static double time_decant(bench *b, int rows, int columns, int bits, int tokens,
         packed.rows = rows;
         packed.columns = columns;
         packed.bits = bits;
-        packed.planes = (uint32_t *)codes_of(b, rows, columns, bits, i % copies);
+        packed.planes = (uint32_t *)codes_of(b, rows, decant_plane_words(columns, true) * 32, bits, i % copies);
+        packed.arranged = true; /* random bits are as random in any order */
         packed.levels = (uint16_t *)levels.halves;
         if (part) {
             const size_t copy = (size_t)(i % copies) % part->halves.size();
