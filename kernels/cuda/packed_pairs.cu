@@ -70,7 +70,8 @@ template <int TOKENS> constexpr bool HOLDS_TWO_STAGES = TOKENS <= 16;
 /* Or for the scales of what a thread adds up. */
 template <int TOKENS, bool SPARSE> constexpr bool KEEPS_SCALES = !SPARSE || TOKENS <= 16;
 
-/* Slots of the ring. Where tables leave no room beside it, entries have that of one. */
+/* Slots of the ring. At four bits one fewer than there is room for: x comes sooner so, and entries, which tables
+ * leave no room for otherwise, have its place. */
 template <int BITS, bool SPARSE> constexpr int OWN_SLOTS = SLOTS<BITS> - (BITS == 4 ? 1 : 0);
 
 /* What a number of tokens is padded to, and how products are made of them. */
