@@ -70,9 +70,9 @@ template <int TOKENS> constexpr bool HOLDS_TWO_STAGES = TOKENS <= 16;
 /* Or for the scales of what a thread adds up. */
 template <int TOKENS, bool SPARSE> constexpr bool KEEPS_SCALES = !SPARSE || TOKENS <= 16;
 
-/* Slots of the ring. At four bits one fewer than there is room for: x comes sooner so, and entries, which tables
- * leave no room for otherwise, have its place. */
-template <int BITS, bool SPARSE> constexpr int OWN_SLOTS = SLOTS<BITS> - (BITS == 4 ? 1 : 0);
+/* Slots of the ring. At four bits one fewer than there is room for: x comes sooner so, and entries, which
+ * tables leave no room for otherwise, have its place. */
+template <int BITS> constexpr int OWN_SLOTS = SLOTS<BITS> - (BITS == 4 ? 1 : 0);
 
 /* What a number of tokens is padded to, and how products are made of them. */
 template <int TOKENS> constexpr int OPERANDS = TOKENS > DECANT_FRAGMENTS_OPERAND_TOKENS ? 2 : 1;
@@ -92,9 +92,9 @@ template <int BITS, int TOKENS, bool SPARSE> struct shared_layout {
                          PARTS_BYTES = WARPS * TOKENS * PART_STRIDE * 4,
                          TABLES_END = TABLES_AT + (TABLES_BYTES > PARTS_BYTES ? TABLES_BYTES : PARTS_BYTES),
                          ENTRIES_BYTES = SPARSE ? (int)sizeof(block_entries<TOKENS>) : 0;
-    static constexpr bool IN_RING = OWN_SLOTS<BITS, SPARSE> < SLOTS<BITS>;
+    static constexpr bool IN_RING = OWN_SLOTS<BITS> < SLOTS<BITS>;
     static_assert(!IN_RING || ENTRIES_BYTES <= STAGE_BYTES<BITS>, "the place of a slot");
-    static constexpr int ENTRIES_AT = IN_RING ? OWN_SLOTS<BITS, SPARSE> * STAGE_BYTES<BITS> : TABLES_END,
+    static constexpr int ENTRIES_AT = IN_RING ? OWN_SLOTS<BITS> * STAGE_BYTES<BITS> : TABLES_END,
                          TOTAL = IN_RING ? TABLES_END : TABLES_END + ENTRIES_BYTES;
 };
 
@@ -374,8 +374,7 @@ template <int TOKENS> static __device__ __forceinline__ void add_parts(const pai
 /* What the warps of the codes do. */
 template <int BITS, int TOKENS, bool SPARSE, bool EARLY>
 static __device__ __forceinline__ void take_codes(const pairs_call &call, unsigned char *shared,
-                                                  code_ring<BITS, OWN_SLOTS<BITS, SPARSE>> &ring,
-                                                  entry_barriers &met)
+                                                  code_ring<BITS, OWN_SLOTS<BITS>> &ring, entry_barriers &met)
 {
     __shared__ shared_tiles known;
     using layout = shared_layout<BITS, TOKENS, SPARSE>;
@@ -517,11 +516,11 @@ __global__ void __maxnreg__(REGISTERS) packed_pairs_kernel(const __grid_constant
 {
     if constexpr (DECANT_HAS_WGMMA) {
         extern __shared__ __align__(1024) unsigned char shared[];
-        __shared__ code_barriers<OWN_SLOTS<BITS, SPARSE>> barriers;
+        __shared__ code_barriers<OWN_SLOTS<BITS>> barriers;
         __shared__ uint32_t row_offsets[2][ROWS + 1];
         __shared__ entry_barriers met;
         const stage_run run = run_of_block(call);
-        code_ring<BITS, OWN_SLOTS<BITS, SPARSE>> ring;
+        code_ring<BITS, OWN_SLOTS<BITS>> ring;
         decant_let_next_kernel_begin();
         if (SPARSE && threadIdx.x == 0) {
             decant_barrier_create(decant_shared_address(&met.there), ENTRY_WARPS<TOKENS>);
