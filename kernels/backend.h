@@ -418,7 +418,7 @@ typedef struct decant_validate_kernels {
     /* Once a matrix is filled: adds what its products are faster with, packed->sparse_entries, from
      * memory->allocate, which the caller owns with the other arrays, and puts the planes into the order that
      * they read fastest, in place or into another array instead of theirs; or nothing. Products are right
-     * without. From then on only packed_linear takes the matrix. */
+     * without. From then on only packed_linear and steps->products take the matrix. */
     decant_status (*prepare)(decant_backend *backend, decant_packed_matrix *packed, decant_error *err);
 
     /* y = x ŵᵀ (or y += …) straight from the packed form, whose arrays are complete: whoever filled them has
