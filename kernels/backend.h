@@ -20,6 +20,7 @@
 
 #include "base/element.h"
 #include "base/error.h"
+#include "kernels/arranged_columns.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -15,14 +15,13 @@ static int64_t pattern_bytes(int64_t rows, int64_t count)
     return 4 * (rows + 1) + 4 * count;
 }
 
-/* What a GPU puts behind the planes of one matrix so that they are whole pieces
- * (kernels/cuda/arranged_planes.cu), at the most bits. */
+/* What a GPU puts behind the planes of one matrix so that they are whole pieces, at the most bits. */
 static int64_t arranged_zeros_bytes(int64_t rows, int64_t columns)
 {
-    enum { PIECE_WORDS = 16, WORDS_FOR_ONE_MORE = 20 };
-    int64_t words = (columns + 31) / 32, whole = (words + PIECE_WORDS - 1) / PIECE_WORDS * PIECE_WORDS;
-    bool is_padded = (whole - words) * WORDS_FOR_ONE_MORE <= whole;
-    return is_padded ? 4 * rows * DECANT_BITS_MAXIMUM * (whole - words) : 0;
+    if (!decant_columns_are_arranged(columns))
+        return 0;
+    return 4 * rows * DECANT_BITS_MAXIMUM *
+           (decant_plane_words(columns, true) - decant_plane_words(columns, false));
 }
 
 static void size_linear(const decant_job_shape *shape, const decant_linear *linear, decant_linear_size *size)

@@ -8,7 +8,6 @@ enum {
     THREADS = 256,
     CHUNK_WORDS = 4,
     PIECE_CHUNKS = DECANT_PIECE_WORDS / CHUNK_WORDS,
-    WORDS_FOR_ONE_MORE = 20, /* of whole pieces, so that zeros are 5 % at most */
 };
 
 /* A block takes a group of eight rows.
@@ -34,7 +33,7 @@ __global__ void __launch_bounds__(THREADS)
 /* Of a group of rows, as they come. */
 static size_t group_bytes(const decant_packed_matrix *packed)
 {
-    return (size_t)(DECANT_GROUP_ROWS * packed->bits * decant_plane_words((int)packed->columns, false)) *
+    return (size_t)(DECANT_GROUP_ROWS * packed->bits * decant_plane_words(packed->columns, false)) *
            sizeof(uint32_t);
 }
 
@@ -42,11 +41,8 @@ static size_t group_bytes(const decant_packed_matrix *packed)
 static bool gains(const decant_backend *backend, const decant_packed_matrix *packed)
 {
     const decant_cuda_context *context = (const decant_cuda_context *)backend->state;
-    const int words = decant_plane_words((int)packed->columns, false),
-              whole = decant_plane_words((int)packed->columns, true);
     return context->has_wgmma && backend->activation == DECANT_BF16 && packed->rows % DECANT_GROUP_ROWS == 0 &&
-           words % CHUNK_WORDS == 0 && (whole - words) * WORDS_FOR_ONE_MORE <= whole &&
-           (uintptr_t)packed->planes % sizeof(uint4) == 0 &&
+           decant_columns_are_arranged(packed->columns) && (uintptr_t)packed->planes % sizeof(uint4) == 0 &&
            group_bytes(packed) <= context->shared.shared_memory_bytes;
 }
 
@@ -59,9 +55,8 @@ static decant_status arrange(decant_backend *backend, const decant_packed_matrix
         "shared memory of a kernel", err));
     arrange_planes_kernel<<<(unsigned)(packed->rows / DECANT_GROUP_ROWS), THREADS, bytes,
                             decant_cuda_of(backend)->stream>>>(
-        (const uint4 *)packed->planes, packed->bits,
-        decant_plane_words((int)packed->columns, false) / CHUNK_WORDS,
-        decant_plane_words((int)packed->columns, true) / DECANT_PIECE_WORDS, (uint4 *)target);
+        (const uint4 *)packed->planes, packed->bits, decant_plane_words(packed->columns, false) / CHUNK_WORDS,
+        decant_plane_words(packed->columns, true) / DECANT_PIECE_WORDS, (uint4 *)target);
     DECANT_RETURN_ON_FAILURE(decant_cuda_launched(backend, "arrange_planes", err));
     return backend->memory->synchronize(backend, err); /* products read codes before earlier work is done */
 }
@@ -69,8 +64,8 @@ static decant_status arrange(decant_backend *backend, const decant_packed_matrix
 decant_status decant_cuda_arrange_planes(decant_backend *backend, decant_packed_matrix *packed,
                                          decant_error *err)
 {
-    const int words = decant_plane_words((int)packed->columns, true);
-    const bool in_place = words == decant_plane_words((int)packed->columns, false);
+    const int words = decant_plane_words(packed->columns, true);
+    const bool in_place = words == decant_plane_words(packed->columns, false);
     uint32_t *target = packed->planes;
     if (packed->arranged || packed->rows == 0 || !gains(backend, packed))
         return DECANT_OK;

@@ -8,6 +8,7 @@
 #ifndef DECANT_KERNELS_CUDA_PACKED_CUH
 #define DECANT_KERNELS_CUDA_PACKED_CUH
 
+#include "kernels/arranged_columns.h"
 #include "kernels/cuda/bit_merge.cuh"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
@@ -18,10 +19,7 @@ enum {
     DECANT_LEVELS_MAXIMUM = 1 << DECANT_BITS_MAXIMUM
 };
 
-enum {
-    DECANT_PIECE_WORDS = 16 /* of a plane of a row, which lie side by side in both orders */,
-    DECANT_GROUP_ROWS = 8
-};
+enum { DECANT_GROUP_ROWS = 8 };
 
 /* How far apart the words of a group of eight rows lie: those of neighbouring rows, planes and pieces. */
 typedef struct decant_planes_order {
@@ -41,12 +39,6 @@ typedef struct decant_packed_view {
     decant_planes_order order;
 } decant_packed_view;
 
-static inline int decant_plane_words(int columns, bool arranged)
-{
-    const int words = (columns + 31) / 32;
-    return arranged ? (words + DECANT_PIECE_WORDS - 1) / DECANT_PIECE_WORDS * DECANT_PIECE_WORDS : words;
-}
-
 static inline __host__ __device__ decant_planes_order decant_planes_order_of(int bits, int words, bool arranged)
 {
     const int piece = DECANT_GROUP_ROWS * DECANT_PIECE_WORDS;
@@ -56,7 +48,7 @@ static inline __host__ __device__ decant_planes_order decant_planes_order_of(int
 
 static inline decant_packed_view decant_packed_view_of(const decant_packed_matrix *packed)
 {
-    const int words = decant_plane_words((int)packed->columns, packed->arranged);
+    const int words = decant_plane_words(packed->columns, packed->arranged);
     return {packed->planes,
             (const __half *)packed->levels,
             packed->sparse.row_offsets,

@@ -178,14 +178,8 @@ static cudaError_t launch_width(decant_cuda_context *context, const parities_cal
     if constexpr (TOKENS > 1)
         if (call.tokens <= TOKENS / 2 || !fits)
             return launch_width<BITS, TOKENS / 2>(context, call);
-    switch (form_of(call.packed)) {
-    case PLANES_BY_WORDS:
-        return launch<BITS, TOKENS, PLANES_BY_WORDS>(context, chosen);
-    case PLANES_BY_ROWS:
-        return launch<BITS, TOKENS, PLANES_BY_ROWS>(context, chosen);
-    default:
-        return launch<BITS, TOKENS, PLANES_ARRANGED>(context, chosen);
-    }
+    return by_form(form_of(call.packed),
+                   [&](auto form) { return launch<BITS, TOKENS, decltype(form)::value>(context, chosen); });
 }
 
 template <int BITS> static bool fits(const decant_cuda *cuda, parities_call call)

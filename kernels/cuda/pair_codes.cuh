@@ -146,8 +146,8 @@ template <int BITS> struct slice_codes {
     uint2 words[TILES][BITS];
 };
 
-/* Where a lane's words of a warp's slice lie in a plane of the first tile. A stage is [group of
- * rows][piece][plane] [line], of a line two rows' pieces; it is swizzled over 128 bytes. */
+/* Where a lane's words of a warp's slice lie in a plane of the first tile. A stage lies by
+ * group of rows, piece, plane and line, of two rows' pieces; it is swizzled over 128 bytes. */
 template <int BITS> static __host__ __device__ __forceinline__ int codes_place(int warp, int lane, int bit)
 {
     const int row = row_of_lane(lane), own_row = row % DECANT_GROUP_ROWS;

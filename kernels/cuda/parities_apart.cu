@@ -280,14 +280,8 @@ static cudaError_t launch_form(decant_cuda_context *context, const parities_call
 template <int BITS> static cudaError_t launch(decant_cuda_context *context, parities_call call)
 {
     choose_apart<BITS>(&context->shared, &call);
-    switch (form_of(call.packed)) {
-    case PLANES_BY_WORDS:
-        return launch_form<BITS, PLANES_BY_WORDS>(context, call);
-    case PLANES_BY_ROWS:
-        return launch_form<BITS, PLANES_BY_ROWS>(context, call);
-    default:
-        return launch_form<BITS, PLANES_ARRANGED>(context, call);
-    }
+    return by_form(form_of(call.packed),
+                   [&](auto form) { return launch_form<BITS, decltype(form)::value>(context, call); });
 }
 
 bool decant_cuda_has_parities_apart(const decant_cuda_context *context, parities_call call)

@@ -166,6 +166,24 @@ static __device__ __forceinline__ void count_ones(int (&counts)[4], const uint4 
 /* How planes lie: rows of them, to be read by words or sixteen bytes at a time, or arranged (packed.cuh): then
  * a unit lies as it will in a slot, and the units of a tile follow each other. */
 enum planes_form { PLANES_BY_WORDS, PLANES_BY_ROWS, PLANES_ARRANGED };
+
+template <planes_form FORM> struct form_constant {
+    static constexpr planes_form value = FORM;
+};
+
+/* For the host: launch(form_constant) of the kernel for planes that lie so. */
+template <typename Launch> static cudaError_t by_form(planes_form form, const Launch &launch)
+{
+    switch (form) {
+    case PLANES_BY_WORDS:
+        return launch(form_constant<PLANES_BY_WORDS>());
+    case PLANES_BY_ROWS:
+        return launch(form_constant<PLANES_BY_ROWS>());
+    default:
+        return launch(form_constant<PLANES_ARRANGED>());
+    }
+}
+
 static_assert((int)UNIT_WORDS == (int)DECANT_PIECE_WORDS && (int)TILE_ROWS == (int)DECANT_GROUP_ROWS,
               "a unit is a piece of a group of rows");
 

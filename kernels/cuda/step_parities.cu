@@ -349,14 +349,9 @@ static cudaError_t launch_kind(decant_cuda_context *context, const parities_laun
 template <int BITS, bool SPARSE>
 static cudaError_t launch_form(decant_cuda_context *context, const parities_launch &launch)
 {
-    switch (launch.form) {
-    case PLANES_BY_WORDS:
-        return launch_kind<BITS, SPARSE, PLANES_BY_WORDS>(context, launch);
-    case PLANES_BY_ROWS:
-        return launch_kind<BITS, SPARSE, PLANES_BY_ROWS>(context, launch);
-    default:
-        return launch_kind<BITS, SPARSE, PLANES_ARRANGED>(context, launch);
-    }
+    return by_form(launch.form, [&](auto form) {
+        return launch_kind<BITS, SPARSE, decltype(form)::value>(context, launch);
+    });
 }
 
 template <int BITS> static cudaError_t launch_bits(decant_cuda_context *context, const parities_launch &launch)

@@ -25,6 +25,7 @@
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/packed.cuh"
 #include "kernels/cuda/tensor_core.cuh"
+#include "tests/bench/copy_once.cuh"
 #include "tests/bench/decode_bench.cuh"
 
 #include <cstring>
@@ -106,20 +107,6 @@ static __device__ __forceinline__ void store_y(const bring_call &call)
 }
 
 /* ---- by the copy engine ---- */
-
-/* decant_copy_bytes of what is the first to make room in the L2 cache. */
-static __device__ __forceinline__ void copy_once(uint32_t target, const void *source, uint32_t size_bytes,
-                                                 uint32_t barrier)
-{
-    asm volatile("{\n"
-                 ".reg .b64 policy;\n"
-                 "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
-                 "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-                 "[%0], [%1], %2, [%3], policy;\n"
-                 "}" ::"r"(target),
-                 "l"(source), "r"(size_bytes), "r"(barrier)
-                 : "memory");
-}
 
 /* barriers: [SLOTS_MAXIMUM + 1], of the slots and of the levels. */
 static __device__ __forceinline__ void bring_in_bulk(const bring_call &call, unsigned char *shared,

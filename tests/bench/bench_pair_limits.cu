@@ -14,15 +14,16 @@
  * A stage is 64 rows and 1024 columns; a multiprocessor looks up at most 32 pairs a cycle. A shape's figure is
  * that of as many stages as the busiest multiprocessor has.
  *
- *     chain, codes     a launch begins to bring them beside the one before, into a ring of two stages, the
- * first to leave the L2 cache, each stage one stretch of memory; a block waits for the launch before, and its
- * warps read them into registers chain, and x     the operands of x besides, asked for a stage ahead chain, and
- * all   and look-ups and both products */
+ * "chain, codes": a launch begins to bring them beside the one before, into a ring of two stages, the first to
+ * leave the L2 cache, each stage one stretch of memory; a block waits for the launch before, and its warps read
+ * them into registers. "and x": the operands of x besides, asked for a stage ahead. "and all": look-ups and
+ * both products, too. */
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/pair_tables.cuh"
 #include "kernels/cuda/sparse_core.cuh"
 #include "kernels/cuda/tensor_core.cuh"
+#include "tests/bench/copy_once.cuh"
 #include "tests/bench/decode_bench.cuh"
 
 #include <cstring>
@@ -163,20 +164,6 @@ typedef struct chain_call {
     int row_stages;
     uint32_t zero; /* as a value that the compiler does not know */
 } chain_call;
-
-/* decant_copy_bytes of what is the first to make room in the L2 cache. */
-[[maybe_unused]] static __device__ __forceinline__ void copy_once(uint32_t target, const void *source,
-                                                                  uint32_t size_bytes, uint32_t barrier)
-{
-    asm volatile("{\n"
-                 ".reg .b64 policy;\n"
-                 "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
-                 "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-                 "[%0], [%1], %2, [%3], policy;\n"
-                 "}" ::"r"(target),
-                 "l"(source), "r"(size_bytes), "r"(barrier)
-                 : "memory");
-}
 
 /* Brings all stages of the block; one thread. */
 template <int BITS>
