@@ -25,7 +25,8 @@ enum {
     LOT_TOKENS = 32, /* the most that are multiplied without decoding */
     PAIRS_TOKENS_FEW = 8,
     PARITIES_TOKENS = 16,
-    PARITIES_SPARSE_COLUMNS = 8192, /* of more than two tokens */
+    PARITIES_COLUMNS = 8192, /* at most, of more than two tokens */
+    PARITIES_WEIGHTS = 24,   /* Mi, at least, of those */
 };
 
 /* Dense columns of an octet leave together when the row's addresses allow. */
@@ -150,16 +151,25 @@ static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
 }
 
 /* Parities cost by the token, lookups by the code: where the one overtakes the other (tests/gpu/RESULTS.md).
- * The sparse part of more than two tokens costs more beside parities when x has so many columns that it is not
- * kept in shared memory. */
-static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
+ * With more than two tokens that depends on the matrix, too: codes of three bits are looked up sooner where
+ * rows are long or the matrix is small, and beside the sparse part those of two where rows are long. */
+static bool gains_by_parities(decant_matrix x, const decant_packed_matrix *packed)
 {
     static const int most[] = {0, 0, 4, 4, 2, 1, 1}; /* tokens, of codes of 2 to 6 bits */
+    if (packed->bits > 6 || x.rows > most[packed->bits])
+        return false;
+    if (x.rows <= 2)
+        return true;
+    const bool sparse = packed->sparse.count > 0, many_columns = packed->columns > PARITIES_COLUMNS,
+               small = packed->rows * packed->columns < (int64_t)PARITIES_WEIGHTS << 20;
+    return sparse ? !many_columns : packed->bits < 3 || (!many_columns && !small);
+}
+
+static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
+{
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
-    const bool many_columns =
-        packed->sparse.count > 0 && x.rows > 2 && packed->columns > PARITIES_SPARSE_COLUMNS;
-    const bool wanted = way == DECANT_PACKED_PARITIES || (way == DECANT_PACKED_FASTEST && packed->bits <= 6 &&
-                                                          x.rows <= most[packed->bits] && !many_columns);
+    const bool wanted =
+        way == DECANT_PACKED_PARITIES || (way == DECANT_PACKED_FASTEST && gains_by_parities(x, packed));
     return wanted && x.rows <= PARITIES_TOKENS && decant_cuda_packed_has_parities(backend, x, packed);
 }
 
