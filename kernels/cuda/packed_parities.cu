@@ -16,7 +16,8 @@
  *
  * A block owns a run of tiles of eight rows; its warps share the units of these tiles (eight rows, 512 columns)
  * evenly, in order, each through a ring of its own in shared memory. Nothing of the weights depends on earlier
- * work, so their copies, and the levels' transform, start before the kernel waits for its x.
+ * work, so their copies, and the levels' transform, start before the kernel waits for its x. parity_block.cuh
+ * lists the files that hold a block's work.
  *
  * The sparse part is taken beside the codes (parity_run.cuh), or, of one token, by warps of their own where the
  * device can (parities_apart.cu).
@@ -27,6 +28,7 @@
  * sixteen words of a unit a lane takes words 4t … 4t + 3, sixteen bytes of every plane, two words a product. */
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/parity_launch.cuh"
+#include "kernels/cuda/parity_levels.cuh"
 #include "kernels/cuda/parity_run.cuh"
 
 /* ---- the kernel ---- */

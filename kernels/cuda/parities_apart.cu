@@ -16,6 +16,7 @@
 #include "kernels/cuda/entry_lanes.cuh"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/parity_launch.cuh"
+#include "kernels/cuda/parity_levels.cuh"
 #include "kernels/cuda/parity_run.cuh"
 
 enum {

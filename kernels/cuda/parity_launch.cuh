@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/parity_block.cuh"
+#include "kernels/cuda/parity_codes.cuh"
 
 enum {
     TILES_MAXIMUM = 32,      /* of a block */
@@ -28,7 +29,7 @@ static int blocks_of(const decant_cuda *cuda, int rows)
     return blocks < least ? least : blocks < tiles ? blocks : tiles;
 }
 
-/* Blocks share the tiles evenly (share_of in parity_run.cuh). */
+/* Blocks share the tiles evenly (share_of in parity_block.cuh). */
 static inline void share_tiles(const decant_cuda *cuda, parities_call *call)
 {
     const int tiles = tiles_of(call->packed.rows);

@@ -1,24 +1,13 @@
 /* The run of a warp of packed_parities.cu through its units, and beside them through its chunks of the sparse
- * part. */
+ * part, and the ends of the block's rows. */
 #ifndef DECANT_KERNELS_CUDA_PARITY_RUN_CUH
 #define DECANT_KERNELS_CUDA_PARITY_RUN_CUH
 
 #include "kernels/cuda/parity_block.cuh"
-
-/* ---- a block's share of the matrix ---- */
-
-template <int BITS, int TOKENS>
-static __device__ __forceinline__ block_share share_of(const parities_call &call)
-{
-    block_share share;
-    const int tiles = tiles_of(call.packed.rows), block = blockIdx.x / call.groups;
-    share.first_tile = (int)((int64_t)block * tiles / call.blocks);
-    share.tiles = (int)((int64_t)(block + 1) * tiles / call.blocks) - share.first_tile;
-    share.units = units_of(call.packed.words);
-    share.first_token = blockIdx.x % call.groups * TOKENS;
-    share.layout = layout_of<BITS, TOKENS>(call, (tiles + call.blocks - 1) / call.blocks, share.units);
-    return share;
-}
+#include "kernels/cuda/parity_codes.cuh"
+#include "kernels/cuda/parity_counts.cuh"
+#include "kernels/cuda/parity_operands.cuh"
+#include "kernels/cuda/sparse_rows.cuh"
 
 /* ---- the sparse part ---- */
 

@@ -3,7 +3,8 @@
 #ifndef DECANT_KERNELS_CUDA_STEP_CODES_CUH
 #define DECANT_KERNELS_CUDA_STEP_CODES_CUH
 
-#include "kernels/cuda/parity_block.cuh"
+#include "kernels/cuda/parity_codes.cuh"
+#include "kernels/cuda/parity_counts.cuh"
 #include "kernels/cuda/step_block.cuh"
 
 /* Units in a warp's ring: as many as leave the multiprocessor to two blocks at LLaMA-7B's widths. */

@@ -1,6 +1,8 @@
 /* y = x ŵᵀ for one token from the container's bit planes, by parities on binary tensor cores: the product of
  * packed_parities.cu, which explains it, in the frame of step_block.cuh. */
-#include "kernels/cuda/parity_block.cuh"
+#include "kernels/cuda/parity_codes.cuh"
+#include "kernels/cuda/parity_levels.cuh"
+#include "kernels/cuda/parity_operands.cuh"
 #include "kernels/cuda/step_block.cuh"
 #include "kernels/cuda/step_codes.cuh"
 #include "kernels/cuda/step_planes.cuh"

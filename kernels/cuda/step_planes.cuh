@@ -5,7 +5,7 @@
 #ifndef DECANT_KERNELS_CUDA_STEP_PLANES_CUH
 #define DECANT_KERNELS_CUDA_STEP_PLANES_CUH
 
-#include "kernels/cuda/parity_block.cuh"
+#include "kernels/cuda/parity_operands.cuh"
 #include "kernels/cuda/step_block.cuh"
 
 enum {
