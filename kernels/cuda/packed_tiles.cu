@@ -22,6 +22,12 @@ template <int BITS> struct row_levels {
     uint32_t lower[WORDS], upper[WORDS];
 };
 
+/* Levels i … i + 3 of a row. */
+template <int BITS> static __device__ __forceinline__ uint2 levels_at(const tiles_call &call, int row, int i)
+{
+    return *(const uint2 *)(call.packed.levels + ((int64_t)row << BITS) + i);
+}
+
 template <int BITS>
 static __device__ __forceinline__ void load_levels(row_levels<BITS> &levels, const tiles_call &call, int row)
 {
@@ -52,6 +58,11 @@ static __device__ __forceinline__ uint32_t mask_and_add(uint32_t bits, uint32_t 
     uint32_t sum;
     asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(sum) : "r"(bits), "r"(mask), "r"(more));
     return sum;
+}
+
+static __device__ __forceinline__ uint32_t shift_right(uint32_t value, uint32_t factor)
+{
+    return __umulhi(value, factor);
 }
 
 /* Eight codes, a digit of four bits each: those of columns n, n + 4, … of a word are codes n. A permutation
@@ -103,6 +114,11 @@ static __device__ __forceinline__ void look_up(uint32_t (&pairs)[4], const word_
 }
 
 /* ---- the decoder ---- */
+
+static __device__ __forceinline__ uint32_t word_of(const uint4 &four, int word)
+{
+    return word == 0 ? four.x : word == 1 ? four.y : word == 2 ? four.z : four.w;
+}
 
 template <int BITS> struct level_decoder {
     static constexpr int PLANES = BITS;
