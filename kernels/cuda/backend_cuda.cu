@@ -123,6 +123,16 @@ static decant_status read_choices(decant_cuda_context *context, decant_error *er
     return DECANT_OK;
 }
 
+/* Under MPS. A driver that does not know the question is taken to say no. */
+static bool may_run_beside_others(int device)
+{
+    int answer = 0;
+    if (cudaDeviceGetAttribute(&answer, cudaDevAttrMpsEnabled, device) == cudaSuccess)
+        return answer != 0;
+    (void)cudaGetLastError(); /* it is no error of what comes */
+    return false;
+}
+
 static decant_status open_device(decant_backend *backend, int device, decant_error *err)
 {
     decant_cuda_context *context = decant_cuda_context_of(backend);
@@ -138,6 +148,7 @@ static decant_status open_device(decant_backend *backend, int device, decant_err
         return DECANT_ERROR(err, DECANT_ERROR_DEVICE,
                             "%s has compute capability %d.%d; decant needs 8.0 or newer", properties.name,
                             properties.major, properties.minor);
+    context->runs_beside_others = may_run_beside_others(device);
     cuda->device = device;
     cuda->multiprocessors = properties.multiProcessorCount;
     cuda->shared_memory_bytes = properties.sharedMemPerBlockOptin;

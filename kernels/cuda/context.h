@@ -59,13 +59,14 @@ typedef struct decant_device_block {
 } decant_device_block;
 
 typedef struct decant_cuda_context {
-    decant_cuda shared;     /* first: backend->state is read as a decant_cuda by every kernel */
-    int capability;         /* 80, 90, …: compute capability times ten */
-    bool has_wgmma;         /* a device of capability 9.0, whose own kernels may be used */
-    bool pooled;            /* memory comes from the driver's stream-ordered pool */
-    bool sparse_by_library; /* packed_linear leaves the sparse part to cuSPARSE */
-    bool step_apart;        /* every operation of a step is a launch of its own */
-    void *encode_map;       /* the driver's cuTensorMapEncodeTiled, once tensor_map.cu has asked for it */
+    decant_cuda shared;      /* first: backend->state is read as a decant_cuda by every kernel */
+    int capability;          /* 80, 90, …: compute capability times ten */
+    bool has_wgmma;          /* a device of capability 9.0, whose own kernels may be used */
+    bool pooled;             /* memory comes from the driver's stream-ordered pool */
+    bool runs_beside_others; /* kernels of other processes may run at the same time (MPS) */
+    bool sparse_by_library;  /* packed_linear leaves the sparse part to cuSPARSE */
+    bool step_apart;         /* every operation of a step is a launch of its own */
+    void *encode_map;        /* the driver's cuTensorMapEncodeTiled, once tensor_map.cu has asked for it */
     decant_packed_way packed_way;
 
     void *blas_workspace;

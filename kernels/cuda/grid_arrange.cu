@@ -52,17 +52,18 @@ static size_t tile_bytes(const decant_grid_matrix *matrix)
            sizeof(uint32_t);
 }
 
-/* Whether there are products for it that read faster so. */
+/* Whether there are products for it that read faster so. In those of several tokens blocks wait for each other
+ * (grid_runs.cuh), so all have to run at once; beside kernels of other processes they might not. */
 static bool gains(const decant_backend *backend, const decant_grid_matrix *matrix)
 {
     const decant_cuda_context *context = (const decant_cuda_context *)backend->state;
     const decant_grid_form *form = &matrix->form;
     const int64_t words = decant_grid_words(matrix->columns, form->dimension);
     const bool stretches_share_scales = form->group >= matrix->columns || form->group % STRETCH_COLUMNS == 0;
-    return context->has_wgmma && backend->activation == DECANT_BF16 && has_arranged_form(form) &&
-           stretches_share_scales && form->rotation <= ROTATION_MAXIMUM && matrix->rows % ARRANGED_ROWS == 0 &&
-           words % ARRANGED_WORDS == 0 && (uintptr_t)matrix->planes % 16 == 0 &&
-           tile_bytes(matrix) <= context->shared.shared_memory_bytes;
+    return context->has_wgmma && !context->runs_beside_others && backend->activation == DECANT_BF16 &&
+           has_arranged_form(form) && stretches_share_scales && form->rotation <= ROTATION_MAXIMUM &&
+           matrix->rows % ARRANGED_ROWS == 0 && words % ARRANGED_WORDS == 0 &&
+           (uintptr_t)matrix->planes % 16 == 0 && tile_bytes(matrix) <= context->shared.shared_memory_bytes;
 }
 
 decant_status decant_cuda_grid_arrange(decant_backend *backend, decant_grid_matrix *matrix, decant_error *err)
