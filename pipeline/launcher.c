@@ -43,3 +43,8 @@ void decant_launcher_stay_alone(void)
     setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
     setenv("OMPI_MCA_orte_jobfam_session_dir", folder, 0);
 }
+
+void decant_launcher_share_no_pointer(void)
+{
+    setenv("OMPI_MCA_sharedfp", "individual", 0);
+}

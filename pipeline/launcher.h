@@ -20,4 +20,10 @@ int decant_launcher_rank(void);
  * MPI_Finalize removes. What the user has set stays. */
 void decant_launcher_stay_alone(void);
 
+/* Before MPI_Init. Ranks write each at places of their own and need no file pointer that they share. Open MPI
+ * tries its kinds of one all the same whenever a file is opened, and of these `lockedfile` has room for a path
+ * of 255 bytes, ends the process behind it, and leaves PATH.locktest.RANK where it is killed; `individual`
+ * touches nothing. What the user has set stays. */
+void decant_launcher_share_no_pointer(void);
+
 #endif

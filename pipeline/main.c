@@ -112,6 +112,7 @@ int main(int argument_count, char **arguments)
     char last_words[sizeof options.output + 128];
     heed_signals(&options, last_words, sizeof last_words);
     decant_launcher_stay_alone();
+    decant_launcher_share_no_pointer();
     int provided;
     MPI_Init_thread(&argument_count, &arguments, MPI_THREAD_FUNNELED, &provided);
     int exit_status = run_on_ranks(&options);

@@ -69,12 +69,25 @@ static void an_isolated_process_is_one_that_nobody_launched(void **state)
     assert_int_equal(decant_launcher_rank(), 1);
 }
 
+static void no_file_pointer_is_shared_unless_the_user_wants_one(void **state)
+{
+    const char *const variable = "OMPI_MCA_sharedfp";
+    (void)state;
+    clearenv();
+    decant_launcher_share_no_pointer();
+    assert_string_equal(getenv(variable), "individual");
+    setenv(variable, "sm", 1);
+    decant_launcher_share_no_pointer();
+    assert_string_equal(getenv(variable), "sm");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(launchers_are_seen),
         cmocka_unit_test(nobody_is_seen_in_a_shell),
         cmocka_unit_test(an_isolated_process_is_one_that_nobody_launched),
+        cmocka_unit_test(no_file_pointer_is_shared_unless_the_user_wants_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
