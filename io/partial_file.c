@@ -14,6 +14,19 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+decant_status decant_partial_file_check_place(const char *path, bool overwrite, decant_error *err)
+{
+    struct stat about;
+    if (lstat(path, &about) != 0)
+        return DECANT_OK;
+    if (!S_ISREG(about.st_mode) && !S_ISLNK(about.st_mode))
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                            "%s: exists and is no file, so it is not replaced; take another --output", path);
+    if (!overwrite)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "%s: exists already; --overwrite replaces it", path);
+    return DECANT_OK;
+}
+
 decant_status decant_partial_file_name(const char *path, bool overwrite, decant_partial_file *file,
                                        decant_error *err)
 {
@@ -42,8 +55,7 @@ decant_status decant_partial_file_make(decant_partial_file *file, uint64_t *inod
     decant_status status = DECANT_OK;
     struct stat about;
     struct statvfs disk;
-    if (!file->overwrite && lstat(file->path, &about) == 0)
-        DECANT_FAIL(err, DECANT_ERROR_USAGE, "%s: exists already; --overwrite replaces it", file->path);
+    DECANT_TRY(decant_partial_file_check_place(file->path, file->overwrite, err));
     /* An older file is emptied rather than replaced, so that no machine remembers another one under the name.
      */
     file->descriptor = open(file->partial, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);

@@ -17,6 +17,10 @@ typedef struct decant_partial_file {
     uint64_t free_bytes;  /* on the disk when it was made */
 } decant_partial_file;
 
+/* Whether an output may come to be at PATH: DECANT_ERROR_USAGE when something is there and may not be replaced,
+ * or is neither a file nor a link, such as a folder or a device, which overwrite is not for. */
+decant_status decant_partial_file_check_place(const char *path, bool overwrite, decant_error *err);
+
 /* Remembers the names. On failure the file is closed; decant_partial_file_close takes it too. */
 decant_status decant_partial_file_name(const char *path, bool overwrite, decant_partial_file *file,
                                        decant_error *err);

@@ -7,6 +7,7 @@
 #include "pipeline/job.h"
 
 #include "base/memory.h"
+#include "io/partial_file.h"
 #include "pipeline/generate.h"
 #include "pipeline/interruption.h"
 #include "pipeline/job_budget.h"
@@ -29,14 +30,13 @@
 
 /* ---- check ---- */
 
-/* Refuses before the work, not after it, an output that exists and a place for scratch files that is none. */
+/* Refuses before the work, not after it, an output that cannot take its name and a place for scratch files that
+ * is none. */
 static decant_status check_places(decant_job *job, decant_error *err)
 {
     const decant_options *options = job->options;
-    decant_status status = DECANT_OK;
-    if (!options->overwrite && access(options->output, F_OK) == 0)
-        status = DECANT_ERROR(err, DECANT_ERROR_USAGE, "%s exists; --overwrite replaces it", options->output);
-    else if (options->scratch[0] && access(options->scratch, W_OK | X_OK) != 0)
+    decant_status status = decant_partial_file_check_place(options->output, options->overwrite, err);
+    if (status == DECANT_OK && options->scratch[0] && access(options->scratch, W_OK | X_OK) != 0)
         status =
             DECANT_ERROR(err, DECANT_ERROR_DISK,
                          "--scratch %s: no file can be made there: %s; name a folder that every machine has",

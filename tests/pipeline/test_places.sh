@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Where outputs go: deep in folders, on any number of ranks, resident and streamed.
+# Where outputs go: deep in folders, on any number of ranks, resident and streamed; never in the place of what is no file.
 set -euo pipefail
 . "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 model=$source/tests/reference/llama_mha tokens=$source/tests/reference/llama_mha/tokens.npy
@@ -20,4 +20,27 @@ cmp "$work/plain.h5" "$deep" || fail "streamed: other bytes where the path is lo
 "$decant" verify "$deep" >/dev/null || fail "verify: a path of ${#deep} bytes"
 [[ $(ls "$folder" | wc -l) == 1 ]] || fail "left beside the output: $(ls "$folder")"
 expect 2 'a path of at most 1023 bytes' "$decant" "${run[@]}" --output "${deep}oo"
+# ---- what is no file is not replaced, and no work is done before that is told
+for part in 2 3; do
+  on 1 calibrate --model "$model" --calibration "$tokens" --sequences $part --output "$work/statistics.$part.h5"
+done
+mkdir "$work/folder.h5" && mkfifo "$work/pipe.h5"
+for place in folder pipe; do
+  for command in run calibrate; do
+    job=($command --model "$model" --calibration "$tokens" --bits 5 --device cpu --quiet --log "$work/log" --output "$work/$place.h5")
+    for options in "" --overwrite; do
+      expect 2 "$place.h5: exists and is no file, so it is not replaced" "$decant" "${job[@]}" $options
+      ! grep -q '"event":"calibrate"' "$work/log" || fail "$command calibrates before it looks at $place.h5"
+    done
+  done
+  expect 2 "$place.h5: exists and is no file" "$decant" merge "$work"/statistics.{2,3}.h5 --overwrite --output "$work/$place.h5"
+done
+[[ -d $work/folder.h5 && -p $work/pipe.h5 ]] || fail "what is no file was replaced"
+
+# ---- a link counts as what stands there, wherever it leads, and goes when it is replaced
+ln -s nowhere.h5 "$work/link.h5"
+expect 2 'link.h5: exists already' on 2 "${run[@]}" --log "$work/log" --output "$work/link.h5"
+! grep -q '"event":"calibrate"' "$work/log" || fail "calibrated before the link was seen"
+on 2 "${run[@]}" --output "$work/link.h5" --overwrite
+cmp "$work/plain.h5" "$work/link.h5" && [[ ! -L $work/link.h5 && ! -e $work/nowhere.h5 ]] || fail "a link is not replaced"
 echo "places of outputs: passed"
