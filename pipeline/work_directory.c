@@ -51,6 +51,12 @@ static decant_status sign_lock(int descriptor, const char *path, decant_error *e
     return DECANT_OK;
 }
 
+static bool leads_nowhere(const char *path)
+{
+    struct stat about;
+    return lstat(path, &about) == 0 && S_ISLNK(about.st_mode) && stat(path, &about) != 0;
+}
+
 /* A lock ends with its process, however that ends, so one that is left behind is free. The job that held it may
  * have removed the file between open and flock: then there is another one, or none. */
 static decant_status take_lock(decant_work_directory *work, decant_error *err)
@@ -62,6 +68,9 @@ static decant_status take_lock(decant_work_directory *work, decant_error *err)
         if (mkdir(work->path, 0777) != 0 && errno != EEXIST)
             return DECANT_ERROR(err, DECANT_ERROR_DISK, "cannot write %s: %s", work->path, strerror(errno));
         int descriptor = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+        if (descriptor < 0 && errno == ENOENT && leads_nowhere(work->path))
+            return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: a link to where nothing is; remove it",
+                                work->path);
         if (descriptor < 0 && errno == ENOENT)
             continue;
         if (descriptor < 0)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Where outputs go: deep in folders, on any number of ranks, resident and streamed; never in the place of what is no file.
+# Where outputs go: deep in folders, on any number of ranks, resident and streamed; never in the place of what is no file;
+# and work directories behind links.
 set -euo pipefail
 . "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 model=$source/tests/reference/llama_mha tokens=$source/tests/reference/llama_mha/tokens.npy
@@ -43,4 +44,11 @@ expect 2 'link.h5: exists already' on 2 "${run[@]}" --log "$work/log" --output "
 ! grep -q '"event":"calibrate"' "$work/log" || fail "calibrated before the link was seen"
 on 2 "${run[@]}" --output "$work/link.h5" --overwrite
 cmp "$work/plain.h5" "$work/link.h5" && [[ ! -L $work/link.h5 && ! -e $work/nowhere.h5 ]] || fail "a link is not replaced"
+# ---- a work directory that was moved to another disk, which is gone
+ln -s "$work/gone" "$work/moved.h5.work"
+expect 4 'moved.h5.work: a link to where nothing is' timeout 60 "$decant" "${run[@]}" --device cpu --quiet --output "$work/moved.h5"
+mkdir "$work/gone"
+on 2 "${run[@]}" --checkpoint-every 0 --output "$work/moved.h5"
+cmp "$work/plain.h5" "$work/moved.h5" || fail "a work directory behind a link"
+[[ -L $work/moved.h5.work && ! $(ls "$work/gone") ]] || fail "left behind the link: $(ls "$work/gone")"
 echo "places of outputs: passed"
