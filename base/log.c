@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -19,6 +20,24 @@ double decant_clock_s(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* What every JSON line begins with. */
+static const char line_beginning[] = "{\"time_s\":";
+
+/* Has the file anything in it that is no earlier log? */
+static bool is_foreign(const char *path)
+{
+    enum { LENGTH = sizeof line_beginning - 1 };
+    char found[LENGTH];
+    struct stat about;
+    if (stat(path, &about) != 0 || !S_ISREG(about.st_mode) || about.st_size == 0)
+        return false;
+    FILE *file = fopen(path, "re");
+    bool is_log = file && fread(found, 1, LENGTH, file) == LENGTH && memcmp(found, line_beginning, LENGTH) == 0;
+    if (file)
+        fclose(file);
+    return !is_log;
+}
+
 decant_status decant_log_open(int rank, bool quiet, const char *json_path, decant_log *log, decant_error *err)
 {
     memset(log, 0, sizeof *log);
@@ -28,7 +47,10 @@ decant_status decant_log_open(int rank, bool quiet, const char *json_path, decan
     log->start_s = log->stage_start_s = log->last_line_s = decant_clock_s();
     if (rank != 0 || !json_path)
         return DECANT_OK;
-    log->json = fopen(json_path, "we");
+    if (is_foreign(json_path))
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                            "%s: exists and is no log, so it is not replaced; take another --log", json_path);
+    log->json = fopen(json_path, "ae");
     if (!log->json)
         return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: the log cannot be written: %s", json_path,
                             strerror(errno));
@@ -125,16 +147,28 @@ void decant_log_progress(decant_log *log, int64_t done, int64_t total, const cha
     fflush(stderr);
 }
 
+/* What is no file, such as a pipe, keeps no earlier log. */
+static void replace_earlier(decant_log *log)
+{
+    struct stat about;
+    int file = fileno(log->json);
+    if (fstat(file, &about) == 0 && S_ISREG(about.st_mode) && ftruncate(file, 0) != 0)
+        decant_log_say(log, "the earlier log stays in front of this one: %s", strerror(errno));
+    log->json_begun = true;
+}
+
 void decant_log_event(decant_log *log, const char *event, const char *fields, ...)
 {
     if (!log->json)
         return;
+    if (!log->json_begun)
+        replace_earlier(log);
     va_list arguments, again;
     va_start(arguments, fields);
     va_copy(again, arguments);
     bool has_fields = vsnprintf(NULL, 0, fields, again) > 0;
     va_end(again);
-    fprintf(log->json, "{\"time_s\":%.3f,\"event\":\"%s\"%s", decant_clock_s() - log->start_s, event,
+    fprintf(log->json, "%s%.3f,\"event\":\"%s\"%s", line_beginning, decant_clock_s() - log->start_s, event,
             has_fields ? "," : "");
     vfprintf(log->json, fields, arguments);
     va_end(arguments);

@@ -15,6 +15,7 @@ typedef struct decant_log {
     bool quiet;         /* no lines for people */
     bool terminal;      /* stderr is a terminal: a bar in place of lines */
     FILE *json;         /* rank 0's JSON-lines file, NULL when not asked for; owned */
+    bool json_begun;    /* a line of this job is in it */
     double start_s;     /* monotonic clock at opening */
     double last_line_s; /* when progress was last shown */
     double stage_start_s;
@@ -22,8 +23,9 @@ typedef struct decant_log {
     bool bar_shown; /* a bar stands on the current line */
 } decant_log;
 
-/* Opens the log; json_path NULL for no file, used by rank 0 alone. DECANT_ERROR_DISK when the file cannot be
- * made. */
+/* Opens the log; json_path NULL for no file, used by rank 0 alone. An earlier log stays until the first event,
+ * so a job that is refused costs none. DECANT_ERROR_USAGE when anything but a log is in the file,
+ * DECANT_ERROR_DISK when it cannot be made. */
 decant_status decant_log_open(int rank, bool quiet, const char *json_path, decant_log *log, decant_error *err);
 void decant_log_close(decant_log *log);
 

@@ -302,6 +302,9 @@ static decant_status require_options(const decant_options *options, decant_error
         return DECANT_ERROR(err, DECANT_ERROR_USAGE,
                             "--reuse goes with --sensitivity fisher alone: what is measured depends on all "
                             "matrices, and none would be the same");
+    if (options->log[0] && strcmp(options->log, options->output) == 0)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "--log and --output are both %s; take another --log",
+                            options->log);
     if (missing)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "this command needs %s; see decant --help", missing);
     return DECANT_OK;

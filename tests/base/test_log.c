@@ -77,6 +77,47 @@ static void events_are_json_lines(void **state)
     unlink(path);
 }
 
+/* A job that is refused has no event. */
+static void an_earlier_log_stays_until_the_first_event(void **state)
+{
+    (void)state;
+    decant_error err;
+    decant_log log;
+    char path[] = "/tmp/decant-test-XXXXXX", lines[4][256];
+    close(mkstemp(path));
+    for (int events = 3; events >= 0; events--) {
+        assert_int_equal(decant_log_open(0, true, path, &log, &err), DECANT_OK);
+        for (int i = 0; i < events; i++)
+            decant_log_event(&log, "start", "\"number\":%d", events);
+        decant_log_close(&log);
+        int expected = events ? events : 1;
+        assert_int_equal(read_lines(path, lines, 4), expected);
+        for (int i = 0; i < expected; i++)
+            assert_int_equal(strtol(strchr(strstr(lines[i], "number"), ':') + 1, NULL, 10), expected);
+    }
+    unlink(path);
+}
+
+static void what_is_no_log_is_not_replaced(void **state)
+{
+    (void)state;
+    decant_error err;
+    decant_log log;
+    const char *contents[] = {"\x89HDF", "{", "{\"model_type\":\"llama\"}", "\n"};
+    for (size_t i = 0; i < sizeof contents / sizeof *contents; i++) {
+        char path[] = "/tmp/decant-test-XXXXXX", lines[4][256];
+        FILE *file = fdopen(mkstemp(path), "w");
+        assert_non_null(file);
+        assert_true(fputs(contents[i], file) >= 0 && fclose(file) == 0);
+        assert_int_equal(decant_log_open(0, true, path, &log, &err), DECANT_ERROR_USAGE);
+        assert_non_null(strstr(err.message, path));
+        decant_log_close(&log);
+        assert_int_equal(read_lines(path, lines, 4), 1);
+        assert_int_equal(strncmp(lines[0], contents[i], strcspn(contents[i], "\n")), 0);
+        unlink(path);
+    }
+}
+
 static void only_rank_0_opens_the_file(void **state)
 {
     (void)state;
@@ -170,6 +211,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(events_are_json_lines),
+        cmocka_unit_test(an_earlier_log_stays_until_the_first_event),
+        cmocka_unit_test(what_is_no_log_is_not_replaced),
         cmocka_unit_test(only_rank_0_opens_the_file),
         cmocka_unit_test(a_full_disk_ends_the_file_and_not_the_job),
         cmocka_unit_test(progress_has_the_time_left),

@@ -173,6 +173,10 @@ static void one_line_tells_when_usage_is_wrong(void **state)
     assert_int_equal(READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--output", "o"),
                      DECANT_ERROR_USAGE);
     assert_non_null(strstr(err.message, "--bits"));
+    assert_int_equal(
+        READ(&options, &err, "calibrate", "--model", "m", "--calibration", "c", "--output", "o", "--log", "o"),
+        DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "--log"));
     assert_int_equal(decant_options_read(1, (char *[]){"decant", NULL}, &options, &err), DECANT_ERROR_USAGE);
 }
 

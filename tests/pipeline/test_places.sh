@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Where outputs go: deep in folders, on any number of ranks, resident and streamed; never in the place of what is no file;
-# and work directories behind links.
+# work directories behind links; and logs, which cost no other file.
 set -euo pipefail
 . "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 model=$source/tests/reference/llama_mha tokens=$source/tests/reference/llama_mha/tokens.npy
@@ -51,4 +51,14 @@ mkdir "$work/gone"
 on 2 "${run[@]}" --checkpoint-every 0 --output "$work/moved.h5"
 cmp "$work/plain.h5" "$work/moved.h5" || fail "a work directory behind a link"
 [[ -L $work/moved.h5.work && ! $(ls "$work/gone") ]] || fail "left behind the link: $(ls "$work/gone")"
+# ---- a log takes the place of an earlier log alone, and not before a job has something to say
+cp "$work/plain.h5" "$work/earlier.h5" && cp "$model/config.json" "$work/config.json"
+for taken in earlier.h5 config.json; do
+  expect 2 "$taken: exists and is no log" on 2 validate "$work/plain.h5" --text "$tokens" --log "$work/$taken"
+done
+cmp "$work/plain.h5" "$work/earlier.h5" && cmp "$model/config.json" "$work/config.json" || fail "a log took the place of a file"
+"$decant" "${run[@]}" --device cpu --quiet --output "$work/logged.h5" --log "$work/logged.jsonl"
+cp "$work/logged.jsonl" "$work/first.jsonl"
+expect 2 'exists already' "$decant" "${run[@]}" --device cpu --quiet --output "$work/logged.h5" --log "$work/logged.jsonl"
+cmp "$work/first.jsonl" "$work/logged.jsonl" || fail "a job that was refused emptied the log of the one before"
 echo "places of outputs: passed"
