@@ -2,65 +2,86 @@
 #include "pipeline/job_file.h"
 
 #include <errno.h>
-#include <ini.h>
 #include <stdio.h>
 #include <string.h>
 
-typedef struct job_file {
-    const option_row *rows;
-    int count;
-    const bool *given;
-    decant_options *options;
-    FILE *stream;
-    int line; /* that was read last */
-    /* The first name or value that is wrong; inih goes on behind it. */
-    decant_status status;
-    int wrong_line;
-    decant_error *err;
-} job_file;
+enum { LINE_BYTES = 4 * DECANT_OPTION_PATH_BYTES };
 
-/* inih tells its handler no line numbers. */
-static char *read_line(char *text, int size, void *context)
+static const char blanks[] = " \t\r\n\v\f";
+
+/* The text without blanks around it. */
+static char *trim(char *text)
 {
-    job_file *file = context;
-    file->line++;
-    return fgets(text, size, file->stream);
+    text += strspn(text, blanks);
+    size_t length = strlen(text);
+    while (length > 0 && strchr(blanks, text[length - 1]))
+        text[--length] = '\0';
+    return text;
 }
 
-/* Always true, so that what inih finds wrong are lines that it cannot read. */
-static int take_line(void *context, const char *section, const char *name, const char *value)
+/* A comment is a line that begins with ; or #, and what follows a value behind a blank and a ;. */
+static char *cut_comment(char *line)
 {
-    (void)section;
-    job_file *file = context;
+    line = trim(line);
+    if (line[0] == '#' || line[0] == ';')
+        line[0] = '\0';
+    for (char *sign = strchr(line, ';'); sign; sign = strchr(sign + 1, ';'))
+        if (strchr(blanks, sign[-1])) {
+            *sign = '\0';
+            break;
+        }
+    return trim(line);
+}
+
+/* Sections are the reader's: names mean the same in all of them. */
+static bool is_section(const char *line)
+{
+    return line[0] == '[' && line[strlen(line) - 1] == ']';
+}
+
+static decant_status take_line(char *line, const option_row *rows, int count, const bool *given,
+                               decant_options *options, decant_error *err)
+{
     int index = 0;
-    if (file->status != DECANT_OK)
-        return true;
-    while (index < file->count && strcmp(file->rows[index].name, name) != 0)
+    line = cut_comment(line);
+    if (!line[0] || is_section(line))
+        return DECANT_OK;
+    char *sign = line + strcspn(line, "=:");
+    if (!*sign)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "expected `name = value`");
+    *sign = '\0';
+    const char *name = trim(line), *value = trim(sign + 1);
+    while (index < count && strcmp(rows[index].name, name) != 0)
         index++;
-    if (index == file->count)
-        file->status = DECANT_ERROR(file->err, DECANT_ERROR_USAGE, "there is no option '%s'", name);
-    else if (!file->given[index])
-        file->status = decant_option_set(&file->rows[index], value, file->options, file->err);
-    file->wrong_line = file->line;
-    return true;
+    if (index == count)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "there is no option '%.200s'", name);
+    return given[index] ? DECANT_OK : decant_option_set(&rows[index], value, options, err);
 }
 
 decant_status decant_job_file_read(const char *path, const option_row *rows, int count, const bool *given,
                                    decant_options *options, decant_error *err)
 {
-    job_file file = {.rows = rows, .count = count, .given = given, .options = options, .err = err};
-    char place[DECANT_OPTION_PATH_BYTES + 32];
-    file.stream = fopen(path, "r");
-    if (!file.stream)
+    static const char mark[] = "\xEF\xBB\xBF"; /* some editors begin UTF-8 with it */
+    char line[LINE_BYTES], place[DECANT_OPTION_PATH_BYTES + 32];
+    decant_status status = DECANT_OK;
+    int number = 0;
+    FILE *stream = fopen(path, "r");
+    if (!stream)
         return DECANT_ERROR(err, DECANT_ERROR_INPUT, "cannot read the job file %s: %s", path, strerror(errno));
-    int unread_line = ini_parse_stream(read_line, &file, take_line, &file);
-    bool is_read = !ferror(file.stream);
-    fclose(file.stream);
-    if (unread_line < 0 || !is_read)
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "cannot read the job file %s", path);
-    if (unread_line > 0 && (file.status == DECANT_OK || unread_line < file.wrong_line))
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "job file %s, line %d: expected `name = value`", path,
-                            unread_line);
-    snprintf(place, sizeof place, "job file %s, line %d", path, file.wrong_line);
-    return decant_error_name(file.status, place, err);
+    while (status == DECANT_OK && fgets(line, sizeof line, stream)) {
+        const bool has_mark = ++number == 1 && strncmp(line, mark, strlen(mark)) == 0;
+        if (strlen(line) == sizeof line - 1)
+            status = DECANT_ERROR(err, DECANT_ERROR_INPUT, "is longer than %zu bytes", sizeof line - 2);
+        else
+            status = take_line(has_mark ? line + strlen(mark) : line, rows, count, given, options, err);
+    }
+    if (status == DECANT_OK && ferror(stream))
+        status =
+            DECANT_ERROR(err, DECANT_ERROR_INPUT, "cannot read the job file %s: %s", path, strerror(errno));
+    else {
+        snprintf(place, sizeof place, "job file %s, line %d", path, number);
+        status = decant_error_name(status, place, err);
+    }
+    fclose(stream);
+    return status;
 }

@@ -1,4 +1,4 @@
-/* The command line and the job file: one table of options, read by getopt_long and inih into one struct.
+/* The command line and the job file: one table of options, read by getopt_long and job_file.c into one struct.
  * Knows names, defaults and ranges; what the values do is the job's business. */
 #ifndef DECANT_PIPELINE_OPTIONS_H
 #define DECANT_PIPELINE_OPTIONS_H

@@ -26,7 +26,6 @@ LIBRARIES = {
     r"cblas\.h": ["kernels/cpu/"],
     r"omp\.h": ["kernels/cpu/", "kernels/cuda/"],
     r"getopt\.h": ["pipeline/options.c"],
-    r"ini\.h": ["pipeline/job_file.c"],
 }
 # Within kernels, a backend's files are its own; everyone else sees backend.h.
 PRIVATE = {"kernels/cpu/": ["kernels/cpu/"], "kernels/cuda/": ["kernels/cuda/"]}

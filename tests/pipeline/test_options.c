@@ -203,6 +203,33 @@ static void command_line_wins_when_job_file_says_otherwise(void **state)
     assert_int_equal(READ(&options, &err, "run", "--config", path), DECANT_ERROR_INPUT);
 }
 
+/* A line holds the longest path there may be; one that is indented is a line of its own. */
+static void lines_of_a_job_file_are_read_whole_and_one_by_one(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/decant_options_XXXXXX", model[DECANT_OPTION_PATH_BYTES];
+    decant_options options;
+    decant_error err;
+    memset(model, 'm', sizeof model);
+    model[sizeof model - 1] = '\0';
+    FILE *file = fdopen(mkstemp(path), "w");
+    fprintf(file,
+            "\xEF\xBB\xBFmodel = %s ; the longest\r\n  bits = 3 \n\t# nothing\noutput: a;b.h5\ntext = c = d\n",
+            model);
+    fclose(file);
+    assert_int_equal(READ(&options, &err, "run", "--config", path, "--calibration", "c"), DECANT_OK);
+    assert_string_equal(options.model, model);
+    assert_true(options.bits == 3);
+    assert_string_equal(options.output, "a;b.h5");
+    assert_string_equal(options.text, "c = d");
+    file = fopen(path, "w");
+    fprintf(file, "bits = 3\nmodel = %s%s%s%s%s\n", model, model, model, model, model);
+    fclose(file);
+    assert_int_equal(READ(&options, &err, "run", "--config", path), DECANT_ERROR_INPUT);
+    assert_non_null(strstr(err.message, "line 2: is longer than"));
+    remove(path);
+}
+
 /* The first wrong line is told, wherever it stands: what comes behind it is right. */
 static void a_wrong_line_of_a_job_file_is_named(void **state)
 {
@@ -277,6 +304,7 @@ int main(void)
         cmocka_unit_test(sweeps_ascend_in_steps),
         cmocka_unit_test(one_line_tells_when_usage_is_wrong),
         cmocka_unit_test(command_line_wins_when_job_file_says_otherwise),
+        cmocka_unit_test(lines_of_a_job_file_are_read_whole_and_one_by_one),
         cmocka_unit_test(a_wrong_line_of_a_job_file_is_named),
         cmocka_unit_test(a_path_that_is_too_long_is_refused_and_not_cut),
         cmocka_unit_test(provenance_changes_when_and_only_when_contents_would),
