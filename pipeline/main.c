@@ -12,7 +12,9 @@
 #include "pipeline/options.h"
 #include "pipeline/plan_report.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 static bool needs_ranks(decant_command command)
 {
@@ -25,6 +27,16 @@ static int fail(decant_status status, const decant_error *err)
 {
     fprintf(stderr, "decant: %s: %s\n", decant_status_sentence(status), err->message);
     return decant_status_exit(status);
+}
+
+/* Local. Results that nobody gets, on a disk that is full, are no success. */
+static decant_status flush_results(decant_error *err)
+{
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return DECANT_OK;
+    return DECANT_ERROR(err, DECANT_ERROR_DISK, "standard output: the results cannot be written%s%s",
+                        errno ? ": " : "", errno ? strerror(errno) : "");
 }
 
 /* A job that can be begun again leaves on a signal from now on, and its first rank says so. */
@@ -64,6 +76,8 @@ static int run_on_ranks(const decant_options *options)
         status = decant_merge_command(ranks, options, &log, &err);
     else if (status == DECANT_OK)
         status = decant_job_run(ranks, options, &log, &err);
+    if (status == DECANT_OK)
+        status = decant_ranks_agree(ranks, flush_results(&err), &err);
     decant_log_close(&log);
     int rank = ranks->rank, size = ranks->size;
     decant_ranks_destroy(&ranks);
@@ -81,6 +95,12 @@ static int run_on_ranks(const decant_options *options)
 static decant_status run_alone(const decant_options *options, decant_error *err)
 {
     switch (options->command) {
+    case DECANT_COMMAND_HELP:
+        decant_options_print_help(stdout);
+        return DECANT_OK;
+    case DECANT_COMMAND_VERSION:
+        printf("decant %s\n", DECANT_VERSION);
+        return DECANT_OK;
     case DECANT_COMMAND_PLAN:
         return decant_plan_command(options, stdout, err);
     case DECANT_COMMAND_EXPORT:
@@ -97,16 +117,10 @@ int main(int argument_count, char **arguments)
     decant_status status = decant_options_read(argument_count, arguments, &options, &err);
     if (status != DECANT_OK)
         return decant_launcher_rank() == 0 ? fail(status, &err) : decant_status_exit(status);
-    if (options.command == DECANT_COMMAND_HELP) {
-        decant_options_print_help(stdout);
-        return 0;
-    }
-    if (options.command == DECANT_COMMAND_VERSION) {
-        printf("decant %s\n", DECANT_VERSION);
-        return 0;
-    }
     if (!needs_ranks(options.command)) {
         status = run_alone(&options, &err);
+        if (status == DECANT_OK)
+            status = flush_results(&err);
         return status == DECANT_OK ? 0 : fail(status, &err);
     }
     char last_words[sizeof options.output + 128];

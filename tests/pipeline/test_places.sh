@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Where outputs go: deep in folders, on any number of ranks, resident and streamed; never in the place of what is no file;
-# work directories behind links; and logs, which cost no other file.
+# work directories behind links; logs, which cost no other file; and results, on a full disk.
 set -euo pipefail
 . "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 model=$source/tests/reference/llama_mha tokens=$source/tests/reference/llama_mha/tokens.npy
@@ -61,4 +61,13 @@ cmp "$work/plain.h5" "$work/earlier.h5" && cmp "$model/config.json" "$work/confi
 cp "$work/logged.jsonl" "$work/first.jsonl"
 expect 2 'exists already' "$decant" "${run[@]}" --device cpu --quiet --output "$work/logged.h5" --log "$work/logged.jsonl"
 cmp "$work/first.jsonl" "$work/logged.jsonl" || fail "a job that was refused emptied the log of the one before"
+# ---- results that a full disk does not take are no success, wherever they are printed; the container is whole all the same
+full() { "$@" >/dev/full; }
+expect 4 'the results cannot be written' full "$decant" "${run[@]}" --text "$tokens" --device cpu --quiet --output "$work/full.h5"
+"$decant" verify "$work/full.h5" >/dev/null || fail "results that cannot be written harm the container"
+for command in --help --version "plan --model $model" "inspect $work/plain.h5" "inspect $work/plain.h5 --json" "verify $work/plain.h5" \
+  "compare $work/plain.h5 $work/plain.h5" "allocate $work/plain.h5 --sweep 4:8:1" \
+  "validate $work/plain.h5 --text $tokens --device cpu --quiet" "generate $work/plain.h5 --prompt $tokens --new-tokens 2 --device cpu --quiet"; do
+  expect 4 'the results cannot be written' full "$decant" $command
+done
 echo "places of outputs: passed"
