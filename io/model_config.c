@@ -363,6 +363,41 @@ done:
     return status;
 }
 
+const char *decant_model_config_difference(const decant_model_config *config, const decant_model_config *other)
+{
+    const decant_rotary_scaling *scaling = &config->rotary_scaling, *other_scaling = &other->rotary_scaling;
+    const struct {
+        const char *key;
+        double value, other;
+    } numbers[] = {
+        {"hidden_size", (double)config->hidden_size, (double)other->hidden_size},
+        {"intermediate_size", (double)config->intermediate_size, (double)other->intermediate_size},
+        {"vocab_size", (double)config->vocabulary_size, (double)other->vocabulary_size},
+        {"num_hidden_layers", config->layers, other->layers},
+        {"num_attention_heads", config->heads, other->heads},
+        {"num_key_value_heads", config->key_value_heads, other->key_value_heads},
+        {"head_dim", config->head_dimension, other->head_dimension},
+        {"word_embed_proj_dim", (double)config->embedding_width, (double)other->embedding_width},
+        {"max_position_embeddings", (double)config->position_rows, (double)other->position_rows},
+        {"do_layer_norm_before", !config->norm_behind, !other->norm_behind},
+        {"rms_norm_eps", config->norm_epsilon, other->norm_epsilon},
+        {"rope_theta", config->rotary_base, other->rotary_base},
+        {"rope_scaling", scaling->factor, other_scaling->factor},
+        {"rope_scaling", scaling->by_wavelength, other_scaling->by_wavelength},
+        {"rope_scaling", scaling->low_frequency_factor, other_scaling->low_frequency_factor},
+        {"rope_scaling", scaling->high_frequency_factor, other_scaling->high_frequency_factor},
+        {"rope_scaling", (double)scaling->original_positions, (double)other_scaling->original_positions},
+        {"sliding_window", (double)config->sliding_window, (double)other->sliding_window},
+        {"tie_word_embeddings", config->tied_head, other->tied_head},
+    };
+    if (strcmp(config->architecture, other->architecture) != 0)
+        return "architectures";
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (numbers[i].value < numbers[i].other || numbers[i].value > numbers[i].other)
+            return numbers[i].key;
+    return NULL;
+}
+
 void decant_model_config_free(decant_model_config *config)
 {
     decant_memory_free(config->matrices);

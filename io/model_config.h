@@ -64,6 +64,9 @@ decant_status decant_model_config_parse(const char *json, size_t json_bytes, con
  * DECANT_ERROR_INPUT when there is one that cannot be read. */
 decant_status decant_model_config_read_text(const char *path, decant_model_config *config, decant_error *err);
 
+/* The first key by which two models that are known compute differently, or NULL. */
+const char *decant_model_config_difference(const decant_model_config *config, const decant_model_config *other);
+
 void decant_model_config_free(decant_model_config *config);
 
 #endif

@@ -86,20 +86,42 @@ done:
     return status;
 }
 
-static decant_status open_local(decant_job *job, decant_error *err)
+/* What the container is of; both models of a pair compute by one configuration. */
+static decant_status open_container_config(decant_job *job, decant_error *err)
 {
+    const char *path = job->options->container;
     decant_container *container = NULL;
+    decant_model_config config = {0};
+    const char *key;
     decant_status status;
-    DECANT_TRY(create_backend(job, err));
-    if (job->options->model[0]) {
-        DECANT_TRY(open_model(job, err));
-    } else {
-        DECANT_TRY(decant_container_open(job->options->container, &container, err));
-        DECANT_TRY(decant_container_config(container, job->options->container, &job->config, err));
+    DECANT_TRY(decant_container_open(path, &container, err));
+    DECANT_TRY(decant_container_config(container, path, &config, err));
+    if (!job->model) {
+        job->config = config;
+        config = (decant_model_config){0};
         DECANT_TRY(decant_family_find(&job->config, &job->family, err));
+    } else if ((key = decant_model_config_difference(&config, &job->config))) {
+        DECANT_FAIL(
+            err, DECANT_ERROR_INPUT,
+            "%s is not of the model %s: their configurations differ in %s; name the one that it was made "
+            "of, or none",
+            path, job->options->model, key);
     }
 done:
+    decant_model_config_free(&config);
     decant_container_close(&container);
+    return status;
+}
+
+static decant_status open_local(decant_job *job, decant_error *err)
+{
+    decant_status status;
+    DECANT_TRY(create_backend(job, err));
+    if (job->options->model[0])
+        DECANT_TRY(open_model(job, err));
+    if (job->options->container[0])
+        DECANT_TRY(open_container_config(job, err));
+done:
     return status;
 }
 

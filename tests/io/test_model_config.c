@@ -296,6 +296,41 @@ static void a_text_that_cannot_be_read_is_not_taken_for_none(void **state)
     assert_null(config.json);
 }
 
+static void differences_are_told_by_their_key(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *old, *new, *key;
+    } changes[] = {
+        {"Llama", "Mistral", "architectures"},
+        {"\"rope_theta\":100000.5", "\"rope_theta\":100000", "rope_theta"},
+        {"\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}", "rope_scaling"},
+        {"1e-05", "1e-06", "rms_norm_eps"},
+        {"_heads\":3", "_heads\":9", "num_key_value_heads"},
+        {"1536", "1537", "intermediate_size"},
+        {"true", "false", "tie_word_embeddings"},
+        {"{", "{\"torch_dtype\":\"float16\",\"head_dim\":64,\"transformers_version\":\"4\",", NULL},
+        {"8192", "4096", NULL}, /* what the model was made for; it computes alike */
+    };
+    decant_error err = {0};
+    decant_model_config config, other;
+    assert_ok(parse(good, &config, &err));
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        char text[CONFIG_BYTES];
+        replace_in(good, changes[i].old, changes[i].new, text);
+        assert_ok(parse(text, &other, &err));
+        for (int turn = 0; turn < 2; turn++) {
+            const char *key = decant_model_config_difference(turn ? &other : &config, turn ? &config : &other);
+            if (changes[i].key && key)
+                assert_string_equal(key, changes[i].key);
+            else
+                assert_ptr_equal(key, changes[i].key);
+        }
+        decant_model_config_free(&other);
+    }
+    decant_model_config_free(&config);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -307,6 +342,7 @@ int main(void)
         cmocka_unit_test(refusals_name_the_key),
         cmocka_unit_test(sizes_whose_products_do_not_fit_are_refused),
         cmocka_unit_test(nul_bytes_are_refused),
+        cmocka_unit_test(differences_are_told_by_their_key),
         cmocka_unit_test(truncated_texts_are_refused),
         cmocka_unit_test_setup_teardown(a_text_that_cannot_be_read_is_not_taken_for_none, scratch_make,
                                         scratch_remove),

@@ -106,6 +106,12 @@ PY
 on 2 validate "$work/1.h5" --text "$tokens" >"$work/alone" || fail "validate without the original"
 grep -q 'perplexity after' "$work/alone" || fail "validate without the original"
 grep -q 'decode products, batch 16 .* tokens/s' "$work/alone" || fail "no speed: $(cat "$work/alone")"
+# ---- a container beside another model than its own, told apart by what they compute
+mkdir "$work/other" && cp "$model/model.safetensors" "$work/other"
+sed 's/"rope_theta": 250000.0/"rope_theta": 10000.0/' "$model/config.json" >"$work/other/config.json"
+expect 3 '1.h5 is not of the model .*other: .* differ in rope_theta' on 2 validate "$work/1.h5" --model "$work/other" --text "$tokens"
+expect 3 '1.h5 is not of the model .*llama_gqa_tied: ' on 1 generate "$work/1.h5" --model "$source/tests/reference/llama_gqa_tied" \
+  --prompt "$tokens"
 # ---- sequences of 37 tokens, longer than the model's positions
 for case in "llama_mha 36 yes" "llama_mha 37 no" "llama_linear 9 yes" "llama_linear 10 no"; do # linear: times four
   read -r other positions warns <<<"$case"
