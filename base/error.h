@@ -8,7 +8,8 @@
 
 #include "base/status.h"
 
-enum { DECANT_ERROR_MESSAGE_BYTES = 512 };
+/* Two paths, as long as an option takes them, and what there is to say of them. */
+enum { DECANT_ERROR_MESSAGE_BYTES = 2560 };
 
 typedef struct decant_error {
     decant_status status;

@@ -45,7 +45,7 @@ static void long_messages_and_sources_are_cut(void **state)
 {
     (void)state;
     decant_error err;
-    char message[2000], source[300];
+    char message[2 * DECANT_ERROR_MESSAGE_BYTES], source[300];
     memset(message, 'm', sizeof message);
     message[sizeof message - 1] = '\0';
     memset(source, 's', sizeof source);

@@ -20,6 +20,10 @@ on 2 "${run[@]}" --checkpoint-every 0 --memory streamed --output "$deep" --overw
 cmp "$work/plain.h5" "$deep" || fail "streamed: other bytes where the path is long"
 "$decant" verify "$deep" >/dev/null || fail "verify: a path of ${#deep} bytes"
 [[ $(ls "$folder" | wc -l) == 1 ]] || fail "left beside the output: $(ls "$folder")"
+mkdir "$folder/model" && cp "$model/model.safetensors" "$folder/model"
+sed 's/"rope_theta": 250000.0/"rope_theta": 10000.0/' "$model/config.json" >"$folder/model/config.json"
+expect 3 'rope_theta; name the one that it was made of, or none$' "$decant" validate "$deep" --model "$folder/model" --text "$tokens" \
+  --device cpu --quiet
 expect 2 'a path of at most 1023 bytes' "$decant" "${run[@]}" --output "${deep}oo"
 # ---- what is no file is not replaced, and no work is done before that is told
 for part in 2 3; do
