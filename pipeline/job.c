@@ -26,9 +26,30 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- check ---- */
+
+/* The option whose file the output would replace, or NULL. What --reuse names may be: the new container has all
+ * of it that is the same. */
+static const char *find_replaced_input(const decant_options *options)
+{
+    const struct {
+        const char *option, *path;
+    } inputs[] = {{"--calibration", options->calibration},
+                  {"--statistics", options->statistics},
+                  {"--text", options->text},
+                  {"--choices", options->choices}};
+    struct stat output, input;
+    if (stat(options->output, &output) != 0)
+        return NULL;
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
+        if (inputs[i].path[0] && stat(inputs[i].path, &input) == 0 && input.st_dev == output.st_dev &&
+            input.st_ino == output.st_ino)
+            return inputs[i].option;
+    return NULL;
+}
 
 /* Refuses before the work, not after it, an output that cannot take its name and a place for scratch files that
  * is none. */
@@ -36,6 +57,11 @@ static decant_status check_places(decant_job *job, decant_error *err)
 {
     const decant_options *options = job->options;
     decant_status status = decant_partial_file_check_place(options->output, options->overwrite, err);
+    const char *replaced = find_replaced_input(options);
+    if (status == DECANT_OK && replaced)
+        status = DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                              "%s: is what %s reads, so it is not replaced; take another --output",
+                              options->output, replaced);
     if (status == DECANT_OK && options->scratch[0] && access(options->scratch, W_OK | X_OK) != 0)
         status =
             DECANT_ERROR(err, DECANT_ERROR_DISK,

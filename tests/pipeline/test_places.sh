@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Where outputs go: deep in folders, on any number of ranks, resident and streamed; never in the place of what is no file;
+# Where outputs go: deep in folders, on any number of ranks, resident and streamed; never in the place of what is no file, or is read;
 # work directories behind links; logs, which cost no other file; and results, on a full disk.
 set -euo pipefail
 . "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
@@ -48,6 +48,17 @@ expect 2 'link.h5: exists already' on 2 "${run[@]}" --log "$work/log" --output "
 ! grep -q '"event":"calibrate"' "$work/log" || fail "calibrated before the link was seen"
 on 2 "${run[@]}" --output "$work/link.h5" --overwrite
 cmp "$work/plain.h5" "$work/link.h5" && [[ ! -L $work/link.h5 && ! -e $work/nowhere.h5 ]] || fail "a link is not replaced"
+# ---- nor is what the job reads, under whatever name; but a container that it takes matrices from
+cp "$tokens" "$work/tokens.npy" && ln -s tokens.npy "$work/same.npy"
+cp "$work/statistics.2.h5" "$work/statistics.h5"
+inputs=(--model "$model" --bits 5 --device cpu --quiet --overwrite)
+expect 2 'tokens.npy: is what --calibration reads' "$decant" calibrate "${inputs[@]}" --calibration "$work/same.npy" --output "$work/tokens.npy"
+expect 2 'tokens.npy: is what --text reads' "$decant" "${run[@]}" "${inputs[@]}" --text "$work/tokens.npy" --output "$work/tokens.npy"
+expect 2 'statistics.h5: is what --statistics reads' "$decant" run "${inputs[@]}" --statistics "$work/statistics.h5" --output "$work/statistics.h5"
+cmp "$tokens" "$work/tokens.npy" && cmp "$work/statistics.2.h5" "$work/statistics.h5" || fail "an input was replaced"
+on 2 run "${inputs[@]}" --statistics "$work/statistics.h5" --output "$work/reused.h5"
+on 2 run "${inputs[@]}" --statistics "$work/statistics.h5" --reuse "$work/reused.h5" --output "$work/reused.h5"
+
 # ---- a work directory that was moved to another disk, which is gone
 ln -s "$work/gone" "$work/moved.h5.work"
 expect 4 'moved.h5.work: a link to where nothing is' timeout 60 "$decant" "${run[@]}" --device cpu --quiet --output "$work/moved.h5"
