@@ -2,8 +2,10 @@
  * count so, in 10^9. */
 #include "pipeline/plan_report.h"
 
+#include "pipeline/linear_sizes.h"
 #include "pipeline/plan_advice.h"
 #include "pipeline/plan_request.h"
+#include "stages/budget.h"
 
 #include <cjson/cJSON.h>
 #include <string.h>
@@ -318,6 +320,21 @@ static decant_plan_request make_request(const decant_options *options, const dec
     return request;
 }
 
+/* An average that the job would refuse as soon as it begins. What --size has to hold besides the linear layers
+ * only the tensors tell. */
+static decant_status check_bits(const decant_options *options, const decant_plan_request *request,
+                                decant_error *err)
+{
+    const decant_budget asked = {.bits = options->bits};
+    decant_linear_sizes sizes;
+    int64_t unused;
+    decant_status status = decant_linear_sizes_create(&request->shape, &sizes, err);
+    if (status == DECANT_OK)
+        status = decant_budget_bytes(&asked, sizes.all.weights, sizes.all.smallest_bytes, &unused, err);
+    decant_linear_sizes_free(&sizes);
+    return status;
+}
+
 decant_status decant_plan_command(const decant_options *options, FILE *stream, decant_error *err)
 {
     decant_model_config config = {0};
@@ -329,6 +346,7 @@ decant_status decant_plan_command(const decant_options *options, FILE *stream, d
     if (config.position_rows > 0 && request.shape.window > config.maximum_positions)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "--window %lld, but the model has learned %lld positions",
                     (long long)request.shape.window, (long long)config.maximum_positions);
+    DECANT_TRY(check_bits(options, &request, err));
     DECANT_TRY(decant_plan_choose(&request, &plan, err));
     if (options->json) {
         print_json(&plan, &request, stream);

@@ -86,6 +86,13 @@ plan = json.load(sys.stdin)
 assert not plan["fits"] and "ranks" in plan["advice"]' || fail "no JSON of a plan that does not fit"
 expect 2 'divide' "${plan[@]}" --ranks 8 --replicas 3
 expect 2 'device-memory' "${plan[@]}" --device-memory 80Q
+for bits in 2.1 4; do # what the job refuses as it begins, in the same words
+  small=(--model "$model" --bits $bits --device cpu)
+  expect 2 "bits $bits cannot be kept" "$decant" run "${small[@]}" --calibration "$tokens" --quiet --output "$work/no.h5"
+  cp "$work/err" "$work/refusal"
+  expect 2 'the smallest candidates take' "$decant" plan "${small[@]}"
+  diff "$work/refusal" "$work/err" || fail "plan does not refuse what run does"
+done
 expect 2 'model' "$decant" plan --ranks 2
 expect 3 'config.json' "$decant" plan --model "$work/nothing"
 
