@@ -151,7 +151,8 @@ static void describe_expected(const option_row *row, char *text, size_t size)
         snprintf(text, size, "a size, as 512MiB, 80G or 3.5GB");
         break;
     case OPTION_SWEEP:
-        snprintf(text, size, "%s %s, as in 2.5:5:0.25", row->argument, range);
+        snprintf(text, size, "%s %s, fewer than %d steps, as in 2.5:5:0.25", row->argument, range,
+                 DECANT_SWEEP_POINTS_MAXIMUM);
         break;
     case OPTION_FLAG:
         snprintf(text, size, "yes or no");

@@ -310,6 +310,14 @@ static decant_status require_options(const decant_options *options, decant_error
     return DECANT_OK;
 }
 
+/* Whether the command writes what --output names. A plan takes the options of the job that it is for. */
+static bool takes_output(decant_command command)
+{
+    return command == DECANT_COMMAND_RUN || command == DECANT_COMMAND_CALIBRATE ||
+           command == DECANT_COMMAND_IMPORT_STATISTICS || command == DECANT_COMMAND_MERGE ||
+           command == DECANT_COMMAND_EXPORT || command == DECANT_COMMAND_PLAN;
+}
+
 /* Indices beyond the table for the three options that are not settings. */
 enum { CONFIG_INDEX = OPTION_COUNT, HELP_INDEX, VERSION_INDEX, LONG_OPTIONS };
 
@@ -361,6 +369,9 @@ decant_status decant_options_read(int argument_count, char **arguments, decant_o
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "which command? see decant --help");
     int containers = 0;
     status = read_command(arguments[optind], options, &containers, err);
+    if (status == DECANT_OK && options->output[0] && !takes_output(options->command)) /* not of a job file */
+        status = DECANT_ERROR(err, DECANT_ERROR_USAGE, "%s writes no file, so it takes no --output",
+                              arguments[optind]);
     if (status == DECANT_OK && config)
         status = decant_job_file_read(config, option_table, OPTION_COUNT, given, options, err);
     if (status != DECANT_OK)

@@ -177,6 +177,11 @@ static void one_line_tells_when_usage_is_wrong(void **state)
         READ(&options, &err, "calibrate", "--model", "m", "--calibration", "c", "--output", "o", "--log", "o"),
         DECANT_ERROR_USAGE);
     assert_non_null(strstr(err.message, "--log"));
+    assert_int_equal(READ(&options, &err, "allocate", "m.h5", "--bits", "4", "--output", "o"),
+                     DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "allocate writes no file"));
+    assert_int_equal(READ(&options, &err, "allocate", "m.h5", "--sweep", "1:16:0.01"), DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "fewer than 1000 steps"));
     assert_int_equal(decant_options_read(1, (char *[]){"decant", NULL}, &options, &err), DECANT_ERROR_USAGE);
 }
 
@@ -217,6 +222,8 @@ static void lines_of_a_job_file_are_read_whole_and_one_by_one(void **state)
             "\xEF\xBB\xBFmodel = %s ; the longest\r\n  bits = 3 \n\t# nothing\noutput: a;b.h5\ntext = c = d\n",
             model);
     fclose(file);
+    assert_int_equal(READ(&options, &err, "run", "--config", path, "--calibration", "c"), DECANT_OK);
+    assert_int_equal(READ(&options, &err, "verify", "m.h5", "--config", path), DECANT_OK); /* has an output */
     assert_int_equal(READ(&options, &err, "run", "--config", path, "--calibration", "c"), DECANT_OK);
     assert_string_equal(options.model, model);
     assert_true(options.bits == 3);
