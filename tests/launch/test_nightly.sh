@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # launch/nightly: a first night, one where nothing changed, one with files touched, nights with one tensor changed (that matrix
 # alone is quantized again, and the container is that of a whole run with the same statistics), statistics made anew, a bad
-# model that the gate refuses, a bad file, nights that are interrupted and go on, retention, and the lock.
+# model that the gate refuses, a bad file, settings that cannot be read, nights that are interrupted and go on, retention, and the lock.
 # tests/slurm/test_nightly.sh runs this as jobs of a real Slurm.
 set -euo pipefail
 decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
@@ -80,6 +80,14 @@ worse = 20
 ranks = 2
 decant = $work/program
 INI
+
+# ---- a setting that cannot be read costs no work
+cp nightly.ini right.ini
+for line in 'nights = many' 'worse = nan' 'refresh = all' 'ranks = 0' 'reuse = maybe'; do
+  { grep -v "^${line%% *} " right.ini; echo "$line"; } >nightly.ini
+  night 3 0 0 "nightly.ini: $line: is n"
+done
+cp right.ini nightly.ini
 
 # ---- the first night, and one where nothing has changed
 night 0 1 1 'there is no container yet'
