@@ -224,10 +224,10 @@ def read_sweep(file: Path) -> Sweep:
         text=here / given["text"],
         sets={path.stem: path for path in paths},
         sizes=numbers(given["sequences"], "sequences"),
-        seeds=numbers(given.get("seed", "0"), "seed"),
-        methods=given.get("method", "kmeans").split(),
-        bits=given["bits"].split(),
-        ranks=int(given.get("ranks", "1")),
+        seeds=numbers(given.get("seed") or "0", "seed"),
+        methods=list(dict.fromkeys(given.get("method", "kmeans").split())),
+        bits=list(dict.fromkeys(given["bits"].split())),
+        ranks=numbers(given.get("ranks") or "1", "ranks")[-1],
         slurm=shlex.split(given.get("slurm", "")),
         decant=given.get("decant", "decant"),
         keep=given.get("keep", "no") == "yes",
@@ -237,6 +237,8 @@ def read_sweep(file: Path) -> Sweep:
         raise SweepError(f"{file}: two calibration sets have one name")
     if sweep.sizes[0] < 1:
         raise SweepError(f"{file}: a size of {sweep.sizes[0]} sequences")
+    if sweep.seeds[0] < 0:
+        raise SweepError(f"{file}: a seed of {sweep.seeds[0]}")
     for path in paths:
         if (available := len(read_tokens(path))) < sweep.sizes[-1]:
             raise SweepError(f"{path} has {available} sequences, the sweep asks for {sweep.sizes[-1]}")

@@ -40,7 +40,7 @@ text = $model/tokens.npy
 calibration = $model/tokens.npy
 sequences = 1 3
 seed = 0 1 2
-bits = 5
+bits = 5 5
 output = out
 ranks = 2
 slurm = --ntasks=2
@@ -118,4 +118,9 @@ fi
 sed -i 's/^sequences.*/sequences = 1 6/' sweep.ini
 if "$source/launch/sweep" sweep.ini --local 2>said; then fail "more sequences than there are"; fi
 [[ $(wc -l <said) == 1 && $(cat said) == *'has 5 sequences'* ]] || fail "$(cat said)"
+for line in 'seed = 0 -1' 'ranks = all'; do
+  { grep -v "^${line%% *} \|^sequences " sweep.ini; echo "$line"; echo 'sequences = 2'; } >wrong.ini
+  if "$source/launch/sweep" wrong.ini --local 2>said; then fail "'$line' is taken"; fi
+  [[ $(wc -l <said) == 1 && $(cat said) == sweep:*"${line%% *}"* ]] || fail "$(cat said)"
+done
 echo "sweep: passed"
