@@ -10,8 +10,9 @@
  * A time is the median of several replays of a CUDA graph of many launches, gaps between them included. Every
  * launch reads other copies of the weights, more bytes in all than the L2 cache holds several times. x is
  * normal with one entry in 512 thirty times as large. "error" is ‖y − y₆₄‖ / ‖y₆₄‖ over some rows, the worst of
- * all widths, y₆₄ computed in double from the same bits; "rounding" is the same of y₆₄ itself rounded to BF16,
- * which is how y is stored, and "own" what a kernel adds to that, √(error² − rounding²), the worst again. */
+ * all widths, dense and sparse, y₆₄ computed in double from the same bits; "rounding" is the same of y₆₄ itself
+ * rounded to BF16, which is how y is stored, and "own" what a kernel adds to that, √(error² − rounding²), the
+ * worst again. */
 #include "kernels/cuda/packed.cuh"
 #include "tests/bench/decode_bench.cuh"
 
@@ -366,19 +367,18 @@ static void measure_shape(bench *b, int rows, int columns, const std::vector<int
         for (size_t i = 0; i < widths.size(); i++) {
             const double plain = time_packed(b, rows, columns, widths[i], device_levels[i], NULL, tokens);
             const double both = time_packed(b, rows, columns, widths[i], device_levels[i], &sparse, tokens);
-            for (const sparse_copies *own : {(const sparse_copies *)NULL, (const sparse_copies *)&sparse})
-                if (b->repeat > 0 &&
-                    !repeats(b, packed_copy(b, rows, columns, widths[i], device_levels[i], own, 1), tokens,
-                             b->repeat))
-                    b->differs = true;
-            const relative_error error =
-                check(b, packed_copy(b, rows, columns, widths[i], device_levels[i], &sparse, 1), &sparse,
-                      levels[i], tokens);
             printf(" | %6.2f %4.2fx  %6.2f %4.2fx", plain, dense / plain, both, dense / both);
-            const double own = !(error.own <= worst.own) ? error.own : worst.own;
-            if (!(error.of_y <= worst.of_y))
-                worst = error;
-            worst.own = own;
+            for (const sparse_copies *own : {(const sparse_copies *)NULL, (const sparse_copies *)&sparse}) {
+                const decant_packed_matrix packed =
+                    packed_copy(b, rows, columns, widths[i], device_levels[i], own, 1);
+                if (b->repeat > 0 && !repeats(b, packed, tokens, b->repeat))
+                    b->differs = true;
+                const relative_error error = check(b, packed, own, levels[i], tokens);
+                const double worst_own = !(error.own <= worst.own) ? error.own : worst.own;
+                if (!(error.of_y <= worst.of_y))
+                    worst = error;
+                worst.own = worst_own;
+            }
         }
         printf(" | %.2e %.2e %.2e\n", worst.of_y, worst.of_rounding, worst.own);
         fflush(stdout);
