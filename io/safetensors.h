@@ -44,6 +44,10 @@ const decant_tensor *decant_safetensors_find(const decant_safetensors *model, co
  * tensors is used or told. model may be NULL. */
 decant_status decant_safetensors_check(const decant_safetensors *model, decant_error *err);
 
+/* DECANT_ERROR_INPUT naming file, tensor and place of the first value that is not finite. Reads all tensors.
+ * model may be NULL. */
+decant_status decant_safetensors_check_finite(const decant_safetensors *model, decant_error *err);
+
 /* The tensor as a [rows, columns] matrix (a one-dimensional tensor has one row).
  * DECANT_ERROR_INPUT naming file and tensor when it is missing or has another shape. */
 decant_status decant_safetensors_matrix(const decant_safetensors *model, const char *name, int64_t rows,

@@ -4,20 +4,36 @@
  */
 #include "base/memory.h"
 #include "pipeline/calibration_checkpoint.h"
+#include "pipeline/not_finite.h"
 #include "pipeline/replicas.h"
 #include "pipeline/report.h"
 #include "pipeline/resident.h"
 #include "pipeline/streamed.h"
+
+#include <math.h>
+
+/* Local. Grids do not look at what flows backward from a loss that is no number. */
+static decant_status check_losses(const decant_calibration_run *run, decant_error *err)
+{
+    for (int64_t i = 0; i < run->tokens->sequences; i++)
+        if (!isfinite(run->losses[i]))
+            return decant_job_tell_not_finite(run->job, run->job->options->model,
+                                              "the loss of a calibration sequence", err);
+    return DECANT_OK;
+}
 
 /* The mean of all sequences' losses, added in order; each was computed on one rank and is zero on the others.
  */
 static decant_status mean_loss(decant_calibration_run *run, double *loss, decant_error *err)
 {
     int64_t sequences = run->tokens->sequences;
-    decant_status status = decant_ranks_sum(run->job->ranks, run->losses, (int)sequences, err);
+    decant_status status;
+    DECANT_TRY(decant_ranks_sum(run->job->ranks, run->losses, (int)sequences, err));
+    DECANT_TRY(decant_ranks_agree(run->job->ranks, check_losses(run, err), err));
     *loss = 0;
-    for (int64_t i = 0; i < sequences && status == DECANT_OK; i++)
+    for (int64_t i = 0; i < sequences; i++)
         *loss += run->losses[i] / (double)sequences;
+done:
     return status;
 }
 

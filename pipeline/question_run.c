@@ -2,7 +2,10 @@
 #include "pipeline/question_run.h"
 
 #include "base/memory.h"
+#include "pipeline/not_finite.h"
 #include "stages/question_scores.h"
+
+#include <math.h>
 
 enum { MODELS = DECANT_VALIDATION_MODELS };
 
@@ -61,6 +64,20 @@ done:
     return status;
 }
 
+/* Local. No choice is the most likely of those whose scores are no numbers. */
+static decant_status check_scores(const decant_job *job, const decant_question_set *set, int model,
+                                  const double *scores, decant_error *err)
+{
+    const decant_options *options = job->options;
+    const char *container = options->container[0] ? options->container : options->output;
+    for (int64_t i = 0; i < set->choice_count; i++)
+        if (!isfinite(scores[i]))
+            return decant_job_tell_not_finite(job,
+                                              model == DECANT_VALIDATION_ORIGINAL ? options->model : container,
+                                              "the log-likelihood of a choice", err);
+    return DECANT_OK;
+}
+
 decant_status decant_question_run(decant_paired_models *models, const decant_question_passes *passes,
                                   decant_question_result *result, decant_error *err)
 {
@@ -84,6 +101,8 @@ decant_status decant_question_run(decant_paired_models *models, const decant_que
     for (int model = 0; model < MODELS; model++) {
         /* Every choice was scored on one rank and is zero on the others. */
         DECANT_TRY(decant_ranks_sum(job->ranks, result->scores[model], (int)set->choice_count, err));
+        DECANT_TRY(
+            decant_ranks_agree(job->ranks, check_scores(job, set, model, result->scores[model], err), err));
         decant_question_tally_scores(set, result->scores[model], result->subjects[model],
                                      &result->overall[model]);
     }

@@ -7,11 +7,13 @@
 
 #include "base/memory.h"
 #include "io/checksum.h"
+#include "pipeline/not_finite.h"
 #include "pipeline/report.h"
 #include "pipeline/sensitivity_journal.h"
 #include "stages/linear_weight.h"
 #include "stages/probe.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -163,6 +165,9 @@ static decant_status measure_task(sensitivity_run *run, const sensitivity_task *
                                                                   : sums.divergence;
     *value =
         status == DECANT_OK ? increase / (double)sums.targets + 0.0 : 0; /* + 0.0: −0 would not survive a sum */
+    if (!isfinite(*value))
+        return decant_job_tell_not_finite(run->job, run->job->options->model,
+                                          "the increase with one matrix changed", err);
     return status;
 }
 

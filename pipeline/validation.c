@@ -4,9 +4,11 @@
 #include "pipeline/job.h"
 #include "pipeline/job_plan.h"
 #include "pipeline/model_costs.h"
+#include "pipeline/not_finite.h"
 #include "pipeline/paired_models.h"
 #include "pipeline/question_run.h"
 
+#include <math.h>
 #include <string.h>
 
 /* ---- windows of text ---- */
@@ -40,6 +42,20 @@ static decant_status compare_windows(void *context, decant_validation *validatio
                                      run->comparisons + index * run->micro_batch, seconds, err);
 }
 
+/* Local. What is said of the most likely tokens of logits that are no numbers, that they agree, is no result.
+ */
+static decant_status check_figures(const decant_job *job, const decant_validation_result *result,
+                                   decant_error *err)
+{
+    static const char what[] = "the perplexity";
+    if (job->model && !isfinite(decant_validation_perplexity_original(result)))
+        return decant_job_tell_not_finite(job, job->options->model, what, err);
+    if (!isfinite(decant_validation_perplexity_quantized(result)) || !isfinite(result->sums.divergence))
+        return decant_job_tell_not_finite(
+            job, job->options->container[0] ? job->options->container : job->options->output, what, err);
+    return DECANT_OK;
+}
+
 /* Every window was compared on one rank: all get all, then add them up in their order, so that the result does
  * not depend on who compared what. Counts are exact as doubles. */
 static decant_status sum_windows(decant_job *job, window_run *run, decant_validation_result *result,
@@ -66,6 +82,7 @@ static decant_status sum_windows(decant_job *job, window_run *run, decant_valida
             (decant_comparison){sums[0], sums[1], sums[2], (int64_t)sums[3], (int64_t)sums[4]};
     }
     decant_validation_sum(run->comparisons, windows, result);
+    DECANT_TRY(decant_ranks_agree(job->ranks, check_figures(job, result, err), err));
 done:
     decant_memory_free(figures);
     return status;

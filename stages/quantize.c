@@ -6,6 +6,7 @@
 #include "kernels/grid_form.h"
 #include "stages/methods/methods.h"
 
+#include <math.h>
 #include <string.h>
 
 /* ---- packed forms ---- */
@@ -119,6 +120,18 @@ static int end_of_method(const decant_quantized_layer *layer, int first)
     return end;
 }
 
+/* Grids are laid without a look at Fisher sums, but what they predict by sums that are no numbers is none. */
+static decant_status check_predictions(const decant_quantized_layer *layer, int first, int end,
+                                       decant_error *err)
+{
+    for (int i = first; i < end; i++)
+        if (!isfinite(layer->candidate[i].predicted))
+            return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                                "a Fisher sum is not finite, so no loss can be predicted: weights of the model "
+                                "are too large");
+    return DECANT_OK;
+}
+
 decant_status decant_quantize_layer(decant_backend *backend, const decant_recipe *recipe, const char *name,
                                     decant_matrix weight, const float *fisher, decant_quantized_layer *layer,
                                     decant_error *err)
@@ -134,6 +147,7 @@ decant_status decant_quantize_layer(decant_backend *backend, const decant_recipe
         const decant_method_operations *method =
             decant_method_operations_of((decant_method)layer->candidate[first].method);
         DECANT_TRY(method->evaluate(backend, recipe, weight, fisher, first, end - first, layer, err));
+        DECANT_TRY(check_predictions(layer, first, end, err));
     }
 done:
     if (status != DECANT_OK)

@@ -81,6 +81,30 @@ for tensor in model.norm model.embed_tokens model.layers.2.input_layernorm; do
     --calibration "$tokens" --output "$work/no.h5"
 done
 
+# ---- what is not quantized is no number, or F32 does not hold what comes of it: every method, calibrating alone, measuring
+# and validating end with one line and no figures. Fisher sums may leave F32 where the loss does not.
+change "$work/norm" "t['model.norm'][3] = np.nan"
+change "$work/large" "t['lm_head'] *= 1e20"
+change "$work/sums" "t['model.layers.1.mlp.up_proj'] *= 1e30"
+printf '{"context": [1, 2], "choices": [[3], [4]], "answer": 1}\n' >"$work/questions.jsonl"
+nan='norm/model.safetensors: model.norm.weight: the value at row 0, column 3 is not finite'
+for method in kmeans rtn; do
+  expect 3 "$nan" on 3 run --model "$work/norm" --method "$method" --bit-widths 4 --calibration "$tokens" --output "$work/no.h5"
+done
+expect 3 'model.layers.*: a Fisher sum is not finite' on 2 run --model "$work/sums" --method rtn --bit-widths 4 \
+  --calibration "$tokens" --output "$work/no.h5"
+expect 3 "$nan" on 2 calibrate --model "$work/norm" --calibration "$tokens" --output "$work/no.h5"
+expect 3 "$nan" on 2 run --model "$work/norm" --method rtn --bits 6 --sensitivity measured --output "$work/no.h5"
+for name in norm large; do
+  on 2 run --model "$work/$name" --method rtn --bit-widths 4 --output "$work/$name.h5" >"$work/result" || fail "$name is refused"
+  expect 3 "$name.h5: the perplexity is not finite" on 2 validate "$work/$name.h5" --text "$tokens" --json
+  [[ ! -s $work/out ]] || fail "figures that are no numbers were printed: $(cat "$work/out")"
+done
+expect 3 "$nan" on 2 validate "$work/norm.h5" --model "$work/norm" --text "$tokens"
+expect 3 'large: the perplexity is not finite' on 2 validate "$work/large.h5" --model "$work/large" --text "$tokens"
+expect 3 "$nan" on 2 validate "$work/norm.h5" --model "$work/norm" --choices "$work/questions.jsonl"
+expect 3 'norm.h5: the log-likelihood of a choice is not finite' on 2 validate "$work/norm.h5" --choices "$work/questions.jsonl"
+
 # ---- tokens outside of the vocabulary
 python3 - "$tokens" "$work" <<'PY'
 import sys

@@ -1,0 +1,13 @@
+/* What is said where a model computes no numbers. */
+#ifndef DECANT_PIPELINE_NOT_FINITE_H
+#define DECANT_PIPELINE_NOT_FINITE_H
+
+#include "pipeline/job.h"
+
+/* Local; DECANT_ERROR_INPUT. Names the tensor of the job's model that is no number, where there is one, which
+ * reads all of them; else what the model computes, "the loss of …", and that weights are too large.
+ *   whose   a folder or file, the model's */
+decant_status decant_job_tell_not_finite(const decant_job *job, const char *whose, const char *what,
+                                         decant_error *err);
+
+#endif
