@@ -20,6 +20,7 @@
 #include "pipeline/report.h"
 #include "pipeline/reuse.h"
 #include "pipeline/sensitivity.h"
+#include "stages/container_names.h"
 #include "stages/write.h"
 #include "stages/write_validation.h"
 
@@ -67,6 +68,13 @@ static decant_status check_places(decant_job *job, decant_error *err)
             DECANT_ERROR(err, DECANT_ERROR_DISK,
                          "--scratch %s: no file can be made there: %s; name a folder that every machine has",
                          options->scratch, strerror(errno));
+    return decant_ranks_agree(job->ranks, status, err);
+}
+
+/* The same for a model with tensors that a container has no place for. */
+static decant_status check_names(decant_job *job, decant_error *err)
+{
+    decant_status status = decant_container_check_names(job->model, &job->config, job->family, err);
     return decant_ranks_agree(job->ranks, status, err);
 }
 
@@ -212,6 +220,7 @@ static decant_status run_whole_job(decant_job *job, decant_error *err)
     int *chosen = NULL;
     decant_status status;
     DECANT_TRY(check_places(job, err));
+    DECANT_TRY(check_names(job, err));
     DECANT_TRY(decant_job_check_budget(job, err));
     DECANT_TRY(decant_job_read_inputs(job, &inputs, err));
     job->text = &inputs.text;

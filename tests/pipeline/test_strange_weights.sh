@@ -105,6 +105,32 @@ expect 3 'large: the perplexity is not finite' on 2 validate "$work/large.h5" --
 expect 3 "$nan" on 2 validate "$work/norm.h5" --model "$work/norm" --choices "$work/questions.jsonl"
 expect 3 'norm.h5: the log-likelihood of a choice is not finite' on 2 validate "$work/norm.h5" --choices "$work/questions.jsonl"
 
+# ---- tensors with the name of a part of the container, of a layer or beneath one, or beneath another tensor: told before the
+# work, which ends at a damaged weight here. Each is an empty tensor more.
+copy_with_nan "$model" "$work/named"
+mv "$work/named/model.safetensors" "$work/unnamed"
+named() {
+  python3 - "$work/unnamed" "$work/named/model.safetensors" "$1" <<'PY'
+import json, struct, sys
+raw = open(sys.argv[1], "rb").read()
+size = struct.unpack("<Q", raw[:8])[0]
+header = json.loads(raw[8 : 8 + size]) | {sys.argv[3]: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}
+text = json.dumps(header).encode()
+text += b" " * (-len(text) % 8)
+open(sys.argv[2], "wb").write(struct.pack("<Q", len(text)) + text + raw[8 + size :])
+PY
+}
+for name in config errors/layers allocation grids/higgs_2_256 sensitivity model.layers.0.mlp.up_proj \
+  model.layers.0.mlp.up_proj/codes model.norm.weight/more; do
+  named "$name"
+  expect 3 "named/model.safetensors: tensor $name cannot be in a container" on 2 run --model "$work/named" --method rtn \
+    --bit-widths 4 --output "$work/no.h5"
+done
+for name in configuration model/more model.layers.0.mlp.up_proj.more; do
+  named "$name"
+  expect 3 'row 0, column 10 is not finite' on 2 run --model "$work/named" --method rtn --bit-widths 4 --output "$work/no.h5"
+done
+
 # ---- tokens outside of the vocabulary
 python3 - "$tokens" "$work" <<'PY'
 import sys
