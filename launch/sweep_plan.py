@@ -239,6 +239,8 @@ def read_sweep(file: Path) -> Sweep:
         raise SweepError(f"{file}: a size of {sweep.sizes[0]} sequences")
     if sweep.seeds[0] < 0:
         raise SweepError(f"{file}: a seed of {sweep.seeds[0]}")
+    if sweep.ranks < 1:
+        raise SweepError(f"{file}: {sweep.ranks} ranks")
     for path in paths:
         if (available := len(read_tokens(path))) < sweep.sizes[-1]:
             raise SweepError(f"{path} has {available} sequences, the sweep asks for {sweep.sizes[-1]}")
