@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # launch/nightly: a first night, one where nothing changed, one with files touched, nights with one tensor changed (that matrix
 # alone is quantized again, and the container is that of a whole run with the same statistics), statistics made anew, a bad
-# model that the gate refuses, a bad file, settings that cannot be read, nights that are interrupted and go on, retention, and the lock.
+# model that the gate refuses, a container that is damaged, a bad file, settings that cannot be read, nights that are interrupted
+# and go on, retention, and the lock.
 # tests/slurm/test_nightly.sh runs this as jobs of a real Slurm.
 set -euo pipefail
 decant=${DECANT_PROGRAM:?} source=${DECANT_TEST_SOURCE:?}
@@ -97,6 +98,14 @@ whole plain --calibration model/tokens.npy --micro-batch 1
 night 0 0 0 "nothing has changed since ${first%.h5}"
 touch model/model.safetensors model/config.json
 night 0 0 0 'nothing has changed'
+
+# ---- a container that is damaged is not said to be as it should be
+cp "night/$first" whole.h5
+printf 'damaged' | dd of="night/$first" bs=1 seek=$(($(stat -c %s whole.h5) / 2)) conv=notrunc status=none
+! cmp -s "night/$first" whole.h5 || fail "nothing is damaged"
+night 3 0 0 'nothing has changed, but decant: .*current.h5'
+cp whole.h5 "night/$first"
+night 0 0 0 'nothing has changed since'
 
 # ---- one tensor: that matrix, what gets other bits for it, and nothing else; the statistics are kept
 change model.layers.1.mlp.up_proj.weight 'w * np.float32(1.25)'
