@@ -126,9 +126,10 @@ static decant_status check_predictions(const decant_quantized_layer *layer, int 
 {
     for (int i = first; i < end; i++)
         if (!isfinite(layer->candidate[i].predicted))
-            return DECANT_ERROR(err, DECANT_ERROR_INPUT,
-                                "a Fisher sum is not finite, so no loss can be predicted: weights of the model "
-                                "are too large");
+            return DECANT_ERROR(
+                err, DECANT_ERROR_INPUT,
+                "a Fisher sum is not finite, so no loss can be predicted: an embedding, norm, bias or "
+                "weight of the model is no number or too large");
     return DECANT_OK;
 }
 

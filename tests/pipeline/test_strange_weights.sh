@@ -93,6 +93,8 @@ for method in kmeans rtn; do
 done
 expect 3 'model.layers.*: a Fisher sum is not finite' on 2 run --model "$work/sums" --method rtn --bit-widths 4 \
   --calibration "$tokens" --output "$work/no.h5"
+expect 3 'model.layers.*: a Fisher sum is not finite.* no number or too large' on 2 run --model "$work/norm" --method rtn \
+  --bit-widths 4 --calibration "$tokens" --memory streamed --output "$work/no.h5"
 expect 3 "$nan" on 2 calibrate --model "$work/norm" --calibration "$tokens" --output "$work/no.h5"
 expect 3 "$nan" on 2 run --model "$work/norm" --method rtn --bits 6 --sensitivity measured --output "$work/no.h5"
 for name in norm large; do
