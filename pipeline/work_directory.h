@@ -24,7 +24,7 @@ typedef struct decant_work_directory {
     bool has_calibration, has_statistics;
     int boundaries; /* boundary.0.h5 … boundary.(boundaries − 1).h5 are there */
     int left;       /* the smallest K of gradient.K.h5; −1: there is none */
-    bool complete;  /* the output has its name: nothing here is needed any more; set by the job */
+    bool complete;  /* nothing here is needed any more, as when the output has its name; set by the job */
     int lock;       /* rank 0's descriptor; -1 elsewhere */
     double saved_s; /* decant_clock_s() when the work began or was last saved */
 } decant_work_directory;

@@ -97,6 +97,8 @@ expect 3 'model.layers.*: a Fisher sum is not finite.* no number or too large' o
   --bit-widths 4 --calibration "$tokens" --memory streamed --output "$work/no.h5"
 expect 3 "$nan" on 2 calibrate --model "$work/norm" --calibration "$tokens" --output "$work/no.h5"
 expect 3 "$nan" on 2 run --model "$work/norm" --method rtn --bits 6 --sensitivity measured --output "$work/no.h5"
+expect 3 "$nan" on 2 run --model "$work/norm" --calibration "$tokens" --bits 5 --micro-batch 1 --checkpoint-every 0 --output "$work/no.h5"
+[[ ! -e $work/no.h5.work ]] || fail "Fisher sums that are no numbers are kept for the job that goes on"
 for name in norm large; do
   on 2 run --model "$work/$name" --method rtn --bit-widths 4 --output "$work/$name.h5" >"$work/result" || fail "$name is refused"
   expect 3 "$name.h5: the perplexity is not finite" on 2 validate "$work/$name.h5" --text "$tokens" --json
