@@ -203,6 +203,13 @@ def numbers(text: str, name: str) -> list[int]:
         raise SweepError(f"{name}: {error}") from error
 
 
+def rank_count(file: Path, text: str) -> int:
+    counts = numbers(text, "ranks")
+    if len(counts) != 1 or counts[0] < 1:
+        raise SweepError(f"{file}: ranks = {text}: is no whole number from 1 on")
+    return counts[0]
+
+
 def read_sweep(file: Path) -> Sweep:
     parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
     try:
@@ -227,7 +234,7 @@ def read_sweep(file: Path) -> Sweep:
         seeds=numbers(given.get("seed") or "0", "seed"),
         methods=list(dict.fromkeys(given.get("method", "kmeans").split())),
         bits=list(dict.fromkeys(given["bits"].split())),
-        ranks=numbers(given.get("ranks") or "1", "ranks")[-1],
+        ranks=rank_count(file, given.get("ranks") or "1"),
         slurm=shlex.split(given.get("slurm", "")),
         decant=given.get("decant", "decant"),
         keep=given.get("keep", "no") == "yes",
@@ -239,8 +246,6 @@ def read_sweep(file: Path) -> Sweep:
         raise SweepError(f"{file}: a size of {sweep.sizes[0]} sequences")
     if sweep.seeds[0] < 0:
         raise SweepError(f"{file}: a seed of {sweep.seeds[0]}")
-    if sweep.ranks < 1:
-        raise SweepError(f"{file}: {sweep.ranks} ranks")
     for path in paths:
         if (available := len(read_tokens(path))) < sweep.sizes[-1]:
             raise SweepError(f"{path} has {available} sequences, the sweep asks for {sweep.sizes[-1]}")

@@ -118,7 +118,7 @@ fi
 sed -i 's/^sequences.*/sequences = 1 6/' sweep.ini
 if "$source/launch/sweep" sweep.ini --local 2>said; then fail "more sequences than there are"; fi
 [[ $(wc -l <said) == 1 && $(cat said) == *'has 5 sequences'* ]] || fail "$(cat said)"
-for line in 'seed = 0 -1' 'ranks = all' 'ranks = 0'; do
+for line in 'seed = 0 -1' 'ranks = all' 'ranks = 0' 'ranks = 1 2'; do
   { grep -v "^${line%% *} \|^sequences " sweep.ini; echo "$line"; echo 'sequences = 2'; } >wrong.ini
   if "$source/launch/sweep" wrong.ini --local 2>said; then fail "'$line' is taken"; fi
   [[ $(wc -l <said) == 1 && $(cat said) == sweep:*"${line%% *}"* ]] || fail "$(cat said)"
