@@ -87,6 +87,20 @@ static __device__ __forceinline__ void decant_copy_boxes(uint32_t target, const 
                  : "memory");
 }
 
+/* The same of what is the first to make room in the L2 cache. */
+static __device__ __forceinline__ void decant_copy_boxes_once(uint32_t target, const CUtensorMap *map,
+                                                              int column, int row, int plane, uint32_t barrier)
+{
+    asm volatile("{\n"
+                 ".reg .b64 policy;\n"
+                 "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
+                 "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+                 "[%0], [%1, {%2, %3, %4}], [%5], policy;\n"
+                 "}" ::"r"(target),
+                 "l"(map), "r"(column), "r"(row), "r"(plane), "r"(barrier)
+                 : "memory");
+}
+
 /* size_bytes, a multiple of 16, from and to addresses that are multiples of 16. */
 static __device__ __forceinline__ void decant_copy_bytes(uint32_t target, const void *source,
                                                          uint32_t size_bytes, uint32_t barrier)

@@ -1,11 +1,12 @@
-/* The codes of a block of packed_pairs.cu: 64 rows at a time, which the tensor memory accelerator brings in
- * stages of 1024 columns, all planes, through a ring of shared memory into the warps' registers. Knows nothing
- * of levels and of x. */
+/* The codes of a block of packed_pairs.cu: some tiles of rows at a time, which the tensor memory accelerator
+ * brings in stages of 1024 columns, all planes, through a ring of shared memory into the warps' registers.
+ * `Kind` is a pair_kind (pair_kind.cuh). Knows nothing of levels and of x. */
 #ifndef DECANT_KERNELS_CUDA_PAIR_CODES_CUH
 #define DECANT_KERNELS_CUDA_PAIR_CODES_CUH
 
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/named_barriers.cuh"
+#include "kernels/cuda/pair_runs.h"
 #include "kernels/cuda/pair_tables.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 #include "kernels/cuda/tensor_map.h"
@@ -13,20 +14,17 @@
 enum {
     WARPS = 8,
     THREADS = WARPS * DECANT_WARP,
-    TILES = 4, /* of a block */
-    ROWS = TILES * PAIR_TILE_ROWS,
-    STAGE_WORDS = 32, /* of a plane of a row: a cache line */
+    STAGE_WORDS = DECANT_PAIR_STAGE_WORDS,
     STAGE_SLICES = 8, /* of 128 columns, each for a warp */
     SLICE_COLUMNS = 128,
     SLICE_BYTES = 16, /* of a plane of a row */
     LINE_BYTES = STAGE_WORDS * 4,
-    PLANE_BYTES = ROWS * LINE_BYTES, /* of a stage */
     STAGE_PIECES = STAGE_WORDS / DECANT_PIECE_WORDS,
     LINE_ROWS = STAGE_WORDS / DECANT_PIECE_WORDS,                       /* of a piece of arranged planes */
     PIECE_LINES = DECANT_GROUP_ROWS * DECANT_PIECE_WORDS / STAGE_WORDS, /* of a plane of a group of rows */
     PIECE_SLICES = DECANT_PIECE_WORDS * 4 / SLICE_BYTES,
-    RING_BYTES = 96 << 10,
-    CODES_BARRIER = 1, /* a named one */
+    EARLY_BYTES = 32 << 10, /* of the ring, that are asked for before x is there */
+    CODES_BARRIER = 1,      /* a named one */
 };
 
 /* The warps of the codes wait for each other; a block may have more warps. */
@@ -34,9 +32,6 @@ static __device__ __forceinline__ void codes_meet(void)
 {
     wait_at_barrier<CODES_BARRIER, THREADS>();
 }
-
-template <int BITS> constexpr int STAGE_BYTES = BITS *PLANE_BYTES;
-template <int BITS> constexpr int SLOTS = RING_BYTES / STAGE_BYTES<BITS>;
 
 /* The stages of a block: those of all tiles of rows are counted one tile after the other. */
 typedef struct stage_run {
@@ -46,20 +41,21 @@ typedef struct stage_run {
 
 /* ---- the ring ---- */
 
-template <int SLOTS> struct code_barriers {
-    uint64_t full[SLOTS], empty[SLOTS];
+template <typename Kind> struct code_barriers {
+    uint64_t full[Kind::SLOTS], empty[Kind::SLOTS];
 };
 
-/* The ring as a thread sees it, of COUNT slots. One thread asks for stages: the block's first, or one of
+/* The ring as a thread sees it. One thread asks for stages: the block's first, or one of
  * another warp; each warp of the codes says when it has those of a stage in registers. */
-template <int BITS, int COUNT = SLOTS<BITS>> struct code_ring {
+template <typename Kind> struct code_ring {
+    static constexpr int COUNT = Kind::SLOTS, STAGE_BYTES = Kind::STAGE_BYTES;
     uint32_t slots, full, empty; /* addresses */
     int slot, round;             /* of the stage that is now, and how often the ring has been gone round */
     const CUtensorMap *planes;   /* as map_planes describes them */
     stage_run run;
 
     /* By the block's first thread before any other uses the ring, and by those. */
-    __device__ __forceinline__ void create(code_barriers<COUNT> &barriers, unsigned char *ring,
+    __device__ __forceinline__ void create(code_barriers<Kind> &barriers, unsigned char *ring,
                                            const CUtensorMap *map, const stage_run &own)
     {
         planes = map;
@@ -79,11 +75,11 @@ template <int BITS, int COUNT = SLOTS<BITS>> struct code_ring {
 
     __device__ __forceinline__ void bring(int stage, int target) const
     {
-        const uint32_t box = slots + target * STAGE_BYTES<BITS>, barrier = full + target * 8;
+        const uint32_t box = slots + target * STAGE_BYTES, barrier = full + target * 8;
         const int tile = stage / run.row_stages, row_stage = stage % run.row_stages;
-        decant_barrier_expect(barrier, STAGE_BYTES<BITS>);
-        decant_copy_boxes(box, planes, 0, row_stage * STAGE_PIECES * BITS * PIECE_LINES,
-                          tile * (ROWS / DECANT_GROUP_ROWS), barrier);
+        decant_barrier_expect(barrier, STAGE_BYTES);
+        decant_copy_boxes_once(box, planes, 0, row_stage * STAGE_PIECES * Kind::BITS * PIECE_LINES,
+                               tile * (Kind::ROWS / DECANT_GROUP_ROWS), barrier);
     }
 
     /* Asks for as many stages as there are slots. */
@@ -104,10 +100,17 @@ template <int BITS, int COUNT = SLOTS<BITS>> struct code_ring {
         __syncwarp();
     }
 
-    /* Asks for all stages as slots become free: what a thread does that does nothing else. */
-    __device__ __forceinline__ void bring_all(void)
+    /* Asks for all stages as slots become free: what a thread does that does nothing else. wait_for_x waits for
+     * earlier kernels; x would come late behind codes that were asked for before. */
+    template <typename Wait> __device__ __forceinline__ void bring_all(const Wait &wait_for_x)
     {
-        bring_first();
+        const int first_end = min(run.begin + COUNT, run.end),
+                  early = min(run.begin + EARLY_BYTES / STAGE_BYTES, first_end);
+        for (int stage = run.begin; stage < early; stage++)
+            bring(stage, stage - run.begin);
+        wait_for_x();
+        for (int stage = early; stage < first_end; stage++)
+            bring(stage, stage - run.begin);
         for (int stage = run.begin + COUNT; stage < run.end; stage++) {
             decant_barrier_wait(empty + slot * 8, round & 1);
             bring(stage, slot);
@@ -142,8 +145,8 @@ template <int BITS, int COUNT = SLOTS<BITS>> struct code_ring {
 /* ---- codes in registers ---- */
 
 /* A lane's words of a slice: its row of every tile, all planes. */
-template <int BITS> struct slice_codes {
-    uint2 words[TILES][BITS];
+template <typename Kind> struct slice_codes {
+    uint2 words[Kind::TILES][Kind::BITS];
 };
 
 /* Where a lane's words of a warp's slice lie in a plane of the first tile. A stage lies by
@@ -158,12 +161,13 @@ template <int BITS> static __host__ __device__ __forceinline__ int codes_place(i
     return line * LINE_BYTES + (slice ^ line % 8) * SLICE_BYTES + lane % 4 / 2 * 8;
 }
 
-template <int BITS>
-static __device__ __forceinline__ void load_codes(slice_codes<BITS> &codes, const unsigned char *stage)
+template <typename Kind>
+static __device__ __forceinline__ void load_codes(slice_codes<Kind> &codes, const unsigned char *stage)
 {
-    constexpr int TILE_BYTES = PAIR_TILE_ROWS * LINE_BYTES * BITS; /* whole rounds of the swizzle */
+    constexpr int BITS = Kind::BITS,
+                  TILE_BYTES = PAIR_TILE_ROWS * LINE_BYTES * BITS; /* whole rounds of the swizzle */
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++)
+    for (int tile = 0; tile < Kind::TILES; tile++)
 #pragma unroll
         for (int bit = 0; bit < BITS; bit++)
             codes.words[tile][bit] =
@@ -172,22 +176,22 @@ static __device__ __forceinline__ void load_codes(slice_codes<BITS> &codes, cons
 }
 
 /* A word that is known once all codes are there. */
-template <int BITS> static __device__ __forceinline__ uint32_t mix_codes(const slice_codes<BITS> &codes)
+template <typename Kind> static __device__ __forceinline__ uint32_t mix_codes(const slice_codes<Kind> &codes)
 {
     uint32_t mixed = 0;
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++)
+    for (int tile = 0; tile < Kind::TILES; tile++)
 #pragma unroll
-        for (int bit = 0; bit < BITS; bit++)
+        for (int bit = 0; bit < Kind::BITS; bit++)
             mixed ^= codes.words[tile][bit].x; /* which comes with the other */
     return mixed;
 }
 
 /* ---- for the host ---- */
 
-/* Arranged planes as the copy engine reads them, in boxes of a stage: [groups of rows, lines, words as BF16].
- */
-static inline decant_status map_planes(decant_backend *backend, const decant_packed_view &packed,
+/* Arranged planes as the copy engine reads them, in boxes of a stage of some rows: [groups of rows, lines,
+ * words as BF16]. */
+static inline decant_status map_planes(decant_backend *backend, const decant_packed_view &packed, int rows,
                                        CUtensorMap *map, decant_error *err)
 {
     const uint64_t lines = (uint64_t)(packed.words / DECANT_PIECE_WORDS * packed.bits * PIECE_LINES);
@@ -196,7 +200,7 @@ static inline decant_status map_planes(decant_backend *backend, const decant_pac
         .sizes = {STAGE_WORDS * 2, lines, (uint64_t)(packed.rows / DECANT_GROUP_ROWS)},
         .strides_bytes = {LINE_BYTES, lines * LINE_BYTES},
         .box = {STAGE_WORDS * 2, (uint32_t)(STAGE_PIECES * packed.bits * PIECE_LINES),
-                ROWS / DECANT_GROUP_ROWS},
+                (uint32_t)(rows / DECANT_GROUP_ROWS)},
     };
     return decant_cuda_map_tensor(backend, &view, map, err);
 }

@@ -1,43 +1,30 @@
-/* The end of a tile of rows in packed_pairs.cu: a block's warps add up their sums, blocks that share the tile
- * those of all of them, and y is stored. Knows nothing of codes and of levels. */
+/* The end of a tile of rows of packed_pairs.cu: a block's warps add up their sums, blocks that share the tile
+ * those of all of them, and y is stored. `Kind` is a pair_kind (pair_kind.cuh). Knows nothing of products. */
 #ifndef DECANT_KERNELS_CUDA_PAIR_SUMS_CUH
 #define DECANT_KERNELS_CUDA_PAIR_SUMS_CUH
 
 #include "kernels/cuda/arrivals.cuh"
+#include "kernels/cuda/pair_entries.cuh"
 #include "kernels/cuda/pair_products.cuh"
+#include "kernels/cuda/pair_runs.h"
 
-/* Groups of four rows of a token that a thread adds up at the end of a tile, and their tokens' scales. */
-template <int TOKENS> constexpr int THREAD_QUADS = (TOKENS * QUADS + THREADS - 1) / THREADS;
-template <int TOKENS> using thread_scales = float[THREAD_QUADS<TOKENS>];
+enum { SHARED_TILES = 2 /* of a block with others: its first and its last */ };
 
-/* Whether the codes' warps have registers for these scales. */
-template <int TOKENS, bool SPARSE> constexpr bool KEEPS_SCALES = !SPARSE || TOKENS <= 16;
+/* Where the sums of a launch go. */
+typedef struct pair_target {
+    __nv_bfloat16 *y;    /* [tokens, rows] */
+    const float *sparse; /* [tokens, rows] or NULL: a product that is added */
+    int tokens, rows;
+    bool accumulate;
+    float4 *parts; /* [blocks, SHARED_TILES, tokens of the kernel, rows of a tile]: sums of blocks that share */
+    uint32_t *arrivals; /* [row tiles] zeros, and zeros again in the end */
+    decant_pair_runs runs;
+} pair_target;
 
-/* A warp's sums to shared memory, [tokens][PART_STRIDE]: rows 4t … 4t + 3 of a tile are in one lane. */
-template <int TOKENS>
-static __device__ __forceinline__ void leave_sums(const tile_sums<TOKENS> &sums, float *parts)
-{
-    const int lane = threadIdx.x % DECANT_WARP, g = lane / 4, t = lane % 4;
-    float *own = parts + (int)(threadIdx.x / DECANT_WARP) * TOKENS * PART_STRIDE + 4 * t;
-#pragma unroll
-    for (int tile = 0; tile < TILES; tile++)
-#pragma unroll
-        for (int operand = 0; operand < OPERANDS<TOKENS>; operand++) {
-            const auto &kinds = sums[tile][operand];
-            float *target = own + (operand * 16 + g) * PART_STRIDE + tile * PAIR_TILE_ROWS;
-            if constexpr (KINDS<TOKENS> == 1) {
-                *(float4 *)target = make_float4(kinds[0][0], kinds[0][2], kinds[0][1], kinds[0][3]);
-            } else {
-#pragma unroll
-                for (int second = 0; second < 2; second++) /* token g, then g + 8 */
-                    *(float4 *)(target + second * 8 * PART_STRIDE) =
-                        make_float4(kinds[0][2 * second], kinds[KINDS<TOKENS> - 1][2 * second],
-                                    kinds[0][2 * second + 1], kinds[KINDS<TOKENS> - 1][2 * second + 1]);
-            }
-        }
-}
+/* Groups of four rows of a token that a thread adds up. */
+template <typename Kind> constexpr int THREAD_QUADS = (Kind::TOKENS * Kind::QUADS + THREADS - 1) / THREADS;
 
-[[maybe_unused]] static __device__ __forceinline__ void add(float4 &sum, const float4 &more)
+static __device__ __forceinline__ void add(float4 &sum, const float4 &more)
 {
     sum.x += more.x;
     sum.y += more.y;
@@ -45,48 +32,52 @@ static __device__ __forceinline__ void leave_sums(const tile_sums<TOKENS> &sums,
     sum.w += more.w;
 }
 
-[[maybe_unused]] static __device__ __forceinline__ void store(const pairs_call &call, int row, int token,
-                                                              const float4 &four)
+static __device__ __forceinline__ void store(const pair_target &target, int row, int token, const float4 &four)
 {
-    if (token >= call.tokens)
+    if (token >= target.tokens)
         return;
     const float sums[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        if (row + i >= call.packed.rows)
+        if (row + i >= target.rows)
             return;
-        const int64_t place = (int64_t)token * call.packed.rows + row + i;
-        float sum = call.sparse ? sums[i] + call.sparse[place] : sums[i];
-        if (call.accumulate)
-            sum += __bfloat162float(call.y[place]);
-        call.y[place] = __float2bfloat16_rn(sum);
+        const int64_t place = (int64_t)token * target.rows + row + i;
+        float sum = target.sparse ? sums[i] + target.sparse[place] : sums[i];
+        if (target.accumulate)
+            sum += __bfloat162float(target.y[place]);
+        target.y[place] = __float2bfloat16_rn(sum);
     }
 }
 
-/* Sums [tokens of the kernel, ROWS] of a tile that a block shares with others. */
-template <int TOKENS>
-static __device__ __forceinline__ float4 *part_of(const pairs_call &call, int block, int row_tile)
+/* A warp's sums to shared memory, [tokens][PART_STRIDE]: rows 4t … 4t + 3 of a tile are in one lane. */
+template <typename Kind>
+static __device__ __forceinline__ void leave_sums(const tile_sums<Kind> &sums, const token_scales<Kind> &units,
+                                                  float *parts)
 {
-    const int first = block * call.run / call.row_stages;
-    return (float4 *)call.parts + (int64_t)(block * SHARED_TILES + (row_tile > first)) * TOKENS * QUADS;
+    const int lane = threadIdx.x % DECANT_WARP, g = lane / 4, t = lane % 4;
+    float *own = parts + (int)(threadIdx.x / DECANT_WARP) * Kind::TOKENS * Kind::PART_STRIDE + 4 * t;
+#pragma unroll
+    for (int tile = 0; tile < Kind::TILES; tile++)
+#pragma unroll
+        for (int operand = 0; operand < Kind::OPERANDS; operand++) {
+            const auto &kinds = sums[tile][operand];
+            const auto leave = [&](int token, float scale, float a, float b, float c, float d) {
+                *(float4 *)(own + token * Kind::PART_STRIDE + tile * PAIR_TILE_ROWS) =
+                    make_float4(a * scale, b * scale, c * scale, d * scale);
+            };
+            if constexpr (Kind::ROW_KINDS == 1) {
+                leave(g, units.of[operand][0], kinds[0][0], kinds[0][2], kinds[0][1], kinds[0][3]);
+            } else {
+#pragma unroll
+                for (int second = 0; second < 2; second++) /* token g, then g + 8 */
+                    leave(operand * 16 + second * 8 + g, units.of[operand][second], kinds[0][2 * second],
+                          kinds[Kind::ROW_KINDS - 1][2 * second], kinds[0][2 * second + 1],
+                          kinds[Kind::ROW_KINDS - 1][2 * second + 1]);
+            }
+        }
 }
 
-/* The blocks that share a tile. */
-typedef struct tile_blocks {
-    int first, last;
-} tile_blocks;
-
-[[maybe_unused]] static __device__ __forceinline__ tile_blocks blocks_of(const pairs_call &call, int row_tile)
-{
-    const int begin = row_tile * call.row_stages;
-    return {begin / call.run, (begin + call.row_stages - 1) / call.run};
-}
-
-[[maybe_unused]] static __device__ __forceinline__ int block_count(const pairs_call &call, int row_tile)
-{
-    const tile_blocks blocks = blocks_of(call, row_tile);
-    return blocks.last - blocks.first + 1;
-}
+/* ---- tiles that blocks share ---- */
 
 /* Of a block with several tiles the first may be shared with blocks before it, the last with blocks behind it.
  * Those behind take that tile first, and mostly have left their sums long before; so nobody waits for anybody.
@@ -96,34 +87,79 @@ typedef struct shared_tiles {
     bool others_left;     /* all others have left theirs of the last */
 } shared_tiles;
 
+/* The blocks that share a tile. */
+typedef struct tile_blocks {
+    int first, last;
+} tile_blocks;
+
+static __device__ __forceinline__ tile_blocks blocks_of(const pair_target &target, int row_tile)
+{
+    const int begin = row_tile * target.runs.row_stages;
+    return {decant_pair_block_of(&target.runs, begin),
+            decant_pair_block_of(&target.runs, begin + target.runs.row_stages - 1)};
+}
+
+static __device__ __forceinline__ int block_count(const pair_target &target, int row_tile)
+{
+    const tile_blocks blocks = blocks_of(target, row_tile);
+    return blocks.last - blocks.first + 1;
+}
+
+/* Sums [tokens of the kernel, rows of a tile] of a tile that a block shares with others. */
+template <typename Kind>
+static __device__ __forceinline__ float4 *part_of(const pair_target &target, int block, int row_tile)
+{
+    const int first = decant_pair_first_stage(&target.runs, block) / target.runs.row_stages;
+    return target.parts + (int64_t)(block * SHARED_TILES + (row_tile > first)) * Kind::TOKENS * Kind::QUADS;
+}
+
+/* Four sums of all blocks that share a tile, added up in the order of the blocks. own: this block's, or NULL
+ * where it has left them. */
+template <typename Kind>
+static __device__ __forceinline__ float4 sum_of_blocks(const pair_target &target, int row_tile, int i,
+                                                       const float4 *own)
+{
+    const tile_blocks blocks = blocks_of(target, row_tile);
+    float4 sum = make_float4(0, 0, 0, 0);
+    for (int block = blocks.first; block <= blocks.last; block++)
+        add(sum, own && block == (int)blockIdx.x ? *own : __ldcg(part_of<Kind>(target, block, row_tile) + i));
+    return sum;
+}
+
+/* What all blocks left that share a tile. */
+template <typename Kind>
+static __device__ __forceinline__ void add_parts(const pair_target &target, int row_tile)
+{
+    for (int i = threadIdx.x; i < Kind::TOKENS * Kind::QUADS; i += THREADS)
+        store(target, row_tile * Kind::ROWS + i % Kind::QUADS * 4, i / Kind::QUADS,
+              sum_of_blocks<Kind>(target, row_tile, i, NULL));
+}
+
+/* ---- the end of a tile ---- */
+
 /* The warps of the entries and those of the codes do not wait for each other but for these, tile after tile. */
 typedef struct entry_barriers {
     uint64_t there; /* the sums of a tile's entries are there */
     uint64_t read;  /* and have been read */
 } entry_barriers;
 
-/* Four sums of all blocks that share a tile, added up in the order of the blocks. own: this block's, or NULL
- * where it has left them. */
-template <int TOKENS>
-static __device__ __forceinline__ float4 sum_of_blocks(const pairs_call &call, int row_tile, int i,
-                                                       const float4 *own)
-{
-    const tile_blocks blocks = blocks_of(call, row_tile);
-    float4 sum = make_float4(0, 0, 0, 0);
-    for (int block = blocks.first; block <= blocks.last; block++)
-        add(sum, own && block == (int)blockIdx.x ? *own : __ldcg(part_of<TOKENS>(call, block, row_tile) + i));
-    return sum;
-}
+/* The entries of a tile, for a block that has warps for them. */
+template <typename Kind> struct tile_end {
+    const typename Kind::entries &entries;
+    entry_barriers &met;
+    uint32_t parity;         /* of the tile's number in the block */
+    bool shared;             /* with other blocks */
+    const bool &others_left; /* in shared memory, known behind a barrier */
+};
 
-/* Adds the warps' sums up, in `parts`, where the tables were; barriers before and after. shared: with other
- * blocks, of which others_left tells, in shared memory. */
-template <int TOKENS, bool SPARSE>
-static __device__ __forceinline__ void
-finish_tile(const pairs_call &call, tile_sums<TOKENS> &sums, const thread_scales<TOKENS> &scales, int row_tile,
-            float *parts, const block_entries<TOKENS> &entries, entry_barriers &met, uint32_t parity,
-            bool shared, const bool &others_left)
+/* Adds the warps' sums up, in `parts`, where the tables were; barriers before and after. */
+template <typename Kind>
+static __device__ __forceinline__ void finish_tile(const pair_target &target, tile_sums<Kind> &sums,
+                                                   const token_scales<Kind> &units, int row_tile, float *parts,
+                                                   const tile_end<Kind> &end)
 {
-    float4 own[THREAD_QUADS<TOKENS>];
+    constexpr int ITEMS = Kind::TOKENS * Kind::QUADS;
+    float4 own[THREAD_QUADS<Kind>];
 #pragma unroll
     for (auto &tile : sums) /* what has been looked up for them, has been before the barrier */
 #pragma unroll
@@ -132,57 +168,48 @@ finish_tile(const pairs_call &call, tile_sums<TOKENS> &sums, const thread_scales
             for (auto &kind : operand)
                 decant_settle(kind);
     codes_meet(); /* nobody looks up any more */
-    leave_sums<TOKENS>(sums, parts);
-    if constexpr (SPARSE) {
-        decant_barrier_wait(decant_shared_address(&met.there), parity);
+    leave_sums<Kind>(sums, units, parts);
+    if constexpr (Kind::SPARSE) {
+        decant_barrier_wait(decant_shared_address(&end.met.there), end.parity);
 #pragma unroll
-        for (int k = 0; k < THREAD_QUADS<TOKENS>; k++) {
+        for (int k = 0; k < THREAD_QUADS<Kind>; k++) {
             const int i = (int)threadIdx.x + k * THREADS;
-            if (i < TOKENS * QUADS)
-                own[k] = entry_sums_of(entries, i / QUADS, i % QUADS * 4);
+            if (i < ITEMS)
+                own[k] = entry_sums_of(end.entries, i / Kind::QUADS, i % Kind::QUADS * 4);
         }
         __syncwarp();
         if (threadIdx.x % DECANT_WARP == 0)
-            decant_barrier_arrive(decant_shared_address(&met.read));
+            decant_barrier_arrive(decant_shared_address(&end.met.read));
     }
     codes_meet();
 #pragma unroll
-    for (int k = 0; k < THREAD_QUADS<TOKENS>; k++) {
-        const int i = (int)threadIdx.x + k * THREADS, token = i / QUADS, quad = i % QUADS;
-        if (i >= TOKENS * QUADS)
+    for (int k = 0; k < THREAD_QUADS<Kind>; k++) {
+        const int i = (int)threadIdx.x + k * THREADS, token = i / Kind::QUADS, quad = i % Kind::QUADS;
+        if (i >= ITEMS)
             break;
         float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll
         for (int warp = 0; warp < WARPS; warp++)
-            add(sum, *(const float4 *)(parts + (warp * TOKENS + token) * PART_STRIDE + 4 * quad));
-        const float scale = KEEPS_SCALES<TOKENS, SPARSE> ? scales[k] : call.x.scales[token];
-        sum = make_float4(sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale);
-        if constexpr (SPARSE)
+            add(sum, *(const float4 *)(parts + (warp * Kind::TOKENS + token) * Kind::PART_STRIDE + 4 * quad));
+        if constexpr (Kind::SPARSE)
             add(own[k], sum);
         else
             own[k] = sum;
     }
     codes_meet();
 #pragma unroll
-    for (int k = 0; k < THREAD_QUADS<TOKENS>; k++) {
+    for (int k = 0; k < THREAD_QUADS<Kind>; k++) {
         const int i = (int)threadIdx.x + k * THREADS;
-        if (i >= TOKENS * QUADS)
+        if (i >= ITEMS)
             break;
-        if (shared && !others_left)
-            part_of<TOKENS>(call, blockIdx.x, row_tile)[i] = own[k];
+        if (end.shared && !end.others_left)
+            part_of<Kind>(target, blockIdx.x, row_tile)[i] = own[k];
         else
-            store(call, row_tile * ROWS + i % QUADS * 4, i / QUADS,
-                  shared ? sum_of_blocks<TOKENS>(call, row_tile, i, &own[k]) : own[k]);
+            store(target, row_tile * Kind::ROWS + i % Kind::QUADS * 4, i / Kind::QUADS,
+                  end.shared ? sum_of_blocks<Kind>(target, row_tile, i, &own[k]) : own[k]);
     }
-    if (shared && others_left && threadIdx.x == 0)
-        call.arrivals[row_tile] = 0;
-}
-
-/* What all blocks left that share a tile. */
-template <int TOKENS> static __device__ __forceinline__ void add_parts(const pairs_call &call, int row_tile)
-{
-    for (int i = threadIdx.x; i < TOKENS * QUADS; i += THREADS)
-        store(call, row_tile * ROWS + i % QUADS * 4, i / QUADS, sum_of_blocks<TOKENS>(call, row_tile, i, NULL));
+    if (end.shared && end.others_left && threadIdx.x == 0)
+        target.arrivals[row_tile] = 0;
 }
 
 #endif

@@ -35,23 +35,32 @@ static __host__ __device__ __forceinline__ int entry_of(int code)
 
 /* ---- filling ---- */
 
-/* What a thread fills: what four lanes read of the entries whose first column has certain codes. These are
- * warp, warp + WARPS, …; the rows 2g and 2g + 1 of a tile, g = lane % 8 and tile = lane / 8 of a block's four.
- */
-template <int BITS, int WARPS> struct own_levels {
-    static constexpr int FIRSTS = LEVELS<BITS> > WARPS ? LEVELS<BITS> / WARPS : 1;
+/* What a thread fills: what four lanes read of the entries whose first column has certain codes; the rows 2g
+ * and 2g + 1 of a tile, g = lane % 8. Eights of lanes of a warp take different tiles and, where a block has
+ * fewer than four, different codes: share, share + SHARES, … */
+template <int BITS, int TILES, int WARPS> struct own_levels {
+    static constexpr int EIGHTS = DECANT_WARP / 8, SHARES = WARPS * EIGHTS / TILES;
+    static constexpr int FIRSTS = LEVELS<BITS> > SHARES ? LEVELS<BITS> / SHARES : 1;
     uint32_t all[2][LEVELS<BITS> / 2]; /* two F16 a word */
     uint32_t firsts[2][FIRSTS];        /* of the first column's codes */
+
+    static __device__ __forceinline__ int tile(void)
+    {
+        return threadIdx.x % DECANT_WARP / 8 % TILES;
+    }
+    static __device__ __forceinline__ int share(void)
+    {
+        return threadIdx.x / DECANT_WARP + threadIdx.x % DECANT_WARP / 8 / TILES * WARPS;
+    }
 };
 
-template <int BITS, int WARPS>
-static __device__ __forceinline__ void load_levels(own_levels<BITS, WARPS> &own,
+template <int BITS, int TILES, int WARPS>
+static __device__ __forceinline__ void load_levels(own_levels<BITS, TILES, WARPS> &own,
                                                    const decant_packed_view &packed, int first_row)
 {
-    const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        const int row = first_row + lane / 8 * PAIR_TILE_ROWS + lane % 8 * 2 + i;
+        const int row = first_row + own.tile() * PAIR_TILE_ROWS + threadIdx.x % 8 * 2 + i;
         const __half *levels = packed.levels + ((int64_t)min(row, packed.rows - 1) << BITS);
 #pragma unroll
         for (int j = 0; j < LEVELS<BITS> / 4; j++) {
@@ -61,7 +70,7 @@ static __device__ __forceinline__ void load_levels(own_levels<BITS, WARPS> &own,
         }
 #pragma unroll
         for (int j = 0; j < own.FIRSTS; j++)
-            own.firsts[i][j] = *(const uint16_t *)(levels + (warp + j * WARPS) % LEVELS<BITS>);
+            own.firsts[i][j] = *(const uint16_t *)(levels + (own.share() + j * own.SHARES) % LEVELS<BITS>);
     }
 }
 
@@ -76,17 +85,18 @@ static __device__ __forceinline__ void prefetch_levels(const decant_packed_view 
         asm volatile("prefetch.global.L2 [%0];" ::"l"(packed.levels + ((int64_t)row << BITS)));
 }
 
-template <int BITS, int WARPS>
-static __device__ __forceinline__ void fill_tables(const own_levels<BITS, WARPS> &own, unsigned char *tables)
+template <int BITS, int TILES, int WARPS>
+static __device__ __forceinline__ void fill_tables(const own_levels<BITS, TILES, WARPS> &own,
+                                                   unsigned char *tables)
 {
-    const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP, tile = lane / 8;
+    const int tile = own.tile();
     unsigned char *target =
-        tables + tile / 2 * TWO_TABLES_BYTES<BITS> + tile % 2 * DECANT_WARP * 4 + lane % 8 * 4 * 4;
-    if (warp >= LEVELS<BITS>)
+        tables + tile / 2 * TWO_TABLES_BYTES<BITS> + tile % 2 * DECANT_WARP * 4 + threadIdx.x % 8 * 4 * 4;
+    if (own.share() >= LEVELS<BITS>)
         return;
 #pragma unroll
     for (int i = 0; i < own.FIRSTS; i++) {
-        unsigned char *entries = target + entry_of(warp + i * WARPS) * ENTRY_BYTES;
+        unsigned char *entries = target + entry_of(own.share() + i * own.SHARES) * ENTRY_BYTES;
 #pragma unroll
         for (int second = 0; second < LEVELS<BITS>; second++) {
             const uint32_t which =

@@ -1,10 +1,9 @@
-/* x as fragments, as token_fragments.h says. A pair of tokens has a cluster of blocks, each of which takes a
- * part of the columns: it looks for the largest magnitudes there, asks the others for theirs, and then writes
- * its part. A thread takes an octet of both tokens at a time.
+/* x as fragments, as token_fragments.h says. A block takes slices of an operand, each of its four warps an
+ * octet of every lane: they look for the tokens' largest magnitudes and write the fragments. Where x is wanted
+ * turned as well, further blocks do that, a thread eight tokens of four columns.
  *
- * Where x is wanted turned as well, further blocks do that, a thread eight tokens of four columns. Blocks are
- * so small that one begins beside each of packed_pairs.cu; with more than sixteen tokens there is room for no
- * more than make fragments, and these turn x too. */
+ * Blocks are so small that they begin beside those of packed_pairs.cu, whatever these leave of a
+ * multiprocessor: a warp on each of its four parts, with 32 registers. */
 #include "kernels/cuda/token_fragments.h"
 
 #include "kernels/cuda/early_launch.cuh"
@@ -16,14 +15,12 @@
 #include <cuda_fp16.h>
 
 enum {
-    THREADS = 128,
-    WARPS = THREADS / DECANT_WARP,
+    THREADS = DECANT_FRAGMENTS_TURNS * DECANT_WARP,
+    BLOCKS = 16,        /* of a multiprocessor, so that a thread has at most 32 registers */
     OCTET = 8,          /* columns */
-    PARTS = 8,          /* of the columns, each for a block of the cluster */
     PAIR = 2,           /* tokens g and g + 8 of an operand */
-    AHEAD = 4,          /* octets of a thread that are loaded at once */
     TURNED_COLUMNS = 4, /* of a thread */
-    BLOCKS_EACH = 16,   /* to an empty multiprocessor: no more than 32 registers */
+    AT_ONCE = 2,        /* slices of a block where there are more than multiprocessors */
 };
 
 typedef struct fragments_call {
@@ -33,6 +30,7 @@ typedef struct fragments_call {
     int tokens, columns, slices, operands;
     __nv_bfloat16 *turned; /* x [columns, turned_tokens] or NULL */
     int turned_tokens;
+    int slice_blocks, at_once; /* blocks that take slices, and how many of an operand at a time */
 } fragments_call;
 
 /* Eight columns of a token; zeros beyond the last token or column. */
@@ -54,12 +52,13 @@ static __device__ __forceinline__ uint32_t largest_bits(uint32_t largest, const 
     return __vmaxu2(largest, octet.w & magnitude);
 }
 
-/* The exponent of the power of two that a token with this largest magnitude is multiplied by: limited, so that
- * its inverse is a float too. */
+/* The exponent of the power of two that a slice with this largest magnitude is multiplied by: a multiple of
+ * eight, so that mostly it is the same for all slices of a token; limited, so that its inverse is a float too.
+ */
 static __device__ __forceinline__ int scale_exponent(uint32_t largest)
 {
-    const int exponent = (int)(largest >> 7) - 127, wanted = 14;
-    return min(wanted - exponent, 126);
+    const int exponent = (int)(largest >> 7) - 127, wanted = 14, step = 8, most = 120;
+    return min((wanted - exponent) & -step, most);
 }
 
 /* 2^exponent, −126 … 127. */
@@ -82,20 +81,6 @@ static __device__ __forceinline__ uint4 scale_octet(const uint4 &octet, float fa
                       scale_pair(octet.w, factor));
 }
 
-/* The two fragments that an octet of tokens g and g + 8 makes. */
-static __device__ __forceinline__ void write_octet(const fragments_call &call, int operand, int g, int octet,
-                                                   const uint4 &first, const uint4 &second)
-{
-    const int own = octet % DECANT_FRAGMENTS_SLICE_OCTETS, slice = octet / DECANT_FRAGMENTS_SLICE_OCTETS;
-    const int t = own / 8 + own % 2 * 2, turn = own % 8 / 2;
-    uint4 *target =
-        call.fragments +
-        (((int64_t)(slice * DECANT_FRAGMENTS_TURNS + turn) * 2) * call.operands + operand) * DECANT_WARP +
-        4 * g + t;
-    target[0] = make_uint4(first.x, second.x, first.y, second.y);
-    target[call.operands * DECANT_WARP] = make_uint4(first.z, second.z, first.w, second.w);
-}
-
 /* What block `block` of `blocks` that turn x does. Its last threads begin: where columns are few, the first
  * have more to do. */
 static __device__ __forceinline__ void turn(const fragments_call &call, int block, int blocks)
@@ -108,78 +93,77 @@ static __device__ __forceinline__ void turn(const fragments_call &call, int bloc
                          i % vectors * DECANT_VECTOR_TOKENS, call.turned);
 }
 
-/* The largest magnitudes of two tokens in octets begin … end − 1, as BF16; to the first threads of each warp.
- */
-static __device__ __forceinline__ void find_largest(const fragments_call &call, const int (&tokens)[PAIR],
-                                                    int begin, int end, uint32_t (&largest)[PAIR])
+/* What a block does with COUNT slices of operands, whose x it asks for at once: item, item + 1, …, which count
+ * the operands of the first slice, then those of the second. */
+template <int COUNT> static __device__ __forceinline__ void take_slices(const fragments_call &call, int item)
 {
-    for (int first = begin + (int)threadIdx.x; first < end; first += AHEAD * THREADS) {
-        uint4 ahead[AHEAD][PAIR];
+    /* the largest magnitudes of both tokens, in halves */
+    __shared__ uint32_t largest_of[COUNT][DECANT_FRAGMENTS_TURNS][DECANT_FRAGMENTS_GROUPS];
+    const int lane = threadIdx.x % DECANT_WARP, turn = threadIdx.x / DECANT_WARP, g = lane / 4, t = lane % 4;
+    uint4 octets[COUNT][PAIR];
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++)
-#pragma unroll
-            for (int j = 0; j < PAIR; j++)
-                ahead[i][j] = first + i * THREADS < end ? load_octet(call, tokens[j], first + i * THREADS)
-                                                        : make_uint4(0, 0, 0, 0);
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++)
-#pragma unroll
-            for (int j = 0; j < PAIR; j++)
-                largest[j] = largest_bits(largest[j], ahead[i][j]);
+    for (int i = 0; i < COUNT; i++) {
+        const int slice = (item + i) / call.operands, token = (item + i) % call.operands * 16 + g;
+        const int octet = slice * DECANT_FRAGMENTS_SLICE_OCTETS + t % 2 * 8 + turn * 2 + t / 2;
+        octets[i][0] = load_octet(call, token, octet);
+        octets[i][1] = call.tokens <= 8 ? octets[i][0] : load_octet(call, token + 8, octet);
     }
 #pragma unroll
-    for (int j = 0; j < PAIR; j++)
-        largest[j] = __reduce_max_sync(DECANT_ALL_LANES, max(largest[j] & 0xffffu, largest[j] >> 16));
+    for (int i = 0; i < COUNT; i++) {
+        const uint32_t first = largest_bits(0, octets[i][0]), second = largest_bits(0, octets[i][1]);
+        uint32_t both = __vmaxu2(__byte_perm(first, second, 0x5410), __byte_perm(first, second, 0x7632));
+#pragma unroll
+        for (int across = 1; across < 4; across *= 2) /* the lanes of a token */
+            both = __vmaxu2(both, __shfl_xor_sync(DECANT_ALL_LANES, both, across));
+        if (t == 0)
+            largest_of[i][turn][g] = both;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        const int slice = (item + i) / call.operands, operand = (item + i) % call.operands;
+        uint32_t both = 0;
+#pragma unroll
+        for (int other = 0; other < DECANT_FRAGMENTS_TURNS; other++)
+            both = __vmaxu2(both, largest_of[i][other][g]);
+        if (slice >= call.slices)
+            break;
+#pragma unroll
+        for (int j = 0; j < PAIR; j++) {
+            const uint32_t of_token = j ? both >> 16 : both & 0xffffu;
+            const int exponent = scale_exponent(of_token);
+            octets[i][j] = scale_octet(octets[i][j], power_of_two(exponent));
+            if (turn == 0 && t == 0)
+                call.scales[(slice * DECANT_FRAGMENTS_GROUPS + g) * DECANT_FRAGMENTS_GROUP_TOKENS +
+                            operand * PAIR + j] = of_token ? power_of_two(-exponent) : 0;
+        }
+        const uint4 &a = octets[i][0], &b = octets[i][1];
+        uint4 *target =
+            call.fragments +
+            (((int64_t)slice * DECANT_FRAGMENTS_TURNS + turn) * 2 * call.operands + operand) * DECANT_WARP +
+            lane;
+        target[0] = make_uint4(a.x, b.x, a.y, b.y);
+        target[call.operands * DECANT_WARP] = make_uint4(a.z, b.z, a.w, b.w);
+    }
 }
 
-__global__ void __launch_bounds__(THREADS, BLOCKS_EACH)
+__global__ void __launch_bounds__(THREADS, BLOCKS)
     token_fragments_kernel(const __grid_constant__ fragments_call call)
 {
     if constexpr (DECANT_HAS_WGMMA) {
-        __shared__ uint32_t largest_of[WARPS][PAIR];
-        __shared__ __align__(16) uint32_t own_largest[4]; /* of the block; as much as is read at once */
-        const int lane = threadIdx.x % DECANT_WARP, warp = threadIdx.x / DECANT_WARP;
-        const int part = (int)blockIdx.x % PARTS, g = (int)blockIdx.x / PARTS % 8,
-                  operand = (int)blockIdx.x / PARTS / 8;
-        const int octets = call.slices * DECANT_FRAGMENTS_SLICE_OCTETS;
-        const int begin = octets * part / PARTS, end = octets * (part + 1) / PARTS;
-        const int tokens[PAIR] = {operand * 16 + g, call.tokens <= 8 ? g : operand * 16 + g + 8};
+        const int block = (int)blockIdx.x;
         decant_let_next_kernel_begin();
         decant_wait_for_earlier_kernels();
-        const int blocks = 8 * PARTS * call.operands;
-        if ((int)blockIdx.x >= blocks) {
-            turn(call, (int)blockIdx.x - blocks, (int)gridDim.x - blocks);
-            return;
-        }
-        uint32_t largest[PAIR] = {};
-        find_largest(call, tokens, begin, end, largest);
-        if (lane < PAIR)
-            largest_of[warp][lane] = largest[lane];
-        __syncthreads();
-        if (threadIdx.x < PAIR) {
-            uint32_t of_all = 0;
-            for (int i = 0; i < WARPS; i++)
-                of_all = max(of_all, largest_of[i][threadIdx.x]);
-            own_largest[threadIdx.x] = of_all;
-        }
-        decant_cluster_barrier();
-        const float4 of_block = decant_load_of_block(decant_shared_address(own_largest), lane % PARTS);
-        const uint32_t found[PAIR] = {__float_as_uint(of_block.x), __float_as_uint(of_block.y)};
-        float factors[PAIR];
-        decant_cluster_arrive();
-#pragma unroll
-        for (int j = 0; j < PAIR; j++) {
-            const int exponent = scale_exponent(__reduce_max_sync(DECANT_ALL_LANES, found[j]));
-            factors[j] = power_of_two(exponent);
-            if (threadIdx.x == 0 && part == 0)
-                call.scales[tokens[j]] = power_of_two(-exponent);
-        }
-        for (int octet = begin + (int)threadIdx.x; octet < end; octet += THREADS)
-            write_octet(call, operand, g, octet, scale_octet(load_octet(call, tokens[0], octet), factors[0]),
-                        scale_octet(load_octet(call, tokens[1], octet), factors[1]));
-        if (call.turned && (int)gridDim.x == blocks)
-            turn(call, (int)blockIdx.x, blocks);
-        decant_cluster_wait(); /* nobody asks this block any more */
+        if (block >= call.slice_blocks)
+            turn(call, block - call.slice_blocks, (int)gridDim.x - call.slice_blocks);
+        else if (call.at_once == 1)
+            take_slices<1>(call, block);
+        else
+            for (int item = block * AT_ONCE; item < call.slices * call.operands;
+                 item += call.slice_blocks * AT_ONCE) {
+                take_slices<AT_ONCE>(call, item);
+                __syncthreads(); /* everybody has read the largest */
+            }
     }
 }
 
@@ -197,11 +181,16 @@ static size_t fragments_bytes(decant_matrix x)
            (size_t)decant_fragments_operands(x.rows);
 }
 
+static size_t scales_bytes(decant_matrix x)
+{
+    return (size_t)slices_of(x.columns) * DECANT_FRAGMENTS_TOKENS_MAXIMUM * sizeof(float);
+}
+
 size_t decant_token_fragments_bytes(decant_matrix x)
 {
     size_t total = 0;
     decant_scratch_reserve(&total, fragments_bytes(x));
-    decant_scratch_reserve(&total, DECANT_FRAGMENTS_TOKENS_MAXIMUM * sizeof(float));
+    decant_scratch_reserve(&total, scales_bytes(x));
     return total;
 }
 
@@ -211,7 +200,7 @@ decant_status decant_cuda_token_fragments(decant_backend *backend, decant_matrix
 {
     size_t total = 0;
     const size_t fragments_at = decant_scratch_reserve(&total, fragments_bytes(x));
-    const size_t scales_at = decant_scratch_reserve(&total, DECANT_FRAGMENTS_TOKENS_MAXIMUM * sizeof(float));
+    const size_t scales_at = decant_scratch_reserve(&total, scales_bytes(x));
     fragments_call call = {};
     call.x = (const __nv_bfloat16 *)x.data;
     call.fragments = (uint4 *)((char *)scratch + fragments_at);
@@ -222,13 +211,18 @@ decant_status decant_cuda_token_fragments(decant_backend *backend, decant_matrix
     call.operands = decant_fragments_operands(x.rows);
     call.turned = turned;
     call.turned_tokens = decant_turned_tokens(x.rows);
-    const int turned_vectors = call.columns / TURNED_COLUMNS * call.turned_tokens / DECANT_VECTOR_TOKENS,
-              block_vectors = PARTS * THREADS;
-    const bool apart = turned && call.operands == 1;
-    const int clusters = 8 * call.operands + (apart ? (turned_vectors + block_vectors - 1) / block_vectors : 0);
+    /* One block begins early beside each of packed_pairs.cu. */
+    const decant_cuda_context *context = decant_cuda_context_of(backend);
+    const int room = context->shared.multiprocessors, items = call.slices * call.operands;
+    const int vectors = call.columns / TURNED_COLUMNS * call.turned_tokens / DECANT_VECTOR_TOKENS,
+              all_turning = turned ? (vectors + THREADS - 1) / THREADS : 0;
+    call.at_once = items + all_turning <= room ? 1 : AT_ONCE;
+    const int needed = (items + call.at_once - 1) / call.at_once, most = turned ? room * 2 / 3 : room;
+    call.slice_blocks = needed < most ? needed : most;
+    const int left = room - call.slice_blocks, turning = all_turning < left ? all_turning : left;
+    const unsigned blocks = (unsigned)(call.slice_blocks + turning);
     DECANT_RETURN_ON_FAILURE(
-        decant_cuda_check(decant_launch_early(decant_cuda_context_of(backend), token_fragments_kernel,
-                                              (unsigned)(clusters * PARTS), THREADS, 0, call, PARTS),
+        decant_cuda_check(decant_launch_early(context, token_fragments_kernel, blocks, THREADS, 0, call),
                           "token_fragments", err));
     *fragments = {call.fragments, call.scales};
     return decant_cuda_launched(backend, "token_fragments", err);

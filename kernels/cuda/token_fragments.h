@@ -1,12 +1,13 @@
-/* The activations of up to 32 tokens in F16, the operand of sparse tensor cores: a token's x times a power of
- * two that brings its largest magnitude to 2¹⁴ … 2¹⁵. That is exact but for entries less than 2⁻³¹ times the
- * largest, whose error is less than 2⁻³⁹ of that; infinite and undefined entries stay so.
+/* The activations of up to 32 tokens in F16, the operand of sparse tensor cores: 128 columns of a token, a
+ * slice, times a power of two that brings their largest magnitude to 2⁷ … 2¹⁵. That is exact but for entries
+ * less than 2⁻²⁴ times the largest, whose error is less than 2⁻³² of that; infinite and undefined entries stay
+ * so.
  *
- * Fragments lie as a lane of packed_pairs.cu takes them. A slice is 128 columns; of an operand of sixteen
- * tokens, lane 4g + t takes tokens g and g + 8, and in turn four octets of columns of the slice: octet
- * 8 (t % 2) + 2 i + t / 2, i = 0 … 3. Of each it has two fragments of sixteen bytes, for columns 0 … 3 and
- * 4 … 7: {token g columns 0, 1; token g + 8 columns 0, 1; token g columns 2, 3; token g + 8 columns 2, 3}. Up
- * to eight tokens, token g stands in for token g + 8.
+ * Fragments lie as a lane of packed_pairs.cu takes them. Of a slice of an operand of sixteen tokens, lane 4g +
+ * t takes tokens g and g + 8, and in turn four octets of columns of the slice: octet 8 (t % 2) + 2 i + t / 2, i
+ * = 0 … 3. Of each it has two fragments of sixteen bytes, for columns 0 … 3 and 4 … 7: {token g columns 0, 1;
+ * token g + 8 columns 0, 1; token g columns 2, 3; token g + 8 columns 2, 3}. Up to eight tokens, token g stands
+ * in for token g + 8.
  *
  *     [slice][i, 4][half of the octet, 2][operand, 1 or 2][lane, 32] */
 #ifndef DECANT_KERNELS_CUDA_TOKEN_FRAGMENTS_H
@@ -23,12 +24,15 @@ enum {
     DECANT_FRAGMENTS_SLICE_OCTETS = 16,
     DECANT_FRAGMENTS_STAGE_SLICES = 8, /* so many at a time; of those without columns, zeros */
     DECANT_FRAGMENTS_TURNS = 4,        /* octets of a lane in a slice */
+    DECANT_FRAGMENTS_GROUPS = 8,       /* of tokens: g, g + 8, g + 16 and g + 24 */
+    DECANT_FRAGMENTS_GROUP_TOKENS = 4,
 };
 
 /* The fragments of some tokens, in device memory. */
 typedef struct decant_token_fragments {
     const uint4 *fragments; /* zeros beyond the last token and column */
-    const float *scales; /* [DECANT_FRAGMENTS_TOKENS_MAXIMUM] what a token's products are to be multiplied by */
+    const float *scales;    /* [slices][g, 8][tokens g, g + 8, g + 16 and g + 24] powers of two that products
+                             * are to be multiplied by; zero for slices of zeros */
 } decant_token_fragments;
 
 static inline int decant_fragments_operands(int64_t tokens)
