@@ -18,8 +18,8 @@
  * What a warp reads of x comes from the L2 cache behind codes that were asked for before it. So it is asked for
  * a whole stage ahead where registers suffice; beside entries only where rows are long, since what is asked for
  * early stands in the way of what the entries need. Without entries the codes of a stage are then read into
- * registers at the end of the one before. The ring has few slots, and a warp of its own fills but some of them
- * before x is there.
+ * registers at the end of the one before. The ring has few slots, and a warp of its own fills them one after
+ * the other at first, so that little is under way when x is asked for.
  *
  * The sparse part is multiplied by some more warps of each block (pair_entries.cuh), while the others take the
  * codes, and added with the warps' sums; or before, by token_sparse.cu, and added at the end. The warps that do
@@ -37,7 +37,6 @@ enum {
     EARLY_TOKENS = 16, /* the codes' warps have registers for the x of two stages of so many */
     NARROW_TILES = 2,  /* of a block, for matrices of few rows */
     WIDE_TILES = 4,
-    NARROW_TOKENS = 16,
     ENTRIES_BARRIER = CODES_BARRIER + 1, /* of the warps of the entries */
 };
 
@@ -75,7 +74,7 @@ template <typename Kind> struct stage_walk {
     int row_stage; /* the next stage's, of its row */
     slice_fragments<Kind> x;
     slice_codes<Kind> codes;
-    token_scales<Kind> units, next_units; /* of the sums, and of the slice that comes */
+    uint32_t units, powers; /* of the sums, and of the slice that comes */
 
     __device__ __forceinline__ int slice(void) const
     {
@@ -95,8 +94,8 @@ template <typename Kind> struct stage_walk {
 
     __device__ __forceinline__ void change_units_if_needed(tile_sums<Kind> &sums, slice_fragments<Kind> &own_x)
     {
-        if (units_change<Kind>(units, next_units))
-            change_units<Kind>(sums, units, next_units, own_x);
+        if (__any_sync(DECANT_ALL_LANES, powers != units))
+            change_units<Kind>(sums, units, powers, own_x);
     }
 
     /* The codes of the stage that the ring is at. */
@@ -117,8 +116,7 @@ template <typename Kind> struct stage_walk {
         load_x(x[0], 0, slice());
         if constexpr (Kind::EARLY)
             load_x(x[1], 1, slice());
-        load_scales<Kind>(next_units, call.x.scales, slice());
-        units = next_units;
+        units = powers = load_powers<Kind>(call.x.powers, slice());
         if constexpr (Kind::CODES_AHEAD) {
             ring.wait();
             read_codes();
@@ -135,7 +133,7 @@ template <typename Kind> struct stage_walk {
         for (int half = 0; half < HALVES; half++)
             load_x(next[half], half, slice());
         change_units_if_needed(sums, now);
-        load_scales<Kind>(next_units, call.x.scales, slice());
+        powers = load_powers<Kind>(call.x.powers, slice());
         multiply<Kind>(slice_part<0, FIRST, 0, HALVES>(), sums, codes, now);
         leave_slot();
         if (stage + 1 < end)
@@ -188,7 +186,7 @@ template <typename Kind> struct stage_walk {
             multiply<Kind>(slice_part<0, Kind::TILES, 0, 1>(), sums, codes, x);
             if constexpr (!Kind::EARLY)
                 load_x(x[0], 0, slice(), last_word(x[1]));
-            load_scales<Kind>(next_units, call.x.scales, slice());
+            powers = load_powers<Kind>(call.x.powers, slice());
             multiply<Kind>(slice_part<0, Kind::TILES, 1, 1>(), sums, codes, x);
             if constexpr (Kind::EARLY) {
 #pragma unroll
@@ -334,7 +332,7 @@ __global__ void __maxnreg__(Kind::REGISTERS) packed_pairs_kernel(const __grid_co
             if (Kind::SPARSE && threadIdx.x < THREADS + Kind::ENTRY_LANES)
                 take_entries<Kind>(call, shared, row_offsets, met);
             else if (threadIdx.x == BLOCK_THREADS - DECANT_WARP)
-                ring.bring_all([] { decant_wait_for_earlier_kernels(); });
+                ring.bring_all();
         } else {
             decant_registers_raise<Kind::CODES_REGISTERS>();
             take_codes<Kind>(call, shared, ring, met);
@@ -363,9 +361,8 @@ static cudaError_t launch_tiles(decant_cuda_context *context, const pairs_call &
 template <int BITS, int TOKENS>
 static cudaError_t launch_tokens(decant_cuda_context *context, const pairs_call &call, int tiles)
 {
-    if constexpr (TOKENS <= NARROW_TOKENS)
-        if (tiles == NARROW_TILES)
-            return launch_tiles<BITS, TOKENS, NARROW_TILES>(context, call);
+    if (tiles == NARROW_TILES)
+        return launch_tiles<BITS, TOKENS, NARROW_TILES>(context, call);
     return launch_tiles<BITS, TOKENS, WIDE_TILES>(context, call);
 }
 
@@ -388,12 +385,11 @@ bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, cons
 
 /* Tiles of a block: few where every multiprocessor can have rows of its own so; then no block waits for
  * another's sums, but x is read twice as often. */
-static int tiles_of(const decant_cuda_context *context, decant_matrix x, const decant_packed_matrix *packed)
+static int tiles_of(const decant_cuda_context *context, const decant_packed_matrix *packed)
 {
     const int64_t narrow_blocks =
         (packed->rows + NARROW_TILES * PAIR_TILE_ROWS - 1) / (NARROW_TILES * PAIR_TILE_ROWS);
-    return x.rows <= NARROW_TOKENS && narrow_blocks <= context->shared.multiprocessors ? NARROW_TILES
-                                                                                       : WIDE_TILES;
+    return narrow_blocks <= context->shared.multiprocessors ? NARROW_TILES : WIDE_TILES;
 }
 
 /* Where columns do not fit half a word, entries are not joined (joined_entries.cu). */
@@ -407,7 +403,7 @@ decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
                                        decant_matrix y, decant_error *err)
 {
     decant_cuda_context *context = decant_cuda_context_of(backend);
-    const int tiles = tiles_of(context, x, packed), rows = tiles * PAIR_TILE_ROWS;
+    const int tiles = tiles_of(context, packed), rows = tiles * PAIR_TILE_ROWS;
     pairs_call call = {};
     call.packed = decant_packed_view_of(packed);
     pair_target &target = call.target;

@@ -23,8 +23,7 @@ enum {
     LINE_ROWS = STAGE_WORDS / DECANT_PIECE_WORDS,                       /* of a piece of arranged planes */
     PIECE_LINES = DECANT_GROUP_ROWS * DECANT_PIECE_WORDS / STAGE_WORDS, /* of a plane of a group of rows */
     PIECE_SLICES = DECANT_PIECE_WORDS * 4 / SLICE_BYTES,
-    EARLY_BYTES = 32 << 10, /* of the ring, that are asked for before x is there */
-    CODES_BARRIER = 1,      /* a named one */
+    CODES_BARRIER = 1, /* a named one */
 };
 
 /* The warps of the codes wait for each other; a block may have more warps. */
@@ -100,17 +99,16 @@ template <typename Kind> struct code_ring {
         __syncwarp();
     }
 
-    /* Asks for all stages as slots become free: what a thread does that does nothing else. wait_for_x waits for
-     * earlier kernels; x would come late behind codes that were asked for before. */
-    template <typename Wait> __device__ __forceinline__ void bring_all(const Wait &wait_for_x)
+    /* Asks for all stages as slots become free: what a thread does that does nothing else. Until the ring is
+     * full for the first time, a stage is asked for once the one before it has come: x comes behind the codes
+     * that are under way, and with more of them later. */
+    __device__ __forceinline__ void bring_all(void)
     {
-        const int first_end = min(run.begin + COUNT, run.end),
-                  early = min(run.begin + EARLY_BYTES / STAGE_BYTES, first_end);
-        for (int stage = run.begin; stage < early; stage++)
-            bring(stage, stage - run.begin);
-        wait_for_x();
-        for (int stage = early; stage < first_end; stage++)
-            bring(stage, stage - run.begin);
+        for (int i = 0; i < COUNT && run.begin + i < run.end; i++) {
+            if (i > 0)
+                decant_barrier_wait(full + (i - 1) * 8, 0);
+            bring(run.begin + i, i);
+        }
         for (int stage = run.begin + COUNT; stage < run.end; stage++) {
             decant_barrier_wait(empty + slot * 8, round & 1);
             bring(stage, slot);

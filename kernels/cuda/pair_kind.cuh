@@ -37,7 +37,7 @@ template <int BITS_, int TOKENS_, int TILES_, bool SPARSE_, bool EARLY_> struct 
     /* Registers of a thread on average, of the codes' threads and of the others. They leave room for a block of
      * the kernel that makes fragments for the next product. */
     static constexpr int REGISTERS = 160;
-    static constexpr int CODES_REGISTERS = !SPARSE ? 224 : BITS == 4 && TOKENS > 16 ? 208 : 200;
+    static constexpr int CODES_REGISTERS = !SPARSE ? 224 : TOKENS > 16 ? 208 : 200;
     static constexpr int OTHERS_REGISTERS = 3 * REGISTERS - 2 * CODES_REGISTERS;
 
     /* The codes of a stage are read into registers at the end of the one before. */

@@ -51,52 +51,43 @@ template <typename Kind> static __device__ __forceinline__ uint32_t last_word(co
 
 /* ---- units of sums ---- */
 
-/* What the sums of a lane's tokens are to be multiplied by: those of rows g and g + 8 of an operand. A slice of
- * x has a power of two of its own for each token, mostly the same one as the slice before. */
-template <typename Kind> struct token_scales {
-    float of[Kind::OPERANDS][2];
-};
-
+/* The powers that a lane's tokens are multiplied by in a slice of x, mostly those of the slice before, as bytes
+ * (token_fragments.h): of rows g and g + 8 of an operand, then of the next operand. The sums of products have
+ * such powers too, their units. */
 template <typename Kind>
-static __device__ __forceinline__ void load_scales(token_scales<Kind> &scales, const float *of_slices,
-                                                   int slice)
+static __device__ __forceinline__ uint32_t load_powers(const uint8_t *of_slices, int slice)
 {
-    const float *source = of_slices + (slice * DECANT_FRAGMENTS_GROUPS + threadIdx.x % DECANT_WARP / 4) *
-                                          DECANT_FRAGMENTS_GROUP_TOKENS;
-    if constexpr (Kind::OPERANDS == 1) {
-        const float2 two = *(const float2 *)source;
-        scales.of[0][0] = two.x;
-        scales.of[0][1] = two.y;
-    } else {
-        const float4 four = *(const float4 *)source;
-        scales.of[0][0] = four.x;
-        scales.of[0][1] = four.y;
-        scales.of[Kind::OPERANDS - 1][0] = four.z;
-        scales.of[Kind::OPERANDS - 1][1] = four.w;
-    }
+    const uint8_t *source = of_slices + (slice * DECANT_FRAGMENTS_GROUPS + threadIdx.x % DECANT_WARP / 4) *
+                                            DECANT_FRAGMENTS_GROUP_TOKENS;
+    return Kind::OPERANDS == 1 ? *(const uint16_t *)source : *(const uint32_t *)source;
 }
 
-/* 1 / 2^n. */
-[[maybe_unused]] static __device__ __forceinline__ float inverse_of_power(float power)
+static __device__ __forceinline__ int power_of(uint32_t powers, int operand, int second)
 {
-    return __uint_as_float(0x7f000000u - __float_as_uint(power));
+    return (int)(powers >> 8 * (2 * operand + second) & 0xff);
 }
 
-/* Sums in units of the slices before → in those of the slice that comes; zeros among these change nothing. x
- * that is too small to matter is left out: the sums would overflow in its units. */
-template <typename Kind>
-static __device__ __forceinline__ void change_units(tile_sums<Kind> &sums, token_scales<Kind> &units,
-                                                    const token_scales<Kind> &next, slice_fragments<Kind> &x)
+/* 1 / what a power multiplies by. */
+[[maybe_unused]] static __device__ __forceinline__ float inverse_of_power(int power)
 {
-    const float apart = 0x1p64f;
+    return __uint_as_float((uint32_t)(127 - (power - DECANT_FRAGMENTS_POWER_ONE) * DECANT_FRAGMENTS_POWER_STEP)
+                           << 23);
+}
+
+/* Sums in the units of the slices before → in the powers of the slice that comes; zeros among these change
+ * nothing. x that is too small to matter is left out: the sums would overflow in its units. */
+template <typename Kind>
+static __device__ __forceinline__ void change_units(tile_sums<Kind> &sums, uint32_t &units, uint32_t next,
+                                                    slice_fragments<Kind> &x)
+{
+    const int apart = 64 / DECANT_FRAGMENTS_POWER_STEP;
 #pragma unroll
     for (int operand = 0; operand < Kind::OPERANDS; operand++)
 #pragma unroll
         for (int second = 0; second < 2; second++) {
-            float &unit = units.of[operand][second];
-            const float wanted = next.of[operand][second];
+            const int unit = power_of(units, operand, second), wanted = power_of(next, operand, second);
             float factor = 1;
-            if (wanted * apart < unit) {
+            if (unit != 0 && wanted > unit + apart) {
 #pragma unroll
                 for (auto &half : x)
 #pragma unroll
@@ -107,8 +98,11 @@ static __device__ __forceinline__ void change_units(tile_sums<Kind> &sums, token
                             words[second] = words[2 + second] = 0;
                         }
             } else if (wanted != 0) {
-                factor = unit * inverse_of_power(wanted);
-                unit = wanted;
+                if (unit !=
+                    0) /* so much the new power is above the old one; far below, little is left of sums */
+                    factor = inverse_of_power(DECANT_FRAGMENTS_POWER_ONE +
+                                              min(unit - wanted, DECANT_FRAGMENTS_POWER_ONE - 1));
+                units += (uint32_t)(wanted - unit) << 8 * (2 * operand + second);
             }
 #pragma unroll
             for (auto &tile : sums)
@@ -118,20 +112,6 @@ static __device__ __forceinline__ void change_units(tile_sums<Kind> &sums, token
                     kind[2 * second + 1] *= factor;
                 }
         }
-}
-
-/* Whether any lane's units are not those of the slice that comes. */
-template <typename Kind>
-static __device__ __forceinline__ bool units_change(const token_scales<Kind> &units,
-                                                    const token_scales<Kind> &next)
-{
-    bool change = false;
-#pragma unroll
-    for (int operand = 0; operand < Kind::OPERANDS; operand++)
-#pragma unroll
-        for (int second = 0; second < 2; second++)
-            change |= next.of[operand][second] != units.of[operand][second] && next.of[operand][second] != 0;
-    return __any_sync(DECANT_ALL_LANES, change);
 }
 
 /* ---- products ---- */

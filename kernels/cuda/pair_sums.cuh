@@ -51,8 +51,7 @@ static __device__ __forceinline__ void store(const pair_target &target, int row,
 
 /* A warp's sums to shared memory, [tokens][PART_STRIDE]: rows 4t … 4t + 3 of a tile are in one lane. */
 template <typename Kind>
-static __device__ __forceinline__ void leave_sums(const tile_sums<Kind> &sums, const token_scales<Kind> &units,
-                                                  float *parts)
+static __device__ __forceinline__ void leave_sums(const tile_sums<Kind> &sums, uint32_t units, float *parts)
 {
     const int lane = threadIdx.x % DECANT_WARP, g = lane / 4, t = lane % 4;
     float *own = parts + (int)(threadIdx.x / DECANT_WARP) * Kind::TOKENS * Kind::PART_STRIDE + 4 * t;
@@ -66,13 +65,14 @@ static __device__ __forceinline__ void leave_sums(const tile_sums<Kind> &sums, c
                     make_float4(a * scale, b * scale, c * scale, d * scale);
             };
             if constexpr (Kind::ROW_KINDS == 1) {
-                leave(g, units.of[operand][0], kinds[0][0], kinds[0][2], kinds[0][1], kinds[0][3]);
+                leave(g, inverse_of_power(power_of(units, operand, 0)), kinds[0][0], kinds[0][2], kinds[0][1],
+                      kinds[0][3]);
             } else {
 #pragma unroll
                 for (int second = 0; second < 2; second++) /* token g, then g + 8 */
-                    leave(operand * 16 + second * 8 + g, units.of[operand][second], kinds[0][2 * second],
-                          kinds[Kind::ROW_KINDS - 1][2 * second], kinds[0][2 * second + 1],
-                          kinds[Kind::ROW_KINDS - 1][2 * second + 1]);
+                    leave(operand * 16 + second * 8 + g, inverse_of_power(power_of(units, operand, second)),
+                          kinds[0][2 * second], kinds[Kind::ROW_KINDS - 1][2 * second],
+                          kinds[0][2 * second + 1], kinds[Kind::ROW_KINDS - 1][2 * second + 1]);
             }
         }
 }
@@ -155,7 +155,7 @@ template <typename Kind> struct tile_end {
 /* Adds the warps' sums up, in `parts`, where the tables were; barriers before and after. */
 template <typename Kind>
 static __device__ __forceinline__ void finish_tile(const pair_target &target, tile_sums<Kind> &sums,
-                                                   const token_scales<Kind> &units, int row_tile, float *parts,
+                                                   uint32_t units, int row_tile, float *parts,
                                                    const tile_end<Kind> &end)
 {
     constexpr int ITEMS = Kind::TOKENS * Kind::QUADS;

@@ -26,7 +26,7 @@ enum {
 typedef struct fragments_call {
     const __nv_bfloat16 *x; /* [tokens, columns] */
     uint4 *fragments;
-    float *scales;
+    uint8_t *powers;
     int tokens, columns, slices, operands;
     __nv_bfloat16 *turned; /* x [columns, turned_tokens] or NULL */
     int turned_tokens;
@@ -57,7 +57,8 @@ static __device__ __forceinline__ uint32_t largest_bits(uint32_t largest, const 
  */
 static __device__ __forceinline__ int scale_exponent(uint32_t largest)
 {
-    const int exponent = (int)(largest >> 7) - 127, wanted = 14, step = 8, most = 120;
+    const int exponent = (int)(largest >> 7) - 127, wanted = 14, step = DECANT_FRAGMENTS_POWER_STEP,
+              most = (DECANT_FRAGMENTS_POWER_ONE - 1) * step;
     return min((wanted - exponent) & -step, most);
 }
 
@@ -134,8 +135,10 @@ template <int COUNT> static __device__ __forceinline__ void take_slices(const fr
             const int exponent = scale_exponent(of_token);
             octets[i][j] = scale_octet(octets[i][j], power_of_two(exponent));
             if (turn == 0 && t == 0)
-                call.scales[(slice * DECANT_FRAGMENTS_GROUPS + g) * DECANT_FRAGMENTS_GROUP_TOKENS +
-                            operand * PAIR + j] = of_token ? power_of_two(-exponent) : 0;
+                call.powers[(slice * DECANT_FRAGMENTS_GROUPS + g) * DECANT_FRAGMENTS_GROUP_TOKENS +
+                            operand * PAIR + j] =
+                    of_token ? (uint8_t)(exponent / DECANT_FRAGMENTS_POWER_STEP + DECANT_FRAGMENTS_POWER_ONE)
+                             : 0;
         }
         const uint4 &a = octets[i][0], &b = octets[i][1];
         uint4 *target =
@@ -181,16 +184,16 @@ static size_t fragments_bytes(decant_matrix x)
            (size_t)decant_fragments_operands(x.rows);
 }
 
-static size_t scales_bytes(decant_matrix x)
+static size_t powers_bytes(decant_matrix x)
 {
-    return (size_t)slices_of(x.columns) * DECANT_FRAGMENTS_TOKENS_MAXIMUM * sizeof(float);
+    return (size_t)slices_of(x.columns) * DECANT_FRAGMENTS_TOKENS_MAXIMUM;
 }
 
 size_t decant_token_fragments_bytes(decant_matrix x)
 {
     size_t total = 0;
     decant_scratch_reserve(&total, fragments_bytes(x));
-    decant_scratch_reserve(&total, scales_bytes(x));
+    decant_scratch_reserve(&total, powers_bytes(x));
     return total;
 }
 
@@ -200,11 +203,11 @@ decant_status decant_cuda_token_fragments(decant_backend *backend, decant_matrix
 {
     size_t total = 0;
     const size_t fragments_at = decant_scratch_reserve(&total, fragments_bytes(x));
-    const size_t scales_at = decant_scratch_reserve(&total, scales_bytes(x));
+    const size_t powers_at = decant_scratch_reserve(&total, powers_bytes(x));
     fragments_call call = {};
     call.x = (const __nv_bfloat16 *)x.data;
     call.fragments = (uint4 *)((char *)scratch + fragments_at);
-    call.scales = (float *)((char *)scratch + scales_at);
+    call.powers = (uint8_t *)scratch + powers_at;
     call.tokens = (int)x.rows;
     call.columns = (int)x.columns;
     call.slices = slices_of(x.columns);
@@ -224,6 +227,6 @@ decant_status decant_cuda_token_fragments(decant_backend *backend, decant_matrix
     DECANT_RETURN_ON_FAILURE(
         decant_cuda_check(decant_launch_early(context, token_fragments_kernel, blocks, THREADS, 0, call),
                           "token_fragments", err));
-    *fragments = {call.fragments, call.scales};
+    *fragments = {call.fragments, call.powers};
     return decant_cuda_launched(backend, "token_fragments", err);
 }

@@ -26,13 +26,15 @@ enum {
     DECANT_FRAGMENTS_TURNS = 4,        /* octets of a lane in a slice */
     DECANT_FRAGMENTS_GROUPS = 8,       /* of tokens: g, g + 8, g + 16 and g + 24 */
     DECANT_FRAGMENTS_GROUP_TOKENS = 4,
+    DECANT_FRAGMENTS_POWER_STEP = 8, /* power p multiplies by 2^(8 (p − 16)) */
+    DECANT_FRAGMENTS_POWER_ONE = 16,
 };
 
 /* The fragments of some tokens, in device memory. */
 typedef struct decant_token_fragments {
     const uint4 *fragments; /* zeros beyond the last token and column */
-    const float *scales;    /* [slices][g, 8][tokens g, g + 8, g + 16 and g + 24] powers of two that products
-                             * are to be multiplied by; zero for slices of zeros */
+    const uint8_t *powers;  /* [slices][g, 8][tokens g, g + 8, g + 16 and g + 24]: what a slice of a token has
+                             * been multiplied by, 1 … 31; 0 for zeros */
 } decant_token_fragments;
 
 static inline int decant_fragments_operands(int64_t tokens)
