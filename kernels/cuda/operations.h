@@ -148,7 +148,8 @@ decant_status decant_cuda_packed_mma(decant_backend *backend, decant_matrix x,
 
 /* The same with tables of pairs of levels on sparse tensor cores, for codes of up to four bits, where has_pairs
  * accepts x. */
-bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed);
+bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
+                                  decant_matrix y);
 decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
                                        const decant_packed_matrix *packed, bool sparse, bool accumulate,
                                        decant_matrix y, decant_error *err);

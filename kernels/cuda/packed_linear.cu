@@ -186,12 +186,13 @@ static bool gains_by_pairs(decant_matrix x, const decant_packed_matrix *packed)
     return several ? mebi_weights >= 64 : mebi_weights > 64;
 }
 
-static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
+static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
+                        decant_matrix y)
 {
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
     const bool wanted = way == DECANT_PACKED_PAIRS || way == DECANT_PACKED_PAIRS_BEFORE ||
                         (way == DECANT_PACKED_FASTEST && gains_by_pairs(x, packed));
-    return wanted && decant_cuda_packed_has_pairs(backend, x, packed);
+    return wanted && decant_cuda_packed_has_pairs(backend, x, packed, y);
 }
 
 /* Codes looked up twice take less than rows decoded once (tests/gpu/RESULTS.md). */
@@ -235,7 +236,7 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
     const bool folded = has_sparse && !by_library;
     if (takes_parities(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_parities(backend, x, packed, folded, accumulate, y, err));
-    else if (takes_pairs(backend, x, packed))
+    else if (takes_pairs(backend, x, packed, y))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(backend, x, packed, folded, accumulate, y, err));
     else if (decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
              decant_cuda_packed_has_tiles(backend, x, packed))

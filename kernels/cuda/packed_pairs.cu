@@ -374,13 +374,14 @@ static cudaError_t launch_width(decant_cuda_context *context, const pairs_call &
                                       : launch_tokens<BITS, 32>(context, call, tiles);
 }
 
-bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
+bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
+                                  decant_matrix y)
 {
     return decant_cuda_context_of(backend)->has_wgmma && packed->arranged && packed->bits <= PLANES_MAXIMUM &&
            x.element == DECANT_BF16 && x.rows <= DECANT_FRAGMENTS_TOKENS_MAXIMUM &&
            (uintptr_t)packed->sparse_entries % 16 == 0 &&
            packed->rows <= (int64_t)DECANT_ARRIVALS * NARROW_TILES * PAIR_TILE_ROWS &&
-           decant_has_vectors<__nv_bfloat16>(x.columns, x.data);
+           decant_has_vectors<__nv_bfloat16>(x.columns, x.data) && (uintptr_t)y.data % sizeof(uint2) == 0;
 }
 
 /* Tiles of a block: few where every multiprocessor can have rows of its own so; then no block waits for

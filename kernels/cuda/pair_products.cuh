@@ -67,11 +67,11 @@ static __device__ __forceinline__ int power_of(uint32_t powers, int operand, int
     return (int)(powers >> 8 * (2 * operand + second) & 0xff);
 }
 
-/* 1 / what a power multiplies by. */
+/* 1 / what a power multiplies by; something finite for that of zeros. */
 [[maybe_unused]] static __device__ __forceinline__ float inverse_of_power(int power)
 {
-    return __uint_as_float((uint32_t)(127 - (power - DECANT_FRAGMENTS_POWER_ONE) * DECANT_FRAGMENTS_POWER_STEP)
-                           << 23);
+    const int exponent = (DECANT_FRAGMENTS_POWER_ONE - max(power, 1)) * DECANT_FRAGMENTS_POWER_STEP;
+    return __uint_as_float((uint32_t)(127 + exponent) << 23);
 }
 
 /* Sums in the units of the slices before → in the powers of the slice that comes; zeros among these change

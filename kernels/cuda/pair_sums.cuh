@@ -12,7 +12,7 @@ enum { SHARED_TILES = 2 /* of a block with others: its first and its last */ };
 
 /* Where the sums of a launch go. */
 typedef struct pair_target {
-    __nv_bfloat16 *y;    /* [tokens, rows] */
+    __nv_bfloat16 *y;    /* [tokens, rows], rows in multiples of four; on an address of a multiple of 8 bytes */
     const float *sparse; /* [tokens, rows] or NULL: a product that is added */
     int tokens, rows;
     bool accumulate;
@@ -32,21 +32,27 @@ static __device__ __forceinline__ void add(float4 &sum, const float4 &more)
     sum.w += more.w;
 }
 
+/* Four rows of a token; a matrix has a multiple of these. */
 static __device__ __forceinline__ void store(const pair_target &target, int row, int token, const float4 &four)
 {
-    if (token >= target.tokens)
+    if (token >= target.tokens || row >= target.rows)
         return;
-    const float sums[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        if (row + i >= target.rows)
-            return;
-        const int64_t place = (int64_t)token * target.rows + row + i;
-        float sum = target.sparse ? sums[i] + target.sparse[place] : sums[i];
-        if (target.accumulate)
-            sum += __bfloat162float(target.y[place]);
-        target.y[place] = __float2bfloat16_rn(sum);
+    const int64_t place = (int64_t)token * target.rows + row;
+    union {
+        uint2 whole;
+        __nv_bfloat162 pairs[2];
+    } y;
+    float4 sum = four;
+    if (target.sparse)
+        add(sum, *(const float4 *)(target.sparse + place));
+    if (target.accumulate) {
+        y.whole = *(const uint2 *)(target.y + place);
+        const float2 a = __bfloat1622float2(y.pairs[0]), b = __bfloat1622float2(y.pairs[1]);
+        add(sum, make_float4(a.x, a.y, b.x, b.y));
     }
+    y.pairs[0] = __floats2bfloat162_rn(sum.x, sum.y);
+    y.pairs[1] = __floats2bfloat162_rn(sum.z, sum.w);
+    *(uint2 *)(target.y + place) = y.whole;
 }
 
 /* A warp's sums to shared memory, [tokens][PART_STRIDE]: rows 4t … 4t + 3 of a tile are in one lane. */
