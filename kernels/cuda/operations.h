@@ -150,6 +150,8 @@ decant_status decant_cuda_packed_mma(decant_backend *backend, decant_matrix x,
  * accepts x. */
 bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
                                   decant_matrix y);
+/* Whether each of their blocks has rows of its own. */
+bool decant_cuda_packed_pairs_own_rows(decant_backend *backend, const decant_packed_matrix *packed);
 decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
                                        const decant_packed_matrix *packed, bool sparse, bool accumulate,
                                        decant_matrix y, decant_error *err);

@@ -174,16 +174,14 @@ static bool takes_parities(decant_backend *backend, decant_matrix x, const decan
 }
 
 /* Where pairs have been faster than tiles (tests/bench/DECODE.md): from some number of weights on, because
- * tables take their time to fill. Narrower codes are looked up in registers as fast. */
-static bool gains_by_pairs(decant_matrix x, const decant_packed_matrix *packed)
+ * tables take their time to fill. Narrower codes are looked up in registers as fast, but for many tokens of few
+ * rows. */
+static bool gains_by_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
     const int64_t mebi_weights = packed->rows * packed->columns >> 20;
-    const bool several = x.rows > PAIRS_TOKENS_FEW;
-    if (packed->sparse.count > 0)
-        return mebi_weights >= (packed->bits == 4 || several ? 16 : 40);
-    if (packed->bits == 4)
-        return mebi_weights >= (several ? 24 : 40);
-    return several ? mebi_weights >= 64 : mebi_weights > 64;
+    const bool wide = packed->bits == 4 || packed->sparse.count > 0,
+               few_rows = x.rows > PAIRS_TOKENS_FEW && decant_cuda_packed_pairs_own_rows(backend, packed);
+    return mebi_weights >= (wide || few_rows ? 16 : 64);
 }
 
 static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
@@ -191,7 +189,7 @@ static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_p
 {
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
     const bool wanted = way == DECANT_PACKED_PAIRS || way == DECANT_PACKED_PAIRS_BEFORE ||
-                        (way == DECANT_PACKED_FASTEST && gains_by_pairs(x, packed));
+                        (way == DECANT_PACKED_FASTEST && gains_by_pairs(backend, x, packed));
     return wanted && decant_cuda_packed_has_pairs(backend, x, packed, y);
 }
 

@@ -180,13 +180,13 @@ template <typename Kind> struct stage_walk {
                 load_x(x[1], 1, own_slice, last_word(x[0]));
             }
             change_units_if_needed(sums, x);
+            powers = load_powers<Kind>(call.x.powers, slice());
             ring.wait();
             read_codes();
             leave_slot();
             multiply<Kind>(slice_part<0, Kind::TILES, 0, 1>(), sums, codes, x);
             if constexpr (!Kind::EARLY)
                 load_x(x[0], 0, slice(), last_word(x[1]));
-            powers = load_powers<Kind>(call.x.powers, slice());
             multiply<Kind>(slice_part<0, Kind::TILES, 1, 1>(), sums, codes, x);
             if constexpr (Kind::EARLY) {
 #pragma unroll
@@ -384,13 +384,10 @@ bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, cons
            decant_has_vectors<__nv_bfloat16>(x.columns, x.data) && (uintptr_t)y.data % sizeof(uint2) == 0;
 }
 
-/* Tiles of a block: few where every multiprocessor can have rows of its own so; then no block waits for
- * another's sums, but x is read twice as often. */
-static int tiles_of(const decant_cuda_context *context, const decant_packed_matrix *packed)
+bool decant_cuda_packed_pairs_own_rows(decant_backend *backend, const decant_packed_matrix *packed)
 {
-    const int64_t narrow_blocks =
-        (packed->rows + NARROW_TILES * PAIR_TILE_ROWS - 1) / (NARROW_TILES * PAIR_TILE_ROWS);
-    return narrow_blocks <= context->shared.multiprocessors ? NARROW_TILES : WIDE_TILES;
+    return packed->rows <=
+           (int64_t)decant_cuda_context_of(backend)->shared.multiprocessors * NARROW_TILES * PAIR_TILE_ROWS;
 }
 
 /* Where columns do not fit half a word, entries are not joined (joined_entries.cu). */
@@ -404,7 +401,9 @@ decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
                                        decant_matrix y, decant_error *err)
 {
     decant_cuda_context *context = decant_cuda_context_of(backend);
-    const int tiles = tiles_of(context, packed), rows = tiles * PAIR_TILE_ROWS;
+    /* With few tiles each, no block waits for another's sums, but x is read twice as often. */
+    const int tiles = decant_cuda_packed_pairs_own_rows(backend, packed) ? NARROW_TILES : WIDE_TILES,
+              rows = tiles * PAIR_TILE_ROWS;
     pairs_call call = {};
     call.packed = decant_packed_view_of(packed);
     pair_target &target = call.target;
