@@ -25,8 +25,9 @@ enum {
     LOT_TOKENS = 32, /* the most that are multiplied without decoding */
     PAIRS_TOKENS_FEW = 8,
     PARITIES_TOKENS = 16,
-    PARITIES_COLUMNS = 8192, /* at most, of more than two tokens */
-    PARITIES_WEIGHTS = 24,   /* Mi, at least, of those */
+    PARITIES_COLUMNS = 8192,       /* at most, of more than two tokens */
+    PARITIES_WEIGHTS = 24,         /* Mi, at least, of those */
+    PARITIES_ENTRIES_WEIGHTS = 64, /* Mi, less than that beside the sparse part */
 };
 
 /* Dense columns of an octet leave together when the row's addresses allow. */
@@ -152,7 +153,8 @@ static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
 
 /* Parities cost by the token, lookups by the code: where the one overtakes the other (tests/gpu/RESULTS.md).
  * With more than two tokens that depends on the matrix, too: codes of three bits are looked up sooner where
- * rows are long or the matrix is small, and beside the sparse part those of two where rows are long. */
+ * rows are long or the matrix is small, and beside the sparse part where rows are long, and those of three bits
+ * where the matrix is large. */
 static bool gains_by_parities(decant_matrix x, const decant_packed_matrix *packed)
 {
     static const int most[] = {0, 0, 4, 4, 2, 1, 1}; /* tokens, of codes of 2 to 6 bits */
@@ -160,9 +162,11 @@ static bool gains_by_parities(decant_matrix x, const decant_packed_matrix *packe
         return false;
     if (x.rows <= 2)
         return true;
-    const bool sparse = packed->sparse.count > 0, many_columns = packed->columns > PARITIES_COLUMNS,
-               small = packed->rows * packed->columns < (int64_t)PARITIES_WEIGHTS << 20;
-    return sparse ? !many_columns : packed->bits < 3 || (!many_columns && !small);
+    const int64_t mebi_weights = packed->rows * packed->columns >> 20;
+    const bool many_columns = packed->columns > PARITIES_COLUMNS;
+    if (packed->sparse.count > 0)
+        return !many_columns && (packed->bits < 3 || mebi_weights < PARITIES_ENTRIES_WEIGHTS);
+    return packed->bits < 3 || (!many_columns && mebi_weights >= PARITIES_WEIGHTS);
 }
 
 static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
