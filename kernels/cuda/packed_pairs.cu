@@ -18,7 +18,7 @@
  * What a warp reads of x comes from the L2 cache behind codes that were asked for before it. So it is asked for
  * a whole stage ahead where registers suffice; beside entries only where rows are long, since what is asked for
  * early stands in the way of what the entries need. Without entries the codes of a stage are then read into
- * registers at the end of the one before. The ring has few slots, and a warp of its own fills them one after
+ * registers during the one before. The ring has few slots, and a warp of its own fills them one after
  * the other at first, so that little is under way when x is asked for.
  *
  * The sparse part is multiplied by some more warps of each block (pair_entries.cuh), while the others take the
@@ -99,15 +99,16 @@ template <typename Kind> struct stage_walk {
     }
 
     /* The codes of the stage that the ring is at. */
-    __device__ __forceinline__ void read_codes(void)
+    __device__ __forceinline__ void read_codes(slice_codes<Kind> &target) const
     {
-        load_codes<Kind>(codes, shared + ring.slot * Kind::STAGE_BYTES);
+        load_codes<Kind>(target, shared + ring.slot * Kind::STAGE_BYTES);
     }
 
-    __device__ __forceinline__ void leave_slot(void)
+    /* They are in registers. */
+    __device__ __forceinline__ void leave_slot(const slice_codes<Kind> &own)
     {
         __syncwarp();
-        ring.leave(mix_codes<Kind>(codes) & call.zero);
+        ring.leave(mix_codes<Kind>(own) & call.zero);
     }
 
     /* Asks for what the first stage needs; x is there. */
@@ -119,44 +120,44 @@ template <typename Kind> struct stage_walk {
         units = powers = load_powers<Kind>(call.x.powers, slice());
         if constexpr (Kind::CODES_AHEAD) {
             ring.wait();
-            read_codes();
+            read_codes(codes);
         }
     }
 
-    /* A stage whose x is `now` and whose codes are in registers; leaves the x and the codes of the next one. */
-    __device__ __forceinline__ void take_ahead(tile_sums<Kind> &sums, slice_fragments<Kind> &now,
-                                               slice_fragments<Kind> &next)
+    /* A stage whose x and codes are in registers; leaves those of the next one. */
+    __device__ __forceinline__ void take_ahead(tile_sums<Kind> &sums, slice_fragments<Kind> &own_x,
+                                               const slice_codes<Kind> &own_codes,
+                                               slice_fragments<Kind> &next_x, slice_codes<Kind> &next_codes)
     {
-        constexpr int FIRST = Kind::TILES / 2;
         take_next_slice();
 #pragma unroll
         for (int half = 0; half < HALVES; half++)
-            load_x(next[half], half, slice());
-        change_units_if_needed(sums, now);
+            load_x(next_x[half], half, slice());
+        change_units_if_needed(sums, own_x);
         powers = load_powers<Kind>(call.x.powers, slice());
-        multiply<Kind>(slice_part<0, FIRST, 0, HALVES>(), sums, codes, now);
-        leave_slot();
+        leave_slot(own_codes);
         if (stage + 1 < end)
             ring.wait();
-        const slice_codes<Kind> rest = codes; /* behind the last stage, codes are of no stage */
-        read_codes();
-        multiply<Kind>(slice_part<FIRST, Kind::TILES - FIRST, 0, HALVES>(), sums, rest, now);
+        read_codes(next_codes); /* behind the last stage, of no stage */
+        multiply<Kind, 0, HALVES>(sums, own_codes, own_x);
     }
 
-    /* The stages until tile_end, two a turn, so that x need not move between registers. */
+    /* The stages until tile_end, two a turn, so that x and codes need not move between registers. */
     __device__ __forceinline__ void take_tile_ahead(tile_sums<Kind> &sums, int tile_end)
     {
-        slice_fragments<Kind> next_x;
+        slice_fragments<Kind> other_x;
+        slice_codes<Kind> other_codes;
 #pragma unroll 1
         while (true) {
-            take_ahead(sums, x, next_x);
+            take_ahead(sums, x, codes, other_x, other_codes);
             if (++stage == tile_end) {
 #pragma unroll
                 for (int half = 0; half < HALVES; half++)
-                    x[half] = next_x[half];
+                    x[half] = other_x[half];
+                codes = other_codes;
                 break;
             }
-            take_ahead(sums, next_x, x);
+            take_ahead(sums, other_x, other_codes, x, codes);
             if (++stage == tile_end)
                 break;
         }
@@ -182,12 +183,12 @@ template <typename Kind> struct stage_walk {
             change_units_if_needed(sums, x);
             powers = load_powers<Kind>(call.x.powers, slice());
             ring.wait();
-            read_codes();
-            leave_slot();
-            multiply<Kind>(slice_part<0, Kind::TILES, 0, 1>(), sums, codes, x);
+            read_codes(codes);
+            leave_slot(codes);
+            multiply<Kind, 0, 1>(sums, codes, x);
             if constexpr (!Kind::EARLY)
                 load_x(x[0], 0, slice(), last_word(x[1]));
-            multiply<Kind>(slice_part<0, Kind::TILES, 1, 1>(), sums, codes, x);
+            multiply<Kind, 1, 1>(sums, codes, x);
             if constexpr (Kind::EARLY) {
 #pragma unroll
                 for (int half = 0; half < HALVES; half++)

@@ -40,7 +40,7 @@ template <int BITS_, int TOKENS_, int TILES_, bool SPARSE_, bool EARLY_> struct 
     static constexpr int CODES_REGISTERS = !SPARSE ? 224 : TOKENS > 16 ? 208 : 200;
     static constexpr int OTHERS_REGISTERS = 3 * REGISTERS - 2 * CODES_REGISTERS;
 
-    /* The codes of a stage are read into registers at the end of the one before. */
+    /* The codes of a stage are read into registers during the one before. */
     static constexpr bool CODES_AHEAD = EARLY && !SPARSE;
 
     /* Few stages are under way, since x comes sooner so; of narrow codes more beside entries. */

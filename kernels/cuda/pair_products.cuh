@@ -116,20 +116,15 @@ static __device__ __forceinline__ void change_units(tile_sums<Kind> &sums, uint3
 
 /* ---- products ---- */
 
-/* Some tiles and halves of a slice. */
-template <int FIRST_TILE, int TILE_COUNT, int FIRST_HALF, int HALF_COUNT> struct slice_part {
-};
-
-/* sums += that part of a slice. */
-template <typename Kind, int FIRST_TILE, int TILE_COUNT, int FIRST_HALF, int HALF_COUNT>
-static __device__ __forceinline__ void multiply(slice_part<FIRST_TILE, TILE_COUNT, FIRST_HALF, HALF_COUNT>,
-                                                tile_sums<Kind> &sums, const slice_codes<Kind> &codes,
+/* sums += some halves of a slice. */
+template <typename Kind, int FIRST_HALF, int HALF_COUNT>
+static __device__ __forceinline__ void multiply(tile_sums<Kind> &sums, const slice_codes<Kind> &codes,
                                                 const slice_fragments<Kind> &x)
 {
     constexpr int BITS = Kind::BITS;
     const uint32_t lane_bytes = threadIdx.x % DECANT_WARP * 4;
 #pragma unroll
-    for (int tile = FIRST_TILE; tile < FIRST_TILE + TILE_COUNT; tile++) {
+    for (int tile = 0; tile < Kind::TILES; tile++) {
         uint32_t numbers[HALF_COUNT][4];
 #pragma unroll
         for (int half = 0; half < HALF_COUNT; half++) {
