@@ -34,7 +34,8 @@ typedef struct fragments_call {
 } fragments_call;
 
 /* Eight columns of a token; zeros beyond the last token or column. */
-static __device__ __forceinline__ uint4 load_octet(const fragments_call &call, int token, int octet)
+[[maybe_unused]] static __device__ __forceinline__ uint4 load_octet(const fragments_call &call, int token,
+                                                                    int octet)
 {
     const bool valid = token < call.tokens && octet * OCTET < call.columns;
     return valid ? *(const uint4 *)(call.x + (int64_t)token * call.columns + octet * OCTET)
@@ -43,7 +44,7 @@ static __device__ __forceinline__ uint4 load_octet(const fragments_call &call, i
 
 /* The larger of `largest` and these magnitudes, in each half of a word: magnitudes of BF16 are ordered as their
  * bits are. */
-static __device__ __forceinline__ uint32_t largest_bits(uint32_t largest, const uint4 &octet)
+[[maybe_unused]] static __device__ __forceinline__ uint32_t largest_bits(uint32_t largest, const uint4 &octet)
 {
     const uint32_t magnitude = 0x7fff7fffu;
     largest = __vmaxu2(largest, octet.x & magnitude);
@@ -55,7 +56,7 @@ static __device__ __forceinline__ uint32_t largest_bits(uint32_t largest, const 
 /* The exponent of the power of two that a slice with this largest magnitude is multiplied by: a multiple of
  * eight, so that mostly it is the same for all slices of a token; limited, so that its inverse is a float too.
  */
-static __device__ __forceinline__ int scale_exponent(uint32_t largest)
+[[maybe_unused]] static __device__ __forceinline__ int scale_exponent(uint32_t largest)
 {
     const int exponent = (int)(largest >> 7) - 127, wanted = 14, step = DECANT_FRAGMENTS_POWER_STEP,
               most = (DECANT_FRAGMENTS_POWER_ONE - 1) * step;
@@ -63,7 +64,7 @@ static __device__ __forceinline__ int scale_exponent(uint32_t largest)
 }
 
 /* 2^exponent, −126 … 127. */
-static __device__ __forceinline__ float power_of_two(int exponent)
+[[maybe_unused]] static __device__ __forceinline__ float power_of_two(int exponent)
 {
     return __uint_as_float((uint32_t)(exponent + 127) << 23);
 }
@@ -76,7 +77,7 @@ static __device__ __forceinline__ uint32_t scale_pair(uint32_t pair, float facto
     return *(const uint32_t *)&halves;
 }
 
-static __device__ __forceinline__ uint4 scale_octet(const uint4 &octet, float factor)
+[[maybe_unused]] static __device__ __forceinline__ uint4 scale_octet(const uint4 &octet, float factor)
 {
     return make_uint4(scale_pair(octet.x, factor), scale_pair(octet.y, factor), scale_pair(octet.z, factor),
                       scale_pair(octet.w, factor));
