@@ -479,7 +479,8 @@ typedef struct decant_step_kernels {
                                const int32_t *position, decant_matrix y, decant_error *err);
 
     /* *token = the place of the largest of the logits, the lowest among equals, undefined ones left out;
-     * history[*position] = *token, then *position goes up by one.
+     * history[*position] = *token, or −1 where that says nothing: a logit is NaN or +∞, or all are −∞; then
+     * *position goes up by one.
      *   logits F32 [1, vocabulary], at a multiple of 16 bytes; token, position device [1]; history device */
     decant_status (*choose)(decant_backend *backend, decant_matrix logits, int32_t *token, int32_t *position,
                             int32_t *history, decant_error *err);

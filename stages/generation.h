@@ -19,13 +19,15 @@ void decant_generation_destroy(decant_generation **generation);
 
 /* Forgets what was before and passes a prompt.
  *   tokens   host [count], 1 … part->tokens
- *   next     receives the most likely next token, the lowest among equals */
+ *   next     receives the most likely next token, the lowest among equals; −1 where logits are no numbers */
 decant_status decant_generation_begin(decant_generation *generation, const int32_t *tokens, int64_t count,
                                       int32_t *next, decant_error *err);
 
 /* Passes `token` and then the most likely ones, each behind the one before, `count` tokens in this call and no
  * more than part->tokens in all; the host waits once.
- *   next     host [count], receives the most likely token behind each */
+ *   token    0 or more
+ *   next     host [count], receives the most likely token behind each; −1 as above, and what follows is of no
+ *            use */
 decant_status decant_generation_continue(decant_generation *generation, int32_t token, int64_t count,
                                          int32_t *next, decant_error *err);
 

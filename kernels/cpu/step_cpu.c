@@ -40,14 +40,17 @@ static decant_status choose(decant_backend *backend, decant_matrix logits, int32
     const float *values = logits.data;
     float most = -INFINITY; /* an undefined logit is none */
     int32_t best = 0;
+    bool is_sound = true;
     (void)backend, (void)err;
-    for (int32_t i = 0; i < logits.columns; i++)
+    for (int32_t i = 0; i < logits.columns; i++) {
+        is_sound &= values[i] < INFINITY;
         if (values[i] > most) {
             most = values[i];
             best = i;
         }
+    }
     *token = best;
-    history[*position] = best;
+    history[*position] = is_sound && most > -INFINITY ? best : -1;
     (*position)++;
     return DECANT_OK;
 }

@@ -100,6 +100,7 @@ __global__ void __launch_bounds__(CHOICE_THREADS) choose_kernel(const __grid_con
      * none. */
     float most = -INFINITY;
     int place = 4 * threadIdx.x;
+    bool is_sound = true;
     decant_wait_for_earlier_kernels();
     for (int first = 4 * threadIdx.x; first < call.count; first += 4 * CHOICE_THREADS * CHOICE_VECTORS) {
         float logits[CHOICE_VECTORS][4]; /* all under way before the first is looked at */
@@ -109,17 +110,19 @@ __global__ void __launch_bounds__(CHOICE_THREADS) choose_kernel(const __grid_con
 #pragma unroll
         for (int i = 0; i < CHOICE_VECTORS; i++)
 #pragma unroll
-            for (int j = 0; j < 4; j++)
+            for (int j = 0; j < 4; j++) {
+                is_sound &= logits[i][j] < INFINITY;
                 if (logits[i][j] > most) {
                     most = logits[i][j];
                     place = first + i * 4 * CHOICE_THREADS + j;
                 }
+            }
     }
     unsigned long long best = choice_key(most, place);
     best = larger_of_warp(best);
     if (lane == 0)
         keys[warp] = best;
-    __syncthreads();
+    is_sound = __syncthreads_and(is_sound);
     if (warp > 0)
         return;
     best = larger_of_warp(keys[lane]);
@@ -127,7 +130,7 @@ __global__ void __launch_bounds__(CHOICE_THREADS) choose_kernel(const __grid_con
         return;
     const int32_t chosen = (int32_t)(0xffffffffu - (uint32_t)best);
     *call.token = chosen;
-    call.history[*call.position] = chosen;
+    call.history[*call.position] = is_sound && best > choice_key(-INFINITY, 0) ? chosen : -1;
     ++*call.position;
 }
 

@@ -398,7 +398,9 @@ static void rows_are_taken(void **state)
     backend->memory->release(backend, &device_index);
 }
 
-static void check_choice(decant_backend *backend, const float *logits, int count, int32_t expected)
+/* `kept` is what the history gets. */
+static void check_choice(decant_backend *backend, const float *logits, int count, int32_t expected,
+                         int32_t kept)
 {
     enum { POSITION = 2, ROOM = 4 };
     const int32_t before[ROOM + 2] = {77, POSITION, -1, -2, -3, -4};
@@ -408,7 +410,7 @@ static void check_choice(decant_backend *backend, const float *logits, int count
     decant_matrix matrix = {device_logits, DECANT_F32, 1, count};
     REQUIRE(backend->steps->choose(backend, matrix, places, places + 1, places + 2, err));
     REQUIRE(backend->memory->download(backend, after, places, sizeof after, err));
-    const int32_t right[ROOM + 2] = {expected, POSITION + 1, -1, -2, expected, -4};
+    const int32_t right[ROOM + 2] = {expected, POSITION + 1, -1, -2, kept, -4};
     assert_memory_equal(after, right, sizeof after);
     void *memory = places;
     backend->memory->release(backend, &memory);
@@ -426,15 +428,32 @@ static void the_lowest_of_the_largest_is_chosen(void **state)
             for (int j = 0; j < COUNT; j++)
                 logits[j] = (float)random_value(&seed) + 2.0f * (float)sign;
             logits[places[i][0]] = logits[places[i][1]] = 2.0f * (float)sign + 1.5f;
-            check_choice(*state, logits, COUNT, places[i][0]);
+            check_choice(*state, logits, COUNT, places[i][0], places[i][0]);
         }
     const float zeros[] = {-1.0f, -0.0f, 0.0f, -3.0f};
-    check_choice(*state, zeros, 4, 1);
+    check_choice(*state, zeros, 4, 1, 1);
+}
+
+static void logits_that_are_no_numbers_are_told(void **state)
+{
+    enum { COUNT = 5000 };
     const float undefined[] = {NAN, -2.0f, NAN, -1.0f, NAN, -1.0f, -INFINITY};
     for (int count = 4; count <= 7; count++) /* whole vectors and what follows them */
-        check_choice(*state, undefined, count, 3);
-    check_choice(*state, undefined, 3, 1);
-    check_choice(*state, undefined, 1, 0);
+        check_choice(*state, undefined, count, 3, -1);
+    check_choice(*state, undefined, 3, 1, -1);
+    check_choice(*state, undefined, 1, 0, -1);
+    const float none[] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY};
+    check_choice(*state, none, 5, 0, -1);
+    const float some[] = {-INFINITY, -1.0f, -INFINITY, 3.0e38f, -INFINITY};
+    check_choice(*state, some, 5, 3, 3);
+    static const int places[] = {0, 1023, 2501, 4999};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        float logits[COUNT] = {0};
+        logits[places[i]] = NAN;
+        check_choice(*state, logits, COUNT, places[i] == 0, -1);
+        logits[places[i]] = INFINITY;
+        check_choice(*state, logits, COUNT, places[i], -1);
+    }
 }
 
 int main(void)
@@ -449,6 +468,7 @@ int main(void)
         cmocka_unit_test(attention_rotates_and_keeps),
         cmocka_unit_test(rows_are_taken),
         cmocka_unit_test(the_lowest_of_the_largest_is_chosen),
+        cmocka_unit_test(logits_that_are_no_numbers_are_told),
     };
     cmocka_set_test_filter(getenv("DECANT_TEST_ONLY")); /* one test at a time, under tools that are slow */
     return cmocka_run_group_tests_name("steps", tests, open_backend, close_backend);

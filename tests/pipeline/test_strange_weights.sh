@@ -109,6 +109,26 @@ expect 3 'large: the perplexity is not finite' on 2 validate "$work/large.h5" --
 expect 3 "$nan" on 2 validate "$work/norm.h5" --model "$work/norm" --choices "$work/questions.jsonl"
 expect 3 'norm.h5: the log-likelihood of a choice is not finite' on 2 validate "$work/norm.h5" --choices "$work/questions.jsonl"
 
+# ---- tokens that follow from logits that are no numbers are no result either: behind the prompt, and behind a token of 40
+prompt=$work/prompt.npy
+python3 -c 'import sys, numpy as np; np.save(sys.argv[1], np.array([[3, 1, 4]], np.int32))' "$prompt"
+on 1 run --model "$model" --method rtn --bit-widths 4 --output "$work/good.h5" >"$work/result"
+on 1 generate "$work/good.h5" --prompt "$prompt" --new-tokens 1 --json >"$work/result"
+next=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["quantized"]["tokens"][0][0])' <"$work/result")
+((next != 3 && next != 1 && next != 4)) || fail "the token behind the prompt is in the prompt"
+change "$work/beyond" "t['lm_head'] *= 1e38"
+change "$work/later" "t['model.embed_tokens'][$next] = np.nan"
+for name in beyond later; do
+  on 1 run --model "$work/$name" --method rtn --bit-widths 4 --output "$work/$name.h5" >"$work/result" || fail "$name is refused"
+done
+for name in norm beyond later; do
+  expect 3 "$name.h5: a logit is not finite" on 1 generate "$work/$name.h5" --prompt "$prompt" --new-tokens 40 --json
+  [[ ! -s $work/out ]] || fail "tokens of logits that are no numbers were printed: $(cat "$work/out")"
+done
+on 1 generate "$work/later.h5" --prompt "$prompt" --new-tokens 1 >"$work/result" || fail "a token that nothing asks for is in the way"
+expect 3 'beyond.h5: a logit is not finite' on 1 generate "$work/beyond.h5" --model "$work/beyond" --prompt "$prompt"
+expect 3 "$nan" on 1 generate "$work/norm.h5" --model "$work/norm" --prompt "$prompt"
+
 # ---- tensors with the name of a part of the container, of a layer or beneath one, or beneath another tensor: told before the
 # work, which ends at a damaged weight here. Each is an empty tensor more.
 copy_with_nan "$model" "$work/named"
