@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 
+#include <math.h>
 #include <stdio.h>
 
 /* A dataset of a linear layer, and where it lies among the floats of the layer's sums. */
@@ -77,6 +78,19 @@ static size_t bytes_of(const decant_fisher_sums *fisher, const decant_linear *li
            sizeof(float);
 }
 
+/* Sums that are no numbers would be refused by all that read them. */
+static decant_status check_finite(const sum_part *part, const float *sum, decant_error *err)
+{
+    const int64_t columns = part->shape.extent[part->shape.dimensions - 1];
+    for (int64_t i = 0; i < part->count; i++)
+        if (!isfinite(sum[i]))
+            return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                                "%s: a Fisher sum is not finite, at row %lld, column %lld: an embedding, norm, "
+                                "bias or weight of the model is no number or too large",
+                                part->path + 1, (long long)(i / columns), (long long)(i % columns));
+    return DECANT_OK;
+}
+
 decant_status decant_fisher_file_write_block(decant_container_writer *writer, const decant_fisher_sums *fisher,
                                              int block, const int *ids, decant_error *err)
 {
@@ -99,9 +113,11 @@ decant_status decant_fisher_file_write_block(decant_container_writer *writer, co
         sum_part parts[DECANT_FISHER_DATASETS];
         int count = list_parts("", fisher->hessian_groups, &linear, parts);
         const int *own = ids + (i - first) * DECANT_FISHER_DATASETS;
-        for (int part = 0; part < count; part++)
+        for (int part = 0; part < count; part++) {
+            DECANT_TRY(check_finite(&parts[part], sum + parts[part].offset, err));
             DECANT_TRY(
                 decant_container_write(writer, own[part], 0, parts[part].count, sum + parts[part].offset, err));
+        }
     }
 done:
     decant_memory_free(host);

@@ -25,7 +25,8 @@ decant_status decant_fisher_file_define_block(decant_container_writer *writer,
                                               decant_error *err);
 
 /* Local. Writes the sums that this rank holds, one layer at a time through host memory; takes an empty list.
- * fisher->hessian_groups is what the file was defined with. */
+ * fisher->hessian_groups is what the file was defined with. DECANT_ERROR_INPUT names the layer whose sums are
+ * not finite. */
 decant_status decant_fisher_file_write(decant_container_writer *writer, const decant_fisher_sums *fisher,
                                        const int *ids, decant_error *err);
 

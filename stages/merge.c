@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "io/checksum.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -176,23 +177,49 @@ done:
 
 /* ---- adding ---- */
 
+/* The first of `count` values that is not finite; −1 when there is none. */
+static int64_t find_not_finite(const float *values, int64_t count)
+{
+    int64_t i = 0;
+    while (i < count && isfinite(values[i]))
+        i++;
+    return i < count ? i : -1;
+}
+
+/* `whose` sum, a file's or that of all, is not finite at an element of the matrix. */
+static decant_status refuse_element(const merge_matrix *matrix, int64_t element, const char *whose,
+                                    const char *what_to_do, decant_error *err)
+{
+    const int64_t columns = matrix->shape.extent[matrix->shape.dimensions - 1];
+    return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: %s is not finite in F32 at row %lld, column %lld; %s",
+                        whose, matrix->path, (long long)(element / columns), (long long)(element % columns),
+                        what_to_do);
+}
+
 /* Local. One stretch of one matrix: read from all files in their order, added in F64, rounded once.
  *   checksums   [files], those of the matrix in every file so far, brought forward */
 static decant_status add_stretch(const merge *all, const merge_matrix *matrix, int64_t first, int64_t count,
                                  float *part, double *sum, uint32_t *checksums, decant_error *err)
 {
+    int64_t bad;
     memset(sum, 0, (size_t)count * sizeof *sum);
     for (int i = 0; i < all->count; i++) {
         decant_status status =
             decant_container_read_part(all->files[i], matrix->path, DECANT_STORED_F32, first, count, part, err);
         if (status != DECANT_OK)
             return status;
+        bad = find_not_finite(part, count);
+        if (bad >= 0)
+            return refuse_element(matrix, first + bad, all->paths[i], "make the file again", err);
         checksums[i] = decant_checksum(checksums[i], part, (size_t)count * sizeof *part);
         for (int64_t j = 0; j < count; j++)
             sum[j] += part[j];
     }
     for (int64_t j = 0; j < count; j++)
         part[j] = (float)sum[j];
+    bad = find_not_finite(part, count);
+    if (bad >= 0)
+        return refuse_element(matrix, first + bad, "the sum of all files", "merge fewer files", err);
     return DECANT_OK;
 }
 

@@ -29,8 +29,9 @@ decant_status decant_statistics_combine(const decant_statistics_origin *origins,
  * of the tokens, sequences.
  *   overwrite   false: DECANT_ERROR_USAGE when output exists
  *   merged      receives what the output was made from
- * DECANT_ERROR_INPUT when files are of other models, forms or lengths, have other matrices, or share a part.
- * Parts that overlap without being the same cannot be told apart from disjoint ones. */
+ * DECANT_ERROR_INPUT when files are of other models, forms or lengths, have other matrices, or share a part,
+ * and when a sum is not finite, in a file or in F32. Parts that overlap without being the same cannot be told
+ * apart from disjoint ones. */
 decant_status decant_statistics_merge(decant_ranks *ranks, const char *const *paths, int count,
                                       const char *output, bool overwrite, decant_statistics_origin *merged,
                                       decant_error *err);

@@ -138,6 +138,25 @@ with open(sys.argv[1], "r+b") as file:
     file.write(bytes([byte ^ 1]))
 PY
 refused 3 'damaged.h5: dataset /model.layers.1.mlp.up_proj/fisher is damaged' "$work/token.a.h5" "$work/damaged.h5"
+# set_sum FILE COPY VALUE: whole by its checksums, with VALUE as a sum of one matrix.
+set_sum() {
+  cp "$1" "$2" && PYTHONPATH=$source/tests/pipeline "$python" - "$2" "$3" <<'PY'
+import sys, zlib
+import change_container, h5py
+with h5py.File(sys.argv[1], "r+", libver=("v108", "v110")) as file:
+    sums = file["model.layers.1.mlp.up_proj/fisher"]
+    sums[3, 5] = float(sys.argv[2])
+    sums.attrs["crc32"] = type(sums.attrs["crc32"])(zlib.crc32(sums[:].tobytes()))
+change_container.seal(sys.argv[1])
+PY
+}
+for part in a b; do set_sum "$work/token.$part.h5" "$work/near.$part.h5" 3e38; done
+set_sum "$work/token.b.h5" "$work/inf.h5" inf
+on 2 merge "$work/near.a.h5" "$work/token.b.h5" --output "$work/near.h5"
+"$decant" verify "$work/near.h5" >/dev/null
+place='/model.layers.1.mlp.up_proj/fisher is not finite in F32 at row 3, column 5'
+refused 3 "the sum of all files: $place; merge fewer files" "$work"/near.{a,b}.h5 "$work/token.c.h5"
+refused 3 "inf.h5: $place; make the file again" "$work"/token.a.h5 "$work/inf.h5"
 refused 2 'two statistics files' "$work/token.a.h5"
 before=$(sha256sum "$work/token.ab.h5") got=0
 on 2 merge "$work"/token.{a,c}.h5 --output "$work/token.ab.h5" 2>/dev/null || got=$?

@@ -96,6 +96,10 @@ expect 3 'model.layers.*: a Fisher sum is not finite' on 2 run --model "$work/su
 expect 3 'model.layers.*: a Fisher sum is not finite.* no number or too large' on 2 run --model "$work/norm" --method rtn \
   --bit-widths 4 --calibration "$tokens" --memory streamed --output "$work/no.h5"
 expect 3 "$nan" on 2 calibrate --model "$work/norm" --calibration "$tokens" --output "$work/no.h5"
+for name in sums large; do
+  expect 3 'model.layers.*: a Fisher sum is not finite' on 2 calibrate --model "$work/$name" --calibration "$tokens" --output "$work/no.h5"
+  [[ ! -e $work/no.h5 ]] || fail "statistics that are no numbers were written"
+done
 expect 3 "$nan" on 2 run --model "$work/norm" --method rtn --bits 6 --sensitivity measured --output "$work/no.h5"
 expect 3 "$nan" on 2 run --model "$work/norm" --calibration "$tokens" --bits 5 --micro-batch 1 --checkpoint-every 0 --output "$work/no.h5"
 [[ ! -e $work/no.h5.work ]] || fail "Fisher sums that are no numbers are kept for the job that goes on"
