@@ -133,6 +133,38 @@ static decant_status check_predictions(const decant_quantized_layer *layer, int 
     return DECANT_OK;
 }
 
+/* Levels, scales and what outliers miss are F16, and kernels cut off what is larger. Of a matrix of a usual
+ * norm it is known without a look that nothing is. */
+static decant_status check_range(decant_backend *backend, decant_matrix weight, double norm, decant_error *err)
+{
+    const double largest = 65504;
+    const size_t row_bytes = decant_matrix_bytes(decant_matrix_rows(weight, 0, 1));
+    void *stored = NULL;
+    float *row = NULL;
+    decant_status status = DECANT_OK;
+    if (norm <= largest * largest)
+        return DECANT_OK;
+    DECANT_TRY(decant_memory_allocate(row_bytes, "a row of weights", &stored, err));
+    DECANT_TRY(
+        decant_memory_allocate((size_t)weight.columns * sizeof *row, "a row of weights", (void **)&row, err));
+    for (int64_t i = 0; i < weight.rows; i++) {
+        DECANT_TRY(
+            backend->memory->download(backend, stored, decant_matrix_rows(weight, i, 1).data, row_bytes, err));
+        decant_elements_to_f32(weight.element, stored, weight.columns, row);
+        for (int64_t j = 0; j < weight.columns; j++)
+            if (fabs((double)row[j]) > largest)
+                DECANT_FAIL(
+                    err, DECANT_ERROR_INPUT,
+                    "the weight at row %lld, column %lld is %g, beyond the 65504 of F16, in which levels "
+                    "are stored: such a matrix cannot be quantized",
+                    (long long)i, (long long)j, (double)row[j]);
+    }
+done:
+    decant_memory_free(stored);
+    decant_memory_free(row);
+    return status;
+}
+
 decant_status decant_quantize_layer(decant_backend *backend, const decant_recipe *recipe, const char *name,
                                     decant_matrix weight, const float *fisher, decant_quantized_layer *layer,
                                     decant_error *err)
@@ -150,6 +182,7 @@ decant_status decant_quantize_layer(decant_backend *backend, const decant_recipe
         DECANT_TRY(method->evaluate(backend, recipe, weight, fisher, first, end - first, layer, err));
         DECANT_TRY(check_predictions(layer, first, end, err));
     }
+    DECANT_TRY(check_range(backend, weight, layer->norm, err));
 done:
     if (status != DECANT_OK)
         decant_quantized_layer_free(backend, layer);

@@ -15,6 +15,7 @@
 typedef struct decant_quantized_layer {
     int64_t rows, columns;
     uint64_t seed;
+    double norm;                  /* Σ w² */
     decant_sparse_pattern sparse; /* of the k-means candidates, and of guided ones without their own */
     int candidates;
     decant_candidate candidate[DECANT_CANDIDATES];
@@ -41,7 +42,9 @@ typedef struct decant_encoded_layer {
  *   fisher  device F32 of its shape, with the recipe's Hessians behind it (stages/fisher_sums.h); NULL when the
  *           recipe does without: predictions are then squared errors
  *   name    for messages
- *   layer   on success freed with decant_quantized_layer_free, on failure empty */
+ *   layer   on success freed with decant_quantized_layer_free, on failure empty
+ * DECANT_ERROR_INPUT when a weight is not finite, or beyond what F16 holds, and when a prediction is not
+ * finite. */
 decant_status decant_quantize_layer(decant_backend *backend, const decant_recipe *recipe, const char *name,
                                     decant_matrix weight, const float *fisher, decant_quantized_layer *layer,
                                     decant_error *err);

@@ -64,12 +64,12 @@ decant_status decant_grid_evaluate(decant_backend *backend, const decant_recipe 
 {
     decant_status status = DECANT_OK;
     for (int i = first; status == DECANT_OK && i < first + count; i++) {
-        decant_candidate *candidate = &layer->candidate[i];
         decant_grid_matrix matrix = {0};
         decant_matrix_error error;
-        status = encode_and_measure(backend, candidate, layer->seed, weight, fisher, &matrix, &error, err);
+        status = encode_and_measure(backend, &layer->candidate[i], layer->seed, weight, fisher, &matrix, &error,
+                                    err);
         if (status == DECANT_OK)
-            decant_candidate_measured(recipe, &error, fisher != NULL, layer->rows * layer->columns, candidate);
+            decant_candidate_measured(recipe, &error, fisher != NULL, i, layer);
         decant_grid_matrix_free(backend, &matrix);
     }
     return status;

@@ -54,7 +54,7 @@ decant_status decant_guide_candidate(decant_backend *backend, const decant_recip
     packed.planes = layer->planes[index];
     packed.sparse_values = layer->sparse_values[index];
     DECANT_TRY(backend->quantize->guide(backend, weight, search, &packed, &error, err));
-    decant_candidate_measured(recipe, &error, true, layer->rows * layer->columns, candidate);
+    decant_candidate_measured(recipe, &error, true, index, layer);
 done:
     return status;
 }

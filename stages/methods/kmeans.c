@@ -24,13 +24,12 @@ static decant_status measure_candidate(decant_backend *backend, const decant_rec
                                        decant_matrix weight, const float *fisher, int index,
                                        decant_quantized_layer *layer, decant_error *err)
 {
-    decant_candidate *candidate = &layer->candidate[index];
     decant_matrix_error error;
     const decant_sparse_pattern sparse = decant_quantized_layer_sparse(layer, index);
-    decant_status status = backend->quantize->measure(backend, weight, fisher, &sparse, candidate->code_bits,
-                                                      layer->levels[index], &error, err);
+    decant_status status = backend->quantize->measure(
+        backend, weight, fisher, &sparse, layer->candidate[index].code_bits, layer->levels[index], &error, err);
     if (status == DECANT_OK)
-        decant_candidate_measured(recipe, &error, fisher != NULL, layer->rows * layer->columns, candidate);
+        decant_candidate_measured(recipe, &error, fisher != NULL, index, layer);
     return status;
 }
 

@@ -36,10 +36,13 @@ bool decant_candidate_append(decant_candidate_list *list, const decant_candidate
 }
 
 void decant_candidate_measured(const decant_recipe *recipe, const decant_matrix_error *error, bool has_fisher,
-                               int64_t weights, decant_candidate *candidate)
+                               int index, decant_quantized_layer *layer)
 {
+    decant_candidate *candidate = &layer->candidate[index];
+    const double weights = (double)(layer->rows * layer->columns);
+    layer->norm = error->norm;
     candidate->relative = error->norm > 0 ? error->squared / error->norm : 0;
     candidate->predicted =
-        has_fisher ? 0.5 * recipe->curvature * error->weighted : candidate->relative * (double)weights;
+        has_fisher ? 0.5 * recipe->curvature * error->weighted : candidate->relative * weights;
     candidate->from_sums = candidate->predicted;
 }

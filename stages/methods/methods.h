@@ -70,9 +70,9 @@ bool decant_recipe_asks_for(const decant_recipe *recipe, const decant_candidate 
 /* Appends a candidate; false when the list is full. */
 bool decant_candidate_append(decant_candidate_list *list, const decant_candidate *candidate);
 
-/* Puts a measured error into a candidate: ½ H Σ F (w − ŵ)² where there are Fisher sums, else the relative error
- * times the number of weights. */
+/* Puts the measured error of a candidate into the layer: ½ H Σ F (w − ŵ)² where there are Fisher sums, else the
+ * relative error times the number of weights. */
 void decant_candidate_measured(const decant_recipe *recipe, const decant_matrix_error *error, bool has_fisher,
-                               int64_t weights, decant_candidate *candidate);
+                               int index, decant_quantized_layer *layer);
 
 #endif

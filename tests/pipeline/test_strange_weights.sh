@@ -75,6 +75,23 @@ np.nan|3, 5|rtn
 np.inf|3, 5|kmeans
 -np.inf|3, 5|higgs
 CASES
+
+# ---- beyond F16, in which levels are stored: an outlier as well, which the sparse part would hold; 65504 is the last
+change "$work/wide" "t['model.layers.1.mlp.up_proj'][3, 5] = -70000"
+change "$work/widest" "t['model.layers.1.mlp.up_proj'][3, 5] = -65504"
+for method in kmeans rtn higgs nf4; do
+  expect 3 'up_proj.weight: the weight at row 3, column 5 is -70000, beyond the 65504 of F16' on 2 run --model "$work/wide" \
+    --method $method --bit-widths 4 --calibration "$tokens" --output "$work/no.h5"
+done
+on 2 run --model "$work/widest" --method kmeans --bit-widths 4 --calibration "$tokens" --output "$work/widest.h5" >"$work/result"
+PYTHONPATH=$source/examples python3 - "$work/widest.h5" <<'PY'
+import sys
+import h5py
+from read_container import read_layer
+with h5py.File(sys.argv[1]) as container:
+    value = read_layer(container, "model.layers.1.mlp.up_proj")[3, 5]
+    assert abs(value + 65504) < 32, value
+PY
 for tensor in model.norm model.embed_tokens model.layers.2.input_layernorm; do
   change "$work/$tensor" "t['$tensor'].reshape(-1)[3] = np.nan"
   expect 3 'no number\|not finite\|is not a number' on 3 run --model "$work/$tensor" --method kmeans --bit-widths 4 \
@@ -91,7 +108,9 @@ nan='norm/model.safetensors: model.norm.weight: the value at row 0, column 3 is 
 for method in kmeans rtn; do
   expect 3 "$nan" on 3 run --model "$work/norm" --method "$method" --bit-widths 4 --calibration "$tokens" --output "$work/no.h5"
 done
-expect 3 'model.layers.*: a Fisher sum is not finite' on 2 run --model "$work/sums" --method rtn --bit-widths 4 \
+expect 3 'up_proj.weight: the weight at row 0, column 0 is .*e+.*, beyond the 65504 of F16' on 2 run --model "$work/sums" \
+  --method rtn --bit-widths 4 --calibration "$tokens" --output "$work/no.h5"
+expect 3 'model.layers.*: a Fisher sum is not finite' on 2 run --model "$work/large" --method rtn --bit-widths 4 \
   --calibration "$tokens" --output "$work/no.h5"
 expect 3 'model.layers.*: a Fisher sum is not finite.* no number or too large' on 2 run --model "$work/norm" --method rtn \
   --bit-widths 4 --calibration "$tokens" --memory streamed --output "$work/no.h5"

@@ -363,13 +363,17 @@ static void higgs_errors_are_the_grids_constants(void **state)
     drop(backend, &weight);
 }
 
-static void the_tensor_is_named_when_a_weight_is_not_finite(void **state)
+/* Every method refuses a matrix with this value at row 5, column 7, and says `why`. */
+static void check_refused(decant_backend *backend, decant_element element, float value, const char *why)
 {
-    decant_backend *backend = *state;
     test_matrix matrix = make_matrix(backend, 4);
     device_array *weight = &matrix.weight;
+    if (element != weight->matrix.element) {
+        drop(backend, weight);
+        *weight = weight_array(backend, DECANT_PLACE_EXACT, element, ROWS, COLUMNS, 0.05f, 3);
+    }
     backend->weights->unplace(backend, &weight->matrix);
-    store_element(DECANT_F16, NAN, weight->host, 5 * COLUMNS + 7);
+    store_element(element, value, weight->host, 5 * COLUMNS + 7);
     decant_matrix host = weight->matrix;
     host.data = weight->host;
     REQUIRE(backend->weights->place(backend, host, DECANT_PLACE_EXACT, "a.weight", &weight->matrix, err));
@@ -385,9 +389,21 @@ static void the_tensor_is_named_when_a_weight_is_not_finite(void **state)
                                                matrix.fisher.matrix.data, &layer, &err),
                          DECANT_ERROR_INPUT);
         assert_non_null(strstr(err.message, "a.weight: "));
+        assert_non_null(strstr(err.message, why));
         assert_int_equal(layer.candidates, 0);
     }
     drop_matrix(backend, &matrix);
+}
+
+static void the_tensor_is_named_when_a_weight_is_not_finite(void **state)
+{
+    check_refused(*state, DECANT_F16, NAN, "row 5, column 7 is not finite");
+}
+
+static void weights_beyond_f16_are_refused(void **state)
+{
+    check_refused(*state, DECANT_F32, -65505, "row 5, column 7 is -65505, beyond the 65504 of F16");
+    check_refused(*state, DECANT_BF16, 65536, "row 5, column 7 is 65536, beyond the 65504 of F16");
 }
 
 int main(void)
@@ -400,6 +416,7 @@ int main(void)
         cmocka_unit_test(predictions_are_relative_errors_times_weights_when_there_is_no_data),
         cmocka_unit_test(higgs_errors_are_the_grids_constants),
         cmocka_unit_test(the_tensor_is_named_when_a_weight_is_not_finite),
+        cmocka_unit_test(weights_beyond_f16_are_refused),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);
 }
