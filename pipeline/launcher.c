@@ -22,15 +22,27 @@ bool decant_launcher_is_there(char *const *environment)
     return false;
 }
 
-int decant_launcher_rank(void)
+/* The number that the first of the variables that are set holds. */
+static int first_number(const char *const *variables, size_t count, int otherwise)
 {
-    const char *const variables[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
-    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
+    for (size_t i = 0; i < count; i++) {
         const char *value = getenv(variables[i]);
         if (value)
             return atoi(value);
     }
-    return 0;
+    return otherwise;
+}
+
+int decant_launcher_rank(void)
+{
+    const char *const variables[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+    return first_number(variables, sizeof variables / sizeof *variables, 0);
+}
+
+int decant_launcher_size(void)
+{
+    const char *const variables[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"};
+    return first_number(variables, sizeof variables / sizeof *variables, 1);
 }
 
 void decant_launcher_stay_alone(void)

@@ -14,6 +14,10 @@ bool decant_launcher_is_there(char *const *environment);
  * first tells what is wrong with it. */
 int decant_launcher_rank(void);
 
+/* How many processes its launcher started together; 1 without one, and where it does not say. An allocation of
+ * SLURM's is no launcher: a batch script in it is one process. */
+int decant_launcher_size(void);
+
 /* Before MPI_Init. A process that nobody launched needs none of Open MPI's daemons, whose start takes longer
  * than a small command; it never spawns others. Such processes would share one folder for MPI's own files, and
  * the first that ends would take it from the others: each gets one by its number, under TMPDIR or /tmp, which

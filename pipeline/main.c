@@ -29,6 +29,12 @@ static int fail(decant_status status, const decant_error *err)
     return decant_status_exit(status);
 }
 
+/* Of processes that know it each by itself, the first says it. */
+static int fail_once(decant_status status, const decant_error *err)
+{
+    return decant_launcher_rank() == 0 ? fail(status, err) : decant_status_exit(status);
+}
+
 /* Local. Results that nobody gets, on a disk that is full, are no success. */
 static decant_status flush_results(decant_error *err)
 {
@@ -110,14 +116,28 @@ static decant_status run_alone(const decant_options *options, decant_error *err)
     }
 }
 
+/* Several would do the same side by side, and take each other's output away. */
+static decant_status require_one_process(const decant_options *options, decant_error *err)
+{
+    const int size = decant_launcher_size();
+    if (size <= 1 || options->command == DECANT_COMMAND_HELP || options->command == DECANT_COMMAND_VERSION)
+        return DECANT_OK;
+    return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                        "this command is one process, and %d were started; start it without mpirun or srun",
+                        size);
+}
+
 int main(int argument_count, char **arguments)
 {
     decant_options options;
     decant_error err;
     decant_status status = decant_options_read(argument_count, arguments, &options, &err);
     if (status != DECANT_OK)
-        return decant_launcher_rank() == 0 ? fail(status, &err) : decant_status_exit(status);
+        return fail_once(status, &err);
     if (!needs_ranks(options.command)) {
+        status = require_one_process(&options, &err);
+        if (status != DECANT_OK)
+            return fail_once(status, &err);
         status = run_alone(&options, &err);
         if (status == DECANT_OK)
             status = flush_results(&err);

@@ -69,6 +69,18 @@ static void an_isolated_process_is_one_that_nobody_launched(void **state)
     assert_int_equal(decant_launcher_rank(), 1);
 }
 
+static void processes_that_were_started_together_are_counted(void **state)
+{
+    (void)state;
+    clearenv();
+    setenv("SLURM_NTASKS", "8", 1); /* an allocation's */
+    assert_int_equal(decant_launcher_size(), 1);
+    setenv("SLURM_STEP_NUM_TASKS", "4", 1);
+    assert_int_equal(decant_launcher_size(), 4);
+    setenv("OMPI_COMM_WORLD_SIZE", "3", 1);
+    assert_int_equal(decant_launcher_size(), 3);
+}
+
 static void no_file_pointer_is_shared_unless_the_user_wants_one(void **state)
 {
     const char *const variable = "OMPI_MCA_sharedfp";
@@ -87,6 +99,7 @@ int main(void)
         cmocka_unit_test(launchers_are_seen),
         cmocka_unit_test(nobody_is_seen_in_a_shell),
         cmocka_unit_test(an_isolated_process_is_one_that_nobody_launched),
+        cmocka_unit_test(processes_that_were_started_together_are_counted),
         cmocka_unit_test(no_file_pointer_is_shared_unless_the_user_wants_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
