@@ -81,11 +81,13 @@ static decant_status check_place(const decant_partial_folder *folder, decant_err
     struct stat about;
     if (lstat(folder->path, &about) != 0)
         return DECANT_OK;
+    if (!S_ISDIR(about.st_mode))
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                            "%s: exists and is no folder, so it is not replaced; take another --output",
+                            folder->path);
     if (!folder->overwrite)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "%s: exists already; --overwrite replaces it",
                             folder->path);
-    if (!S_ISDIR(about.st_mode))
-        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "%s: exists and is no folder", folder->path);
     return check_replaceable(folder->path, folder->mark, err);
 }
 

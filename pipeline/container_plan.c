@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "stages/error_table_file.h"
+#include "stages/model_check.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -100,13 +101,10 @@ static decant_status complete_rows(const decant_container *container, decant_con
 decant_status decant_container_plan_read(const decant_container *container, const char *path,
                                          decant_container_plan *plan, decant_error *err)
 {
-    char kind[32];
     decant_stored type;
     decant_shape names;
     decant_status status;
-    DECANT_TRY(decant_container_get_text(container, "/", "kind", kind, sizeof kind, err));
-    if (strcmp(kind, "model") != 0)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s holds %s, not a model", path, kind);
+    DECANT_TRY(decant_model_check_kind(container, path, err));
     DECANT_TRY(decant_container_describe(container, "/errors/layers", &type, &names, err));
     if (names.dimensions != 1)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s has an error table of an impossible shape", path);

@@ -13,6 +13,7 @@
 #include <cjson/cJSON.h>
 #include <malloc.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char mark[] = "decant_export.json";
@@ -113,6 +114,33 @@ static decant_status write_config(const export_job *job, FILE *stream, decant_er
         fprintf(stream, "no config.json: the container has none\n");
 done:
     decant_memory_free(text);
+    return status;
+}
+
+/* The folder of the tokenizer is there, and is no other model's where decant knows its config. */
+static decant_status check_model_folder(const export_job *job, decant_error *err)
+{
+    const char *path = job->options->model, *container = job->options->container, *key;
+    struct stat about;
+    decant_model_config config = {0}, own = {0};
+    const decant_family *family;
+    decant_error unread;
+    decant_status status = DECANT_OK;
+    if (!path[0])
+        return DECANT_OK;
+    if (stat(path, &about) != 0 || !S_ISDIR(about.st_mode))
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                            "%s: is no folder; --model names that of the tokenizer's files", path);
+    if (decant_family_read(path, &config, &family, &unread) == DECANT_OK &&
+        decant_container_config(job->container, container, &own, &unread) == DECANT_OK &&
+        (key = decant_model_config_difference(&own, &config)))
+        status =
+            DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                         "%s is not of the model %s: their configurations differ in %s; name the one that it "
+                         "was made of, or none",
+                         container, path, key);
+    decant_model_config_free(&config);
+    decant_model_config_free(&own);
     return status;
 }
 
@@ -240,11 +268,8 @@ done:
 static decant_status open_container(export_job *job, decant_error *err)
 {
     decant_status status;
-    char kind[32];
     DECANT_TRY(decant_container_open(job->options->container, &job->container, err));
-    DECANT_TRY(decant_container_get_text(job->container, "/", "kind", kind, sizeof kind, err));
-    if (strcmp(kind, "model") != 0)
-        DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s holds %s, not a model", job->options->container, kind);
+    DECANT_TRY(decant_model_check_kind(job->container, job->options->container, err));
     DECANT_TRY(decant_container_verify(job->container, NULL, NULL, err));
     DECANT_TRY(decant_model_check_shapes(job->container, err));
     DECANT_TRY(decant_container_source_create(job->container, &job->source, err));
@@ -270,6 +295,7 @@ decant_status decant_export_command(const decant_options *options, FILE *stream,
     decant_status status;
     mallopt(M_MMAP_THRESHOLD, RETURNED_BLOCK_BYTES);
     DECANT_TRY(open_container(&job, err));
+    DECANT_TRY(check_model_folder(&job, err));
     DECANT_TRY(list_tensors(&job, err));
     DECANT_TRY(make_folder(&job, err));
     DECANT_TRY(write_config(&job, stream, err));

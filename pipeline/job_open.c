@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "pipeline/placement.h"
 #include "pipeline/reuse.h"
+#include "stages/model_check.h"
 #include "stages/sensitivity.h"
 
 #include <stdio.h>
@@ -95,6 +96,7 @@ static decant_status open_container_config(decant_job *job, decant_error *err)
     const char *key;
     decant_status status;
     DECANT_TRY(decant_container_open(path, &container, err));
+    DECANT_TRY(decant_model_check_kind(container, path, err));
     DECANT_TRY(decant_container_config(container, path, &config, err));
     if (!job->model) {
         job->config = config;

@@ -8,6 +8,15 @@
 #include <stdio.h>
 #include <string.h>
 
+decant_status decant_model_check_kind(const decant_container *container, const char *path, decant_error *err)
+{
+    char kind[32];
+    decant_status status = decant_container_get_text(container, "/", "kind", kind, sizeof kind, err);
+    if (status == DECANT_OK && strcmp(kind, "model") != 0)
+        status = DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s holds %s, not a model", path, kind);
+    return status;
+}
+
 /* ---- shapes ---- */
 
 static decant_status check_tensor(const decant_container *container, const char *name, int64_t rows,

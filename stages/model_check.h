@@ -5,6 +5,10 @@
 
 #include "io/container.h"
 
+/* Local. DECANT_ERROR_INPUT where the container, of this name, holds something else than a model: statistics.
+ */
+decant_status decant_model_check_kind(const decant_container *container, const char *path, decant_error *err);
+
 /* Local. Every weight that the config asks for is there, in the shape that it asks for. DECANT_ERROR_INPUT
  * names the first that is not. A container of an architecture that decant does not know, made without
  * calibration, is taken at its word. */

@@ -168,6 +168,17 @@ $export_ --overwrite --model "$work/tokenizer" >"$work/said"
 ! grep -q tokenizer "$work/said" || fail "$(cat "$work/said")"
 cmp "$work/tokenizer/tokenizer.json" "$work/folder/tokenizer.json"
 [[ -f $work/folder/merges.txt ]] || fail "an empty file was not copied"
+expect 3 'absent: is no folder; --model names' "$decant" export "$work/m.h5" --output "$work/no" --model "$work/absent"
+expect 3 'config.json: is no folder; --model names' "$decant" export "$work/m.h5" --output "$work/no" --model "$model/config.json"
+expect 3 'm.h5 is not of the model .*opt_before: their configurations differ' "$decant" export "$work/m.h5" --output "$work/no" \
+  --model "$source/tests/reference/opt_before"
+[[ ! -e $work/no && ! -e $work/no.partial ]] || fail "a refused export left a folder"
+"$decant" export "$work/m.h5" --output "$work/yes" --model "$model" >/dev/null
+echo mine >"$work/file" && ln -s "$work/yes" "$work/link"
+for place in file link; do
+  expect 2 "$place: exists and is no folder, so it is not replaced" "$decant" export "$work/m.h5" --output "$work/$place"
+done
+[[ $(cat "$work/file") == mine ]] || fail "somebody's file was changed"
 
 # ---- a damaged container: one line, exit status 3, and no folder
 for path in model.layers.1.mlp.up_proj/codes model.layers.0.self_attn.q_proj/scales model.norm.weight config grids/rtn_1_32; do
@@ -187,7 +198,10 @@ PY
   [[ ! -e $work/none && ! -e $work/none.partial ]] || fail "$path: a damaged container left a folder"
 done
 "$decant" calibrate --model "$model" --calibration "$model/tokens.npy" --output "$work/statistics.h5" --quiet --device cpu
-expect 3 'not a model' "$decant" export "$work/statistics.h5" --output "$work/none"
+for command in "export --output $work/none" "validate --text $model/tokens.npy" "generate --prompt $model/tokens.npy" "allocate --bits 4"; do
+  # shellcheck disable=SC2086 # a command and its options
+  expect 3 'statistics.h5 holds statistics, not a model' "$decant" ${command%% *} "$work/statistics.h5" ${command#* } --quiet --device cpu
+done
 
 # ---- SqueezeLLM's packing, of a model whose channels are multiples of 32
 "$python" - "$work/wide" <<'PY'
