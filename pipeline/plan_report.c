@@ -320,10 +320,10 @@ static decant_plan_request make_request(const decant_options *options, const dec
     return request;
 }
 
-/* An average that the job would refuse as soon as it begins. What --size has to hold besides the linear layers
+/* A budget that the job would refuse as soon as it begins. What --size has to hold besides the linear layers
  * only the tensors tell. */
-static decant_status check_bits(const decant_options *options, const decant_plan_request *request,
-                                decant_error *err)
+static decant_status check_budget(const decant_options *options, const decant_plan_request *request,
+                                  decant_error *err)
 {
     const decant_budget asked = {.bits = options->bits};
     decant_linear_sizes sizes;
@@ -331,6 +331,11 @@ static decant_status check_bits(const decant_options *options, const decant_plan
     decant_status status = decant_linear_sizes_create(&request->shape, &sizes, err);
     if (status == DECANT_OK)
         status = decant_budget_bytes(&asked, sizes.all.weights, sizes.all.smallest_bytes, &unused, err);
+    if (status == DECANT_OK && options->size_bytes > 0 && options->size_bytes < sizes.all.smallest_bytes)
+        status = DECANT_ERROR(err, DECANT_ERROR_USAGE,
+                              "--size of %lld bytes cannot be kept: with the smallest candidates the quantized "
+                              "layers alone take %lld bytes",
+                              (long long)options->size_bytes, (long long)sizes.all.smallest_bytes);
     decant_linear_sizes_free(&sizes);
     return status;
 }
@@ -346,7 +351,7 @@ decant_status decant_plan_command(const decant_options *options, FILE *stream, d
     if (config.position_rows > 0 && request.shape.window > config.maximum_positions)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "--window %lld, but the model has learned %lld positions",
                     (long long)request.shape.window, (long long)config.maximum_positions);
-    DECANT_TRY(check_bits(options, &request, err));
+    DECANT_TRY(check_budget(options, &request, err));
     DECANT_TRY(decant_plan_choose(&request, &plan, err));
     if (options->json) {
         print_json(&plan, &request, stream);

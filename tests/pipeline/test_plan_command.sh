@@ -93,6 +93,8 @@ for bits in 2.1 4; do # what the job refuses as it begins, in the same words
   expect 2 'the smallest candidates take' "$decant" plan "${small[@]}"
   diff "$work/refusal" "$work/err" || fail "plan does not refuse what run does"
 done
+expect 2 'size of 9000000000 bytes cannot be kept: .* the quantized layers alone take [0-9]* bytes' "${plan[@]}" --ranks 8 --size 9GB
+"${plan[@]}" --ranks 8 --size 40GB >/dev/null || fail "a size that can be kept is refused"
 expect 2 'model' "$decant" plan --ranks 2
 expect 3 'config.json' "$decant" plan --model "$work/nothing"
 
