@@ -13,6 +13,7 @@
 #include "pipeline/plan_report.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -131,6 +132,8 @@ int main(int argument_count, char **arguments)
 {
     decant_options options;
     decant_error err;
+    /* What is written beyond the limit of a file's size fails, and is told, as on a full disk. */
+    signal(SIGXFSZ, SIG_IGN);
     decant_status status = decant_options_read(argument_count, arguments, &options, &err);
     if (status != DECANT_OK)
         return fail_once(status, &err);

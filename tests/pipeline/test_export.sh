@@ -203,6 +203,10 @@ for command in "export --output $work/none" "validate --text $model/tokens.npy" 
   expect 3 'statistics.h5 holds statistics, not a model' "$decant" ${command%% *} "$work/statistics.h5" ${command#* } --quiet --device cpu
 done
 
+# ---- a limit of the size of a file is met as a full disk is
+(ulimit -f 8 && expect 4 'safetensors: .*File too large' "$decant" export "$work/m.h5" --output "$work/none" --overwrite)
+[[ ! -e $work/none && ! -e $work/none.partial ]] || fail "a limit of files' size left a folder"
+
 # ---- SqueezeLLM's packing, of a model whose channels are multiples of 32
 "$python" - "$work/wide" <<'PY'
 import json, struct, sys
