@@ -1,6 +1,8 @@
 /* Conversions between the element types, in integer arithmetic so that every machine gives the same bits. */
 #include "base/element.h"
 
+#include <stdbool.h>
+
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
@@ -88,4 +90,27 @@ void decant_elements_to_f32(decant_element element, const void *source, int64_t 
             target[i] = decant_bf16_to_f32(half[i]);
         break;
     }
+}
+
+/* Such values have all bits of their exponent set, which is in the upper half of an F32. Where one is, is asked
+ * of a lot only once it is known that there is one: compilers make vectors of loops that do not end within. */
+int64_t decant_find_not_finite(decant_element element, const void *values, int64_t count)
+{
+    enum { LOT = 4096 };
+    const bool is_wide = element == DECANT_F32;
+    const uint16_t *halves = values, exponent = element == DECANT_F16 ? 0x7c00 : 0x7f80;
+    for (int64_t first = 0; first < count; first += LOT) {
+        const int64_t end = count - first < LOT ? count : first + LOT;
+        int found = 0;
+        if (is_wide)
+            for (int64_t i = first; i < end; i++)
+                found |= (halves[2 * i + 1] & exponent) == exponent;
+        else
+            for (int64_t i = first; i < end; i++)
+                found |= (halves[i] & exponent) == exponent;
+        for (int64_t i = first; found && i < end; i++)
+            if ((halves[is_wide ? 2 * i + 1 : i] & exponent) == exponent)
+                return i;
+    }
+    return -1;
 }

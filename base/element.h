@@ -67,4 +67,7 @@ void decant_elements_to_f32(decant_element element, const void *source, int64_t 
 /* Converts count elements from F32, each rounded to nearest. */
 void decant_elements_from_f32(decant_element element, const float *source, int64_t count, void *target);
 
+/* The first of count elements that is infinite or undefined; −1 when there is none. */
+int64_t decant_find_not_finite(decant_element element, const void *values, int64_t count);
+
 #endif

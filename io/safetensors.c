@@ -305,24 +305,13 @@ decant_status decant_safetensors_check(const decant_safetensors *model, decant_e
     return DECANT_OK;
 }
 
-/* The first value of the tensor that is not finite: all bits of its exponent are set; −1 when there is none. */
-static int64_t find_not_finite(const decant_tensor *tensor)
-{
-    const bool is_wide = tensor->element == DECANT_F32;
-    const uint16_t exponent = tensor->element == DECANT_F16 ? 0x7c00 : 0x7f80; /* in the upper half of F32's */
-    const uint16_t *halves = tensor->data;
-    int64_t count = (int64_t)(tensor->size_bytes / decant_element_bytes(tensor->element));
-    for (int64_t i = 0; i < count; i++)
-        if ((halves[is_wide ? 2 * i + 1 : i] & exponent) == exponent)
-            return i;
-    return -1;
-}
-
 decant_status decant_safetensors_check_finite(const decant_safetensors *model, decant_error *err)
 {
     for (int64_t i = 0; model && i < model->tensors.count; i++) {
         const decant_tensor *tensor = &model->tensors.at[i].tensor;
-        int64_t index = find_not_finite(tensor), columns = 1;
+        const int64_t count = (int64_t)(tensor->size_bytes / decant_element_bytes(tensor->element)),
+                      index = decant_find_not_finite(tensor->element, tensor->data, count);
+        int64_t columns = 1;
         if (tensor->dimensions > 0)
             columns = tensor->shape[tensor->dimensions - 1];
         if (index >= 0)

@@ -3,7 +3,6 @@
 
 #include "base/memory.h"
 
-#include <math.h>
 #include <stdio.h>
 
 /* A dataset of a linear layer, and where it lies among the floats of the layer's sums. */
@@ -82,13 +81,13 @@ static size_t bytes_of(const decant_fisher_sums *fisher, const decant_linear *li
 static decant_status check_finite(const sum_part *part, const float *sum, decant_error *err)
 {
     const int64_t columns = part->shape.extent[part->shape.dimensions - 1];
-    for (int64_t i = 0; i < part->count; i++)
-        if (!isfinite(sum[i]))
-            return DECANT_ERROR(err, DECANT_ERROR_INPUT,
-                                "%s: a Fisher sum is not finite, at row %lld, column %lld: an embedding, norm, "
-                                "bias or weight of the model is no number or too large",
-                                part->path + 1, (long long)(i / columns), (long long)(i % columns));
-    return DECANT_OK;
+    const int64_t bad = decant_find_not_finite(DECANT_F32, sum, part->count);
+    if (bad < 0)
+        return DECANT_OK;
+    return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                        "%s: a Fisher sum is not finite, at row %lld, column %lld: an embedding, norm, bias or "
+                        "weight of the model is no number or too large",
+                        part->path + 1, (long long)(bad / columns), (long long)(bad % columns));
 }
 
 decant_status decant_fisher_file_write_block(decant_container_writer *writer, const decant_fisher_sums *fisher,

@@ -5,7 +5,6 @@
 #include "base/memory.h"
 #include "io/checksum.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -177,15 +176,6 @@ done:
 
 /* ---- adding ---- */
 
-/* The first of `count` values that is not finite; −1 when there is none. */
-static int64_t find_not_finite(const float *values, int64_t count)
-{
-    int64_t i = 0;
-    while (i < count && isfinite(values[i]))
-        i++;
-    return i < count ? i : -1;
-}
-
 /* `whose` sum, a file's or that of all, is not finite at an element of the matrix. */
 static decant_status refuse_element(const merge_matrix *matrix, int64_t element, const char *whose,
                                     const char *what_to_do, decant_error *err)
@@ -208,7 +198,7 @@ static decant_status add_stretch(const merge *all, const merge_matrix *matrix, i
             decant_container_read_part(all->files[i], matrix->path, DECANT_STORED_F32, first, count, part, err);
         if (status != DECANT_OK)
             return status;
-        bad = find_not_finite(part, count);
+        bad = decant_find_not_finite(DECANT_F32, part, count);
         if (bad >= 0)
             return refuse_element(matrix, first + bad, all->paths[i], "make the file again", err);
         checksums[i] = decant_checksum(checksums[i], part, (size_t)count * sizeof *part);
@@ -217,7 +207,7 @@ static decant_status add_stretch(const merge *all, const merge_matrix *matrix, i
     }
     for (int64_t j = 0; j < count; j++)
         part[j] = (float)sum[j];
-    bad = find_not_finite(part, count);
+    bad = decant_find_not_finite(DECANT_F32, part, count);
     if (bad >= 0)
         return refuse_element(matrix, first + bad, "the sum of all files", "merge fewer files", err);
     return DECANT_OK;

@@ -179,6 +179,37 @@ static void views_and_sizes_fit(void **state)
     assert_string_equal(decant_element_name(DECANT_BF16), "BF16");
 }
 
+/* Against the library's idea of each value, wherever it lies: at the ends of lots of 4096 and within. */
+static void the_first_that_is_not_finite_is_found(void **state)
+{
+    (void)state;
+    enum { COUNT = 3 * 4096 + 17 };
+    static const int64_t places[] = {0, 1, 4095, 4096, 4097, 8191, 12288, COUNT - 1};
+    static const float usual[] = {0, -0.f, 1, 65504, -3.4e38f, 1e-45f}, strange[] = {INFINITY, -INFINITY, NAN};
+    static float values[COUNT], kept[COUNT];
+    static uint16_t halves[COUNT];
+    for (int64_t i = 0; i < COUNT; i++)
+        values[i] = usual[i % 6];
+    for (decant_element element = DECANT_F32; element <= DECANT_BF16; element++) {
+        void *array = element == DECANT_F32 ? (void *)kept : halves;
+        for (int64_t i = 0; element == DECANT_F16 && i < COUNT; i++)
+            values[i] = i % 6 == 4 ? -65504 : values[i];
+        decant_elements_from_f32(element, values, COUNT, array);
+        assert_int_equal(decant_find_not_finite(element, array, COUNT), -1);
+        assert_int_equal(decant_find_not_finite(element, array, 0), -1);
+        for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+            const float before = values[places[i]], last = values[COUNT - 1];
+            values[COUNT - 1] = NAN; /* not the first but where it is the place */
+            values[places[i]] = strange[i % 3];
+            decant_elements_from_f32(element, values, COUNT, array);
+            assert_int_equal(decant_find_not_finite(element, array, COUNT), places[i]);
+            assert_int_equal(decant_find_not_finite(element, array, places[i]), -1);
+            values[COUNT - 1] = last;
+            values[places[i]] = before;
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -191,6 +222,7 @@ int main(void)
         cmocka_unit_test(arrays_are_rounded_like_single_values),
         cmocka_unit_test(arrays_are_converted_like_single_values),
         cmocka_unit_test(views_and_sizes_fit),
+        cmocka_unit_test(the_first_that_is_not_finite_is_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
