@@ -1,4 +1,5 @@
-/* Conversions between the element types, in integer arithmetic so that every machine gives the same bits. */
+/* Conversions between the element types, in integer arithmetic so that every machine gives the same bits, and
+ * the search for values that are not finite. */
 #include "base/element.h"
 
 #include <stdbool.h>
