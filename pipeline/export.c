@@ -120,7 +120,7 @@ done:
 /* The folder of the tokenizer is there, and is no other model's where decant knows its config. */
 static decant_status check_model_folder(const export_job *job, decant_error *err)
 {
-    const char *path = job->options->model, *container = job->options->container, *key;
+    const char *path = job->options->model, *container = job->options->container;
     struct stat about;
     decant_model_config config = {0}, own = {0};
     const decant_family *family;
@@ -132,13 +132,8 @@ static decant_status check_model_folder(const export_job *job, decant_error *err
         return DECANT_ERROR(err, DECANT_ERROR_INPUT,
                             "%s: is no folder; --model names that of the tokenizer's files", path);
     if (decant_family_read(path, &config, &family, &unread) == DECANT_OK &&
-        decant_container_config(job->container, container, &own, &unread) == DECANT_OK &&
-        (key = decant_model_config_difference(&own, &config)))
-        status =
-            DECANT_ERROR(err, DECANT_ERROR_INPUT,
-                         "%s is not of the model %s: their configurations differ in %s; name the one that it "
-                         "was made of, or none",
-                         container, path, key);
+        decant_container_config(job->container, container, &own, &unread) == DECANT_OK)
+        status = decant_model_check_same(container, &own, path, &config, err);
     decant_model_config_free(&config);
     decant_model_config_free(&own);
     return status;

@@ -93,7 +93,6 @@ static decant_status open_container_config(decant_job *job, decant_error *err)
     const char *path = job->options->container;
     decant_container *container = NULL;
     decant_model_config config = {0};
-    const char *key;
     decant_status status;
     DECANT_TRY(decant_container_open(path, &container, err));
     DECANT_TRY(decant_model_check_kind(container, path, err));
@@ -102,12 +101,8 @@ static decant_status open_container_config(decant_job *job, decant_error *err)
         job->config = config;
         config = (decant_model_config){0};
         DECANT_TRY(decant_family_find(&job->config, &job->family, err));
-    } else if ((key = decant_model_config_difference(&config, &job->config))) {
-        DECANT_FAIL(
-            err, DECANT_ERROR_INPUT,
-            "%s is not of the model %s: their configurations differ in %s; name the one that it was made "
-            "of, or none",
-            path, job->options->model, key);
+    } else {
+        DECANT_TRY(decant_model_check_same(path, &config, job->options->model, &job->config, err));
     }
 done:
     decant_model_config_free(&config);

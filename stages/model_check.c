@@ -17,6 +17,19 @@ decant_status decant_model_check_kind(const decant_container *container, const c
     return status;
 }
 
+decant_status decant_model_check_same(const char *container, const decant_model_config *own, const char *folder,
+                                      const decant_model_config *config, decant_error *err)
+{
+    const char *key = decant_model_config_difference(own, config);
+    if (!key)
+        return DECANT_OK;
+    return DECANT_ERROR(
+        err, DECANT_ERROR_INPUT,
+        "%s is not of the model %s: their configurations differ in %s; name the one that it was made "
+        "of, or none",
+        container, folder, key);
+}
+
 /* ---- shapes ---- */
 
 static decant_status check_tensor(const decant_container *container, const char *name, int64_t rows,

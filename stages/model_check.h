@@ -4,10 +4,16 @@
 #define DECANT_STAGES_MODEL_CHECK_H
 
 #include "io/container.h"
+#include "io/model_config.h"
 
 /* Local. DECANT_ERROR_INPUT where the container, of this name, holds something else than a model: statistics.
  */
 decant_status decant_model_check_kind(const decant_container *container, const char *path, decant_error *err);
+
+/* DECANT_ERROR_INPUT where a container of this name and config was made of another model than that in the
+ * folder, of that config: names the first key in which they differ. */
+decant_status decant_model_check_same(const char *container, const decant_model_config *own, const char *folder,
+                                      const decant_model_config *config, decant_error *err);
 
 /* Local. Every weight that the config asks for is there, in the shape that it asks for. DECANT_ERROR_INPUT
  * names the first that is not. A container of an architecture that decant does not know, made without
