@@ -18,7 +18,7 @@ static decant_status check_losses(const decant_calibration_run *run, decant_erro
     for (int64_t i = 0; i < run->tokens->sequences; i++)
         if (!isfinite(run->losses[i])) {
             run->job->work.complete = true; /* a norm that was mended would be the same job, with these sums */
-            return decant_job_tell_not_finite(run->job, run->job->options->model,
+            return decant_job_tell_not_finite(run->job, DECANT_VALIDATION_ORIGINAL,
                                               "the loss of a calibration sequence", err);
         }
     return DECANT_OK;

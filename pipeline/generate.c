@@ -33,21 +33,21 @@ typedef struct generate_run {
 
 /* ---- one model ---- */
 
-/* Tokens that follow from logits that are no numbers are no result.
- *   whose   a folder or file, the model's */
-static decant_status check_tokens(const generate_run *run, const char *whose, const int32_t *tokens,
-                                  int64_t count, decant_error *err)
+/* Tokens that follow from logits that are no numbers are no result. */
+static decant_status check_tokens(const generate_run *run, int model, const int32_t *tokens, int64_t count,
+                                  decant_error *err)
 {
     for (int64_t i = 0; i < count; i++)
         if (tokens[i] < 0)
-            return decant_job_tell_not_finite(run->job, whose, "a logit", err);
+            return decant_job_tell_not_finite(run->job, model, "a logit", err);
     return DECANT_OK;
 }
 
 /* Passes that are not counted come first: kernels are loaded, caches filled, clocks raised, a step recorded. */
-static decant_status generate(generate_run *run, decant_generation *generation, const char *whose,
-                              const int32_t *prompt, int32_t *tokens, generated *result, decant_error *err)
+static decant_status generate(generate_run *run, decant_generation *generation, int model,
+                              const int32_t *prompt, int32_t *tokens, decant_error *err)
 {
+    generated *result = &run->models[model];
     int64_t length = run->prompts.length;
     int32_t unused;
     decant_status status;
@@ -55,7 +55,7 @@ static decant_status generate(generate_run *run, decant_generation *generation, 
     double start_s = decant_clock_s();
     DECANT_TRY(decant_generation_begin(generation, prompt, length, &tokens[0], err));
     result->prompt_s += decant_clock_s() - start_s;
-    DECANT_TRY(check_tokens(run, whose, tokens, 1, err));
+    DECANT_TRY(check_tokens(run, model, tokens, 1, err));
     if (run->new_tokens > 1)
         DECANT_TRY(decant_generation_step(generation, tokens[0], &unused, err));
     decant_generation_go_back(generation, length);
@@ -63,7 +63,7 @@ static decant_status generate(generate_run *run, decant_generation *generation, 
     for (int64_t i = 1; i < run->new_tokens; i += TOKENS_AT_ONCE) {
         int64_t left = run->new_tokens - i, count = left < TOKENS_AT_ONCE ? left : TOKENS_AT_ONCE;
         DECANT_TRY(decant_generation_continue(generation, tokens[i - 1], count, &tokens[i], err));
-        DECANT_TRY(check_tokens(run, whose, &tokens[i], count, err));
+        DECANT_TRY(check_tokens(run, model, &tokens[i], count, err));
         decant_log_progress(run->job->log, i + count, run->new_tokens, "tokens");
     }
     result->decode_s += decant_clock_s() - start_s;
@@ -71,9 +71,10 @@ done:
     return status;
 }
 
-static decant_status run_model(generate_run *run, const decant_weight_source *source, const char *whose,
-                               generated *result, decant_error *err)
+static decant_status run_model(generate_run *run, const decant_weight_source *source, int model,
+                               decant_error *err)
 {
+    generated *result = &run->models[model];
     decant_job *job = run->job;
     decant_model_part part = {0};
     decant_generation *generation = NULL;
@@ -88,8 +89,8 @@ static decant_status run_model(generate_run *run, const decant_weight_source *so
     DECANT_TRY(decant_generation_create(&part, &generation, err));
     result->weight_bytes = decant_model_part_weight_bytes(&part);
     for (int64_t i = 0; i < prompts; i++)
-        DECANT_TRY(generate(run, generation, whose, decant_token_array_sequence(&run->prompts, i),
-                            result->tokens + i * run->new_tokens, result, err));
+        DECANT_TRY(generate(run, generation, model, decant_token_array_sequence(&run->prompts, i),
+                            result->tokens + i * run->new_tokens, err));
 done:
     decant_generation_destroy(&generation);
     decant_model_part_unload(&part);
@@ -101,12 +102,11 @@ static decant_status run_quantized(generate_run *run, decant_error *err)
 {
     decant_container *container = NULL;
     decant_container_source *source = NULL;
-    const char *path = run->job->options->container;
     decant_status status;
-    DECANT_TRY(decant_container_open(path, &container, err));
+    DECANT_TRY(decant_container_open(run->job->options->container, &container, err));
     DECANT_TRY(decant_container_source_create(container, &source, err));
     decant_weight_source weights = decant_source_of_container(source);
-    DECANT_TRY(run_model(run, &weights, path, &run->models[QUANTIZED], err));
+    DECANT_TRY(run_model(run, &weights, QUANTIZED, err));
 done:
     decant_container_source_destroy(&source);
     decant_container_close(&container);
@@ -230,7 +230,7 @@ static decant_status run_local(generate_run *run, decant_error *err)
     DECANT_TRY(run_quantized(run, err));
     if (job->model) {
         decant_weight_source weights = decant_source_of_model(job->model);
-        DECANT_TRY(run_model(run, &weights, job->options->model, &run->models[ORIGINAL], err));
+        DECANT_TRY(run_model(run, &weights, ORIGINAL, err));
     }
     report(run);
 done:

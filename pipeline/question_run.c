@@ -68,13 +68,9 @@ done:
 static decant_status check_scores(const decant_job *job, const decant_question_set *set, int model,
                                   const double *scores, decant_error *err)
 {
-    const decant_options *options = job->options;
-    const char *container = options->container[0] ? options->container : options->output;
     for (int64_t i = 0; i < set->choice_count; i++)
         if (!isfinite(scores[i]))
-            return decant_job_tell_not_finite(job,
-                                              model == DECANT_VALIDATION_ORIGINAL ? options->model : container,
-                                              "the log-likelihood of a choice", err);
+            return decant_job_tell_not_finite(job, model, "the log-likelihood of a choice", err);
     return DECANT_OK;
 }
 

@@ -166,7 +166,7 @@ static decant_status measure_task(sensitivity_run *run, const sensitivity_task *
     *value =
         status == DECANT_OK ? increase / (double)sums.targets + 0.0 : 0; /* + 0.0: −0 would not survive a sum */
     if (!isfinite(*value))
-        return decant_job_tell_not_finite(run->job, run->job->options->model,
+        return decant_job_tell_not_finite(run->job, DECANT_VALIDATION_ORIGINAL,
                                           "the increase with one matrix changed", err);
     return status;
 }

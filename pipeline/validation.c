@@ -49,10 +49,9 @@ static decant_status check_figures(const decant_job *job, const decant_validatio
 {
     static const char what[] = "the perplexity";
     if (job->model && !isfinite(decant_validation_perplexity_original(result)))
-        return decant_job_tell_not_finite(job, job->options->model, what, err);
+        return decant_job_tell_not_finite(job, DECANT_VALIDATION_ORIGINAL, what, err);
     if (!isfinite(decant_validation_perplexity_quantized(result)) || !isfinite(result->sums.divergence))
-        return decant_job_tell_not_finite(
-            job, job->options->container[0] ? job->options->container : job->options->output, what, err);
+        return decant_job_tell_not_finite(job, DECANT_VALIDATION_QUANTIZED, what, err);
     return DECANT_OK;
 }
 
