@@ -151,6 +151,12 @@ static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
     return DECANT_OK;
 }
 
+/* Whole Mi of a matrix. */
+static int64_t mebi_weights(const decant_packed_matrix *packed)
+{
+    return packed->rows * packed->columns >> 20;
+}
+
 /* Parities cost by the token, lookups by the code: where the one overtakes the other (tests/gpu/RESULTS.md).
  * With more than two tokens that depends on the matrix, too: codes of three bits are looked up sooner where
  * rows are long or the matrix is small, and beside the sparse part where rows are long, and those of three bits
@@ -162,11 +168,10 @@ static bool gains_by_parities(decant_matrix x, const decant_packed_matrix *packe
         return false;
     if (x.rows <= 2)
         return true;
-    const int64_t mebi_weights = packed->rows * packed->columns >> 20;
     const bool many_columns = packed->columns > PARITIES_COLUMNS;
     if (packed->sparse.count > 0)
-        return !many_columns && (packed->bits < 3 || mebi_weights < PARITIES_ENTRIES_WEIGHTS);
-    return packed->bits < 3 || (!many_columns && mebi_weights >= PARITIES_WEIGHTS);
+        return !many_columns && (packed->bits < 3 || mebi_weights(packed) < PARITIES_ENTRIES_WEIGHTS);
+    return packed->bits < 3 || (!many_columns && mebi_weights(packed) >= PARITIES_WEIGHTS);
 }
 
 static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
@@ -182,10 +187,9 @@ static bool takes_parities(decant_backend *backend, decant_matrix x, const decan
  * rows. */
 static bool gains_by_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
 {
-    const int64_t mebi_weights = packed->rows * packed->columns >> 20;
     const bool wide = packed->bits == 4 || packed->sparse.count > 0,
                few_rows = x.rows > PAIRS_TOKENS_FEW && decant_cuda_packed_pairs_own_rows(backend, packed);
-    return mebi_weights >= (wide || few_rows ? 16 : 64);
+    return mebi_weights(packed) >= (wide || few_rows ? 16 : 64);
 }
 
 static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,

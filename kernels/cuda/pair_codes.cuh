@@ -44,8 +44,8 @@ template <typename Kind> struct code_barriers {
     uint64_t full[Kind::SLOTS], empty[Kind::SLOTS];
 };
 
-/* The ring as a thread sees it. One thread asks for stages: the block's first, or one of
- * another warp; each warp of the codes says when it has those of a stage in registers. */
+/* The ring as a thread sees it. One thread asks for stages: the block's first, or one of another warp; each
+ * warp of the codes says when it has those of a stage in registers. */
 template <typename Kind> struct code_ring {
     static constexpr int COUNT = Kind::SLOTS, STAGE_BYTES = Kind::STAGE_BYTES;
     uint32_t slots, full, empty; /* addresses */

@@ -10,8 +10,8 @@
 enum {
     OTHER_WARPS = 4, /* beside those of the codes: the entries', and one that asks for codes */
     BLOCK_THREADS = THREADS + OTHER_WARPS * DECANT_WARP,
-    RING_ADDRESS = 2048, /* in shared memory, behind what the system and the barriers take */
-    SHARED_BYTES = 227 << 10,
+    RING_ADDRESS = 2048,      /* in shared memory, behind what the system and the barriers take */
+    SHARED_BYTES = 228 << 10, /* of a multiprocessor, the system's included */
 };
 
 /* BITS: of a code. TOKENS: 8, 16 or 32, what a number of tokens is padded to. TILES: of sixteen rows, of a
@@ -55,8 +55,7 @@ template <int BITS_, int TOKENS_, int TILES_, bool SPARSE_, bool EARLY_> struct 
                          PARTS_BYTES = WARPS * TOKENS * PART_STRIDE * 4;
     static constexpr int TOTAL_BYTES = TABLES_AT + (TABLES_BYTES > PARTS_BYTES ? TABLES_BYTES : PARTS_BYTES);
     static constexpr uint32_t TABLES_ADDRESS = RING_ADDRESS + TABLES_AT;
-    static_assert(RING_ADDRESS + TOTAL_BYTES <= SHARED_BYTES + 1024,
-                  "a multiprocessor's, the system's included");
+    static_assert(RING_ADDRESS + TOTAL_BYTES <= SHARED_BYTES, "more than a multiprocessor has");
 };
 
 #endif

@@ -98,8 +98,8 @@ static __device__ __forceinline__ void change_units(tile_sums<Kind> &sums, uint3
                             words[second] = words[2 + second] = 0;
                         }
             } else if (wanted != 0) {
-                if (unit !=
-                    0) /* so much the new power is above the old one; far below, little is left of sums */
+                /* so much the new power is above the old one; far below, little is left of sums */
+                if (unit != 0)
                     factor = inverse_of_power(DECANT_FRAGMENTS_POWER_ONE +
                                               min(unit - wanted, DECANT_FRAGMENTS_POWER_ONE - 1));
                 units += (uint32_t)(wanted - unit) << 8 * (2 * operand + second);
