@@ -415,11 +415,17 @@ typedef struct decant_comparison {
     int64_t targets;   /* T − 1 */
 } decant_comparison;
 
+/* y = x ŵᵀ by one of several packed matrices. */
+typedef struct decant_packed_product {
+    const decant_packed_matrix *packed; /* complete, as for packed_linear */
+    decant_matrix y;                    /* [T, rows of packed] */
+} decant_packed_product;
+
 typedef struct decant_validate_kernels {
     /* Once a matrix is filled: adds what its products are faster with, packed->sparse_entries, from
      * memory->allocate, which the caller owns with the other arrays, and puts the planes into the order that
      * they read fastest, in place or into another array instead of theirs; or nothing. Products are right
-     * without. From then on only packed_linear and steps->products take the matrix. */
+     * without. From then on only packed_linear, packed_products and steps->products take the matrix. */
     decant_status (*prepare)(decant_backend *backend, decant_packed_matrix *packed, decant_error *err);
 
     /* y = x ŵᵀ (or y += …) straight from the packed form, whose arrays are complete: whoever filled them has
@@ -427,6 +433,11 @@ typedef struct decant_validate_kernels {
      * done. */
     decant_status (*packed_linear)(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
                                    bool accumulate, decant_matrix y, decant_error *err);
+
+    /* y = x ŵᵀ of `count` packed matrices for the same x, each as packed_linear computes it but for the order
+     * in which sums are added; the same bits at every call. The ys do not overlap. */
+    decant_status (*packed_products)(decant_backend *backend, decant_matrix x,
+                                     const decant_packed_product *products, int count, decant_error *err);
 
     /* original, quantized: logits [T, vocabulary]; tokens host [T]. */
     decant_status (*compare)(decant_backend *backend, decant_matrix original, decant_matrix quantized,

@@ -113,3 +113,12 @@ decant_status decant_cpu_packed_linear(decant_backend *backend, decant_matrix x,
                      (float *)scratch + decant_cpu_thread() * block_floats);
     return DECANT_OK;
 }
+
+decant_status decant_cpu_packed_products(decant_backend *backend, decant_matrix x,
+                                         const decant_packed_product *products, int count, decant_error *err)
+{
+    decant_status status = DECANT_OK;
+    for (int i = 0; i < count && status == DECANT_OK; i++)
+        status = decant_cpu_packed_linear(backend, x, products[i].packed, false, products[i].y, err);
+    return status;
+}

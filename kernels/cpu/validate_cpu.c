@@ -13,5 +13,6 @@ static decant_status prepare(decant_backend *backend, decant_packed_matrix *pack
 const decant_validate_kernels decant_cpu_validate_kernels = {
     .prepare = prepare,
     .packed_linear = decant_cpu_packed_linear,
+    .packed_products = decant_cpu_packed_products,
     .compare = decant_cpu_compare,
 };

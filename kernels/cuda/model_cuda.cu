@@ -26,5 +26,6 @@ extern const decant_model_kernels decant_cuda_model_kernels = {
 extern const decant_validate_kernels decant_cuda_validate_kernels = {
     .prepare = decant_cuda_packed_prepare,
     .packed_linear = decant_cuda_packed_linear,
+    .packed_products = decant_cuda_packed_products,
     .compare = decant_cuda_compare,
 };

@@ -64,6 +64,8 @@ decant_status decant_cuda_join_entries(decant_backend *backend, decant_packed_ma
 decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x,
                                         const decant_packed_matrix *packed, bool accumulate, decant_matrix y,
                                         decant_error *err);
+decant_status decant_cuda_packed_products(decant_backend *backend, decant_matrix x,
+                                          const decant_packed_product *products, int count, decant_error *err);
 decant_status decant_cuda_compare(decant_backend *backend, decant_matrix original, decant_matrix quantized,
                                   const int32_t *tokens, decant_comparison *comparison, decant_error *err);
 
@@ -147,7 +149,7 @@ decant_status decant_cuda_packed_mma(decant_backend *backend, decant_matrix x,
                                      decant_matrix y, decant_error *err);
 
 /* The same with tables of pairs of levels on sparse tensor cores, for codes of up to four bits, where has_pairs
- * accepts x. */
+ * accepts x and y. */
 bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
                                   decant_matrix y);
 /* Whether each of their blocks has rows of its own. */

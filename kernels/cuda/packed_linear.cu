@@ -255,3 +255,12 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
         DECANT_RETURN_ON_FAILURE(multiply_decoded(backend, x, packed, folded, accumulate, y, err));
     return by_library ? decant_cuda_sparse_linear(backend, x, packed, y, err) : DECANT_OK;
 }
+
+decant_status decant_cuda_packed_products(decant_backend *backend, decant_matrix x,
+                                          const decant_packed_product *products, int count, decant_error *err)
+{
+    for (int i = 0; i < count; i++)
+        DECANT_RETURN_ON_FAILURE(
+            decant_cuda_packed_linear(backend, x, products[i].packed, false, products[i].y, err));
+    return DECANT_OK;
+}
