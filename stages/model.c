@@ -29,6 +29,24 @@ decant_status decant_linear_forward(decant_backend *backend, const decant_linear
     return backend->model->linear(backend, x, linear->weight, accumulate, y, err);
 }
 
+decant_status decant_linears_forward(decant_backend *backend, const decant_linear *linears, int count,
+                                     decant_matrix x, const decant_matrix *ys, decant_error *err)
+{
+    decant_packed_product packed[DECANT_BLOCK_LINEARS];
+    int packed_count = 0;
+    decant_status status = DECANT_OK;
+    assert(count <= DECANT_BLOCK_LINEARS);
+    for (int i = 0; i < count; i++)
+        if (linears[i].packed)
+            packed[packed_count++] = (decant_packed_product){.packed = linears[i].packed, .y = ys[i]};
+        else
+            DECANT_TRY(decant_linear_forward(backend, &linears[i], x, false, ys[i], err));
+    if (packed_count > 0)
+        DECANT_TRY(backend->validate->packed_products(backend, x, packed, packed_count, err));
+done:
+    return status;
+}
+
 /* ---- loading ---- */
 
 static decant_status place_tensor(decant_backend *backend, const decant_weight_source *source, const char *name,

@@ -272,6 +272,12 @@ decant_status decant_activation_create(decant_backend *backend, int64_t rows, in
 decant_status decant_linear_forward(decant_backend *backend, const decant_linear *linear, decant_matrix x,
                                     bool accumulate, decant_matrix y, decant_error *err);
 
+/* Applies `count` linear layers of a block to the same x, those that are packed at once, which takes a GPU less
+ * than one after the other.
+ *   linears, ys [count]; the ys do not overlap */
+decant_status decant_linears_forward(decant_backend *backend, const decant_linear *linears, int count,
+                                     decant_matrix x, const decant_matrix *ys, decant_error *err);
+
 /* x[t, :] = embedding[tokens[t], :] for all rows of x, projected and with learned positions added where the
  * family has them; this part has the embedding. */
 decant_status decant_model_embed(const decant_model_part *part, const int32_t *tokens, decant_matrix x,

@@ -14,14 +14,29 @@ decant_attention_shape decant_block_attention_shape(const decant_model_part *par
     };
 }
 
+/* Without a bias where the family has none. */
+static decant_status add_bias(decant_backend *backend, const decant_vector *bias, decant_matrix y,
+                              decant_error *err)
+{
+    return bias->length > 0 ? backend->model->add_bias(backend, y, bias->values, err) : DECANT_OK;
+}
+
 decant_status decant_block_project(decant_backend *backend, const decant_linear *linear,
                                    const decant_vector *bias, decant_matrix x, bool accumulate, decant_matrix y,
                                    decant_error *err)
 {
     decant_status status = decant_linear_forward(backend, linear, x, accumulate, y, err);
-    if (status != DECANT_OK || bias->length == 0)
-        return status;
-    return backend->model->add_bias(backend, y, bias->values, err);
+    return status == DECANT_OK ? add_bias(backend, bias, y, err) : status;
+}
+
+decant_status decant_block_project_several(decant_backend *backend, const decant_linear *linears,
+                                           const decant_vector *biases, int count, decant_matrix x,
+                                           const decant_matrix *ys, decant_error *err)
+{
+    decant_status status = decant_linears_forward(backend, linears, count, x, ys, err);
+    for (int i = 0; i < count && status == DECANT_OK; i++)
+        status = add_bias(backend, &biases[i], ys[i], err);
+    return status;
 }
 
 decant_status decant_block_add_fisher(const decant_model_part *part, const decant_block_fisher *fisher,

@@ -167,14 +167,12 @@ static decant_status forward_attention(const decant_model_part *part, const deca
                   v = decant_activation_of(part, kept, DECANT_VALUES, x.rows),
                   a = decant_activation_of(part, kept, DECANT_ATTENDED, x.rows),
                   h = decant_activation_of(part, kept, DECANT_MIDDLE, x.rows);
+    const decant_matrix projected[] = {q.unnormed, k.unnormed, v};
     decant_status status;
     DECANT_TRY(model->rms_norm(backend, x, vectors[DECANT_INPUT_NORM].values, part->config->norm_epsilon, n1,
                                kept->input_inverse_rms, err));
-    DECANT_TRY(decant_block_project(backend, &linears[QUERY], &vectors[DECANT_QUERY_BIAS], n1, false,
-                                    q.unnormed, err));
-    DECANT_TRY(
-        decant_block_project(backend, &linears[KEY], &vectors[DECANT_KEY_BIAS], n1, false, k.unnormed, err));
-    DECANT_TRY(decant_block_project(backend, &linears[VALUE], &vectors[DECANT_VALUE_BIAS], n1, false, v, err));
+    DECANT_TRY(decant_block_project_several(backend, &linears[QUERY], &vectors[DECANT_QUERY_BIAS], 3, n1,
+                                            projected, err));
     DECANT_TRY(forward_heads(part, &q, err));
     DECANT_TRY(forward_heads(part, &k, err));
     DECANT_TRY(model->attention(backend, &shape, q.rotated, k.rotated, v, a, kept->log_sum_exp, err));
@@ -195,11 +193,11 @@ static decant_status forward_mlp(const decant_model_part *part, const decant_blo
     decant_matrix g = decant_activation_of(part, kept, DECANT_GATES, y.rows),
                   u = decant_activation_of(part, kept, DECANT_UPS, y.rows);
     decant_matrix m = decant_activation_of(part, kept, DECANT_PRODUCTS, y.rows);
+    const decant_matrix gate_and_up[] = {g, u};
     decant_status status;
     DECANT_TRY(backend->model->rms_norm(backend, h, block->vectors[DECANT_POST_ATTENTION_NORM].values,
                                         part->config->norm_epsilon, n2, kept->middle_inverse_rms, err));
-    DECANT_TRY(decant_linear_forward(backend, &linears[GATE], n2, false, g, err));
-    DECANT_TRY(decant_linear_forward(backend, &linears[UP], n2, false, u, err));
+    DECANT_TRY(decant_linears_forward(backend, &linears[GATE], 2, n2, gate_and_up, err));
     DECANT_TRY(backend->model->silu_multiply(backend, g, u, m, err));
     DECANT_TRY(backend->memory->copy(backend, y.data, h.data, decant_matrix_bytes(y), err));
     DECANT_TRY(decant_linear_forward(backend, &linears[DOWN], m, true, y, err));

@@ -237,12 +237,12 @@ static decant_status forward_attention(const decant_model_part *part, const deca
                   k = activation_of(part, kept, KEYS, x.rows), v = activation_of(part, kept, VALUES, x.rows),
                   a = activation_of(part, kept, ATTENDED, x.rows),
                   s = activation_of(part, kept, MIDDLE, x.rows);
+    const decant_matrix projected[] = {q, k, v};
     decant_status status = DECANT_OK;
     if (!part->config->norm_behind)
         DECANT_TRY(norm(part, block, ATTENTION_NORM, x, n1, err));
-    DECANT_TRY(project(part, block, QUERY, n1, false, q, err));
-    DECANT_TRY(project(part, block, KEY, n1, false, k, err));
-    DECANT_TRY(project(part, block, VALUE, n1, false, v, err));
+    DECANT_TRY(decant_block_project_several(backend, &block->linears[QUERY], &block->vectors[QUERY], 3, n1,
+                                            projected, err));
     DECANT_TRY(backend->model->attention(backend, &shape, q, k, v, a, kept->log_sum_exp, err));
     DECANT_TRY(backend->memory->copy(backend, s.data, x.data, decant_matrix_bytes(x), err));
     DECANT_TRY(project(part, block, OUTPUT, a, true, s, err));
