@@ -148,15 +148,18 @@ decant_status decant_cuda_packed_mma(decant_backend *backend, decant_matrix x,
                                      const decant_packed_matrix *packed, bool sparse, bool accumulate,
                                      decant_matrix y, decant_error *err);
 
-/* The same with tables of pairs of levels on sparse tensor cores, for codes of up to four bits, where has_pairs
- * accepts x and y. */
-bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
-                                  decant_matrix y);
+/* The same with tables of pairs of levels on sparse tensor cores, for codes of up to four bits: the products of
+ * one to DECANT_PAIRS_MATRICES matrices in one launch, where has_pairs accepts them and x. They have the same
+ * columns and bits, and either all of them a sparse part or none. */
+enum { DECANT_PAIRS_MATRICES = 3 };
+bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x,
+                                  const decant_packed_product *products, int count);
 /* Whether each of their blocks has rows of its own. */
-bool decant_cuda_packed_pairs_own_rows(decant_backend *backend, const decant_packed_matrix *packed);
+bool decant_cuda_packed_pairs_own_rows(decant_backend *backend, const decant_packed_product *products,
+                                       int count);
 decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
-                                       const decant_packed_matrix *packed, bool sparse, bool accumulate,
-                                       decant_matrix y, decant_error *err);
+                                       const decant_packed_product *products, int count, bool sparse,
+                                       bool accumulate, decant_error *err);
 
 /* The same with levels in registers, for codes of up to four bits, where has_tiles accepts x. */
 bool decant_cuda_packed_has_tiles(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed);

@@ -25,9 +25,11 @@ enum {
     LOT_TOKENS = 32, /* the most that are multiplied without decoding */
     PAIRS_TOKENS_FEW = 8,
     PARITIES_TOKENS = 16,
-    PARITIES_COLUMNS = 8192,       /* at most, of more than two tokens */
-    PARITIES_WEIGHTS = 24,         /* Mi, at least, of those */
-    PARITIES_ENTRIES_WEIGHTS = 64, /* Mi, less than that beside the sparse part */
+    PARITIES_COLUMNS = 8192,             /* at most, of more than two tokens */
+    PARITIES_WEIGHTS = 24 << 20,         /* at least, of those */
+    PARITIES_ENTRIES_WEIGHTS = 64 << 20, /* less than that beside the sparse part */
+    PAIRS_WEIGHTS = 16 << 20,            /* at least */
+    PAIRS_WEIGHTS_NARROW = 64 << 20,     /* of narrow codes and many rows */
 };
 
 /* Dense columns of an octet leave together when the row's addresses allow. */
@@ -151,10 +153,9 @@ static decant_status multiply_decoded(decant_backend *backend, decant_matrix x,
     return DECANT_OK;
 }
 
-/* Whole Mi of a matrix. */
-static int64_t mebi_weights(const decant_packed_matrix *packed)
+static int64_t weights_of(const decant_packed_matrix *packed)
 {
-    return packed->rows * packed->columns >> 20;
+    return packed->rows * packed->columns;
 }
 
 /* Parities cost by the token, lookups by the code: where the one overtakes the other (tests/gpu/RESULTS.md).
@@ -170,8 +171,8 @@ static bool gains_by_parities(decant_matrix x, const decant_packed_matrix *packe
         return true;
     const bool many_columns = packed->columns > PARITIES_COLUMNS;
     if (packed->sparse.count > 0)
-        return !many_columns && (packed->bits < 3 || mebi_weights(packed) < PARITIES_ENTRIES_WEIGHTS);
-    return packed->bits < 3 || (!many_columns && mebi_weights(packed) >= PARITIES_WEIGHTS);
+        return !many_columns && (packed->bits < 3 || weights_of(packed) < PARITIES_ENTRIES_WEIGHTS);
+    return packed->bits < 3 || (!many_columns && weights_of(packed) >= PARITIES_WEIGHTS);
 }
 
 static bool takes_parities(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
@@ -185,20 +186,26 @@ static bool takes_parities(decant_backend *backend, decant_matrix x, const decan
 /* Where pairs have been faster than tiles (tests/bench/DECODE.md): from some number of weights on, because
  * tables take their time to fill. Narrower codes are looked up in registers as fast, but for many tokens of few
  * rows. */
-static bool gains_by_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed)
+static bool gains_by_pairs(decant_backend *backend, decant_matrix x, const decant_packed_product *products,
+                           int count)
 {
-    const bool wide = packed->bits == 4 || packed->sparse.count > 0,
-               few_rows = x.rows > PAIRS_TOKENS_FEW && decant_cuda_packed_pairs_own_rows(backend, packed);
-    return mebi_weights(packed) >= (wide || few_rows ? 16 : 64);
+    const decant_packed_matrix *first = products[0].packed;
+    const bool wide = first->bits == 4 || first->sparse.count > 0,
+               few_rows =
+                   x.rows > PAIRS_TOKENS_FEW && decant_cuda_packed_pairs_own_rows(backend, products, count);
+    int64_t weights = 0;
+    for (int i = 0; i < count; i++)
+        weights += weights_of(products[i].packed);
+    return weights >= (wide || few_rows ? PAIRS_WEIGHTS : PAIRS_WEIGHTS_NARROW);
 }
 
-static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
-                        decant_matrix y)
+static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_packed_product *products,
+                        int count)
 {
     const decant_packed_way way = decant_cuda_context_of(backend)->packed_way;
     const bool wanted = way == DECANT_PACKED_PAIRS || way == DECANT_PACKED_PAIRS_BEFORE ||
-                        (way == DECANT_PACKED_FASTEST && gains_by_pairs(backend, x, packed));
-    return wanted && decant_cuda_packed_has_pairs(backend, x, packed, y);
+                        (way == DECANT_PACKED_FASTEST && gains_by_pairs(backend, x, products, count));
+    return wanted && decant_cuda_packed_has_pairs(backend, x, products, count);
 }
 
 /* Codes looked up twice take less than rows decoded once (tests/gpu/RESULTS.md). */
@@ -237,13 +244,14 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
         return DECANT_OK;
     if (takes_halves(backend, x, packed))
         return multiply_halves(backend, x, packed, accumulate, y, err);
+    const decant_packed_product product = {packed, y};
     const bool has_sparse = packed->sparse.count > 0;
     const bool by_library = has_sparse && decant_cuda_context_of(backend)->sparse_by_library;
     const bool folded = has_sparse && !by_library;
     if (takes_parities(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_parities(backend, x, packed, folded, accumulate, y, err));
-    else if (takes_pairs(backend, x, packed, y))
-        DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(backend, x, packed, folded, accumulate, y, err));
+    else if (takes_pairs(backend, x, &product, 1))
+        DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(backend, x, &product, 1, folded, accumulate, err));
     else if (decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
              decant_cuda_packed_has_tiles(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_tiles(backend, x, packed, folded, accumulate, y, err));
@@ -256,11 +264,52 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
     return by_library ? decant_cuda_sparse_linear(backend, x, packed, y, err) : DECANT_OK;
 }
 
+/* Whether these, which pairs can multiply at once, are multiplied so. */
+static bool takes_pairs_at_once(decant_backend *backend, decant_matrix x, const decant_packed_product *products,
+                                int count)
+{
+    const bool by_library =
+        products[0].packed->sparse.count > 0 && decant_cuda_context_of(backend)->sparse_by_library;
+    for (int i = 0; i < count; i++)
+        if (takes_parities(backend, x, products[i].packed))
+            return false;
+    return count > 1 && x.rows > 0 && !by_library && takes_pairs(backend, x, products, count);
+}
+
+/* Products of up to DECANT_PAIRS_MATRICES matrices: those of the same form at once. */
+static decant_status multiply_alike(decant_backend *backend, decant_matrix x,
+                                    const decant_packed_product *products, int count, decant_error *err)
+{
+    bool done[DECANT_PAIRS_MATRICES] = {};
+    for (int i = 0; i < count; i++) {
+        if (done[i])
+            continue;
+        decant_packed_product alike[DECANT_PAIRS_MATRICES] = {products[i]};
+        int places[DECANT_PAIRS_MATRICES] = {i}, found = 1;
+        for (int j = i + 1; j < count; j++) {
+            alike[found] = products[j];
+            places[found] = j;
+            found += !done[j] && decant_cuda_packed_has_pairs(backend, x, alike, found + 1);
+        }
+        if (takes_pairs_at_once(backend, x, alike, found)) {
+            DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(
+                backend, x, alike, found, products[i].packed->sparse.count > 0, false, err));
+            for (int k = 0; k < found; k++)
+                done[places[k]] = true;
+        } else {
+            DECANT_RETURN_ON_FAILURE(
+                decant_cuda_packed_linear(backend, x, products[i].packed, false, products[i].y, err));
+        }
+    }
+    return DECANT_OK;
+}
+
 decant_status decant_cuda_packed_products(decant_backend *backend, decant_matrix x,
                                           const decant_packed_product *products, int count, decant_error *err)
 {
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i += DECANT_PAIRS_MATRICES)
         DECANT_RETURN_ON_FAILURE(
-            decant_cuda_packed_linear(backend, x, products[i].packed, false, products[i].y, err));
+            multiply_alike(backend, x, products + i,
+                           count - i < DECANT_PAIRS_MATRICES ? count - i : DECANT_PAIRS_MATRICES, err));
     return DECANT_OK;
 }

@@ -1,6 +1,6 @@
-/* y = x ŵᵀ for several tokens on sparse tensor cores, codes of up to four bits, Hopper: two neighbouring
- * columns are looked up together (pair_tables.cuh), x is F16, in the order of the operands (token_fragments.h),
- * so that only y is rounded.
+/* y = x ŵᵀ for several tokens on sparse tensor cores, codes of up to four bits, Hopper, of one matrix or of
+ * some that are multiplied by the same x: two neighbouring columns are looked up together (pair_tables.cuh), x
+ * is F16, in the order of the operands (token_fragments.h), so that only y is rounded.
  *
  * The weights are the operand b, eight columns of a product. Lanes 4g and 4g + 2 give it terms of row 2g of a
  * tile, lanes 4g + 1 and 4g + 3 of row 2g + 1; so of every four terms two belong to an even row and two to an
@@ -42,13 +42,25 @@ enum {
 
 /* The arguments of a launch. */
 typedef struct pairs_call {
-    CUtensorMap planes; /* as map_planes describes them */
-    decant_packed_view packed;
+    decant_packed_view packed[DECANT_PAIRS_MATRICES];
     decant_token_fragments x;
     const __nv_bfloat16 *turned; /* x [columns, tokens of the kernel], for the sparse part, or NULL */
     pair_target target;
     uint32_t zero; /* as a value that the compiler does not know */
 } pairs_call;
+
+/* The first row of a tile in its matrix. */
+typedef struct tile_rows {
+    const decant_packed_view &packed;
+    int first;
+} tile_rows;
+
+template <typename Kind>
+[[maybe_unused]] static __device__ __forceinline__ tile_rows rows_of(const pairs_call &call, int row_tile)
+{
+    const tile_place place = place_of(call.target.matrices, row_tile);
+    return {call.packed[place.matrix], place.tile * Kind::ROWS};
+}
 
 [[maybe_unused]] static __device__ __forceinline__ stage_run run_of_block(const decant_pair_runs &runs)
 {
@@ -212,6 +224,10 @@ static __device__ __forceinline__ void take_codes(const pairs_call &call, unsign
     const bool begins_within = run.begin > first_tile * run.row_stages,
                ends_within = run.end < (last_tile + 1) * run.row_stages;
     own_levels<Kind::BITS, Kind::TILES, WARPS> levels;
+    const auto load_levels_of = [&](int row_tile) {
+        const tile_rows rows = rows_of<Kind>(call, row_tile);
+        load_levels(levels, rows.packed, rows.first);
+    };
     stage_walk<Kind> walk = {
         call, shared, ring, run.begin, codes_end(target.runs, run), run.begin % run.row_stages};
 
@@ -219,15 +235,17 @@ static __device__ __forceinline__ void take_codes(const pairs_call &call, unsign
         __trap(); /* what the compiler puts before it would have changed */
     if (threadIdx.x == 0)
         known = {};
-    load_levels(levels, call.packed, first_tile * Kind::ROWS);
+    load_levels_of(first_tile);
     fill_tables(levels, tables);
     decant_wait_for_earlier_kernels();
     walk.begin();
     for (int row_tile = first_tile; walk.stage < walk.end; row_tile++) {
         const int tile_end = min((row_tile + 1) * run.row_stages, walk.end);
         tile_sums<Kind> sums = {};
-        if (tile_end < walk.end)
-            prefetch_levels<Kind::BITS>(call.packed, (row_tile + 1) * Kind::ROWS, Kind::ROWS);
+        if (tile_end < walk.end) {
+            const tile_rows next = rows_of<Kind>(call, row_tile + 1);
+            prefetch_levels<Kind::BITS>(next.packed, next.first, Kind::ROWS);
+        }
         codes_meet(); /* the tables are there, and the sums of the tile before left */
         if (threadIdx.x == 0 && begins_within && row_tile == first_tile + 1)
             known.first_left_last =
@@ -239,7 +257,7 @@ static __device__ __forceinline__ void take_codes(const pairs_call &call, unsign
         else
             walk.take_tile(sums, tile_end);
         if (walk.stage < walk.end)
-            load_levels(levels, call.packed, (row_tile + 1) * Kind::ROWS);
+            load_levels_of(row_tile + 1);
         finish_tile<Kind>(target, sums, walk.units, row_tile, (float *)tables,
                           {entries, met, (uint32_t)(row_tile - first_tile) % 2,
                            (begins_within && row_tile == first_tile) || (ends_within && row_tile == last_tile),
@@ -277,23 +295,26 @@ static __device__ __forceinline__ void take_entries(const pairs_call &call, unsi
     const stage_run run = run_of_block(call.target.runs);
     const int lane = (int)threadIdx.x - THREADS;
     auto &room = *(typename Kind::entries *)(shared + Kind::ENTRIES_AT);
-    const auto offset_of = [&](int row) { return call.packed.row_offsets[min(row, call.packed.rows)]; };
     const int first_tile = run.begin / run.row_stages, last_tile = (run.end - 1) / run.row_stages;
     for (int row_tile = first_tile; row_tile <= last_tile; row_tile++) {
         uint32_t *offsets = row_offsets[(row_tile - first_tile) % 2];
-        const int tile_begin = row_tile * run.row_stages, first_row = row_tile * ROWS;
-        const uint32_t first = offset_of(first_row), behind = offset_of(first_row + ROWS),
-                       own = offset_of(first_row + min(lane, (int)ROWS));
+        const int tile_begin = row_tile * run.row_stages;
+        const tile_rows rows = rows_of<Kind>(call, row_tile);
+        const auto offset_of = [&](int row) {
+            return rows.packed.row_offsets[min(rows.first + row, rows.packed.rows)];
+        };
+        const uint32_t first = offset_of(0), behind = offset_of(ROWS), own = offset_of(min(lane, (int)ROWS));
         if (lane <= ROWS)
             offsets[lane] =
                 min(max(own, cut_of(run.row_stages, first, behind, max(run.begin - tile_begin, 0))),
                     cut_of(run.row_stages, first, behind, min(run.end - tile_begin, run.row_stages)));
         wait_at_barrier<ENTRIES_BARRIER, Kind::ENTRY_LANES>();
-        tile_entries<Kind::TOKENS, Kind::ENTRY_LANES, ROWS> entries(room, call.packed.sparse_entries,
+        tile_entries<Kind::TOKENS, Kind::ENTRY_LANES, ROWS> entries(room, rows.packed.sparse_entries,
                                                                     call.turned, offsets, lane);
-        if (row_tile < last_tile && lane <= ROWS / OFFSETS_LINE)
-            decant_prefetch(call.packed.row_offsets +
-                            min(first_row + ROWS + lane * OFFSETS_LINE, call.packed.rows));
+        if (row_tile < last_tile && lane <= ROWS / OFFSETS_LINE) {
+            const tile_rows next = rows_of<Kind>(call, row_tile + 1);
+            decant_prefetch(next.packed.row_offsets + min(next.first + lane * OFFSETS_LINE, next.packed.rows));
+        }
         if (row_tile == first_tile)
             decant_wait_for_earlier_kernels();
         entries.start();
@@ -323,7 +344,7 @@ __global__ void __maxnreg__(Kind::REGISTERS) packed_pairs_kernel(const __grid_co
             decant_barrier_create(decant_shared_address(&met.there), Kind::ENTRY_WARPS);
             decant_barrier_create(decant_shared_address(&met.read), WARPS);
         }
-        ring.create(barriers, shared, &call.planes,
+        ring.create(barriers, shared, call.target.matrices,
                     {run.begin, codes_end(call.target.runs, run), run.row_stages});
         if (!Kind::ASKS_APART && threadIdx.x == 0)
             ring.bring_first();
@@ -375,68 +396,98 @@ static cudaError_t launch_width(decant_cuda_context *context, const pairs_call &
                                       : launch_tokens<BITS, 32>(context, call, tiles);
 }
 
-bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
-                                  decant_matrix y)
+/* Of all matrices. */
+static int tiles_of(const decant_packed_product *products, int count, int rows)
 {
-    return decant_cuda_context_of(backend)->has_wgmma && packed->arranged && packed->bits <= PLANES_MAXIMUM &&
-           x.element == DECANT_BF16 && x.rows <= DECANT_FRAGMENTS_TOKENS_MAXIMUM &&
-           (uintptr_t)packed->sparse_entries % 16 == 0 &&
-           packed->rows <= (int64_t)DECANT_ARRIVALS * NARROW_TILES * PAIR_TILE_ROWS &&
-           decant_has_vectors<__nv_bfloat16>(x.columns, x.data) && (uintptr_t)y.data % sizeof(uint2) == 0;
+    int64_t tiles = 0;
+    for (int i = 0; i < count; i++)
+        tiles += (products[i].packed->rows + rows - 1) / rows;
+    return (int)tiles;
 }
 
-bool decant_cuda_packed_pairs_own_rows(decant_backend *backend, const decant_packed_matrix *packed)
+/* One of several that are like the first. */
+static bool has_matrix(const decant_packed_product *product, const decant_packed_matrix *first)
 {
-    return packed->rows <=
-           (int64_t)decant_cuda_context_of(backend)->shared.multiprocessors * NARROW_TILES * PAIR_TILE_ROWS;
+    const decant_packed_matrix *packed = product->packed;
+    return packed->arranged && packed->rows > 0 && packed->bits <= PLANES_MAXIMUM &&
+           packed->bits == first->bits && packed->columns == first->columns &&
+           (packed->sparse.count > 0) == (first->sparse.count > 0) &&
+           (uintptr_t)packed->sparse_entries % 16 == 0 && (uintptr_t)product->y.data % sizeof(uint2) == 0;
+}
+
+bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x,
+                                  const decant_packed_product *products, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (!has_matrix(&products[i], products[0].packed))
+            return false;
+    return decant_cuda_context_of(backend)->has_wgmma && count <= DECANT_PAIRS_MATRICES &&
+           x.element == DECANT_BF16 && x.rows <= DECANT_FRAGMENTS_TOKENS_MAXIMUM &&
+           tiles_of(products, count, NARROW_TILES * PAIR_TILE_ROWS) <= DECANT_ARRIVALS &&
+           decant_has_vectors<__nv_bfloat16>(x.columns, x.data);
+}
+
+bool decant_cuda_packed_pairs_own_rows(decant_backend *backend, const decant_packed_product *products,
+                                       int count)
+{
+    return tiles_of(products, count, NARROW_TILES * PAIR_TILE_ROWS) <=
+           decant_cuda_context_of(backend)->shared.multiprocessors;
 }
 
 /* Where columns do not fit half a word, entries are not joined (joined_entries.cu). */
-static bool takes_entries_before(const decant_cuda_context *context, const decant_packed_matrix *packed)
+static bool takes_entries_before(const decant_cuda_context *context, const decant_packed_product *products,
+                                 int count)
 {
-    return context->packed_way == DECANT_PACKED_PAIRS_BEFORE || !packed->sparse_entries;
+    bool before = context->packed_way == DECANT_PACKED_PAIRS_BEFORE;
+    for (int i = 0; i < count; i++)
+        before = before || !products[i].packed->sparse_entries;
+    return before;
 }
 
 decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
-                                       const decant_packed_matrix *packed, bool sparse, bool accumulate,
-                                       decant_matrix y, decant_error *err)
+                                       const decant_packed_product *products, int count, bool sparse,
+                                       bool accumulate, decant_error *err)
 {
     decant_cuda_context *context = decant_cuda_context_of(backend);
     /* With few tiles each, no block waits for another's sums, but x is read twice as often. */
-    const int tiles = decant_cuda_packed_pairs_own_rows(backend, packed) ? NARROW_TILES : WIDE_TILES,
-              rows = tiles * PAIR_TILE_ROWS;
+    const int tiles = decant_cuda_packed_pairs_own_rows(backend, products, count) ? NARROW_TILES : WIDE_TILES,
+              rows = tiles * PAIR_TILE_ROWS, bits = products[0].packed->bits;
     pairs_call call = {};
-    call.packed = decant_packed_view_of(packed);
     pair_target &target = call.target;
-    target.y = (__nv_bfloat16 *)y.data;
     target.tokens = (int)x.rows;
-    target.rows = call.packed.rows;
     target.accumulate = accumulate;
-    target.runs = decant_pair_runs_of(call.packed.rows, call.packed.words, packed->bits, rows,
+    target.matrices.count = count;
+    for (int i = 0; i < count; i++) {
+        call.packed[i] = decant_packed_view_of(products[i].packed);
+        target.ys[i].data = (__nv_bfloat16 *)products[i].y.data;
+        target.ys[i].rows = call.packed[i].rows;
+        target.matrices.first_tiles[i] = tiles_of(products, i, rows);
+        DECANT_RETURN_ON_FAILURE(map_planes(backend, call.packed[i], rows, &target.matrices.planes[i], err));
+    }
+    target.runs = decant_pair_runs_of(tiles_of(products, count, rows), call.packed[0].words, bits,
                                       context->shared.multiprocessors);
-    DECANT_RETURN_ON_FAILURE(map_planes(backend, call.packed, rows, &call.planes, err));
     DECANT_RETURN_ON_FAILURE(decant_cuda_arrivals(context, &target.arrivals, err));
-    size_t total = 0;
+    size_t total = 0, sparse_at[DECANT_PAIRS_MATRICES] = {};
     const size_t parts_at = decant_scratch_reserve(&total, (size_t)(target.runs.blocks * SHARED_TILES * rows) *
                                                                DECANT_FRAGMENTS_TOKENS_MAXIMUM * sizeof(float));
     const size_t fragments_at = decant_scratch_reserve(&total, decant_token_fragments_bytes(x));
-    const bool before = sparse && takes_entries_before(context, packed);
-    const size_t sparse_at = decant_scratch_reserve(&total, before   ? decant_token_sparse_bytes(x, packed)
-                                                            : sparse ? decant_turned_bytes(x)
-                                                                     : 0);
+    const bool before = sparse && takes_entries_before(context, products, count);
+    for (int i = 0; before && i < count; i++)
+        sparse_at[i] = decant_scratch_reserve(&total, decant_token_sparse_bytes(x, products[i].packed));
+    const size_t turned_at = decant_scratch_reserve(&total, sparse && !before ? decant_turned_bytes(x) : 0);
     void *scratch;
     DECANT_RETURN_ON_FAILURE(decant_cuda_scratch(backend, total, &scratch, err));
     target.parts = (float4 *)((char *)scratch + parts_at);
-    if (before)
-        DECANT_RETURN_ON_FAILURE(
-            decant_cuda_token_sparse(backend, x, packed, (char *)scratch + sparse_at, &target.sparse, err));
-    __nv_bfloat16 *turned = sparse && !before ? (__nv_bfloat16 *)((char *)scratch + sparse_at) : NULL;
+    for (int i = 0; before && i < count; i++)
+        DECANT_RETURN_ON_FAILURE(decant_cuda_token_sparse(
+            backend, x, products[i].packed, (char *)scratch + sparse_at[i], &target.ys[i].sparse, err));
+    __nv_bfloat16 *turned = sparse && !before ? (__nv_bfloat16 *)((char *)scratch + turned_at) : NULL;
     call.turned = turned;
     DECANT_RETURN_ON_FAILURE(
         decant_cuda_token_fragments(backend, x, (char *)scratch + fragments_at, &call.x, turned, err));
-    const cudaError_t code = packed->bits == 2   ? launch_width<2>(context, call, tiles)
-                             : packed->bits == 3 ? launch_width<3>(context, call, tiles)
-                                                 : launch_width<4>(context, call, tiles);
+    const cudaError_t code = bits == 2   ? launch_width<2>(context, call, tiles)
+                             : bits == 3 ? launch_width<3>(context, call, tiles)
+                                         : launch_width<4>(context, call, tiles);
     DECANT_RETURN_ON_FAILURE(decant_cuda_check(code, "packed_pairs", err));
     return decant_cuda_launched(backend, "packed_pairs", err);
 }

@@ -1,6 +1,6 @@
-/* The codes of a block of packed_pairs.cu: some tiles of rows at a time, which the tensor memory accelerator
- * brings in stages of 1024 columns, all planes, through a ring of shared memory into the warps' registers.
- * `Kind` is a pair_kind (pair_kind.cuh). Knows nothing of levels and of x. */
+/* The codes of a block of packed_pairs.cu: some tiles of rows of a matrix at a time, which the tensor memory
+ * accelerator brings in stages of 1024 columns, all planes, through a ring of shared memory into the warps'
+ * registers. `Kind` is a pair_kind (pair_kind.cuh). Knows nothing of levels and of x. */
 #ifndef DECANT_KERNELS_CUDA_PAIR_CODES_CUH
 #define DECANT_KERNELS_CUDA_PAIR_CODES_CUH
 
@@ -32,6 +32,28 @@ static __device__ __forceinline__ void codes_meet(void)
     wait_at_barrier<CODES_BARRIER, THREADS>();
 }
 
+/* The matrices of a launch, whose tiles of rows are counted one matrix after the other. */
+typedef struct joined_matrices {
+    int count;
+    int first_tiles[DECANT_PAIRS_MATRICES];
+    CUtensorMap planes[DECANT_PAIRS_MATRICES]; /* as map_planes describes them */
+} joined_matrices;
+
+/* A tile's matrix, and its number in that. */
+typedef struct tile_place {
+    int matrix, tile;
+} tile_place;
+
+static __device__ __forceinline__ tile_place place_of(const joined_matrices &matrices, int row_tile)
+{
+    int matrix = 0;
+#pragma unroll
+    for (int i = 1; i < DECANT_PAIRS_MATRICES; i++)
+        if (i < matrices.count && row_tile >= matrices.first_tiles[i])
+            matrix = i;
+    return {matrix, row_tile - matrices.first_tiles[matrix]};
+}
+
 /* The stages of a block: those of all tiles of rows are counted one tile after the other. */
 typedef struct stage_run {
     int begin, end;
@@ -50,14 +72,14 @@ template <typename Kind> struct code_ring {
     static constexpr int COUNT = Kind::SLOTS, STAGE_BYTES = Kind::STAGE_BYTES;
     uint32_t slots, full, empty; /* addresses */
     int slot, round;             /* of the stage that is now, and how often the ring has been gone round */
-    const CUtensorMap *planes;   /* as map_planes describes them */
+    const joined_matrices *matrices;
     stage_run run;
 
     /* By the block's first thread before any other uses the ring, and by those. */
     __device__ __forceinline__ void create(code_barriers<Kind> &barriers, unsigned char *ring,
-                                           const CUtensorMap *map, const stage_run &own)
+                                           const joined_matrices &all, const stage_run &own)
     {
-        planes = map;
+        matrices = &all;
         run = own;
         slots = decant_shared_address(ring);
         full = decant_shared_address(barriers.full);
@@ -75,10 +97,11 @@ template <typename Kind> struct code_ring {
     __device__ __forceinline__ void bring(int stage, int target) const
     {
         const uint32_t box = slots + target * STAGE_BYTES, barrier = full + target * 8;
-        const int tile = stage / run.row_stages, row_stage = stage % run.row_stages;
+        const tile_place place = place_of(*matrices, stage / run.row_stages);
         decant_barrier_expect(barrier, STAGE_BYTES);
-        decant_copy_boxes_once(box, planes, 0, row_stage * STAGE_PIECES * Kind::BITS * PIECE_LINES,
-                               tile * (Kind::ROWS / DECANT_GROUP_ROWS), barrier);
+        decant_copy_boxes_once(box, &matrices->planes[place.matrix], 0,
+                               stage % run.row_stages * STAGE_PIECES * Kind::BITS * PIECE_LINES,
+                               place.tile * (Kind::ROWS / DECANT_GROUP_ROWS), barrier);
     }
 
     /* Asks for as many stages as there are slots. */

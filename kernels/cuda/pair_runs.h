@@ -1,7 +1,7 @@
-/* Which stages of a matrix the blocks of packed_pairs.cu take. The stages of all tiles of rows, one tile after
- * the other, are cut into runs that take equally long, one for each multiprocessor. A new tile within a run
- * takes as long as some stages, for its tables and for the sums of the tile before. Where there are blocks
- * enough, no run has stages of two tiles.
+/* Which stages of some matrices the blocks of packed_pairs.cu take. The stages of all tiles of rows, one tile
+ * after the other and one matrix after the other, are cut into runs that take equally long, one for each
+ * multiprocessor. A new tile within a run takes as long as some stages, for its tables and for the sums of the
+ * tile before. Where there are blocks enough, no run has stages of two tiles.
  *
  * All of it runs on the host, too, where tests/kernels/test_pair_runs.c looks at it. */
 #ifndef DECANT_KERNELS_CUDA_PAIR_RUNS_H
@@ -15,7 +15,7 @@ enum {
 };
 
 typedef struct decant_pair_runs {
-    int row_tiles;
+    int row_tiles;     /* of all matrices */
     int row_stages;    /* of a tile */
     int column_stages; /* of those, the ones that have columns */
     int run;           /* of a block, in parts of a stage */
@@ -47,12 +47,11 @@ DECANT_ON_BOTH int decant_pair_block_of(const decant_pair_runs *runs, int stage)
            runs->run;
 }
 
-/* The runs of so many rows of so many words a plane, in tiles of tile_rows. */
-static inline decant_pair_runs decant_pair_runs_of(int rows, int words, int bits, int tile_rows,
-                                                   int multiprocessors)
+/* The runs of so many tiles of rows of so many words a plane. */
+static inline decant_pair_runs decant_pair_runs_of(int row_tiles, int words, int bits, int multiprocessors)
 {
     decant_pair_runs runs = {0};
-    runs.row_tiles = (rows + tile_rows - 1) / tile_rows;
+    runs.row_tiles = row_tiles;
     runs.row_stages = (words + DECANT_PAIR_STAGE_WORDS - 1) / DECANT_PAIR_STAGE_WORDS;
     runs.column_stages = runs.row_stages;
     const int run = (runs.row_tiles * runs.row_stages + multiprocessors - 1) / multiprocessors,

@@ -10,11 +10,18 @@
 
 enum { SHARED_TILES = 2 /* of a block with others: its first and its last */ };
 
+/* Where the sums of a matrix go. */
+typedef struct pair_y {
+    __nv_bfloat16 *data; /* [tokens, rows], rows in multiples of four; on an address of a multiple of 8 bytes */
+    const float *sparse; /* [tokens, rows] or NULL: a product that is added */
+    int rows;
+} pair_y;
+
 /* Where the sums of a launch go. */
 typedef struct pair_target {
-    __nv_bfloat16 *y;    /* [tokens, rows], rows in multiples of four; on an address of a multiple of 8 bytes */
-    const float *sparse; /* [tokens, rows] or NULL: a product that is added */
-    int tokens, rows;
+    joined_matrices matrices;
+    pair_y ys[DECANT_PAIRS_MATRICES];
+    int tokens;
     bool accumulate;
     float4 *parts; /* [blocks, SHARED_TILES, tokens of the kernel, rows of a tile]: sums of blocks that share */
     uint32_t *arrivals; /* [row tiles] zeros, and zeros again in the end */
@@ -32,27 +39,31 @@ static __device__ __forceinline__ void add(float4 &sum, const float4 &more)
     sum.w += more.w;
 }
 
-/* Four rows of a token; a matrix has a multiple of these. */
-static __device__ __forceinline__ void store(const pair_target &target, int row, int token, const float4 &four)
+/* Four rows of a token, item `i` of a tile; a matrix has a multiple of these. */
+template <typename Kind>
+static __device__ __forceinline__ void store(const pair_target &target, const tile_place &tile, int i,
+                                             const float4 &four)
 {
-    if (token >= target.tokens || row >= target.rows)
+    const pair_y &of_matrix = target.ys[tile.matrix];
+    const int token = i / Kind::QUADS, row = tile.tile * Kind::ROWS + i % Kind::QUADS * 4;
+    if (token >= target.tokens || row >= of_matrix.rows)
         return;
-    const int64_t place = (int64_t)token * target.rows + row;
+    const int64_t place = (int64_t)token * of_matrix.rows + row;
     union {
         uint2 whole;
         __nv_bfloat162 pairs[2];
     } y;
     float4 sum = four;
-    if (target.sparse)
-        add(sum, *(const float4 *)(target.sparse + place));
+    if (of_matrix.sparse)
+        add(sum, *(const float4 *)(of_matrix.sparse + place));
     if (target.accumulate) {
-        y.whole = *(const uint2 *)(target.y + place);
+        y.whole = *(const uint2 *)(of_matrix.data + place);
         const float2 a = __bfloat1622float2(y.pairs[0]), b = __bfloat1622float2(y.pairs[1]);
         add(sum, make_float4(a.x, a.y, b.x, b.y));
     }
     y.pairs[0] = __floats2bfloat162_rn(sum.x, sum.y);
     y.pairs[1] = __floats2bfloat162_rn(sum.z, sum.w);
-    *(uint2 *)(target.y + place) = y.whole;
+    *(uint2 *)(of_matrix.data + place) = y.whole;
 }
 
 /* A warp's sums to shared memory, [tokens][PART_STRIDE]: rows 4t … 4t + 3 of a tile are in one lane. */
@@ -136,9 +147,9 @@ static __device__ __forceinline__ float4 sum_of_blocks(const pair_target &target
 template <typename Kind>
 static __device__ __forceinline__ void add_parts(const pair_target &target, int row_tile)
 {
+    const tile_place tile = place_of(target.matrices, row_tile);
     for (int i = threadIdx.x; i < Kind::TOKENS * Kind::QUADS; i += THREADS)
-        store(target, row_tile * Kind::ROWS + i % Kind::QUADS * 4, i / Kind::QUADS,
-              sum_of_blocks<Kind>(target, row_tile, i, NULL));
+        store<Kind>(target, tile, i, sum_of_blocks<Kind>(target, row_tile, i, NULL));
 }
 
 /* ---- the end of a tile ---- */
@@ -165,6 +176,7 @@ static __device__ __forceinline__ void finish_tile(const pair_target &target, ti
                                                    const tile_end<Kind> &end)
 {
     constexpr int ITEMS = Kind::TOKENS * Kind::QUADS;
+    const tile_place place = place_of(target.matrices, row_tile);
     float4 own[THREAD_QUADS<Kind>];
 #pragma unroll
     for (auto &tile : sums) /* what has been looked up for them, has been before the barrier */
@@ -211,8 +223,8 @@ static __device__ __forceinline__ void finish_tile(const pair_target &target, ti
         if (end.shared && !end.others_left)
             part_of<Kind>(target, blockIdx.x, row_tile)[i] = own[k];
         else
-            store(target, row_tile * Kind::ROWS + i % Kind::QUADS * 4, i / Kind::QUADS,
-                  end.shared ? sum_of_blocks<Kind>(target, row_tile, i, &own[k]) : own[k]);
+            store<Kind>(target, place, i,
+                        end.shared ? sum_of_blocks<Kind>(target, row_tile, i, &own[k]) : own[k]);
     }
     if (end.shared && end.others_left && threadIdx.x == 0)
         target.arrivals[row_tile] = 0;

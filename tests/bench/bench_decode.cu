@@ -1,11 +1,14 @@
 /* The packed product of few tokens beside the 16-bit one: microseconds and times the speed of cuBLAS in BF16,
  * for every width, dense and with 0.45 % sparse entries, and what cuSPARSE takes for these alone.
  *
- * usage: bench_decode [--tokens 1,2,4,8,16,32] [--bits 4,3,2] [--shapes 63] [--chain 8] [--repeat 1000]
+ * usage: bench_decode [--tokens 1,2,4,8,16,32] [--bits 4,3,2] [--shapes 63] [--joined 3] [--chain 8]
+ *                     [--repeat 1000]
  *
- * shapes: a mask of those in decode_bench.cuh. chain: so many layers of LLaMA-7B, whose products follow one
- * another in a graph, matrices of different shapes; times are of a layer. repeat: so often each product is made
- * anew, and a line tells of every one that had other bits than the first time; the exit status is then 1.
+ * shapes: a mask of those in decode_bench.cuh. joined: so many matrices of a shape are multiplied by the same x
+ * at once, in BF16 as one matrix; times are of a matrix. chain: so many layers of LLaMA-7B, whose products
+ * follow one another in a graph, q, k, v and gate, up at once if joined is not 1 (in BF16 one by one); times
+ * are of a layer. repeat: so often each product is made anew, and a line tells of every one that had other bits
+ * than the first time; the exit status is then 1.
  *
  * A time is the median of several replays of a CUDA graph of many launches, gaps between them included. Every
  * launch reads other copies of the weights, more bytes in all than the L2 cache holds several times. x is
@@ -27,6 +30,7 @@ static const double SPARSE_SHARE = 0.0045;
 typedef struct bench : decode_bench {
     void *pool; /* random bits: planes of every copy */
     size_t pool_bytes, weights_bytes;
+    int joined; /* matrices that are multiplied at once */
     int repeat; /* how often products are made anew, to compare their bits */
     bool differs;
 } bench;
@@ -112,32 +116,55 @@ static decant_packed_matrix packed_copy(const bench *b, int rows, int columns, i
     return packed;
 }
 
-static void multiply_packed(bench *b, const decant_packed_matrix &packed, int tokens)
+/* Several by packed_products, y behind y. */
+typedef std::vector<decant_packed_matrix> joined_matrices;
+
+static joined_matrices joined_copies(bench *b, int rows, int columns, int bits, void *levels,
+                                     const sparse_copies *sparse, int i)
+{
+    joined_matrices matrices;
+    for (int j = 0; j < b->joined; j++)
+        matrices.push_back(packed_copy(b, rows, columns, bits, levels, sparse, i * b->joined + j));
+    return matrices;
+}
+
+static void multiply_packed(bench *b, const joined_matrices &matrices, int tokens)
 {
     decant_error err;
-    decant_matrix x = {b->x_data, DECANT_BF16, tokens, packed.columns};
-    decant_matrix y = {b->y_data, DECANT_BF16, tokens, packed.rows};
-    require(b->backend->validate->packed_linear(b->backend, x, &packed, false, y, &err), &err);
+    const decant_matrix x = {b->x_data, DECANT_BF16, tokens, matrices[0].columns};
+    std::vector<decant_packed_product> products;
+    size_t place = 0;
+    for (const decant_packed_matrix &packed : matrices) {
+        products.push_back({&packed, {(char *)b->y_data + place, DECANT_BF16, tokens, packed.rows}});
+        place += (size_t)(tokens * packed.rows) * 2;
+    }
+    const decant_validate_kernels *kernels = b->backend->validate;
+    require(products.size() == 1
+                ? kernels->packed_linear(b->backend, x, products[0].packed, false, products[0].y, &err)
+                : kernels->packed_products(b->backend, x, products.data(), (int)products.size(), &err),
+            &err);
 }
 
 typedef struct relative_error {
     double of_y, of_rounding, own;
 } relative_error;
 
-/* Against the same product in double, over some rows. */
-static relative_error check(bench *b, const decant_packed_matrix &packed, const sparse_copies *sparse,
+/* The last of them against the same product in double, over some rows. */
+static relative_error check(bench *b, const joined_matrices &matrices, const sparse_copies *sparse,
                             const std::vector<__half> &levels, int tokens)
 {
+    const decant_packed_matrix &packed = matrices.back();
     const int64_t rows = packed.rows, columns = packed.columns,
                   words = decant_plane_words((int)columns, packed.arranged);
     std::vector<__nv_bfloat16> y((size_t)(tokens * rows));
     std::vector<uint32_t> planes((size_t)(DECANT_GROUP_ROWS * packed.bits * words)); /* of a group of rows */
     const decant_planes_order order = decant_planes_order_of(packed.bits, (int)words, packed.arranged);
     std::vector<double> weights((size_t)columns);
-    MUST(cudaMemsetAsync(b->y_data, 0xff, y.size() * 2, b->stream));
-    multiply_packed(b, packed, tokens);
+    const size_t before = y.size() * (matrices.size() - 1);
+    MUST(cudaMemsetAsync(b->y_data, 0xff, (before + y.size()) * 2, b->stream));
+    multiply_packed(b, matrices, tokens);
     MUST(cudaStreamSynchronize(b->stream));
-    MUST(cudaMemcpy(y.data(), b->y_data, y.size() * 2, cudaMemcpyDeviceToHost));
+    MUST(cudaMemcpy(y.data(), (__nv_bfloat16 *)b->y_data + before, y.size() * 2, cudaMemcpyDeviceToHost));
     double difference = 0, rounding = 0, norm = 0;
     for (int i = 0; i < CHECKED_ROWS; i++) {
         const int64_t row = i < 4   ? i
@@ -176,9 +203,10 @@ static double time_packed(bench *b, int rows, int columns, int bits, void *level
                           int tokens)
 {
     const int copies = copies_of((double)rows * columns * bits / 8);
-    return time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
-        multiply_packed(b, packed_copy(b, rows, columns, bits, levels, sparse, i % copies), tokens);
+    const double us = time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
+        multiply_packed(b, joined_copies(b, rows, columns, bits, levels, sparse, i % copies), tokens);
     });
+    return us / b->joined;
 }
 
 /* ---- the same bits every time ---- */
@@ -192,19 +220,20 @@ __global__ void count_differing(const uint16_t *first, const uint16_t *y, int64_
 }
 
 /* Makes a product again and again and tells of values that are not those of the first time; false if any. */
-static bool repeats(bench *b, const decant_packed_matrix &packed, int tokens, int times)
+static bool repeats(bench *b, const joined_matrices &matrices, int tokens, int times)
 {
-    const int64_t count = (int64_t)tokens * packed.rows;
+    const decant_packed_matrix &packed = matrices[0];
+    const int64_t count = (int64_t)tokens * packed.rows * (int64_t)matrices.size();
     unsigned long long found = 0, *differing;
     void *first;
     MUST(cudaMalloc(&first, (size_t)count * 2));
     MUST(cudaMalloc((void **)&differing, sizeof found));
     MUST(cudaMemsetAsync(differing, 0, sizeof found, b->stream));
-    multiply_packed(b, packed, tokens);
+    multiply_packed(b, matrices, tokens);
     MUST(cudaMemcpyAsync(first, b->y_data, (size_t)count * 2, cudaMemcpyDeviceToDevice, b->stream));
     for (int i = 0; i < times; i++) {
         MUST(cudaMemsetAsync(b->y_data, 0xff, (size_t)count * 2, b->stream));
-        multiply_packed(b, packed, tokens);
+        multiply_packed(b, matrices, tokens);
         count_differing<<<256, THREADS, 0, b->stream>>>((const uint16_t *)first, (const uint16_t *)b->y_data,
                                                         count, differing);
         MUST(cudaGetLastError());
@@ -261,6 +290,7 @@ static double time_cusparse(bench *b, int rows, int columns, const sparse_copies
 /* ---- the products of a layer, one behind the other ---- */
 
 static const int LAYER[] = {0, 0, 0, 0, 1, 1, 2}; /* of SHAPES: q, k, v, o, gate, up, down of LLaMA-7B */
+static const std::vector<int> AT_ONCE = {3, 1, 2, 1};
 enum { LAYER_PRODUCTS = sizeof LAYER / sizeof *LAYER, CHAIN_SHAPES = 3 };
 
 /* Where product i of the chain finds its weights in an array of so many bytes, each behind the last. */
@@ -292,7 +322,8 @@ static double time_dense_chain(bench *b, int layers, int tokens)
 static double time_packed_chain(bench *b, int bits, void *levels, const sparse_copies *sparse, int layers,
                                 int tokens)
 {
-    std::vector<decant_packed_matrix> matrices;
+    const std::vector<int> at_once = b->joined > 1 ? AT_ONCE : std::vector<int>(LAYER_PRODUCTS, 1);
+    std::vector<joined_matrices> groups;
     size_t end = 0;
     for (int i = 0; i < layers * LAYER_PRODUCTS; i++) {
         const int shape = LAYER[i % LAYER_PRODUCTS], rows = SHAPES[shape][0], columns = SHAPES[shape][1];
@@ -300,12 +331,14 @@ static double time_packed_chain(bench *b, int bits, void *levels, const sparse_c
             packed_copy(b, rows, columns, bits, levels, sparse ? &sparse[shape] : NULL, i);
         const size_t place = next_place(&end, planes_bytes(rows, columns, bits), b->pool_bytes);
         packed.planes = (uint32_t *)((char *)b->pool + place);
-        matrices.push_back(packed);
+        if (groups.empty() || (int)groups.back().size() == at_once[(groups.size() - 1) % at_once.size()])
+            groups.emplace_back();
+        groups.back().push_back(packed);
     }
-    for (int i = 0; i < LAYER_PRODUCTS; i++) /* scratch may not grow while they are captured */
-        multiply_packed(b, matrices[(size_t)i], tokens);
-    return LAYER_PRODUCTS *
-           time_us(b, (int)matrices.size(), [&](int i) { multiply_packed(b, matrices[(size_t)i], tokens); });
+    for (size_t i = 0; i < at_once.size(); i++) /* scratch may not grow while they are captured */
+        multiply_packed(b, groups[i], tokens);
+    return (double)at_once.size() *
+           time_us(b, (int)groups.size(), [&](int i) { multiply_packed(b, groups[(size_t)i], tokens); });
 }
 
 static void measure_chain(bench *b, int layers, const std::vector<int> &widths,
@@ -360,7 +393,7 @@ static void measure_shape(bench *b, int rows, int columns, const std::vector<int
         levels.push_back(table);
     }
     for (int tokens : token_counts) {
-        const double dense = time_dense(b, rows, columns, tokens);
+        const double dense = time_dense(b, rows * b->joined, columns, tokens) / b->joined;
         relative_error worst = {};
         printf("%5dx%-5d %3d %7.2f %8.2f", rows, columns, tokens, dense,
                time_cusparse(b, rows, columns, sparse, tokens));
@@ -369,11 +402,11 @@ static void measure_shape(bench *b, int rows, int columns, const std::vector<int
             const double both = time_packed(b, rows, columns, widths[i], device_levels[i], &sparse, tokens);
             printf(" | %6.2f %4.2fx  %6.2f %4.2fx", plain, dense / plain, both, dense / both);
             for (const sparse_copies *own : {(const sparse_copies *)NULL, (const sparse_copies *)&sparse}) {
-                const decant_packed_matrix packed =
-                    packed_copy(b, rows, columns, widths[i], device_levels[i], own, 1);
-                if (b->repeat > 0 && !repeats(b, packed, tokens, b->repeat))
+                const joined_matrices matrices =
+                    joined_copies(b, rows, columns, widths[i], device_levels[i], own, 1);
+                if (b->repeat > 0 && !repeats(b, matrices, tokens, b->repeat))
                     b->differs = true;
-                const relative_error error = check(b, packed, own, levels[i], tokens);
+                const relative_error error = check(b, matrices, own, levels[i], tokens);
                 const double worst_own = !(error.own <= worst.own) ? error.own : worst.own;
                 if (!(error.of_y <= worst.of_y))
                     worst = error;
@@ -393,9 +426,9 @@ static void make_arrays(bench *b, int tokens)
     int64_t most = 0;
     int widest = 0;
     for (const auto &shape : SHAPES) {
-        const int64_t count = (int64_t)shape[0] * shape[1];
+        const int64_t count = (int64_t)shape[0] * b->joined * shape[1];
         most = std::max(most, count * copies_of(2.0 * (double)count));
-        widest = std::max(widest, std::max(shape[0], shape[1]));
+        widest = std::max(widest, std::max(shape[0] * b->joined, shape[1]));
     }
     b->pool_bytes = (size_t)640 << 20;
     MUST(cudaMalloc(&b->pool, b->pool_bytes));
@@ -415,7 +448,7 @@ static void make_arrays(bench *b, int tokens)
 int main(int argc, char **argv)
 {
     std::vector<int> token_counts = {1, 2, 4, 8, 16, 32}, widths = {4, 3, 2};
-    int shapes = 63, layers = 0, repeat = 0;
+    int shapes = 63, joined = 1, layers = 0, repeat = 0;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--tokens") == 0)
             token_counts = read_list(argv[i + 1]);
@@ -423,12 +456,15 @@ int main(int argc, char **argv)
             widths = read_list(argv[i + 1]);
         else if (strcmp(argv[i], "--shapes") == 0)
             shapes = atoi(argv[i + 1]);
+        else if (strcmp(argv[i], "--joined") == 0)
+            joined = atoi(argv[i + 1]);
         else if (strcmp(argv[i], "--chain") == 0)
             layers = atoi(argv[i + 1]);
         else if (strcmp(argv[i], "--repeat") == 0)
             repeat = atoi(argv[i + 1]);
     }
     bench b = {};
+    b.joined = joined;
     b.repeat = repeat;
     decant_error err = {};
     require(decant_backend_create_cuda(0, false, &b.backend, &err), &err);

@@ -24,8 +24,9 @@ static void with_all_runs(check *check_runs)
         for (int bits = 2; bits <= 4; bits++)
             for (int tile_rows = 32; tile_rows <= 64; tile_rows *= 2)
                 for (int i = 0; i < 4; i++) {
-                    const decant_pair_runs runs = decant_pair_runs_of(
-                        SHAPES[shape][0], (SHAPES[shape][1] + 31) / 32, bits, tile_rows, multiprocessors[i]);
+                    const decant_pair_runs runs =
+                        decant_pair_runs_of((SHAPES[shape][0] + tile_rows - 1) / tile_rows,
+                                            (SHAPES[shape][1] + 31) / 32, bits, multiprocessors[i]);
                     check_runs(&runs, multiprocessors[i]);
                 }
 }
@@ -86,8 +87,8 @@ static void test_few_tiles_are_not_mixed(void **state)
 {
     (void)state;
     with_all_runs(few_tiles_are_not_mixed);
-    const decant_pair_runs few = decant_pair_runs_of(4096, 4096 / 32, 4, 32, 132),
-                           many = decant_pair_runs_of(11008, 4096 / 32, 4, 64, 132);
+    const decant_pair_runs few = decant_pair_runs_of(4096 / 32, 4096 / 32, 4, 132),
+                           many = decant_pair_runs_of(11008 / 64, 4096 / 32, 4, 132);
     assert_int_equal(few.change, 0);
     assert_int_equal(few.blocks, 128);
     assert_true(many.change > 0);
