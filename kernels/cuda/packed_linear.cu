@@ -24,12 +24,14 @@ enum {
     TILE_ROWS_MULTIPLE = 256,
     LOT_TOKENS = 32, /* the most that are multiplied without decoding */
     PAIRS_TOKENS_FEW = 8,
+    PAIRS_TOKENS_AT_ONCE = 4, /* so many of several matrices before parities of one */
     PARITIES_TOKENS = 16,
     PARITIES_COLUMNS = 8192,             /* at most, of more than two tokens */
     PARITIES_WEIGHTS = 24 << 20,         /* at least, of those */
     PARITIES_ENTRIES_WEIGHTS = 64 << 20, /* less than that beside the sparse part */
     PAIRS_WEIGHTS = 16 << 20,            /* at least */
     PAIRS_WEIGHTS_NARROW = 64 << 20,     /* of narrow codes and many rows */
+    PAIRS_WEIGHTS_AT_ONCE = 8 << 20,     /* of several matrices; fewer have not been measured */
 };
 
 /* Dense columns of an octet leave together when the row's addresses allow. */
@@ -185,7 +187,7 @@ static bool takes_parities(decant_backend *backend, decant_matrix x, const decan
 
 /* Where pairs have been faster than tiles (tests/bench/DECODE.md): from some number of weights on, because
  * tables take their time to fill. Narrower codes are looked up in registers as fast, but for many tokens of few
- * rows. */
+ * rows. Several matrices at once save what a launch takes. */
 static bool gains_by_pairs(decant_backend *backend, decant_matrix x, const decant_packed_product *products,
                            int count)
 {
@@ -196,7 +198,9 @@ static bool gains_by_pairs(decant_backend *backend, decant_matrix x, const decan
     int64_t weights = 0;
     for (int i = 0; i < count; i++)
         weights += weights_of(products[i].packed);
-    return weights >= (wide || few_rows ? PAIRS_WEIGHTS : PAIRS_WEIGHTS_NARROW);
+    return weights >= (count > 1          ? PAIRS_WEIGHTS_AT_ONCE
+                       : wide || few_rows ? PAIRS_WEIGHTS
+                                          : PAIRS_WEIGHTS_NARROW);
 }
 
 static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_packed_product *products,
@@ -271,7 +275,7 @@ static bool takes_pairs_at_once(decant_backend *backend, decant_matrix x, const 
     const bool by_library =
         products[0].packed->sparse.count > 0 && decant_cuda_context_of(backend)->sparse_by_library;
     for (int i = 0; i < count; i++)
-        if (takes_parities(backend, x, products[i].packed))
+        if (x.rows < PAIRS_TOKENS_AT_ONCE && takes_parities(backend, x, products[i].packed))
             return false;
     return count > 1 && x.rows > 0 && !by_library && takes_pairs(backend, x, products, count);
 }
