@@ -2,7 +2,7 @@
  *
  *     very few tokens, up to 6 bits, BF16   packed_parities.cu   binary tensor cores, nothing is looked up
  *     up to 32 tokens, up to 4 bits, BF16,
- *     larger matrices, Hopper               packed_pairs.cu      sparse tensor cores, tables of pairs of levels
+ *     larger matrices or several, Hopper    packed_pairs.cu      sparse tensor cores, tables of pairs of levels
  *     up to 32 tokens otherwise             packed_tiles.cu      tensor cores, levels in registers
  *     up to 16 tokens, wider codes, BF16    packed_mma.cu        tensor cores, a lookup each
  *     up to 16 tokens otherwise             packed_vectors.cu    F32, or rows of x of odd lengths

@@ -8,12 +8,13 @@
  * upper two that of the odd rows. x is the same for both. Thus two lanes share a row, where four would in a
  * dense product, and its table has to be there only twice. Up to eight tokens, one product does both kinds.
  *
- * A block has the tables of 64 rows, or of 32 where every multiprocessor can have rows of its own so. It takes
- * stages of 1024 columns of these (pair_runs.h), which the tensor memory accelerator brings into a ring
- * (pair_codes.cuh), asked by a warp of its own where one is left; a warp takes a slice of 128 columns of a
- * stage, of all rows: of the four words of a plane, lanes t = 0 and 1 take the first two, t = 2 and 3 the last
- * two (pair_products.cuh). The warps' sums are added up at the end of a tile of rows; blocks that share a tile
- * leave theirs in scratch, and the one that comes last adds them up in order (pair_sums.cuh).
+ * The tiles of all matrices are counted one after the other, and shared among blocks as those of one matrix
+ * would be. A block has the tables of 64 rows, or of 32 where every multiprocessor can have rows of
+ * its own so. It takes stages of 1024 columns of these (pair_runs.h), which the tensor memory accelerator
+ * brings into a ring (pair_codes.cuh), asked by a warp of its own where one is left; a warp takes a slice of
+ * 128 columns of a stage, of all rows: of the four words of a plane, lanes t = 0 and 1 take the first two, t =
+ * 2 and 3 the last two (pair_products.cuh). The warps' sums are added up at the end of a tile of rows; blocks
+ * that share a tile leave theirs in scratch, and the one that comes last adds them up in order (pair_sums.cuh).
  *
  * What a warp reads of x comes from the L2 cache behind codes that were asked for before it. So it is asked for
  * a whole stage ahead where registers suffice; beside entries only where rows are long, since what is asked for
