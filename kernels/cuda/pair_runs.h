@@ -1,7 +1,7 @@
 /* Which stages of some matrices the blocks of packed_pairs.cu take. The stages of all tiles of rows, one tile
  * after the other and one matrix after the other, are cut into runs that take equally long, one for each
  * multiprocessor. A new tile within a run takes as long as some stages, for its tables and for the sums of the
- * tile before. Where there are blocks enough, no run has stages of two tiles.
+ * tile before. Where there are blocks enough, and it takes no longer, no run has stages of two tiles.
  *
  * All of it runs on the host, too, where tests/kernels/test_pair_runs.c looks at it. */
 #ifndef DECANT_KERNELS_CUDA_PAIR_RUNS_H
@@ -54,15 +54,19 @@ static inline decant_pair_runs decant_pair_runs_of(int row_tiles, int words, int
     runs.row_tiles = row_tiles;
     runs.row_stages = (words + DECANT_PAIR_STAGE_WORDS - 1) / DECANT_PAIR_STAGE_WORDS;
     runs.column_stages = runs.row_stages;
-    const int run = (runs.row_tiles * runs.row_stages + multiprocessors - 1) / multiprocessors,
-              tile_blocks = (runs.row_stages + run - 1) / run;
-    if (tile_blocks * runs.row_tiles <= multiprocessors) {
-        runs.row_stages = tile_blocks * run; /* tables once a block; there is nothing beyond the columns */
-        runs.run = run * DECANT_STAGE_PARTS;
+    const int change = (1 << bits) / 2; /* at four bits tables and sums take as long as two stages */
+    const int parts = row_tiles * (runs.row_stages * DECANT_STAGE_PARTS + change) - change,
+              even = (parts + multiprocessors - 1) / multiprocessors,
+              least = DECANT_STAGE_PARTS + change, /* with less, a run might have no stage */
+        run = even > least ? even : least;
+    /* Blocks of a tile and stages of a block, if none has stages of two tiles. */
+    const int most = multiprocessors / row_tiles, stages = most > 0 ? (runs.row_stages + most - 1) / most : 0;
+    if (most > 0 && stages * DECANT_STAGE_PARTS <= run + change) {
+        runs.row_stages = (runs.row_stages + stages - 1) / stages * stages; /* nothing beyond the columns */
+        runs.run = stages * DECANT_STAGE_PARTS;
     } else {
-        runs.change = (1 << bits) / 2; /* at four bits tables and sums take as long as two stages */
-        const int parts = runs.row_tiles * (runs.row_stages * DECANT_STAGE_PARTS + runs.change) - runs.change;
-        runs.run = (parts + multiprocessors - 1) / multiprocessors;
+        runs.change = change;
+        runs.run = run;
     }
     runs.blocks = decant_pair_block_of(&runs, runs.row_tiles * runs.row_stages - 1) + 1;
     return runs;

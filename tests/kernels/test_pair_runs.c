@@ -12,7 +12,8 @@
 #include <cmocka.h> /* needs those above */
 
 static const int SHAPES[][2] = {{4096, 4096},  {11008, 4096}, {4096, 11008}, {8192, 8192}, {22016, 8192},
-                                {8192, 22016}, {576, 1536},   {8, 512},      {49152, 576}, {1000, 40}};
+                                {8192, 22016}, {576, 1536},   {8, 512},      {49152, 576}, {1000, 40},
+                                {3072, 4096},  {6144, 4096},  {2816, 22016}};
 enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES };
 
 typedef void check(const decant_pair_runs *runs, int multiprocessors);
@@ -88,9 +89,15 @@ static void test_few_tiles_are_not_mixed(void **state)
     (void)state;
     with_all_runs(few_tiles_are_not_mixed);
     const decant_pair_runs few = decant_pair_runs_of(4096 / 32, 4096 / 32, 4, 132),
+                           fewer = decant_pair_runs_of(6144 / 64, 4096 / 32, 4, 132),
+                           long_rows = decant_pair_runs_of(2816 / 64, 22016 / 32, 4, 132),
                            many = decant_pair_runs_of(11008 / 64, 4096 / 32, 4, 132);
     assert_int_equal(few.change, 0);
     assert_int_equal(few.blocks, 128);
+    assert_int_equal(fewer.change, 0);
+    assert_int_equal(fewer.blocks, 96); /* four stages each, where an even cut would be of four and a half */
+    assert_int_equal(long_rows.change, 0);
+    assert_int_equal(long_rows.blocks, 132);
     assert_true(many.change > 0);
 }
 
