@@ -29,9 +29,9 @@ enum {
     PARITIES_COLUMNS = 8192,             /* at most, of more than two tokens */
     PARITIES_WEIGHTS = 24 << 20,         /* at least, of those */
     PARITIES_ENTRIES_WEIGHTS = 64 << 20, /* less than that beside the sparse part */
-    PAIRS_WEIGHTS = 16 << 20,            /* at least */
+    PAIRS_WEIGHTS = 16 << 20,            /* at least, of others */
     PAIRS_WEIGHTS_NARROW = 64 << 20,     /* of narrow codes and many rows */
-    PAIRS_WEIGHTS_AT_ONCE = 8 << 20,     /* of several matrices; fewer have not been measured */
+    PAIRS_WEIGHTS_LEAST = 8 << 20,       /* of several matrices, or of wide codes and many tokens */
 };
 
 /* Dense columns of an octet leave together when the row's addresses allow. */
@@ -187,7 +187,7 @@ static bool takes_parities(decant_backend *backend, decant_matrix x, const decan
 
 /* Where pairs have been faster than tiles (tests/bench/DECODE.md): from some number of weights on, because
  * tables take their time to fill. Narrower codes are looked up in registers as fast, but for many tokens of few
- * rows. Several matrices at once save what a launch takes. */
+ * rows. Several matrices at once save what a launch takes. Fewer than the least have not been measured. */
 static bool gains_by_pairs(decant_backend *backend, decant_matrix x, const decant_packed_product *products,
                            int count)
 {
@@ -198,9 +198,9 @@ static bool gains_by_pairs(decant_backend *backend, decant_matrix x, const decan
     int64_t weights = 0;
     for (int i = 0; i < count; i++)
         weights += weights_of(products[i].packed);
-    return weights >= (count > 1          ? PAIRS_WEIGHTS_AT_ONCE
-                       : wide || few_rows ? PAIRS_WEIGHTS
-                                          : PAIRS_WEIGHTS_NARROW);
+    if (count > 1 || (wide && x.rows > PAIRS_TOKENS_FEW))
+        return weights >= PAIRS_WEIGHTS_LEAST;
+    return weights >= (wide || few_rows ? PAIRS_WEIGHTS : PAIRS_WEIGHTS_NARROW);
 }
 
 static bool takes_pairs(decant_backend *backend, decant_matrix x, const decant_packed_product *products,
