@@ -264,7 +264,8 @@ static void plan_writing(decant_rank_view *view, decant_rank_memory *memory)
 /* ---- validate ---- */
 
 /* stages/validate.c and the two parts; pipeline/validation.c. What is whole in the container is read into host
- * memory. A streamed rank holds one layer of each model at a time, and the next one. */
+ * memory. A streamed rank holds one layer of each model at a time, and the next one. The arrays of
+ * stages/decode_products.c come when those of a forward pass have gone, and are smaller for as many tokens. */
 static void plan_validation(decant_rank_view *view, decant_rank_memory *memory)
 {
     const decant_job_shape *shape = view->shape;

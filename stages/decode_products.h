@@ -1,7 +1,7 @@
 /* The linear products of one decode step: every linear layer of a part's blocks applied once to a batch of
- * tokens, one of each sequence that is decoded together. No attention, norms or head: these are the same for
- * the original and the quantized model, and nothing depends on what the numbers are. What the step takes is for
- * the caller to measure. */
+ * tokens, one of each sequence that is decoded together. Those that take the same x are applied together, as
+ * the forward pass does. No attention, norms or head: these are the same for the original and the quantized
+ * model, and nothing depends on what the numbers are. What the step takes is for the caller to measure. */
 #ifndef DECANT_STAGES_DECODE_PRODUCTS_H
 #define DECANT_STAGES_DECODE_PRODUCTS_H
 
@@ -9,7 +9,9 @@
 
 typedef struct decant_decode_products {
     decant_backend *backend; /* borrowed */
-    void *x, *y;             /* device [largest batch, widest layer], of the activations' type */
+    void *x;                 /* device [largest batch, most columns of a layer], of the activations' type */
+    void *y;                 /* device [largest batch, most rows of layers with the same x], the same: their ys,
+                                one behind the other */
     decant_recording *recording;
     const decant_model_part *part; /* what is recorded; borrowed */
     int64_t tokens;

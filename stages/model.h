@@ -16,6 +16,7 @@ enum { DECANT_BLOCK_LINEARS = 7, DECANT_BLOCK_VECTORS = 10, DECANT_NAME_BYTES = 
 typedef struct decant_linear {
     char name[DECANT_NAME_BYTES]; /* "model.layers.0.self_attn.q_proj" */
     int64_t rows, columns;        /* output and input channels */
+    bool shares_x;                /* takes the same x as the linear layer before it in its block */
     decant_matrix weight;         /* placed for compute; data NULL when a packed form is used */
     decant_packed_matrix *packed; /* owned; NULL when another form is used */
     decant_grid_matrix *grid;     /* the same */
@@ -136,7 +137,7 @@ struct decant_family {
     const struct decant_decoder_features *decoder; /* of a family that is made from the decoder block alone */
     int linear_count;                              /* linear layers of a block */
 
-    /* Name and shape of linear layer `index` of block `layer`: pure. */
+    /* Name and shape of linear layer `index` of block `layer`, and whether it shares its x: pure. */
     void (*linear)(const decant_model_config *config, int layer, int index, decant_linear *linear);
 
     /* Name and length of vector `index` of block `layer`, from 0 to DECANT_BLOCK_VECTORS: pure. NULL for a

@@ -33,7 +33,9 @@ void decant_decoder_linear(const decant_model_config *config, int layer, int ind
         {queries, hidden},      {keys, hidden},         {keys, hidden},         {hidden, queries},
         {intermediate, hidden}, {intermediate, hidden}, {hidden, intermediate},
     };
-    *linear = (decant_linear){.rows = shapes[index][0], .columns = shapes[index][1]};
+    *linear = (decant_linear){.rows = shapes[index][0],
+                              .columns = shapes[index][1],
+                              .shares_x = index == KEY || index == VALUE || index == UP};
     snprintf(linear->name, sizeof linear->name, "model.layers.%d.%s", layer, names[index]);
 }
 

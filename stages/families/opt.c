@@ -33,7 +33,8 @@ static void linear(const decant_model_config *config, int layer, int index, deca
 {
     const int64_t hidden = config->hidden_size, intermediate = config->intermediate_size;
     *target = (decant_linear){.rows = index == UP ? intermediate : hidden,
-                              .columns = index == DOWN ? intermediate : hidden};
+                              .columns = index == DOWN ? intermediate : hidden,
+                              .shares_x = index == KEY || index == VALUE};
     snprintf(target->name, sizeof target->name, "model.decoder.layers.%d.%s", layer, linear_names[index]);
 }
 
