@@ -31,6 +31,8 @@
 #include "kernels/cuda/pair_sums.cuh"
 #include "kernels/cuda/token_sparse.h"
 
+#include <climits>
+
 enum {
     OFFSETS_LINE = 32, /* of rows, in a cache line */
     PLANES_MAXIMUM = 4,
@@ -457,7 +459,8 @@ decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
     pair_target &target = call.target;
     target.tokens = (int)x.rows;
     target.accumulate = accumulate;
-    target.matrices.count = count;
+    for (int &first_tile : target.matrices.first_tiles)
+        first_tile = INT_MAX;
     for (int i = 0; i < count; i++) {
         call.packed[i] = decant_packed_view_of(products[i].packed);
         target.ys[i].data = (__nv_bfloat16 *)products[i].y.data;

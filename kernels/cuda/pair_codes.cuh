@@ -34,8 +34,7 @@ static __device__ __forceinline__ void codes_meet(void)
 
 /* The matrices of a launch, whose tiles of rows are counted one matrix after the other. */
 typedef struct joined_matrices {
-    int count;
-    int first_tiles[DECANT_PAIRS_MATRICES];
+    int first_tiles[DECANT_PAIRS_MATRICES];    /* beyond the last matrix INT_MAX */
     CUtensorMap planes[DECANT_PAIRS_MATRICES]; /* as map_planes describes them */
 } joined_matrices;
 
@@ -49,8 +48,7 @@ static __device__ __forceinline__ tile_place place_of(const joined_matrices &mat
     int matrix = 0;
 #pragma unroll
     for (int i = 1; i < DECANT_PAIRS_MATRICES; i++)
-        if (i < matrices.count && row_tile >= matrices.first_tiles[i])
-            matrix = i;
+        matrix += row_tile >= matrices.first_tiles[i];
     return {matrix, row_tile - matrices.first_tiles[matrix]};
 }
 

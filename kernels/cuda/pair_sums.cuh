@@ -176,7 +176,6 @@ static __device__ __forceinline__ void finish_tile(const pair_target &target, ti
                                                    const tile_end<Kind> &end)
 {
     constexpr int ITEMS = Kind::TOKENS * Kind::QUADS;
-    const tile_place place = place_of(target.matrices, row_tile);
     float4 own[THREAD_QUADS<Kind>];
 #pragma unroll
     for (auto &tile : sums) /* what has been looked up for them, has been before the barrier */
@@ -214,6 +213,7 @@ static __device__ __forceinline__ void finish_tile(const pair_target &target, ti
         else
             own[k] = sum;
     }
+    const tile_place place = place_of(target.matrices, row_tile);
     codes_meet();
 #pragma unroll
     for (int k = 0; k < THREAD_QUADS<Kind>; k++) {
