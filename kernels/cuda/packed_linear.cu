@@ -24,7 +24,8 @@ enum {
     TILE_ROWS_MULTIPLE = 256,
     LOT_TOKENS = 32, /* the most that are multiplied without decoding */
     PAIRS_TOKENS_FEW = 8,
-    PAIRS_TOKENS_AT_ONCE = 4, /* so many of several matrices before parities of one */
+    PAIRS_TOKENS_AT_ONCE = 4,       /* so many of several matrices before parities of each */
+    PAIRS_TOKENS_AT_ONCE_SMALL = 2, /* of codes of four bits and few weights */
     PARITIES_TOKENS = 16,
     PARITIES_COLUMNS = 8192,             /* at most, of more than two tokens */
     PARITIES_WEIGHTS = 24 << 20,         /* at least, of those */
@@ -274,9 +275,13 @@ static bool takes_pairs_at_once(decant_backend *backend, decant_matrix x, const 
 {
     const bool by_library =
         products[0].packed->sparse.count > 0 && decant_cuda_context_of(backend)->sparse_by_library;
-    for (int i = 0; i < count; i++)
-        if (x.rows < PAIRS_TOKENS_AT_ONCE && takes_parities(backend, x, products[i].packed))
+    for (int i = 0; i < count; i++) {
+        const decant_packed_matrix *packed = products[i].packed;
+        const bool small = packed->bits == 4 && weights_of(packed) <= PAIRS_WEIGHTS;
+        if (x.rows < (small ? PAIRS_TOKENS_AT_ONCE_SMALL : PAIRS_TOKENS_AT_ONCE) &&
+            takes_parities(backend, x, packed))
             return false;
+    }
     return count > 1 && x.rows > 0 && !by_library && takes_pairs(backend, x, products, count);
 }
 
