@@ -24,7 +24,7 @@ enum {
     TILE_ROWS_MULTIPLE = 256,
     LOT_TOKENS = 32, /* the most that are multiplied without decoding */
     PAIRS_TOKENS_FEW = 8,
-    PAIRS_TOKENS_AT_ONCE = 4,       /* so many of several matrices before parities of each */
+    PAIRS_TOKENS_AT_ONCE = 3,       /* so many of several matrices before parities of each */
     PAIRS_TOKENS_AT_ONCE_SMALL = 2, /* of codes of four bits and few weights */
     PARITIES_TOKENS = 16,
     PARITIES_COLUMNS = 8192,             /* at most, of more than two tokens */
