@@ -122,6 +122,7 @@ static void sizes_are_decimal_or_binary_as_their_unit_says(void **state)
                 {"3.5GB", 3500000000},
                 {"3.5GiB", 3758096384},
                 {"1kB", 1000},
+                {"1KB", 1000},
                 {"1KiB", 1024},
                 {"2MB", 2000000},
                 {"80G", INT64_C(80) << 30},
