@@ -56,9 +56,9 @@ static inline decant_pair_runs decant_pair_runs_of(int row_tiles, int words, int
     runs.column_stages = runs.row_stages;
     const int change = (1 << bits) / 2; /* at four bits tables and sums take as long as two stages */
     const int parts = row_tiles * (runs.row_stages * DECANT_STAGE_PARTS + change) - change,
-              even = (parts + multiprocessors - 1) / multiprocessors,
-              least = DECANT_STAGE_PARTS + change, /* with less, a run might have no stage */
-        run = even > least ? even : least;
+              even = (parts + multiprocessors - 1) / multiprocessors;
+    /* A run of less than a new tile and a stage might have none. */
+    const int least = change + DECANT_STAGE_PARTS, run = even > least ? even : least;
     /* Blocks of a tile and stages of a block, if none has stages of two tiles. */
     const int most = multiprocessors / row_tiles, stages = most > 0 ? (runs.row_stages + most - 1) / most : 0;
     if (most > 0 && stages * DECANT_STAGE_PARTS <= run + change) {

@@ -13,7 +13,7 @@
 
 static const int SHAPES[][2] = {{4096, 4096},  {11008, 4096}, {4096, 11008}, {8192, 8192}, {22016, 8192},
                                 {8192, 22016}, {576, 1536},   {8, 512},      {49152, 576}, {1000, 40},
-                                {3072, 4096},  {6144, 4096},  {2816, 22016}};
+                                {3072, 4096},  {6144, 4096},  {2816, 22016}, {96, 46080}};
 enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES };
 
 typedef void check(const decant_pair_runs *runs, int multiprocessors);
