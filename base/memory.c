@@ -79,6 +79,19 @@ decant_status decant_memory_resize(size_t size_bytes, const char *what, void **m
     return DECANT_OK;
 }
 
+decant_status decant_memory_grow(size_t element_bytes, int64_t count, int64_t *room, const char *what,
+                                 void **array, decant_error *err)
+{
+    enum { FIRST_ROOM = 64 };
+    if (count < *room)
+        return DECANT_OK;
+    int64_t larger = *room > 0 ? 2 * *room : FIRST_ROOM;
+    decant_status status = decant_memory_resize((size_t)larger * element_bytes, what, array, err);
+    if (status == DECANT_OK)
+        *room = larger;
+    return status;
+}
+
 void decant_memory_free(void *memory)
 {
     if (!memory)

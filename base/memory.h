@@ -1,5 +1,5 @@
 /* Host memory, counted: how much is held now, and how much was held at the peak.
- * The counters are the process's, as the heap is; they are the program's only mutable globals. */
+ * The counters are the process's, as the heap is; besides them only what signal handlers know is global. */
 #ifndef DECANT_BASE_MEMORY_H
 #define DECANT_BASE_MEMORY_H
 
@@ -33,6 +33,12 @@ void decant_memory_copy(void *target, const void *source, size_t size_bytes);
 /* Changes the size of a block to size_bytes, keeping the contents (new bytes are zero). *memory may be NULL.
  * On failure the old block stays valid. */
 decant_status decant_memory_resize(size_t size_bytes, const char *what, void **memory, decant_error *err);
+
+/* Makes room for one more element at the end of an array that grows: where `count` elements fill its *room, the
+ * room is doubled, from 64 elements on.
+ *   array   the block, NULL while *room is 0; on failure it and *room stay as they were */
+decant_status decant_memory_grow(size_t element_bytes, int64_t count, int64_t *room, const char *what,
+                                 void **array, decant_error *err);
 
 /* Frees a block; NULL is allowed. */
 void decant_memory_free(void *memory);

@@ -19,18 +19,11 @@ static decant_status add_path(path_list *list, const char *name)
 {
     if (strlen(name) + 2 > DECANT_CONTAINER_PATH_BYTES)
         return DECANT_ERROR(list->err, DECANT_ERROR_INPUT, "%.200s…: the path is too long", name);
-    if (list->count == list->room) {
-        int64_t room = list->room ? 2 * list->room : 64;
-        void *paths = list->paths;
-        decant_status status =
-            decant_memory_resize((size_t)room * sizeof *list->paths, "paths of datasets", &paths, list->err);
-        if (status != DECANT_OK)
-            return status;
-        list->paths = paths;
-        list->room = room;
-    }
-    snprintf(list->paths[list->count++], sizeof *list->paths, "/%s", name);
-    return DECANT_OK;
+    decant_status status = decant_memory_grow(sizeof *list->paths, list->count, &list->room,
+                                              "paths of datasets", (void **)&list->paths, list->err);
+    if (status == DECANT_OK)
+        snprintf(list->paths[list->count++], sizeof *list->paths, "/%s", name);
+    return status;
 }
 
 static herr_t visit_object(hid_t object, const char *name, const H5O_info_t *about, void *context)

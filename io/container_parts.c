@@ -16,18 +16,11 @@ decant_status decant_part_list_add(decant_part_list *list, int64_t dataset, int6
         last->checksum = decant_checksum((uint32_t)last->checksum, data, size_bytes);
         return DECANT_OK;
     }
-    if (list->count == list->room) {
-        int64_t room = list->room ? 2 * list->room : 64;
-        void *parts = list->parts;
-        decant_status status =
-            decant_memory_resize((size_t)room * sizeof *list->parts, "the list of written parts", &parts, err);
-        if (status != DECANT_OK)
-            return status;
-        list->parts = parts;
-        list->room = room;
-    }
-    list->parts[list->count++] = (decant_part){dataset, first, count, decant_checksum(0, data, size_bytes)};
-    return DECANT_OK;
+    decant_status status = decant_memory_grow(sizeof *list->parts, list->count, &list->room,
+                                              "the list of written parts", (void **)&list->parts, err);
+    if (status == DECANT_OK)
+        list->parts[list->count++] = (decant_part){dataset, first, count, decant_checksum(0, data, size_bytes)};
+    return status;
 }
 
 void decant_part_list_free(decant_part_list *list)

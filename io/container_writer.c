@@ -11,19 +11,6 @@
 
 /* ---- what the functions below use ---- */
 
-/* Makes room for one more element of an array that grows. */
-static decant_status grow(void **array, int64_t count, int64_t *room, size_t element_bytes, const char *what,
-                          decant_error *err)
-{
-    if (count < *room)
-        return DECANT_OK;
-    int64_t larger = *room ? *room * 2 : 64;
-    decant_status status = decant_memory_resize((size_t)larger * element_bytes, what, array, err);
-    if (status == DECANT_OK)
-        *room = larger;
-    return status;
-}
-
 /* Collective. DECANT_ERROR_BUG on all ranks unless all bring the same digest. */
 static decant_status require_equal(decant_ranks *ranks, uint32_t digest, const char *what, decant_error *err)
 {
@@ -103,11 +90,8 @@ static decant_status check_definition(decant_container_writer *writer, const cha
         return DECANT_ERROR(err, DECANT_ERROR_BUG, "%.200s: is no path of a dataset", path);
     if (!decant_hdf5_count(type, shape, elements))
         return DECANT_ERROR(err, DECANT_ERROR_BUG, "%s: its shape is not possible", path);
-    void *datasets = writer->datasets;
-    decant_status status = grow(&datasets, writer->dataset_count, &writer->dataset_room,
-                                sizeof *writer->datasets, "the container's datasets", err);
-    writer->datasets = datasets;
-    return status;
+    return decant_memory_grow(sizeof *writer->datasets, writer->dataset_count, &writer->dataset_room,
+                              "the container's datasets", (void **)&writer->datasets, err);
 }
 
 /* Rank 0: makes the dataset, its space on the disk being taken first, while nothing has happened to the file.

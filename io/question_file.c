@@ -16,25 +16,11 @@ typedef struct question_reader {
     char origin[256]; /* "FILE, line N": for messages */
 } question_reader;
 
-/* Makes room for one more element. */
-static decant_status make_room(void **array, size_t element_bytes, int64_t count, int64_t *room,
-                               decant_error *err)
-{
-    if (count < *room)
-        return DECANT_OK;
-    int64_t wanted = *room > 0 ? 2 * *room : 64;
-    decant_status status = decant_memory_resize((size_t)wanted * element_bytes, "questions", array, err);
-    if (status == DECANT_OK)
-        *room = wanted;
-    return status;
-}
-
 static decant_status append_token(question_reader *reader, int32_t token, decant_error *err)
 {
     decant_question_set *set = reader->set;
-    void *tokens = set->tokens;
-    decant_status status = make_room(&tokens, sizeof token, set->token_count, &reader->token_room, err);
-    set->tokens = tokens;
+    decant_status status = decant_memory_grow(sizeof token, set->token_count, &reader->token_room, "questions",
+                                              (void **)&set->tokens, err);
     if (status == DECANT_OK)
         set->tokens[set->token_count++] = token;
     return status;
@@ -66,10 +52,9 @@ static decant_status append_choice(question_reader *reader, const cJSON *list, c
                                    decant_error *err)
 {
     decant_question_set *set = reader->set;
-    void *choices = set->choices;
     decant_status status;
-    DECANT_TRY(make_room(&choices, sizeof *set->choices, set->choice_count, &reader->choice_room, err));
-    set->choices = choices;
+    DECANT_TRY(decant_memory_grow(sizeof *set->choices, set->choice_count, &reader->choice_room, "questions",
+                                  (void **)&set->choices, err));
     decant_question_choice *choice = &set->choices[set->choice_count];
     DECANT_TRY(read_tokens(reader, list, "a choice", &choice->tokens, err));
     choice->length = length ? length->valuedouble : (double)choice->tokens.count;
@@ -121,7 +106,6 @@ static decant_status find_subject(question_reader *reader, const cJSON *subject,
 {
     decant_question_set *set = reader->set;
     const char *name = subject ? cJSON_GetStringValue(subject) : "all";
-    void *subjects = set->subjects;
     decant_status status = DECANT_OK;
     if (!is_subject(name))
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s: \"subject\" is no name of 1 to %d plain characters",
@@ -129,8 +113,8 @@ static decant_status find_subject(question_reader *reader, const cJSON *subject,
     for (*index = 0; *index < set->subject_count; (*index)++)
         if (strcmp(set->subjects[*index], name) == 0)
             goto done;
-    DECANT_TRY(make_room(&subjects, sizeof *set->subjects, set->subject_count, &reader->subject_room, err));
-    set->subjects = subjects;
+    DECANT_TRY(decant_memory_grow(sizeof *set->subjects, set->subject_count, &reader->subject_room, "questions",
+                                  (void **)&set->subjects, err));
     snprintf(set->subjects[set->subject_count++], DECANT_SUBJECT_BYTES, "%s", name);
 done:
     return status;
@@ -159,12 +143,11 @@ done:
 static decant_status read_line(question_reader *reader, const char *line, size_t size_bytes, decant_error *err)
 {
     decant_question_set *set = reader->set;
-    void *questions = set->questions;
     cJSON *object = NULL;
     decant_status status;
     DECANT_TRY(decant_json_parse(line, size_bytes, reader->origin, &object, err));
-    DECANT_TRY(make_room(&questions, sizeof *set->questions, set->question_count, &reader->question_room, err));
-    set->questions = questions;
+    DECANT_TRY(decant_memory_grow(sizeof *set->questions, set->question_count, &reader->question_room,
+                                  "questions", (void **)&set->questions, err));
     DECANT_TRY(read_question(reader, object, &set->questions[set->question_count], err));
     set->question_count++;
 done:

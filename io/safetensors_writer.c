@@ -36,12 +36,8 @@ decant_status decant_tensor_list_add(decant_tensor_list *list, const char *layer
                                      decant_stored type, decant_shape shape, decant_error *err)
 {
     decant_status status;
-    if (list->count == list->room) {
-        int64_t room = 2 * list->room + 64;
-        DECANT_TRY(decant_memory_resize((size_t)room * sizeof *list->entries, "the list of tensors",
-                                        (void **)&list->entries, err));
-        list->room = room;
-    }
+    DECANT_TRY(decant_memory_grow(sizeof *list->entries, list->count, &list->room, "the list of tensors",
+                                  (void **)&list->entries, err));
     decant_tensor_entry *entry = &list->entries[list->count];
     int length = snprintf(entry->name, sizeof entry->name, "%s%s%s", layer, part ? "." : "", part ? part : "");
     if (length >= (int)sizeof entry->name)

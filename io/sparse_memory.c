@@ -32,15 +32,10 @@ static decant_status insert(decant_sparse_memory *memory, int64_t place, uint64_
 {
     void *bytes;
     decant_status status;
-    if (memory->count == memory->room) {
-        int64_t room = memory->room ? 2 * memory->room : 64;
-        void *pages = memory->pages;
-        status = decant_memory_resize((size_t)room * sizeof *memory->pages, "a file in memory", &pages, err);
-        if (status != DECANT_OK)
-            return status;
-        memory->pages = pages;
-        memory->room = room;
-    }
+    status = decant_memory_grow(sizeof *memory->pages, memory->count, &memory->room, "a file in memory",
+                                (void **)&memory->pages, err);
+    if (status != DECANT_OK)
+        return status;
     status = decant_memory_allocate(PAGE_BYTES, "a file in memory", &bytes, err);
     if (status != DECANT_OK)
         return status;

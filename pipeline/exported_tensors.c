@@ -11,14 +11,10 @@
 static decant_status add_tensor(decant_exported_tensors *list, const char *name,
                                 decant_exported_tensor **tensor, decant_error *err)
 {
-    if (list->count == list->room) {
-        int64_t room = 2 * list->room + 64;
-        decant_status status = decant_memory_resize((size_t)room * sizeof *list->tensors, "the list of tensors",
-                                                    (void **)&list->tensors, err);
-        if (status != DECANT_OK)
-            return status;
-        list->room = room;
-    }
+    decant_status status = decant_memory_grow(sizeof *list->tensors, list->count, &list->room,
+                                              "the list of tensors", (void **)&list->tensors, err);
+    if (status != DECANT_OK)
+        return status;
     *tensor = &list->tensors[list->count++];
     **tensor = (decant_exported_tensor){0};
     snprintf((*tensor)->name, sizeof(*tensor)->name, "%s", name);

@@ -1,6 +1,5 @@
-/* See interruption.h. What a signal handler needs to know are the program's only global variables that change:
- * it is given nothing else, and blocking signals instead would not reach the threads that MPI and BLAS have
- * begun. */
+/* See interruption.h. What a signal handler needs to know is in global variables that change: it is given
+ * nothing else, and blocking signals instead would not reach the threads that MPI and BLAS have begun. */
 #include "pipeline/interruption.h"
 
 #include "base/status.h"

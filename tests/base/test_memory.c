@@ -69,6 +69,31 @@ static void resizing_keeps_what_was_there(void **state)
     assert_int_equal(decant_memory_usage_now().blocks, 0);
 }
 
+static void arrays_grow_by_doubling(void **state)
+{
+    (void)state;
+    decant_error err;
+    int64_t *numbers = NULL, count = 0, room = 0;
+    for (int64_t i = 0; i < 1000; i++) {
+        const int64_t before = room;
+        assert_int_equal(decant_memory_grow(sizeof *numbers, count, &room, "numbers", (void **)&numbers, &err),
+                         DECANT_OK);
+        assert_true(room == before || (count == before && room == (before > 0 ? 2 * before : 64)));
+        assert_true(count < room);
+        numbers[count++] = i;
+    }
+    assert_int_equal(room, 1024);
+    for (int64_t i = 0; i < count; i++)
+        assert_int_equal(numbers[i], i);
+    int64_t *same = numbers, full = room;
+    assert_int_equal(decant_memory_grow(SIZE_MAX / 4096, full, &room, "numbers", (void **)&numbers, &err),
+                     DECANT_ERROR_MEMORY);
+    assert_ptr_equal(numbers, same);
+    assert_int_equal(room, full);
+    decant_memory_free(numbers);
+    assert_int_equal(decant_memory_usage_now().blocks, 0);
+}
+
 static void refusals_name_what_the_memory_was_for(void **state)
 {
     (void)state;
@@ -106,6 +131,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(blocks_are_zero_aligned_and_counted),
         cmocka_unit_test(resizing_keeps_what_was_there),
+        cmocka_unit_test(arrays_grow_by_doubling),
         cmocka_unit_test(refusals_name_what_the_memory_was_for),
         cmocka_unit_test(strings_are_copied),
     };
