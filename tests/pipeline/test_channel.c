@@ -191,11 +191,49 @@ static void all_hear_that_one_withdrew(void **state)
     run_pipeline(*state, 1, 5);
 }
 
+static decant_status fail_to_copy(decant_backend *backend, void *target, const void *source, size_t size_bytes,
+                                  decant_error *err)
+{
+    (void)backend;
+    (void)target;
+    (void)source;
+    (void)size_bytes;
+    return DECANT_ERROR(err, DECANT_ERROR_DEVICE, "a copy that failed");
+}
+
+/* The first rank sends what its device cannot copy to the second, which hears that there is nothing. */
+static void a_copy_that_failed_goes_out_marked(void **state)
+{
+    decant_ranks *ranks = *state;
+    late_device *device = make_device();
+    decant_channels channels = {.ranks = ranks, .backend = &device->backend};
+    decant_channel *channel = NULL;
+    float row[COLUMNS] = {1};
+    decant_matrix matrix = {.data = row, .element = DECANT_F32, .rows = 1, .columns = COLUMNS};
+    bool withdrawn = false;
+    decant_error err;
+    device->memory.begin_download = fail_to_copy;
+    if (ranks->size > 1 && ranks->rank == 0) {
+        assert_ok(decant_channel_open(&channels, 1, FORWARD, sizeof row, 1, false, &channel, &err));
+        assert_status(decant_channel_send(channel, &matrix, 1, false, &err), DECANT_ERROR_DEVICE);
+    } else if (ranks->rank == 1) {
+        assert_ok(decant_channel_open(&channels, 0, FORWARD, sizeof row, 1, true, &channel, &err));
+        assert_ok(decant_channel_receive(channel, &matrix, 1, &withdrawn, &err));
+        assert_true(withdrawn);
+        assert_true(row[0] == 1 && device->issued == 0);
+    }
+    decant_channels_flush(&channels);
+    assert_ok(decant_ranks_agree(ranks, DECANT_OK, &err));
+    decant_channels_close(&channels);
+    decant_memory_free(device);
+}
+
 int main(int argument_count, char **arguments)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_goes_forward_comes_back),
         cmocka_unit_test(all_hear_that_one_withdrew),
+        cmocka_unit_test(a_copy_that_failed_goes_out_marked),
     };
     return run_mpi_tests(argument_count, arguments, tests);
 }

@@ -13,6 +13,17 @@
     decant_options_read((int)(sizeof((char *[]){"decant", __VA_ARGS__}) / sizeof(char *)),                     \
                         (char *[]){"decant", __VA_ARGS__}, (options), (err))
 
+/* The value alone is what is refused, by name: nothing else is wrong with the command. */
+static void expect_no_good_value(const char *command, const char *option, const char *value)
+{
+    decant_options options;
+    decant_error err;
+    char expected[256];
+    snprintf(expected, sizeof expected, "%s: '%s' is no good value", option, value);
+    assert_int_equal(READ(&options, &err, (char *)command, (char *)option, (char *)value), DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, expected));
+}
+
 static void defaults_when_little_is_given(void **state)
 {
     (void)state;
@@ -46,7 +57,7 @@ static void widths_are_sorted_when_given_as_ranges(void **state)
     const char *bad[] = {"",    "1",     "9",     "4-2",   "3,",  "a",   "3-",
                          "2;3", "2.5-4", "2-3.5", "2-3-4", "nan", "0x4", "+3"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        assert_int_equal(READ(&options, &err, "run", "--bit-widths", (char *)bad[i]), DECANT_ERROR_USAGE);
+        expect_no_good_value("run", "--bit-widths", bad[i]);
 }
 
 static void methods_grids_and_fractional_widths_are_read(void **state)
@@ -83,7 +94,7 @@ static void methods_grids_and_fractional_widths_are_read(void **state)
         {"--group", "1,2,3,4,5,6,7,8,9"}, {"--guided-sparse", "60"}, {"--guided-sparse", "0,,1"},
         {"--guided-sparse", "1%%"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        assert_int_equal(READ(&options, &err, "run", (char *)bad[i][0], (char *)bad[i][1]), DECANT_ERROR_USAGE);
+        expect_no_good_value("run", bad[i][0], bad[i][1]);
 }
 
 static void calibration_is_needed_when_and_only_when_kmeans_is_used(void **state)
@@ -136,8 +147,7 @@ static void sizes_are_decimal_or_binary_as_their_unit_says(void **state)
         assert_true(options.size_bytes == good[i].bytes);
     }
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        assert_int_equal(READ(&options, &err, "allocate", "m.h5", "--size", (char *)bad[i]),
-                         DECANT_ERROR_USAGE);
+        expect_no_good_value("allocate", "--size", bad[i]);
 }
 
 static void sweeps_ascend_in_steps(void **state)
@@ -150,8 +160,7 @@ static void sweeps_ascend_in_steps(void **state)
     const char *bad[] = {"",      "2.5",    "2.5:5",    "5:2.5:0.25", "2:3:0",  "2:3:-1",
                          "0:3:1", "2:99:1", "2:3:1e-9", "2:3:1:",     "nan:3:1"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        assert_int_equal(READ(&options, &err, "allocate", "m.h5", "--sweep", (char *)bad[i]),
-                         DECANT_ERROR_USAGE);
+        expect_no_good_value("allocate", "--sweep", bad[i]);
     assert_int_equal(READ(&options, &err, "allocate", "m.h5"), DECANT_ERROR_USAGE);
     assert_non_null(strstr(err.message, "--size"));
 }
@@ -163,14 +172,17 @@ static void one_line_tells_when_usage_is_wrong(void **state)
     decant_error err;
     assert_int_equal(READ(&options, &err, "run", "--model", "m"), DECANT_ERROR_USAGE);
     assert_non_null(strstr(err.message, "--calibration"));
-    assert_int_equal(READ(&options, &err, "run", "--outliers", "60%"), DECANT_ERROR_USAGE);
-    assert_non_null(strstr(err.message, "--outliers"));
-    assert_int_equal(READ(&options, &err, "run", "--fisher", "tok"), DECANT_ERROR_USAGE);
-    assert_int_equal(READ(&options, &err, "run", "--sequences", "12x"), DECANT_ERROR_USAGE);
-    assert_int_equal(READ(&options, &err, "run", "--bits", "nan"), DECANT_ERROR_USAGE);
+    static const char *const bad[][2] = {{"--outliers", "60%"},     {"--fisher", "tok"}, {"--sequences", "12x"},
+                                         {"--replicas", "4097"},    {"--bits", "nan"},   {"--seed", "-1"},
+                                         {"--checkpoint-every", ""}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        expect_no_good_value("run", bad[i][0], bad[i][1]);
     assert_int_equal(READ(&options, &err, "run", "--nonsense"), DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "--nonsense: no such option"));
     assert_int_equal(READ(&options, &err, "verify"), DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "verify takes 1 container, 0 given"));
     assert_int_equal(READ(&options, &err, "verify", "a", "b"), DECANT_ERROR_USAGE);
+    assert_non_null(strstr(err.message, "verify takes 1 container, 2 given"));
     assert_int_equal(READ(&options, &err, "run", "--model", "m", "--calibration", "c", "--output", "o"),
                      DECANT_ERROR_USAGE);
     assert_non_null(strstr(err.message, "--bits"));

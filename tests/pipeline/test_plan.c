@@ -2,6 +2,7 @@
  * it advises when nothing fits. */
 #include "pipeline/plan.h"
 #include "pipeline/plan_advice.h"
+#include "pipeline/plan_layout.h"
 #include "pipeline/plan_request.h"
 
 #include <setjmp.h>
@@ -291,12 +292,21 @@ static void grids_that_cannot_be_are_refused(void **state)
     decant_model_config_free(&config);
 }
 
+static void a_twentieth_of_a_memory_stays_free(void **state)
+{
+    (void)state;
+    assert_true(decant_plan_is_within(95 * GIB, 100 * GIB));
+    assert_false(decant_plan_is_within(95 * GIB + 1024, 100 * GIB));
+    assert_true(decant_plan_is_within(INT64_MAX, 0)); /* nobody said how much there is */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(layers_of_65b_are_shared_out),
         cmocka_unit_test(models_of_all_families_have_the_parameters_of_their_cards),
         cmocka_unit_test(modes_follow_the_memory_there_is),
+        cmocka_unit_test(a_twentieth_of_a_memory_stays_free),
         cmocka_unit_test(more_ranks_and_shorter_windows_never_take_more),
         cmocka_unit_test(advice_is_true),
         cmocka_unit_test(idle_shares_are_the_schedules),

@@ -93,6 +93,11 @@ python3 "$work/forge.py" "$work/foreign.h5.sensitivity.partial" "decant sensitiv
 on 2 "${long[@]}" --output "$work/foreign.h5"
 grep -q 'of another job' "$work/err" || fail "a foreign journal was not told of: $(cat "$work/err")"
 cmp "$work/whole.h5" "$work/foreign.h5" || fail "a foreign journal was believed"
+for other in "--sensitivity-sequences 2" "--seed 1" "--sensitivity-measure loss"; do
+  python3 "$work/forge.py" "$work/other.h5.sensitivity.partial" "$(head -n 1 "$journal")" 0x1.9p+6
+  on 2 "${long[@]}" $other --overwrite --output "$work/other.h5"
+  grep -q 'of another job' "$work/err" || fail "with $other the journal of a job without was believed: $(cat "$work/err")"
+done
 rm "$journal"
 rm -f "$work"/killed.h5.partial
 

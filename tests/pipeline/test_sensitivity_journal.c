@@ -131,6 +131,17 @@ static void add_garbage(char *text)
     strcat(text, "17 nonsense\n\n-1 0x1p0 00000000\n999 0x1p0 00000000\n");
 }
 
+static void a_task_that_was_noted_twice_counts_once(void **state)
+{
+    fixture *f = *state;
+    assert_int_equal(begin(f, MARK, TASKS), DECANT_OK);
+    write_tasks(f, 0, 5);
+    decant_journal_close(&f->journal);
+    write_tasks(f, 3, 7);
+    assert_int_equal(begin(f, MARK, TASKS), DECANT_OK);
+    expect_tasks(f, 0, 7);
+}
+
 static void damaged_lines_count_as_not_written(void **state)
 {
     fixture *f = *state;
@@ -171,6 +182,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(values_come_back_to_the_bit, make, clean),
         cmocka_unit_test_setup_teardown(another_job_begins_anew, make, clean),
+        cmocka_unit_test_setup_teardown(a_task_that_was_noted_twice_counts_once, make, clean),
         cmocka_unit_test_setup_teardown(damaged_lines_count_as_not_written, make, clean),
         cmocka_unit_test_setup_teardown(place_that_cannot_be_written_is_told, make, clean),
     };

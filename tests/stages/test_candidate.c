@@ -61,6 +61,10 @@ static void sizes_are_those_of_the_arrays(void **state)
     /* The stored bits of the reference: 4.250 for NF4 and for HIGGS with a scale per 64 columns, over matrices
      * of 576 and 1536 input columns. */
     assert_int_equal(decant_grid_bytes(64, 1536, 8, 2, 64, false) * 8 * 1000 / (64 * 1536), 4250);
+    /* Levels, row offsets, and a column and a value for each weight kept apart: columns beyond 65535 are no
+     * U16's. */
+    assert_int_equal(decant_packed_bytes(10, 65536, 2, 7), 10 * (2 * 2048 * 4 + 4 * 2) + 11 * 4 + 7 * (2 + 2));
+    assert_int_equal(decant_packed_bytes(10, 65537, 2, 7), 10 * (2 * 2049 * 4 + 4 * 2) + 11 * 4 + 7 * (4 + 2));
 }
 
 static void rotation_is_the_largest_power_of_two_that_divides(void **state)
