@@ -140,8 +140,7 @@ void decant_describe_fractions(const decant_fraction_list *list, char *text, siz
 
 /* ---- choices ---- */
 
-/* The number of the choice that the first `length` bytes of text name, or -1. */
-static int find_choice(const char *choices, const char *text, size_t length)
+int decant_find_choice(const char *choices, const char *text, size_t length)
 {
     for (int index = 0;; index++) {
         size_t this = strcspn(choices, "|");
@@ -158,7 +157,7 @@ bool decant_parse_set(const char *choices, const char *text, unsigned *set)
     *set = 0;
     for (const char *at = text;; at++) {
         size_t length = strcspn(at, ",");
-        int index = find_choice(choices, at, length);
+        int index = decant_find_choice(choices, at, length);
         if (index < 0)
             return false;
         *set |= 1u << index;

@@ -38,6 +38,9 @@ bool decant_parse_numbers(const char *text, double minimum, double maximum, deca
 /* "0,0.2%,0.45": percent, with or without the sign. */
 bool decant_parse_fractions(const char *text, double minimum, double maximum, decant_fraction_list *list);
 
+/* The number of the one of the choices "kmeans|higgs|rtn" that the first `length` bytes of text are, or -1. */
+int decant_find_choice(const char *choices, const char *text, size_t length);
+
 /* "kmeans,higgs" out of the choices "kmeans|higgs|rtn": bit i of *set is the i-th choice. */
 bool decant_parse_set(const char *choices, const char *text, unsigned *set);
 

@@ -12,17 +12,8 @@
 /* Stores the index of `value` among the choices "a|b|c"; false when it is none of them. */
 static bool parse_choice(const char *choices, const char *value, int *index)
 {
-    size_t length = strlen(value);
-    *index = 0;
-    for (const char *choice = choices;; (*index)++) {
-        const char *end = strchr(choice, '|');
-        size_t choice_length = end ? (size_t)(end - choice) : strlen(choice);
-        if (choice_length == length && memcmp(choice, value, length) == 0)
-            return true;
-        if (!end)
-            return false;
-        choice = end + 1;
-    }
+    *index = decant_find_choice(choices, value, strlen(value));
+    return *index >= 0;
 }
 
 static bool parse_real(const option_row *row, const char *value, double *real)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The manual page and --help name the same commands and options, with the same choices and defaults.
+# The manual page and --help name the same commands and options, with the same arguments, choices and defaults.
 set -euo pipefail
 python3 - "${DECANT_PROGRAM:?}" "${DECANT_TEST_SOURCE:?}/launch/decant.1" <<'PY'
 import re, subprocess, sys
@@ -21,7 +21,7 @@ for item in re.split(r"^\.It ", manual, flags=re.M)[1:]:
         together = []
 
 options = re.findall(r"^  --([a-z-]+) ?(\S*) +(.*)$", help_text, flags=re.M)
-commands = re.findall(r"^  decant ([a-z]+)", help_text, flags=re.M)
+commands = re.findall(r"^  decant ([a-z-]+)", help_text, flags=re.M)
 if len(options) < 40 or len(commands) < 8:
     complaints.append(f"only {len(options)} options and {len(commands)} commands were found in --help")
 for name, argument, text in options:
@@ -30,6 +30,7 @@ for name, argument, text in options:
         continue
     words = set(re.findall(r"[\w.]+(?:[-,:%][\w.]+)*%?", described[name]))
     wanted = argument.split("|") if "|" in argument and argument == argument.lower() else []
+    wanted += re.findall(r"^[A-Z]+$", argument)
     default = re.search(r"\(([^() ]+)\)$", text)
     if default:
         wanted.append(default[1].rstrip("%"))
@@ -39,9 +40,9 @@ for name, argument, text in options:
 for name in sorted(described.keys() - {name for name, _, _ in options}):
     complaints.append(f"--{name} is in the manual page alone")
 for command in commands:
-    if not re.search(rf"^\.It Cm {command}\b", manual, flags=re.M):
+    if not re.search(rf"^\.It Cm {command}$", manual, flags=re.M):
         complaints.append(f"the command {command} is not in the manual page")
-for command in re.findall(r"^\.Cm ([a-z]+)(?: Ar .*)?$", manual.split(".Sh DESCRIPTION")[0], flags=re.M):
+for command in re.findall(r"^\.Cm ([a-z-]+)(?: Ar .*)?$", manual.split(".Sh DESCRIPTION")[0], flags=re.M):
     if command not in commands:
         complaints.append(f"the command {command} is in the manual page alone")
 
