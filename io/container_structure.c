@@ -3,6 +3,7 @@
 #include "io/container_structure.h"
 
 #include "base/memory.h"
+#include "io/file_bytes.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -55,12 +56,10 @@ static decant_status store_stretch(const decant_structure *structure, int descri
         uint64_t left = stretch.end - stretch.begin;
         size_t part = left < sizeof buffer ? (size_t)left : sizeof buffer;
         decant_sparse_memory_read(&structure->memory.bytes, stretch.begin, buffer, part);
-        ssize_t written = pwrite(descriptor, buffer, part, (off_t)stretch.begin);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written <= 0)
-            return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be written: %s", path, strerror(errno));
-        stretch.begin += (uint64_t)written;
+        decant_status status = decant_file_write_at(descriptor, path, stretch.begin, buffer, part, err);
+        if (status != DECANT_OK)
+            return status;
+        stretch.begin += part;
     }
     return DECANT_OK;
 }

@@ -1,6 +1,8 @@
 /* See scratch_file.h. */
 #include "io/scratch_file.h"
 
+#include "io/file_bytes.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -33,15 +35,9 @@ void decant_scratch_file_close(decant_scratch_file *file)
 decant_status decant_scratch_file_write(const decant_scratch_file *file, uint64_t offset, const void *data,
                                         size_t size_bytes, decant_error *err)
 {
-    for (size_t done = 0; done < size_bytes;) {
-        ssize_t count =
-            pwrite(file->descriptor, (const char *)data + done, size_bytes - done, (off_t)(offset + done));
-        if (count < 0 && errno != EINTR)
-            return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: the scratch file cannot be written: %s",
-                                file->folder, strerror(errno));
-        done += count > 0 ? (size_t)count : 0;
-    }
-    return DECANT_OK;
+    decant_status status =
+        decant_file_write_at(file->descriptor, "its scratch file", offset, data, size_bytes, err);
+    return decant_error_name(status, file->folder, err);
 }
 
 decant_status decant_scratch_file_read(const decant_scratch_file *file, uint64_t offset, void *data,

@@ -3,6 +3,7 @@
 #include "pipeline/sensitivity_journal.h"
 
 #include "io/checksum.h"
+#include "io/file_bytes.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -119,10 +120,7 @@ decant_status decant_journal_append(decant_journal *journal, int64_t task, doubl
 {
     char line[LINE_BYTES];
     write_line(line, task, value);
-    size_t length = strlen(line);
-    if (write(journal->descriptor, line, length) == (ssize_t)length)
-        return DECANT_OK;
-    return fail_to_write(journal->path, err);
+    return decant_file_write(journal->descriptor, journal->path, line, strlen(line), err);
 }
 
 void decant_journal_close(decant_journal *journal)

@@ -2,6 +2,7 @@
 #include "pipeline/work_directory.h"
 
 #include "io/checksum.h"
+#include "io/file_bytes.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -46,9 +47,9 @@ static decant_status sign_lock(int descriptor, const char *path, decant_error *e
     char host[64] = "", holder[128];
     gethostname(host, sizeof host - 1);
     int length = snprintf(holder, sizeof holder, "process %ld on %s", (long)getpid(), host);
-    if (ftruncate(descriptor, 0) != 0 || pwrite(descriptor, holder, (size_t)length, 0) != length)
-        return DECANT_ERROR(err, DECANT_ERROR_DISK, "cannot write %s: %s", path, strerror(errno));
-    return DECANT_OK;
+    if (ftruncate(descriptor, 0) != 0)
+        return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be emptied: %s", path, strerror(errno));
+    return decant_file_write_at(descriptor, path, 0, holder, (size_t)length, err);
 }
 
 static bool leads_nowhere(const char *path)
