@@ -39,7 +39,7 @@ STAGES = {
     "allocate": r"decant_error_table_choose|decant_job_find_budget|decant_report_allocation",
     "write": r"decant_write_container|decant_container_finish|decant_validation_write|set_attribute",
     "validate": r"decant_job_validate",
-    "load": r"decant_job_open$|decant_log_open|decant_job_read_text|decant_job_calibrate_from_tokens|decant_ranks_create|"
+    "load": r"decant_job_open$|decant_log_open|decant_job_read_inputs|decant_job_calibrate_from_tokens|decant_ranks_create|"
     r"decant_job_check_budget|decant_ranks_require_equal|decant_job_find_fisher_sums",
 }
 # Weights travel to a GPU in a thread of their own, whatever the job does meanwhile.
@@ -77,6 +77,12 @@ class Symbols:
         """Of the function that a call returns to at this address."""
         at = bisect.bisect(self.functions, (address, ""))
         return self.functions[at - 1][1] if at else "?"
+
+    def unknown(self):
+        """What STAGES names and the program does not have; what is no `decant_…` may be part of its caller."""
+        names = {name for _, name in self.functions}
+        wanted = [part for pattern in STAGES.values() for part in pattern.split("|") if part.startswith("decant_")]
+        return [part for part in wanted if not any(re.match(part, name) for name in names)]
 
 
 def stage_of(names):
@@ -174,6 +180,8 @@ class Sweep:
         self.program, self.inject, self.root = arguments.program, arguments.inject, arguments.folder
         self.device, self.seconds, self.gpus, self.tells = arguments.device, arguments.seconds, arguments.gpus, arguments.tell
         self.symbols = Symbols(self.program)
+        if unknown := self.symbols.unknown():
+            sys.exit(f"{self.program} has no functions {', '.join(unknown)}, by which sweep.py knows stages")
         self.inputs = os.path.join(self.root, "inputs")
         self.chance = random.Random(arguments.seed)
         os.makedirs(self.inputs)

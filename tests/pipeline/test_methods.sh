@@ -41,6 +41,12 @@ done
 on 1 run --model "$model" --method higgs --bit-widths 4 --output "$work/seed0.h5"
 on 1 run --model "$model" --method higgs --bit-widths 4 --seed 9 --output "$work/seed9.h5"
 expect 3 'differ' "$decant" compare "$work/seed0.h5" "$work/seed9.h5"
+on 1 run --model "$model" --method rtn --bit-widths 3 --output "$work/rtn.h5"
+expect 3 'differ' "$decant" compare "$work/seed0.h5" "$work/rtn.h5"
+for line in "grids/higgs_2_256: only in $work/seed0.h5" "model.layers.0.mlp.up_proj/offsets: only in $work/rtn.h5" \
+  "model.layers.0.mlp.up_proj/codes: another type or shape"; do
+  grep -qxF "/$line" "$work/out" || fail "compare does not say $line: $(cat "$work/out")"
+done
 
 # ---- a mixture with k-means and Fisher sums: no worse a prediction than any of its parts, on any number of ranks
 on 2 calibrate --model "$model" --calibration "$tokens" --output "$work/statistics.h5"

@@ -54,6 +54,7 @@ cp "$work/statistics.2.h5" "$work/statistics.h5"
 inputs=(--model "$model" --bits 5 --device cpu --quiet --overwrite)
 expect 2 'tokens.npy: is what --calibration reads' "$decant" calibrate "${inputs[@]}" --calibration "$work/same.npy" --output "$work/tokens.npy"
 expect 2 'tokens.npy: is what --text reads' "$decant" "${run[@]}" "${inputs[@]}" --text "$work/tokens.npy" --output "$work/tokens.npy"
+expect 2 'tokens.npy: is what --choices reads' "$decant" "${run[@]}" "${inputs[@]}" --choices "$work/tokens.npy" --output "$work/tokens.npy"
 expect 2 'statistics.h5: is what --statistics reads' "$decant" run "${inputs[@]}" --statistics "$work/statistics.h5" --output "$work/statistics.h5"
 cmp "$tokens" "$work/tokens.npy" && cmp "$work/statistics.2.h5" "$work/statistics.h5" || fail "an input was replaced"
 on 2 run "${inputs[@]}" --statistics "$work/statistics.h5" --output "$work/reused.h5"

@@ -218,6 +218,28 @@ static void second_writer_of_one_output_is_refused(void **state)
     remove_folder(ranks, at.folder);
 }
 
+/* Without overwrite, what took the name while the container was written stays. */
+static void output_that_came_meanwhile_is_not_replaced(void **state)
+{
+    decant_ranks *ranks = *state;
+    decant_error err = {0};
+    place at = make_place(ranks);
+    decant_container_writer *writer;
+    struct stat before = {0}, after = {0};
+    assert_ok(decant_container_create(ranks, at.path, false, &writer, &err));
+    if (ranks->rank == 0)
+        assert_int_equal(mkfifo(at.path, 0600), 0);
+    assert_ok(decant_ranks_agree(ranks, DECANT_OK, &err));
+    assert_int_equal(lstat(at.path, &before), 0);
+    assert_status(decant_container_finish(&writer, &err), DECANT_ERROR_DISK);
+    assert_non_null(strstr(err.message, "File exists"));
+    assert_int_equal(lstat(at.path, &after), 0);
+    assert_true(before.st_ino == after.st_ino && S_ISFIFO(after.st_mode));
+    assert_ok(decant_ranks_agree(ranks, DECANT_OK, &err)); /* rank 0 has removed what it wrote */
+    assert_false(exists(at.partial));
+    remove_folder(ranks, at.folder);
+}
+
 static void older_partial_file_is_replaced(void **state)
 {
     decant_ranks *ranks = *state;
@@ -303,6 +325,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(definitions_are_refused_when_ranks_differ),
         cmocka_unit_test(create_fails_on_all_ranks_when_the_place_is_wrong),
         cmocka_unit_test(second_writer_of_one_output_is_refused),
+        cmocka_unit_test(output_that_came_meanwhile_is_not_replaced),
         cmocka_unit_test(older_partial_file_is_replaced),
         cmocka_unit_test(define_fails_on_all_ranks_when_the_disk_is_too_small),
         cmocka_unit_test(finish_fails_on_all_ranks_when_the_disk_is_full),
