@@ -5,7 +5,6 @@
 #include "stages/error_table_file.h"
 #include "stages/model_check.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- reading ---- */
@@ -158,13 +157,4 @@ cJSON *decant_container_plan_as_json(const decant_container_plan *plan)
         cJSON_AddItemToArray(layers, layer);
     }
     return layers;
-}
-
-void decant_print_json(cJSON *object, FILE *stream)
-{
-    char *text = cJSON_Print(object);
-    if (text)
-        fprintf(stream, "%s\n", text);
-    free(text);
-    cJSON_Delete(object);
 }

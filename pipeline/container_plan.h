@@ -30,7 +30,4 @@ void decant_container_plan_print(const decant_container_plan *plan, FILE *stream
 /* The same as an array of objects; the caller frees it with cJSON_Delete. */
 cJSON *decant_container_plan_as_json(const decant_container_plan *plan);
 
-/* Prints an object and frees it. */
-void decant_print_json(cJSON *object, FILE *stream);
-
 #endif

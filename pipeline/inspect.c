@@ -1,7 +1,9 @@
 /* `decant inspect`: what a container says of itself, as text or as JSON. */
 #include "pipeline/container_plan.h"
 #include "pipeline/examine.h"
+#include "pipeline/print_json.h"
 
+#include <math.h>
 #include <sys/stat.h>
 
 static const char *const text_attributes[] = {"program_version", "device", "options"};
@@ -42,29 +44,13 @@ static cJSON *sensitivity_as_json(const decant_container *container)
     return found;
 }
 
-static void print_sensitivity(const decant_container *container, FILE *stream)
+/* What the container says of itself, into `root`. */
+static decant_status add_attributes(const decant_container *container, cJSON *root, decant_error *err)
 {
-    cJSON *found = sensitivity_as_json(container);
-    const cJSON *item;
-    char name[64];
-    cJSON_ArrayForEach(item, found)
-    {
-        snprintf(name, sizeof name, "sensitivity_%s", item->string);
-        if (cJSON_IsString(item))
-            fprintf(stream, "%-24s %s\n", name, item->valuestring);
-        else
-            fprintf(stream, "%-24s %.6g\n", name, item->valuedouble);
-    }
-    cJSON_Delete(found);
-}
-
-static decant_status inspect_as_json(const decant_container *container, const decant_container_plan *plan,
-                                     int64_t file_bytes, FILE *stream, decant_error *err)
-{
-    cJSON *root = cJSON_CreateObject();
     char text[1024];
     int64_t integer;
     double real;
+    decant_error absent;
     decant_status status = DECANT_OK;
     for (size_t i = 0; i < COUNT(text_attributes); i++) {
         DECANT_TRY(decant_container_get_text(container, "/", text_attributes[i], text, sizeof text, err));
@@ -78,57 +64,52 @@ static decant_status inspect_as_json(const decant_container *container, const de
         DECANT_TRY(decant_container_get_real(container, "/", real_attributes[i], &real, err));
         cJSON_AddNumberToObject(root, real_attributes[i], real);
     }
-    decant_error absent;
     for (size_t i = 0; i < COUNT(optional_integers); i++)
         if (decant_container_get_integer(container, "/", optional_integers[i], &integer, &absent) == DECANT_OK)
             cJSON_AddNumberToObject(root, optional_integers[i], (double)integer);
     for (size_t i = 0; i < COUNT(optional_reals); i++)
         if (decant_container_get_real(container, "/", optional_reals[i], &real, &absent) == DECANT_OK)
             cJSON_AddNumberToObject(root, optional_reals[i], real);
-    cJSON_AddNumberToObject(root, "file_bytes", (double)file_bytes);
-    cJSON *sensitivity = sensitivity_as_json(container);
-    if (sensitivity)
-        cJSON_AddItemToObject(root, "sensitivity", sensitivity);
-    cJSON_AddItemToObject(root, "layers", decant_container_plan_as_json(plan));
-    decant_print_json(root, stream);
-    root = NULL;
 done:
-    cJSON_Delete(root);
     return status;
 }
 
-static decant_status inspect_as_text(const decant_container *container, const decant_container_plan *plan,
-                                     int64_t file_bytes, FILE *stream, decant_error *err)
+/* A line a member: a text, a whole number, or a real one in six digits. */
+static void print_members(const cJSON *object, const char *prefix, FILE *stream)
 {
-    char text[1024];
-    int64_t integer;
-    double real;
-    decant_status status = DECANT_OK;
+    const cJSON *item;
+    char name[64];
+    cJSON_ArrayForEach(item, object)
+    {
+        snprintf(name, sizeof name, "%s%s", prefix, item->string);
+        if (cJSON_IsString(item))
+            fprintf(stream, "%-24s %s\n", name, item->valuestring);
+        else if (item->valuedouble == floor(item->valuedouble))
+            fprintf(stream, "%-24s %.0f\n", name, item->valuedouble);
+        else
+            fprintf(stream, "%-24s %.6g\n", name, item->valuedouble);
+    }
+}
+
+static void print_text(const decant_container_plan *plan, int64_t file_bytes, const cJSON *attributes,
+                       const cJSON *sensitivity, FILE *stream)
+{
     fprintf(stream, "%-24s %lld\n", "file_bytes", (long long)file_bytes);
-    for (size_t i = 0; i < COUNT(text_attributes); i++) {
-        DECANT_TRY(decant_container_get_text(container, "/", text_attributes[i], text, sizeof text, err));
-        fprintf(stream, "%-24s %s\n", text_attributes[i], text);
-    }
-    for (size_t i = 0; i < COUNT(integer_attributes); i++) {
-        DECANT_TRY(decant_container_get_integer(container, "/", integer_attributes[i], &integer, err));
-        fprintf(stream, "%-24s %lld\n", integer_attributes[i], (long long)integer);
-    }
-    for (size_t i = 0; i < COUNT(real_attributes); i++) {
-        DECANT_TRY(decant_container_get_real(container, "/", real_attributes[i], &real, err));
-        fprintf(stream, "%-24s %.6g\n", real_attributes[i], real);
-    }
-    decant_error absent;
-    for (size_t i = 0; i < COUNT(optional_integers); i++)
-        if (decant_container_get_integer(container, "/", optional_integers[i], &integer, &absent) == DECANT_OK)
-            fprintf(stream, "%-24s %lld\n", optional_integers[i], (long long)integer);
-    for (size_t i = 0; i < COUNT(optional_reals); i++)
-        if (decant_container_get_real(container, "/", optional_reals[i], &real, &absent) == DECANT_OK)
-            fprintf(stream, "%-24s %.6g\n", optional_reals[i], real);
-    print_sensitivity(container, stream);
+    print_members(attributes, "", stream);
+    print_members(sensitivity, "sensitivity_", stream);
     fprintf(stream, "\n");
     decant_container_plan_print(plan, stream);
-done:
-    return status;
+}
+
+/* Takes both objects over. */
+static decant_status print_json(const decant_container_plan *plan, int64_t file_bytes, cJSON *attributes,
+                                cJSON *sensitivity, FILE *stream, decant_error *err)
+{
+    cJSON_AddNumberToObject(attributes, "file_bytes", (double)file_bytes);
+    if (sensitivity)
+        cJSON_AddItemToObject(attributes, "sensitivity", sensitivity);
+    cJSON_AddItemToObject(attributes, "layers", decant_container_plan_as_json(plan));
+    return decant_print_json(attributes, stream, err);
 }
 
 decant_status decant_inspect(const decant_options *options, FILE *stream, decant_error *err)
@@ -136,15 +117,23 @@ decant_status decant_inspect(const decant_options *options, FILE *stream, decant
     decant_container *container = NULL;
     decant_container_plan plan = {0};
     struct stat file = {0};
+    cJSON *attributes = NULL, *sensitivity = NULL;
     decant_status status;
     DECANT_TRY(decant_container_open(options->container, &container, err));
     stat(options->container, &file);
     DECANT_TRY(decant_container_plan_read(container, options->container, &plan, err));
-    if (options->json)
-        DECANT_TRY(inspect_as_json(container, &plan, file.st_size, stream, err));
-    else
-        DECANT_TRY(inspect_as_text(container, &plan, file.st_size, stream, err));
+    attributes = cJSON_CreateObject();
+    DECANT_TRY(add_attributes(container, attributes, err));
+    sensitivity = sensitivity_as_json(container);
+    if (options->json) {
+        status = print_json(&plan, file.st_size, attributes, sensitivity, stream, err);
+        attributes = sensitivity = NULL;
+    } else {
+        print_text(&plan, file.st_size, attributes, sensitivity, stream);
+    }
 done:
+    cJSON_Delete(attributes);
+    cJSON_Delete(sensitivity);
     decant_container_plan_free(&plan);
     decant_container_close(&container);
     return status;

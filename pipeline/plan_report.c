@@ -5,9 +5,9 @@
 #include "pipeline/linear_sizes.h"
 #include "pipeline/plan_advice.h"
 #include "pipeline/plan_request.h"
+#include "pipeline/print_json.h"
 #include "stages/budget.h"
 
-#include <cjson/cJSON.h>
 #include <string.h>
 
 static const int64_t DEVICE_BYTES_DEFAULT = (int64_t)80 << 30;
@@ -267,7 +267,8 @@ static cJSON *rank_json(const decant_plan *plan, int index)
     return object;
 }
 
-static void print_json(const decant_plan *plan, const decant_plan_request *request, FILE *stream)
+static decant_status print_json(const decant_plan *plan, const decant_plan_request *request, FILE *stream,
+                                decant_error *err)
 {
     char advice[DECANT_ERROR_MESSAGE_BYTES] = "";
     cJSON *object = cJSON_CreateObject();
@@ -300,10 +301,7 @@ static void print_json(const decant_plan *plan, const decant_plan_request *reque
     cJSON *ranks = cJSON_AddArrayToObject(object, "rank");
     for (int rank = 0; rank < plan->ranks; rank++)
         cJSON_AddItemToArray(ranks, rank_json(plan, rank));
-    char *text = cJSON_Print(object);
-    fprintf(stream, "%s\n", text ? text : "{}");
-    cJSON_free(text);
-    cJSON_Delete(object);
+    return decant_print_json(object, stream, err);
 }
 
 /* ---- the command ---- */
@@ -354,7 +352,7 @@ decant_status decant_plan_command(const decant_options *options, FILE *stream, d
     DECANT_TRY(check_budget(options, &request, err));
     DECANT_TRY(decant_plan_choose(&request, &plan, err));
     if (options->json) {
-        print_json(&plan, &request, stream);
+        DECANT_TRY(print_json(&plan, &request, stream, err));
     } else {
         fprintf(stream, "%s, %d layers, %.2f billion weights to quantize; ", config.architecture, config.layers,
                 (double)plan.weights / 1e9);

@@ -3,6 +3,7 @@
 #include "base/memory.h"
 #include "pipeline/container_plan.h"
 #include "pipeline/examine.h"
+#include "pipeline/print_json.h"
 #include "pipeline/sweep.h"
 #include "stages/budget.h"
 
@@ -34,8 +35,8 @@ static decant_status count_rest(void *context, const char *path, decant_stored t
     return DECANT_OK;
 }
 
-static void print_plan(const decant_container_plan *plan, const decant_plan_summary *summary,
-                       int64_t file_bytes, bool json, FILE *stream)
+static decant_status print_plan(const decant_container_plan *plan, const decant_plan_summary *summary,
+                                int64_t file_bytes, bool json, FILE *stream, decant_error *err)
 {
     char warning[DECANT_BUDGET_WARNING_BYTES] = "";
     const char *predicted = plan->predicts_loss ? "predicted_loss_increase" : "error_times_weights";
@@ -48,7 +49,7 @@ static void print_plan(const decant_container_plan *plan, const decant_plan_summ
         fprintf(stream, "%-24s %.6g\n%s%s%s\n", "predicted_lower_bound", summary->lower_bound,
                 is_trusted ? "" : "warning: ", warning, is_trusted ? "" : "\n");
         decant_container_plan_print(plan, stream);
-        return;
+        return DECANT_OK;
     }
     cJSON *root = cJSON_CreateObject();
     cJSON_AddNumberToObject(root, "bits", summary->bits);
@@ -60,7 +61,7 @@ static void print_plan(const decant_container_plan *plan, const decant_plan_summ
     if (!is_trusted)
         cJSON_AddStringToObject(root, "warning", warning);
     cJSON_AddItemToObject(root, "layers", decant_container_plan_as_json(plan));
-    decant_print_json(root, stream);
+    return decant_print_json(root, stream, err);
 }
 
 static decant_status sweep(const decant_options *options, const decant_container_plan *plan, int64_t rest_bytes,
@@ -71,7 +72,7 @@ static decant_status sweep(const decant_options *options, const decant_container
     decant_status status;
     DECANT_TRY(decant_memory_allocate((size_t)count * sizeof *points, "the curve", (void **)&points, err));
     DECANT_TRY(decant_sweep_solve(&options->sweep, &plan->table, points, err));
-    decant_sweep_print(points, count, rest_bytes, plan->predicts_loss, options->json, stream);
+    DECANT_TRY(decant_sweep_print(points, count, rest_bytes, plan->predicts_loss, options->json, stream, err));
 done:
     decant_memory_free(points);
     return status;
@@ -99,7 +100,7 @@ decant_status decant_reallocate(const decant_options *options, FILE *stream, dec
     decant_error_table_extent(&plan.table, &weights, &smallest);
     DECANT_TRY(decant_budget_bytes(&asked, weights, smallest, &budget, err));
     DECANT_TRY(decant_error_table_choose(&plan.table, budget, plan.chosen, &summary, err));
-    print_plan(&plan, &summary, summary.bytes + asked.rest_bytes, options->json, stream);
+    DECANT_TRY(print_plan(&plan, &summary, summary.bytes + asked.rest_bytes, options->json, stream, err));
 done:
     decant_container_plan_free(&plan);
     decant_container_close(&container);

@@ -1,7 +1,8 @@
 /* See streamed_order.h. */
 #include "pipeline/streamed_order.h"
 
-bool decant_streamed_begins_stage(const decant_layer_range *ranges, int stages, int layer)
+/* Is the layer the first of its stage? */
+static bool begins_stage(const decant_layer_range *ranges, int stages, int layer)
 {
     for (int stage = 0; stage < stages; stage++)
         if (ranges[stage].first == layer)
@@ -12,7 +13,7 @@ bool decant_streamed_begins_stage(const decant_layer_range *ranges, int stages, 
 int decant_streamed_forward_round(const decant_layer_range *ranges, int stages, int first, int end)
 {
     int next = first + 1;
-    while (next < end && decant_streamed_begins_stage(ranges, stages, next))
+    while (next < end && begins_stage(ranges, stages, next))
         next++;
     return next;
 }
@@ -20,7 +21,7 @@ int decant_streamed_forward_round(const decant_layer_range *ranges, int stages, 
 int decant_streamed_backward_round(const decant_layer_range *ranges, int stages, int left)
 {
     int low = left - 1;
-    while (low > 0 && decant_streamed_begins_stage(ranges, stages, low))
+    while (low > 0 && begins_stage(ranges, stages, low))
         low--;
     return low;
 }

@@ -17,9 +17,6 @@ int decant_streamed_forward_round(const decant_layer_range *ranges, int stages, 
  * many have not gone after it. left > 0 */
 int decant_streamed_backward_round(const decant_layer_range *ranges, int stages, int left);
 
-/* Is the layer the first of its stage? */
-bool decant_streamed_begins_stage(const decant_layer_range *ranges, int stages, int layer);
-
 /* What is at hand of a streamed calibration: boundary k is what enters layer k for all sequences, boundary
  * `layers` the gradient of the loss behind the last layer. */
 typedef struct decant_streamed_state {

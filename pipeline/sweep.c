@@ -2,11 +2,10 @@
 #include "pipeline/sweep.h"
 
 #include "base/memory.h"
+#include "pipeline/print_json.h"
 #include "stages/budget.h"
 
-#include <cjson/cJSON.h>
 #include <math.h>
-#include <stdlib.h>
 
 static const double STEP_TOLERANCE = 1e-9; /* so that 2.5:5:0.25 ends with 5 */
 
@@ -38,8 +37,8 @@ done:
     return status;
 }
 
-static void print_json(const decant_sweep_point *points, int count, int64_t rest_bytes, bool predicts_loss,
-                       FILE *stream)
+static decant_status print_json(const decant_sweep_point *points, int count, int64_t rest_bytes,
+                                bool predicts_loss, FILE *stream, decant_error *err)
 {
     cJSON *array = cJSON_CreateArray();
     char warning[DECANT_BUDGET_WARNING_BYTES];
@@ -61,11 +60,7 @@ static void print_json(const decant_sweep_point *points, int count, int64_t rest
             point, "trusted",
             decant_budget_is_trusted(summary->bits, predicts_loss ? summary->predicted : 0, warning));
     }
-    char *text = cJSON_Print(array);
-    if (text)
-        fprintf(stream, "%s\n", text);
-    free(text);
-    cJSON_Delete(array);
+    return decant_print_json(array, stream, err);
 }
 
 static void print_table(const decant_sweep_point *points, int count, int64_t rest_bytes, bool predicts_loss,
@@ -95,11 +90,11 @@ static void print_table(const decant_sweep_point *points, int count, int64_t res
                 DECANT_BUDGET_TRUSTED_BITS, DECANT_BUDGET_TRUSTED_INCREASE);
 }
 
-void decant_sweep_print(const decant_sweep_point *points, int count, int64_t rest_bytes, bool predicts_loss,
-                        bool json, FILE *stream)
+decant_status decant_sweep_print(const decant_sweep_point *points, int count, int64_t rest_bytes,
+                                 bool predicts_loss, bool json, FILE *stream, decant_error *err)
 {
     if (json)
-        print_json(points, count, rest_bytes, predicts_loss, stream);
-    else
-        print_table(points, count, rest_bytes, predicts_loss, stream);
+        return print_json(points, count, rest_bytes, predicts_loss, stream, err);
+    print_table(points, count, rest_bytes, predicts_loss, stream);
+    return DECANT_OK;
 }

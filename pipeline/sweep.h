@@ -20,10 +20,10 @@ int decant_sweep_count(const decant_sweep *sweep);
 decant_status decant_sweep_solve(const decant_sweep *sweep, const decant_error_table *table,
                                  decant_sweep_point *points, decant_error *err);
 
-/* Prints the points as a table, or as JSON.
+/* Prints the points as a table, or as JSON, for which DECANT_ERROR_MEMORY is possible.
  *   rest_bytes   what the container takes besides its quantized layers, for the size of the file
  *   predicts_loss   false: what is predicted is a sum of relative errors times weights */
-void decant_sweep_print(const decant_sweep_point *points, int count, int64_t rest_bytes, bool predicts_loss,
-                        bool json, FILE *stream);
+decant_status decant_sweep_print(const decant_sweep_point *points, int count, int64_t rest_bytes,
+                                 bool predicts_loss, bool json, FILE *stream, decant_error *err);
 
 #endif

@@ -1,4 +1,5 @@
 /* The curve of an error table: where its points lie, that it falls, and that no point breaks its budget. */
+#include "pipeline/print_json.h"
 #include "pipeline/sweep.h"
 #include "tests/stages/model_tables.h"
 
@@ -68,11 +69,20 @@ static void curve_falls_within_its_budgets(void **state)
     }
 }
 
+static void results_that_memory_cannot_hold_are_told(void **state)
+{
+    (void)state;
+    decant_error err;
+    assert_int_equal(decant_print_json(NULL, stdout, &err), DECANT_ERROR_MEMORY);
+    assert_non_null(strstr(err.message, "JSON"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(both_ends_are_points_when_steps_meet_them),
         cmocka_unit_test(curve_falls_within_its_budgets),
+        cmocka_unit_test(results_that_memory_cannot_hold_are_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
