@@ -339,7 +339,7 @@ decant_status decant_job_measure_sensitivity(decant_job *job, const decant_token
     DECANT_TRY(decant_ranks_agree(job->ranks, measure_share(&run, tokens, err), err));
     DECANT_TRY(decant_ranks_sum(job->ranks, run.values, (int)run.count, err));
     collect(&run);
-    DECANT_TRY(decant_error_table_apply(table, result, err));
+    DECANT_TRY(decant_ranks_agree(job->ranks, decant_error_table_apply(table, result, err), err));
     decant_report_sensitivity(job, result, decant_clock_s() - start_s);
 done:
     dismantle(&run);

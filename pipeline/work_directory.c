@@ -67,7 +67,8 @@ static decant_status take_lock(decant_work_directory *work, decant_error *err)
     for (;;) {
         struct stat about;
         if (mkdir(work->path, 0777) != 0 && errno != EEXIST)
-            return DECANT_ERROR(err, DECANT_ERROR_DISK, "cannot write %s: %s", work->path, strerror(errno));
+            return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be written: %s", work->path,
+                                strerror(errno));
         int descriptor = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
         if (descriptor < 0 && errno == ENOENT && leads_nowhere(work->path))
             return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: a link to where nothing is; remove it",
@@ -75,7 +76,7 @@ static decant_status take_lock(decant_work_directory *work, decant_error *err)
         if (descriptor < 0 && errno == ENOENT)
             continue;
         if (descriptor < 0)
-            return DECANT_ERROR(err, DECANT_ERROR_DISK, "cannot write %s: %s", path, strerror(errno));
+            return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be written: %s", path, strerror(errno));
         if (flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
             decant_status status = refuse_locked(work, descriptor, err);
             close(descriptor);
@@ -126,7 +127,7 @@ static decant_status write_head(const decant_work_directory *work, const char *h
         good = fclose(file) == 0 && good;
     if (good && rename(partial, path) == 0)
         return DECANT_OK;
-    return DECANT_ERROR(err, DECANT_ERROR_DISK, "cannot write %s: %s", path, strerror(errno));
+    return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be written: %s", path, strerror(errno));
 }
 
 /* The first line in which two heads differ. */

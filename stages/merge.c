@@ -23,7 +23,7 @@ typedef struct merge {
     decant_statistics_origin *origins;
     const char *listed;     /* the file whose matrices are being listed, for messages */
     merge_matrix *matrices; /* of the first file, in path order */
-    int64_t matrix_count;
+    int64_t matrix_count, matrix_room;
     decant_statistics_part *parts; /* of all files, in their order */
     int64_t part_count;
 } merge;
@@ -78,8 +78,8 @@ static decant_status list_matrix(void *context, const char *path, decant_stored 
     if (shape->dimensions != (is_hessian ? 3 : 2))
         return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: %s has %d dimensions", all->listed, path,
                             shape->dimensions);
-    decant_status status = decant_memory_resize((size_t)(all->matrix_count + 1) * sizeof *all->matrices,
-                                                "matrices", (void **)&all->matrices, err);
+    decant_status status = decant_memory_grow(sizeof *all->matrices, all->matrix_count, &all->matrix_room,
+                                              "matrices", (void **)&all->matrices, err);
     if (status != DECANT_OK)
         return status;
     merge_matrix *matrix = &all->matrices[all->matrix_count++];

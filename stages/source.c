@@ -43,7 +43,7 @@ decant_weight_source decant_source_of_model(const decant_safetensors *model)
 struct decant_container_source {
     const decant_container *container;
     void **blocks; /* tensors read so far */
-    int64_t count, capacity;
+    int64_t count, room;
     decant_kept_grids grids;
 };
 
@@ -74,12 +74,8 @@ static decant_status keep_block(decant_container_source *source, size_t size_byt
                                 void **block, decant_error *err)
 {
     decant_status status;
-    if (source->count == source->capacity) {
-        int64_t capacity = 2 * source->capacity + 16;
-        DECANT_TRY(decant_memory_resize((size_t)capacity * sizeof *source->blocks, "a container's tensors",
-                                        (void **)&source->blocks, err));
-        source->capacity = capacity;
-    }
+    DECANT_TRY(decant_memory_grow(sizeof *source->blocks, source->count, &source->room, "a container's tensors",
+                                  (void **)&source->blocks, err));
     DECANT_TRY(decant_memory_allocate(size_bytes, what, block, err));
     source->blocks[source->count++] = *block;
 done:

@@ -36,6 +36,7 @@ STAGES = {
     "reduction": r"decant_replica_exchange_",
     "calibrate": r"decant_job_calibrate$",
     "quantize": r"decant_job_quantize",
+    "sensitivity": r"decant_job_check_sensitivity|decant_job_measure_sensitivity|decant_job_read_sensitivity_tokens",
     "allocate": r"decant_error_table_choose|decant_job_find_budget|decant_report_allocation",
     "write": r"decant_write_container|decant_container_finish|decant_validation_write|set_attribute",
     "validate": r"decant_job_validate",
@@ -54,7 +55,7 @@ STATUSES.update({"page": {3}, "create": {4}, "write": {4}, "part": {4}, "space":
 STATUSES.update({"device_memory": {4}, "launch": {5}, "copy": {5}, "product": {5}, "wait": {5}, "lost": {5}})
 DEVICE_KINDS = ("device_memory", "launch", "copy", "product", "wait", "lost")
 DEVICE_LINE = re.compile(
-    r"decant: rank \d+: [a-z ]+: \S+, (start|calibrate|quantize|write|validate): "
+    r"decant: rank \d+: [a-z ]+: \S+, (start|calibrate|quantize|sensitivity|write|validate): "
     r".*((CUDA|cuBLAS|cuSPARSE): |no (device|pinned) memory for ).*; (use|the machine's log)"
 )
 PATIENCE = "did not end within"  # the message of io/patience.c, by a rank that waited for the one that failed
@@ -172,7 +173,8 @@ class Job:
         there = {os.path.join(folder, file) for folder, _, files in os.walk(self.folder) for file in files}
         of_work = [path for path in there if os.path.dirname(path) == self.output + ".work"]
         work = {path for path in of_work if WORK_FILE.fullmatch(os.path.basename(path))}
-        return sorted(there - known - work - {self.output})
+        journal = f"{self.output}.sensitivity.partial"  # of measurements that are finished
+        return sorted(there - known - work - {self.output, journal})
 
 
 class Sweep:
@@ -198,13 +200,15 @@ class Sweep:
         stages = Job(self, "stages", ["run", "--replicas", "1"] + data)
         replicas = Job(self, "replicas", ["run", "--replicas", str(RANKS)] + data)
         streamed = Job(self, "streamed", ["run", "--memory", "streamed", "--replicas", "1"] + data)
+        measured = ["--sensitivity", "noise", "--noise-levels", "2", "--sensitivity-check", "3"]
+        sensitivity = Job(self, "sensitivity", stages.arguments + measured)
         resumed = (
             ("resumed", stages, "calibrate", "calibration.h5"),
             ("late", stages, "quantize", "statistics.h5"),
             ("streamed_resumed", streamed, "calibrate", "boundary.1.h5"),
             ("streamed_late", streamed, "calibrate", "gradient.*.h5"),
         )
-        yield from (job for job in (stages, replicas, streamed) if not names or job.name in names)
+        yield from (job for job in (stages, replicas, streamed, sensitivity) if not names or job.name in names)
         for name, job, stage, file in resumed:
             if not names or name in names:
                 yield Job(self, name, job.arguments, self.interrupt(job, stage, file))
@@ -252,12 +256,15 @@ class Sweep:
 
     def absent(self, job):
         """Stages that a job has not."""
-        return {"replicas": set(), "late": {"reduction", "calibrate"}}.get(job.name, {"reduction"})
+        absent = {"replicas": {"sensitivity"}, "late": {"reduction", "calibrate", "sensitivity"}, "sensitivity": {"reduction"}}
+        return absent.get(job.name, {"reduction", "sensitivity"})
 
     def a_few(self, job, keys):
         """Of the first job memory for each rank and stage, and one of every other kind; of the others only what it lacks."""
         if job.name == "replicas":
             return [key for key in keys if key[1:] == ("memory", "reduction")]
+        if job.name == "sensitivity":
+            return 2 * [key for key in keys if key[1:] == ("memory", "sensitivity")]
         if job.name in ("resumed", "late"):
             return [key for key in keys if key[1:] == ("end", "checkpoint")]
         if job.name != "stages":
