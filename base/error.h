@@ -8,6 +8,8 @@
 
 #include "base/status.h"
 
+#include <errno.h>
+
 /* Two paths, as long as an option takes them, and what there is to say of them. */
 enum { DECANT_ERROR_MESSAGE_BYTES = 2560 };
 
@@ -23,6 +25,12 @@ typedef struct decant_error {
  * format and what follows are printf's; a longer message is cut. */
 decant_status decant_error_set(decant_error *err, decant_status status, const char *source, int line,
                                const char *format, ...) __attribute__((format(printf, 5, 6)));
+
+/* The same for a call of the system that failed; code is its errno. Behind the message comes what that says.
+ * Where it says that too many files are open, the status is DECANT_ERROR_FILES, whatever `status` is, since
+ * nothing is wrong with the file then, and the message tells what helps. */
+decant_status decant_error_set_system(decant_error *err, decant_status status, int code, const char *source,
+                                      int line, const char *format, ...) __attribute__((format(printf, 6, 7)));
 
 /* For callers that know the name of what failed where the callee does not: puts "NAME: " in front of the
  * message when status is not DECANT_OK, cutting its end when it grows too long. Returns status. */
@@ -45,7 +53,9 @@ decant_status decant_error_name(decant_status status, const char *name, decant_e
         goto done;                                                                                             \
     } while (0)
 
-/* For functions with nothing to release. */
+/* For functions with nothing to release; the second one right behind the call of the system, for its errno. */
 #define DECANT_ERROR(err, code, ...) decant_error_set((err), (code), __FILE__, __LINE__, __VA_ARGS__)
+#define DECANT_SYSTEM_ERROR(err, code, ...)                                                                    \
+    decant_error_set_system((err), (code), errno, __FILE__, __LINE__, __VA_ARGS__)
 
 #endif

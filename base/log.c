@@ -52,8 +52,7 @@ decant_status decant_log_open(int rank, bool quiet, const char *json_path, decan
                             "%s: exists and is no log, so it is not replaced; take another --log", json_path);
     log->json = fopen(json_path, "ae");
     if (!log->json)
-        return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: the log cannot be written: %s", json_path,
-                            strerror(errno));
+        return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: the log cannot be written", json_path);
     return DECANT_OK;
 }
 

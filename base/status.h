@@ -11,6 +11,7 @@
     X(DECANT_ERROR_INPUT, 3, "bad input")                                                                      \
     X(DECANT_ERROR_MEMORY, 4, "not enough memory")                                                             \
     X(DECANT_ERROR_DISK, 4, "cannot write to disk")                                                            \
+    X(DECANT_ERROR_FILES, 4, "too many open files")                                                            \
     X(DECANT_ERROR_DEVICE, 5, "device failure")                                                                \
     X(DECANT_ERROR_MPI, 5, "MPI failure")                                                                      \
     X(DECANT_ERROR_BUG, 70, "internal error")

@@ -74,8 +74,7 @@ static decant_status prepare_to_open(decant_container_writer *writer, hid_t *acc
                                 writer->file.partial);
     int descriptor = open(writer->file.partial, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
     if (descriptor < 0)
-        return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be opened: %s", writer->file.partial,
-                            strerror(errno));
+        return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be opened", writer->file.partial);
     close(descriptor);
     return DECANT_OK;
 }

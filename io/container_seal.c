@@ -108,7 +108,7 @@ decant_status decant_container_seal(const char *path, decant_stretch *data, int6
 {
     int descriptor = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
     if (descriptor < 0)
-        return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be opened again: %s", path, strerror(errno));
+        return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be opened again", path);
     decant_status status = append(descriptor, path, data, data_count, err);
     if (close(descriptor) != 0 && status == DECANT_OK)
         status = DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be sealed: %s", path, strerror(errno));

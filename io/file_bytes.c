@@ -12,7 +12,7 @@ decant_status decant_file_create(const char *path, int *descriptor, decant_error
 {
     *descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (*descriptor < 0)
-        return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be made: %s", path, strerror(errno));
+        return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be made", path);
     return DECANT_OK;
 }
 

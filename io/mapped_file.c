@@ -124,7 +124,7 @@ decant_status decant_mapped_file_open(const char *path, decant_mapped_file *file
     /* O_NONBLOCK: a pipe under this name is refused, not waited for. */
     int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0)
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: %s", path, strerror(errno));
+        return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_INPUT, "%s", path);
     decant_status status = map(descriptor, path, file, err);
     close(descriptor);
     return status;

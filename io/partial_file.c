@@ -60,7 +60,7 @@ decant_status decant_partial_file_make(decant_partial_file *file, uint64_t *inod
      */
     file->descriptor = open(file->partial, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
     if (file->descriptor < 0)
-        DECANT_FAIL(err, DECANT_ERROR_DISK, "%s: cannot be made: %s", file->partial, strerror(errno));
+        DECANT_TRY(DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be made", file->partial));
     if (fstat(file->descriptor, &about) != 0 || !S_ISREG(about.st_mode))
         DECANT_FAIL(err, DECANT_ERROR_DISK, "%s: is no regular file", file->partial);
     DECANT_TRY(lock(file, err));
@@ -79,6 +79,8 @@ decant_status decant_partial_file_join(decant_partial_file *file, uint64_t inode
 {
     struct stat about;
     file->descriptor = open(file->partial, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    if (file->descriptor < 0 && errno != ENOENT)
+        return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be opened", file->partial);
     if (file->descriptor >= 0 && fstat(file->descriptor, &about) == 0 && (uint64_t)about.st_ino == inode)
         return DECANT_OK;
     return DECANT_ERROR(

@@ -34,14 +34,11 @@ done:
 
 /* ---- what stands in a place already ---- */
 
-/* Whether everything in the folder may go: it is empty, or has the mark and nothing but files. */
-static decant_status check_replaceable(const char *path, const char *mark, decant_error *err)
+/* Whether everything in the open folder may go: it is empty, or has the mark and nothing but files. */
+static decant_status check_replaceable(DIR *directory, const char *path, const char *mark, decant_error *err)
 {
     bool has_mark = false, is_flat = true, is_empty = true;
-    DIR *directory = opendir(path);
-    if (!directory)
-        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "%s: exists and is no folder that can be read: %s", path,
-                            strerror(errno));
+    rewinddir(directory);
     for (struct dirent *entry; (entry = readdir(directory));) {
         struct stat about;
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
@@ -51,7 +48,6 @@ static decant_status check_replaceable(const char *path, const char *mark, decan
         is_flat &= fstatat(dirfd(directory), entry->d_name, &about, AT_SYMLINK_NOFOLLOW) == 0 &&
                    S_ISREG(about.st_mode);
     }
-    closedir(directory);
     if (is_empty || (has_mark && is_flat))
         return DECANT_OK;
     return DECANT_ERROR(err, DECANT_ERROR_USAGE,
@@ -60,20 +56,13 @@ static decant_status check_replaceable(const char *path, const char *mark, decan
                         path, has_mark ? "it has more in it than files" : "it has no mark of one");
 }
 
-/* Removes the files of a folder that was found replaceable. */
-static void clear(int descriptor)
+/* Removes the files of an open folder that was found replaceable. */
+static void clear(DIR *directory)
 {
-    int copy = openat(descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *directory = copy < 0 ? NULL : fdopendir(copy);
-    if (!directory) {
-        if (copy >= 0)
-            close(copy);
-        return;
-    }
+    rewinddir(directory);
     for (struct dirent *entry; (entry = readdir(directory));)
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-            unlinkat(copy, entry->d_name, 0);
-    closedir(directory);
+            unlinkat(dirfd(directory), entry->d_name, 0);
 }
 
 static decant_status check_place(const decant_partial_folder *folder, decant_error *err)
@@ -88,33 +77,55 @@ static decant_status check_place(const decant_partial_folder *folder, decant_err
     if (!folder->overwrite)
         return DECANT_ERROR(err, DECANT_ERROR_USAGE, "%s: exists already; --overwrite replaces it",
                             folder->path);
-    return check_replaceable(folder->path, folder->mark, err);
+    DIR *directory = opendir(folder->path);
+    if (!directory)
+        return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_USAGE, "%s: exists and cannot be read", folder->path);
+    decant_status status = check_replaceable(directory, folder->path, folder->mark, err);
+    closedir(directory);
+    return status;
 }
 
 /* ---- making ---- */
 
+/* Opens the partial folder; a link under its name is somebody's own. */
+static decant_status open_partial(decant_partial_folder *folder, decant_error *err)
+{
+    int descriptor = open(folder->partial, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    folder->directory = descriptor < 0 ? NULL : fdopendir(descriptor);
+    if (folder->directory)
+        return DECANT_OK;
+    decant_status status = DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be opened", folder->partial);
+    if (descriptor >= 0)
+        close(descriptor);
+    return status;
+}
+
 static decant_status make_partial(decant_partial_folder *folder, decant_error *err)
 {
-    decant_status status = DECANT_OK;
-    if (mkdir(folder->partial, 0777) != 0 && errno != EEXIST)
-        DECANT_FAIL(err, DECANT_ERROR_DISK, "%s: cannot be made: %s", folder->partial, strerror(errno));
-    folder->descriptor = open(folder->partial, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (folder->descriptor < 0)
-        DECANT_FAIL(err, DECANT_ERROR_DISK, "%s: cannot be opened: %s", folder->partial, strerror(errno));
-    if (flock(folder->descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-        DECANT_FAIL(err, DECANT_ERROR_USAGE, "%s: another job is writing it", folder->partial);
-    DECANT_TRY(check_replaceable(folder->partial, folder->mark, err));
-    clear(folder->descriptor);
+    const bool is_new = mkdir(folder->partial, 0777) == 0;
+    if (!is_new && errno != EEXIST)
+        return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be made", folder->partial);
+    decant_status status = open_partial(folder, err);
+    if (status != DECANT_OK) {
+        if (is_new)
+            rmdir(folder->partial);
+        return status;
+    }
+    if (flock(dirfd(folder->directory), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        return DECANT_ERROR(err, DECANT_ERROR_USAGE, "%s: another job is writing it", folder->partial);
+    status = check_replaceable(folder->directory, folder->partial, folder->mark, err);
+    if (status != DECANT_OK)
+        return status;
+    clear(folder->directory);
     folder->is_mine = true;
-done:
-    return status;
+    return DECANT_OK;
 }
 
 decant_status decant_partial_folder_make(const char *path, bool overwrite, const char *mark, const char *text,
                                          decant_partial_folder *folder, decant_error *err)
 {
     decant_status status;
-    *folder = (decant_partial_folder){.mark = mark, .overwrite = overwrite, .descriptor = -1};
+    *folder = (decant_partial_folder){.mark = mark, .overwrite = overwrite};
     DECANT_TRY(name_folder(path, folder, err));
     DECANT_TRY(check_place(folder, err));
     DECANT_TRY(make_partial(folder, err));
@@ -160,7 +171,7 @@ decant_status decant_partial_folder_publish(decant_partial_folder *folder, decan
     struct stat about;
     bool exists = lstat(folder->path, &about) == 0;
     decant_status status = DECANT_OK;
-    fsync(folder->descriptor);
+    fsync(dirfd(folder->directory));
     if (exists)
         DECANT_TRY(check_place(folder, err)); /* it may have come while this one was written */
     if (renameat2(AT_FDCWD, folder->partial, AT_FDCWD, folder->path,
@@ -170,11 +181,11 @@ decant_status decant_partial_folder_publish(decant_partial_folder *folder, decan
     folder->is_mine = false;
     flush_parent(folder->path);
     if (exists) {
-        int old = open(folder->partial, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (old >= 0) {
-            clear(old);
-            close(old);
-        }
+        /* Its descriptor is of the new folder now, and that of the old one is free again. */
+        closedir(folder->directory);
+        decant_error none;
+        if (open_partial(folder, &none) == DECANT_OK)
+            clear(folder->directory);
         rmdir(folder->partial);
     }
 done:
@@ -186,12 +197,12 @@ void decant_partial_folder_close(decant_partial_folder *folder)
     if (!folder->path)
         return;
     if (folder->is_mine) {
-        clear(folder->descriptor);
+        clear(folder->directory);
         rmdir(folder->partial);
     }
-    if (folder->descriptor >= 0)
-        close(folder->descriptor);
+    if (folder->directory)
+        closedir(folder->directory);
     decant_memory_free(folder->partial);
     decant_memory_free(folder->path);
-    *folder = (decant_partial_folder){.descriptor = -1};
+    *folder = (decant_partial_folder){0};
 }

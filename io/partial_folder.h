@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 
+#include <dirent.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -15,14 +16,14 @@ typedef struct decant_partial_folder {
     const char *mark;     /* name of the file that marks such folders; borrowed */
     bool overwrite;       /* PATH may exist, with a mark, and is then replaced */
     bool is_mine;         /* made here, so to be removed here */
-    int descriptor;       /* of the partial folder, locked; -1 before make */
+    DIR *directory;       /* the partial folder, locked, owned: making sure of it and clearing open no other */
 } decant_partial_folder;
 
 /* Makes PATH.partial with the mark in it, clearing the remains of another job.
  *   mark, text   name and contents of the mark
  * DECANT_ERROR_USAGE when PATH exists and may not be replaced, when what stands in either place has files but
  * no mark, or has a folder in it, or another process is writing there; DECANT_ERROR_DISK when it cannot be
- * made. On failure the folder is closed. */
+ * made, DECANT_ERROR_FILES when too many are open. On failure the folder is closed. */
 decant_status decant_partial_folder_make(const char *path, bool overwrite, const char *mark, const char *text,
                                          decant_partial_folder *folder, decant_error *err);
 

@@ -18,8 +18,7 @@ decant_status decant_scratch_file_open(const char *folder, decant_scratch_file *
         return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: the path is too long", folder);
     file->descriptor = mkostemp(path, O_CLOEXEC);
     if (file->descriptor < 0)
-        return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: no scratch file can be made there: %s", folder,
-                            strerror(errno));
+        return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: no scratch file can be made there", folder);
     file->folder = folder;
     unlink(path);
     return DECANT_OK;

@@ -67,7 +67,7 @@ decant_status decant_job_file_read(const char *path, const option_row *rows, int
     int number = 0;
     FILE *stream = fopen(path, "r");
     if (!stream)
-        return DECANT_ERROR(err, DECANT_ERROR_INPUT, "cannot read the job file %s: %s", path, strerror(errno));
+        return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_INPUT, "cannot read the job file %s", path);
     while (status == DECANT_OK && fgets(line, sizeof line, stream)) {
         const bool has_mark = ++number == 1 && strncmp(line, mark, strlen(mark)) == 0;
         if (strlen(line) == sizeof line - 1)
@@ -76,8 +76,7 @@ decant_status decant_job_file_read(const char *path, const option_row *rows, int
             status = take_line(has_mark ? line + strlen(mark) : line, rows, count, given, options, err);
     }
     if (status == DECANT_OK && ferror(stream))
-        status =
-            DECANT_ERROR(err, DECANT_ERROR_INPUT, "cannot read the job file %s: %s", path, strerror(errno));
+        status = DECANT_SYSTEM_ERROR(err, DECANT_ERROR_INPUT, "cannot read the job file %s", path);
     else {
         snprintf(place, sizeof place, "job file %s, line %d", path, number);
         status = decant_error_name(status, place, err);

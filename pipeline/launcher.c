@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -43,6 +44,18 @@ int decant_launcher_size(void)
 {
     const char *const variables[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"};
     return first_number(variables, sizeof variables / sizeof *variables, 1);
+}
+
+decant_status decant_launcher_require_files(decant_error *err)
+{
+    enum { LEAST = 32 };
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= LEAST)
+        return DECANT_OK;
+    return DECANT_ERROR(err, DECANT_ERROR_FILES,
+                        "a rank may have %d open at once, and MPI and decant need up to %d; raise the limit of "
+                        "this process (ulimit -n)",
+                        (int)limit.rlim_cur, (int)LEAST);
 }
 
 void decant_launcher_stay_alone(void)

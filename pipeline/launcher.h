@@ -3,6 +3,8 @@
 #ifndef DECANT_PIPELINE_LAUNCHER_H
 #define DECANT_PIPELINE_LAUNCHER_H
 
+#include "base/error.h"
+
 #include <stdbool.h>
 
 /* environment   NAME=VALUE lines that end with NULL, as `environ`; NULL: none
@@ -17,6 +19,11 @@ int decant_launcher_rank(void);
 /* How many processes its launcher started together; 1 without one, and where it does not say. An allocation of
  * SLURM's is no launcher: a batch script in it is one process. */
 int decant_launcher_size(void);
+
+/* Before MPI_Init, which ends the process by abort or a signal where it may not open what it needs: 13 files
+ * at once were seen of a process alone and 18 of ranks on one machine, decant's own among them.
+ * DECANT_ERROR_FILES where the limit is below 32. */
+decant_status decant_launcher_require_files(decant_error *err);
 
 /* Before MPI_Init. A process that nobody launched needs none of Open MPI's daemons, whose start takes longer
  * than a small command; it never spawns others. Such processes would share one folder for MPI's own files, and

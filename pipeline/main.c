@@ -146,6 +146,9 @@ int main(int argument_count, char **arguments)
             status = flush_results(&err);
         return status == DECANT_OK ? 0 : fail(status, &err);
     }
+    status = decant_launcher_require_files(&err);
+    if (status != DECANT_OK)
+        return fail_once(status, &err);
     char last_words[sizeof options.output + 128];
     heed_signals(&options, last_words, sizeof last_words);
     decant_launcher_stay_alone();

@@ -22,8 +22,7 @@ void decant_journal_name(const char *output, decant_journal *journal)
 
 static decant_status fail_to_write(const char *path, decant_error *err)
 {
-    return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: finished measurements cannot be noted there: %s", path,
-                        strerror(errno));
+    return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: finished measurements cannot be noted there", path);
 }
 
 /* ---- lines ---- */

@@ -48,7 +48,7 @@ static decant_status sign_lock(int descriptor, const char *path, decant_error *e
     gethostname(host, sizeof host - 1);
     int length = snprintf(holder, sizeof holder, "process %ld on %s", (long)getpid(), host);
     if (ftruncate(descriptor, 0) != 0)
-        return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be emptied: %s", path, strerror(errno));
+        return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be emptied", path);
     return decant_file_write_at(descriptor, path, 0, holder, (size_t)length, err);
 }
 
@@ -67,8 +67,7 @@ static decant_status take_lock(decant_work_directory *work, decant_error *err)
     for (;;) {
         struct stat about;
         if (mkdir(work->path, 0777) != 0 && errno != EEXIST)
-            return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be written: %s", work->path,
-                                strerror(errno));
+            return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be written", work->path);
         int descriptor = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
         if (descriptor < 0 && errno == ENOENT && leads_nowhere(work->path))
             return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: a link to where nothing is; remove it",
@@ -76,7 +75,7 @@ static decant_status take_lock(decant_work_directory *work, decant_error *err)
         if (descriptor < 0 && errno == ENOENT)
             continue;
         if (descriptor < 0)
-            return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be written: %s", path, strerror(errno));
+            return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be written", path);
         if (flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
             decant_status status = refuse_locked(work, descriptor, err);
             close(descriptor);
@@ -97,22 +96,26 @@ static uint32_t checksum_of(const char *text)
     return decant_checksum(0, text, strlen(text));
 }
 
-/* The head as it is on disk; false when it is missing or not whole. */
-static bool read_head(const decant_work_directory *work, char head[DECANT_WORK_HEAD_BYTES])
+/* The head as it is on disk; empty when it is missing or not whole. */
+static decant_status read_head(const decant_work_directory *work, char head[DECANT_WORK_HEAD_BYTES],
+                               decant_error *err)
 {
     char path[NAME_BYTES];
     unsigned checksum = 0;
     name_file(work, "head", path);
     FILE *file = fopen(path, "r");
+    if (!file && errno != ENOENT)
+        return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_INPUT, "%s", path);
     size_t length = file ? fread(head, 1, DECANT_WORK_HEAD_BYTES - 1, file) : 0;
     if (file)
         fclose(file);
     head[length] = '\0';
     char *last = strstr(head, "\nchecksum = ");
-    if (!last || sscanf(last, "\nchecksum = %8x", &checksum) != 1)
-        return false;
-    last[1] = '\0';
-    return checksum == checksum_of(head);
+    if (last && sscanf(last, "\nchecksum = %8x", &checksum) == 1)
+        last[1] = '\0';
+    if (!last || checksum != checksum_of(head))
+        head[0] = '\0';
+    return DECANT_OK;
 }
 
 static decant_status write_head(const decant_work_directory *work, const char *head, decant_error *err)
@@ -127,7 +130,7 @@ static decant_status write_head(const decant_work_directory *work, const char *h
         good = fclose(file) == 0 && good;
     if (good && rename(partial, path) == 0)
         return DECANT_OK;
-    return DECANT_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be written: %s", path, strerror(errno));
+    return DECANT_SYSTEM_ERROR(err, DECANT_ERROR_DISK, "%s: cannot be written", path);
 }
 
 /* The first line in which two heads differ. */
@@ -255,7 +258,8 @@ decant_status decant_work_directory_open(decant_work_directory *work, const char
         remove_data(work); /* what alone is of no use, and would be taken for this job's */
         return write_head(work, head, err);
     }
-    if (!read_head(work, there))
+    DECANT_TRY(read_head(work, there, err));
+    if (!there[0])
         DECANT_FAIL(err, DECANT_ERROR_USAGE,
                     "%s/head is damaged, so what is beside it cannot be used; --overwrite-work begins anew",
                     work->path);

@@ -24,6 +24,24 @@ static void record_says_what_and_where(void **state)
     assert_non_null(strstr(err.source, "test_error.c"));
 }
 
+static void calls_of_the_system_say_why(void **state)
+{
+    (void)state;
+    decant_error err;
+    errno = ENOSPC;
+    assert_int_equal(DECANT_SYSTEM_ERROR(&err, DECANT_ERROR_DISK, "%s: cannot be made", "m.h5"),
+                     DECANT_ERROR_DISK);
+    assert_int_equal(err.status, DECANT_ERROR_DISK);
+    assert_string_equal(err.message, "m.h5: cannot be made: No space left on device");
+    errno = EMFILE;
+    assert_int_equal(DECANT_SYSTEM_ERROR(&err, DECANT_ERROR_INPUT, "m.h5"), DECANT_ERROR_FILES);
+    assert_int_equal(err.status, DECANT_ERROR_FILES);
+    assert_non_null(strstr(err.message, "m.h5; raise the limit of this process (ulimit -n)"));
+    errno = ENFILE;
+    assert_int_equal(DECANT_SYSTEM_ERROR(&err, DECANT_ERROR_INPUT, "m.h5"), DECANT_ERROR_FILES);
+    assert_non_null(strstr(err.message, "fs.file-max"));
+}
+
 static void a_name_comes_first(void **state)
 {
     (void)state;
@@ -90,9 +108,10 @@ static void codes_have_exit_statuses_and_sentences(void **state)
     static const struct {
         decant_status status;
         int exit_status;
-    } codes[] = {{DECANT_OK, 0},           {DECANT_INTERRUPTED, 75}, {DECANT_ERROR_USAGE, 2},
-                 {DECANT_ERROR_INPUT, 3},  {DECANT_ERROR_MEMORY, 4}, {DECANT_ERROR_DISK, 4},
-                 {DECANT_ERROR_DEVICE, 5}, {DECANT_ERROR_MPI, 5},    {DECANT_ERROR_BUG, 70}};
+    } codes[] = {{DECANT_OK, 0},          {DECANT_INTERRUPTED, 75}, {DECANT_ERROR_USAGE, 2},
+                 {DECANT_ERROR_INPUT, 3}, {DECANT_ERROR_MEMORY, 4}, {DECANT_ERROR_DISK, 4},
+                 {DECANT_ERROR_FILES, 4}, {DECANT_ERROR_DEVICE, 5}, {DECANT_ERROR_MPI, 5},
+                 {DECANT_ERROR_BUG, 70}};
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
         assert_int_equal(codes[i].status, i); /* in order of badness: agreement takes the largest */
         assert_int_equal(decant_status_exit(codes[i].status), codes[i].exit_status);
@@ -106,11 +125,9 @@ static void codes_have_exit_statuses_and_sentences(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(record_says_what_and_where),
-        cmocka_unit_test(long_messages_and_sources_are_cut),
-        cmocka_unit_test(a_name_comes_first),
-        cmocka_unit_test(leaving_goes_by_the_cleanup),
-        cmocka_unit_test(codes_have_exit_statuses_and_sentences),
+        cmocka_unit_test(record_says_what_and_where),  cmocka_unit_test(long_messages_and_sources_are_cut),
+        cmocka_unit_test(calls_of_the_system_say_why), cmocka_unit_test(a_name_comes_first),
+        cmocka_unit_test(leaving_goes_by_the_cleanup), cmocka_unit_test(codes_have_exit_statuses_and_sentences),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Where outputs go: deep in folders, on any number of ranks, resident and streamed; never in the place of what is no file, or is read;
-# work directories behind links; logs, which cost no other file; and results, on a full disk.
+# too few files that may be open; work directories behind links; logs, which cost no other file; and results, on a full disk.
 set -euo pipefail
 . "${DECANT_TEST_SOURCE:?}/tests/pipeline/command.sh"
 model=$source/tests/reference/llama_mha tokens=$source/tests/reference/llama_mha/tokens.npy
@@ -41,6 +41,43 @@ for place in folder pipe; do
   expect 2 "$place.h5: exists and is no file" "$decant" merge "$work"/statistics.{2,3}.h5 --overwrite --output "$work/$place.h5"
 done
 [[ -d $work/folder.h5 && -p $work/pipe.h5 ]] || fail "what is no file was replaced"
+
+# ---- too many open files are told as such, by every command, and leave nothing: neither half an output nor a job's work
+few() { bash -c 'ulimit -n "$0" && exec "$@"' "$@"; } # few FILES COMMAND…: with at most so many open
+"$decant" export "$work/plain.h5" --output "$work/exported" >"$work/result"
+cp -r "$work/exported" "$work/exported.before"
+told=0
+for files in {3..12}; do # how many a process begins with is the caller's, and the first are its libraries'
+  for command in "export $work/plain.h5 --output $work/exported --overwrite" "export $work/plain.h5 --output $work/another" \
+    "compare $work/plain.h5 $work/plain.h5"; do
+    got=0
+    # shellcheck disable=SC2086 # a command and its options
+    few $files "$decant" $command >"$work/out" 2>"$work/err" || got=$?
+    if [[ $got == 4 ]]; then
+      expect 4 'too many open files: .*; raise the limit of this process (ulimit -n)' few $files "$decant" $command
+      told=$((told + 1))
+    elif [[ $got != 0 ]]; then
+      grep -q 'error while loading shared libraries' "$work/err" || fail "$command, $files open files: $got: $(cat "$work/err")"
+    elif [[ $command == *another ]]; then
+      diff -r "$work/exported.before" "$work/another" || fail "$files open files: other exported files"
+      rm -r "$work/another"
+    fi
+    diff -r "$work/exported.before" "$work/exported" || fail "$command, $files open files: an earlier output is another"
+    [[ ! -e $work/exported.partial && ! -e $work/another.partial && ! -e $work/another ]] || fail "$command, $files open files: a folder is left"
+  done
+done
+((told >= 3)) || fail "too many open files were met $told times"
+[[ $got == 0 ]] || fail "a command needs more than 12 open files"
+for ranks in "" "mpirun -n 2"; do
+  for files in 9 14 16; do
+    # shellcheck disable=SC2086 # several words each
+    expect 4 "too many open files: a rank may have $files open at once.*(ulimit -n)" $ranks \
+      bash -c 'ulimit -n "$0" && exec "$@"' $files "$decant" "${run[@]}" --output "$work/few.h5" --quiet --device cpu
+    [[ ! -e $work/few.h5.work && ! -e $work/few.h5.partial ]] || fail "$files open files: work is left"
+  done
+done
+few 32 "$decant" "${run[@]}" --output "$work/few.h5" --quiet --device cpu >"$work/result" || fail "a job alone needs more than 32 files"
+cmp "$work/plain.h5" "$work/few.h5" || fail "other bytes with few files"
 
 # ---- a link counts as what stands there, wherever it leads, and goes when it is replaced
 ln -s nowhere.h5 "$work/link.h5"
