@@ -192,7 +192,8 @@ static decant_status check_header(const npy_header *header, const char *path, si
 
 /* How many sequences of which length the array is cut into. */
 static decant_status cut(const npy_header *header, const char *path, int64_t window_length,
-                         int64_t maximum_sequences, decant_token_array *array, decant_error *err)
+                         const char *window_option, int64_t maximum_sequences, decant_token_array *array,
+                         decant_error *err)
 {
     bool windows = header->dimensions == 1, uncut = window_length == DECANT_TOKENS_UNCUT;
     if (windows && uncut)
@@ -207,11 +208,15 @@ static decant_status cut(const npy_header *header, const char *path, int64_t win
         array->sequences = maximum_sequences;
     if (uncut && (array->sequences < 1 || array->length < 1))
         return DECANT_ERROR(err, DECANT_ERROR_INPUT, "%s: has no token", path);
+    if (windows && array->sequences < 1)
+        return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                            "%s: its %lld tokens are fewer than one window of %lld; take more of them, or a "
+                            "smaller %s",
+                            path, (long long)header->shape[0], (long long)array->length, window_option);
     if (!uncut && (array->sequences < 1 || array->length < 2))
         return DECANT_ERROR(err, DECANT_ERROR_INPUT,
-                            windows ? "%s: its %lld tokens are fewer than one sequence of %lld"
-                                    : "%s: %lld sequences of %lld tokens leave no token to predict",
-                            path, (long long)header->shape[0], (long long)array->length);
+                            "%s: %lld sequences of %lld tokens leave no token to predict", path,
+                            (long long)header->shape[0], (long long)array->length);
     return DECANT_OK;
 }
 
@@ -239,8 +244,9 @@ static decant_status copy_tokens(const unsigned char *elements, size_t element_b
     return DECANT_OK;
 }
 
-decant_status decant_token_array_read(const char *path, int64_t window_length, int64_t maximum_sequences,
-                                      int64_t vocabulary_size, decant_token_array *array, decant_error *err)
+decant_status decant_token_array_read(const char *path, int64_t window_length, const char *window_option,
+                                      int64_t maximum_sequences, int64_t vocabulary_size,
+                                      decant_token_array *array, decant_error *err)
 {
     decant_status status = DECANT_OK;
     decant_mapped_file file = {0};
@@ -251,7 +257,7 @@ decant_status decant_token_array_read(const char *path, int64_t window_length, i
     DECANT_TRY(decant_mapped_file_open(path, &file, err));
     DECANT_TRY(read_header(&file, path, &header, &data_offset, err));
     DECANT_TRY(check_header(&header, path, file.size_bytes - data_offset, &element_bytes, err));
-    DECANT_TRY(cut(&header, path, window_length, maximum_sequences, array, err));
+    DECANT_TRY(cut(&header, path, window_length, window_option, maximum_sequences, array, err));
     size_t size_bytes = (size_t)array->sequences * (size_t)array->length * sizeof *array->tokens;
     DECANT_TRY(decant_memory_allocate(size_bytes, "token ids", &tokens, err));
     array->tokens = tokens;

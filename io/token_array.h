@@ -17,12 +17,15 @@ typedef struct decant_token_array {
 /* As a window_length: a one-dimensional array is one sequence, and a sequence may be a single token. */
 enum { DECANT_TOKENS_UNCUT = -1 };
 
-/* Reads the file. A one-dimensional array is cut into windows of window_length tokens, the rest dropped; a
+/* Reads the file.
+ *   window_option   the option that window_length is of, as messages name it: a constant string, "" for none
+ * A one-dimensional array is cut into windows of window_length tokens, the rest dropped; a
  * two-dimensional one keeps its length. At most maximum_sequences are kept (0: all). DECANT_ERROR_INPUT when
  * the file is no such array, has a token outside [0, vocabulary_size), naming its place and value, or yields no
  * sequence of at least 2 tokens. */
-decant_status decant_token_array_read(const char *path, int64_t window_length, int64_t maximum_sequences,
-                                      int64_t vocabulary_size, decant_token_array *array, decant_error *err);
+decant_status decant_token_array_read(const char *path, int64_t window_length, const char *window_option,
+                                      int64_t maximum_sequences, int64_t vocabulary_size,
+                                      decant_token_array *array, decant_error *err);
 void decant_token_array_free(decant_token_array *array);
 
 /* The tokens of one sequence [length]. */

@@ -34,12 +34,14 @@ static decant_status check_length(decant_job *job, const char *origin, int64_t l
 }
 
 /* Token ids that every rank reads for itself; all must have read the same.
+ *   window_option   what `window` is of; "" where it is none
  *   tokens_behind   that will follow each sequence */
-static decant_status read_tokens(decant_job *job, const char *path, int64_t window, int64_t sequences,
-                                 int64_t tokens_behind, decant_token_array *tokens, decant_error *err)
+static decant_status read_tokens(decant_job *job, const char *path, int64_t window, const char *window_option,
+                                 int64_t sequences, int64_t tokens_behind, decant_token_array *tokens,
+                                 decant_error *err)
 {
-    decant_status status =
-        decant_token_array_read(path, window, sequences, job->config.vocabulary_size, tokens, err);
+    decant_status status = decant_token_array_read(path, window, window_option, sequences,
+                                                   job->config.vocabulary_size, tokens, err);
     status = decant_ranks_agree(job->ranks, status, err);
     if (status != DECANT_OK)
         return status;
@@ -66,8 +68,8 @@ decant_status decant_job_read_inputs(decant_job *job, decant_validation_inputs *
     decant_status status = DECANT_OK;
     *inputs = (decant_validation_inputs){0};
     if (options->text[0])
-        status = read_tokens(job, options->text, options->validation_window, options->validation_windows, 0,
-                             &inputs->text, err);
+        status = read_tokens(job, options->text, options->validation_window, "--validation-window",
+                             options->validation_windows, 0, &inputs->text, err);
     if (status == DECANT_OK && options->choices[0])
         status = read_questions(job, &inputs->questions, err);
     return status;
@@ -82,21 +84,22 @@ void decant_validation_inputs_free(decant_validation_inputs *inputs)
 decant_status decant_job_read_prompts(decant_job *job, decant_token_array *prompts, decant_error *err)
 {
     const decant_options *options = job->options;
-    return read_tokens(job, options->prompt, DECANT_TOKENS_UNCUT, 0, options->new_tokens - 1, prompts, err);
+    return read_tokens(job, options->prompt, DECANT_TOKENS_UNCUT, "", 0, options->new_tokens - 1, prompts, err);
 }
 
 decant_status decant_job_read_calibration(decant_job *job, decant_token_array *tokens, decant_error *err)
 {
     const decant_options *options = job->options;
-    return read_tokens(job, options->calibration, options->window, options->sequences, 0, tokens, err);
+    return read_tokens(job, options->calibration, options->window, "--window", options->sequences, 0, tokens,
+                       err);
 }
 
 decant_status decant_job_read_sensitivity_tokens(decant_job *job, decant_token_array *tokens, decant_error *err)
 {
     const decant_options *options = job->options;
     if (options->calibration[0])
-        return read_tokens(job, options->calibration, options->window, options->sensitivity_sequences, 0,
-                           tokens, err);
+        return read_tokens(job, options->calibration, options->window, "--window",
+                           options->sensitivity_sequences, 0, tokens, err);
     decant_log_say(job->log, "no --calibration: sensitivities are measured on random tokens");
     decant_status status = check_length(job, "--window", options->window, err);
     if (status == DECANT_OK)

@@ -10,8 +10,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size_bytes)
 {
     decant_token_array tokens;
     decant_error err;
-    if (decant_token_array_read(input_file(data, size_bytes), WINDOW, 0, VOCABULARY, &tokens, &err) ==
-        DECANT_OK) {
+    if (decant_token_array_read(input_file(data, size_bytes), WINDOW, "--window", 0, VOCABULARY, &tokens,
+                                &err) == DECANT_OK) {
         for (int64_t i = 0; i < tokens.sequences * tokens.length; i++)
             if (tokens.tokens[i] < 0 || tokens.tokens[i] >= VOCABULARY)
                 abort();

@@ -28,7 +28,7 @@ static decant_status read_npy(const scratch *at, int64_t window, int64_t maximum
 {
     char path[128];
     scratch_path(at, "t.npy", path, sizeof path);
-    return decant_token_array_read(path, window, maximum, VOCABULARY, array, err);
+    return decant_token_array_read(path, window, "--window", maximum, VOCABULARY, array, err);
 }
 
 /* Expects DECANT_ERROR_INPUT with a message that has `named` in it and is one line. */
@@ -109,7 +109,8 @@ static void one_dimension_is_cut_into_windows(void **state)
     assert_ok(read_npy(*state, 3, 0, &array, &err));
     expect_twelve(&array, 4, 3);
     decant_token_array_free(&array);
-    expect_refusal(*state, 13, "fewer than one sequence of 13");
+    expect_refusal(*state, 13,
+                   "its 12 tokens are fewer than one window of 13; take more of them, or a smaller --window");
     expect_refusal(*state, 0, "sequence length");
     expect_refusal(*state, 1, "sequence length");
 }

@@ -41,6 +41,12 @@ PY
   cmp "$work/merged.1.h5" "$work/merged.2.h5" || fail "$name: merging depends on the ranks"
   one "${run[@]}" --statistics "$work/merged.1.h5" --output "$work/merged.h5"
 
+  # ---- a row that is shorter than one window is told with the option that makes windows shorter
+  expect 3 'row.npy: its 185 tokens are fewer than one window of 186; take more of them, or a smaller --window$' \
+    one "${run[@]}" --calibration "$work/row.npy" --window 186 --output "$work/long.h5"
+  expect 3 'fewer than one window of 2048; take more of them, or a smaller --validation-window$' \
+    one validate "$work/one.h5" --text "$work/row.npy"
+
   # ---- 96 positions are learned: one more is refused
   expect 3 'has learned 96 positions' one "${run[@]}" --calibration "$work/row.npy" --window 97 --output "$work/long.h5"
   expect 3 'has learned 96 positions' "$decant" plan --model "$model" --ranks 2 --window 97

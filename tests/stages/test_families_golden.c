@@ -45,7 +45,7 @@ static golden_model open_model(decant_backend *backend, const char *name)
     snprintf(path, sizeof path, "%s/golden", folder);
     REQUIRE(decant_safetensors_open(path, &model.golden, err));
     snprintf(path, sizeof path, "%s/tokens.npy", folder);
-    REQUIRE(decant_token_array_read(path, 0, 0, model.config.vocabulary_size, &model.tokens, err));
+    REQUIRE(decant_token_array_read(path, 0, "", 0, model.config.vocabulary_size, &model.tokens, err));
     assert_int_equal(model.tokens.sequences, SEQUENCES);
     assert_true(model.config.layers <= LAYERS_MAXIMUM);
     return model;

@@ -31,7 +31,7 @@ static void open_model(decant_backend *backend, const char *name, int64_t batch,
     snprintf(path, sizeof path, "%s/tokens.npy", folder);
     REQUIRE(decant_model_config_read(folder, &model->config, err));
     REQUIRE(decant_safetensors_open(folder, &model->weights, err));
-    REQUIRE(decant_token_array_read(path, 0, 0, model->config.vocabulary_size, &model->tokens, err));
+    REQUIRE(decant_token_array_read(path, 0, "", 0, model->config.vocabulary_size, &model->tokens, err));
     decant_weight_source source = decant_source_of_model(model->weights);
     REQUIRE(decant_model_part_load(backend, &model->config, &source, 0, model->config.layers,
                                    model->tokens.length, batch, &model->whole, err));
