@@ -1,10 +1,9 @@
 /* The planner's bytes against sums done by hand on a small model, and against what the CPU backend takes for
  * real. */
 #include "base/memory.h"
-#include "io/safetensors.h"
 #include "pipeline/memory_plan.h"
 #include "stages/calibrate.h"
-#include "tests/kernels/device_arrays.h"
+#include "tests/reference/reference_model.h"
 
 #include <string.h>
 
@@ -261,41 +260,28 @@ static decant_job_shape reference_shape(const decant_model_config *config, decan
     return shape;
 }
 
-static decant_status matrix_of_folder(void *context, const char *name, int64_t rows, int64_t columns,
-                                      decant_matrix *matrix, decant_error *err)
-{
-    return decant_safetensors_matrix(context, name, rows, columns, matrix, err);
-}
-
 static void check_model(const char *name, decant_element element, int64_t micro_batch, decant_fisher_form form,
                         int groups, bool retain)
 {
-    char folder[1024];
-    const char *root = getenv("DECANT_TEST_SOURCE");
-    snprintf(folder, sizeof folder, "%s/tests/reference/%s", root ? root : ".", name);
     decant_backend *backend;
-    decant_model_config config;
-    decant_safetensors *model;
+    reference_model model;
     decant_model_part part;
     decant_fisher_sums fisher;
     decant_calibration *calibration = NULL;
     REQUIRE(decant_backend_create_cpu(2, &backend, err));
-    REQUIRE(decant_model_config_read(folder, &config, err));
-    REQUIRE(decant_safetensors_open(folder, &model, err));
-    decant_job_shape shape = reference_shape(&config, element, micro_batch, form);
+    open_reference_model(name, &model);
+    decant_job_shape shape = reference_shape(&model.config, element, micro_batch, form);
     shape.recipe.hessian_groups = groups;
     shape.recipe.uses[DECANT_METHOD_GUIDED] = groups > 0;
     decant_rank_share share = whole_model(retain, false);
-    share.layers.count = config.layers;
+    share.layers.count = model.config.layers;
     decant_rank_memory memory = plan_one_rank(&shape, share);
 
     int64_t before, held, unused;
     backend->memory->usage(backend, &before, &unused, &unused);
-    decant_weight_source source = {.context = model, .matrix = matrix_of_folder};
-    REQUIRE(decant_fisher_sums_create(backend, &config, shape.family, form, groups, 0, config.layers, &fisher,
-                                      err));
-    REQUIRE(decant_model_part_load(backend, &config, &source, 0, config.layers, shape.window, micro_batch,
-                                   &part, err));
+    REQUIRE(decant_fisher_sums_create(backend, &model.config, shape.family, form, groups, 0,
+                                      model.config.layers, &fisher, err));
+    load_reference_model(backend, &model, shape.window, micro_batch, &part);
     REQUIRE(decant_calibration_create(&part, &fisher, 1, retain, (decant_interlude){0}, &calibration, err));
     backend->memory->usage(backend, &held, &unused, &unused);
     const decant_calibration_bytes *planned = &memory.calibration;
@@ -314,8 +300,7 @@ static void check_model(const char *name, decant_element element, int64_t micro_
     decant_calibration_destroy(&calibration);
     decant_model_part_unload(&part);
     decant_fisher_sums_free(&fisher);
-    decant_safetensors_close(&model);
-    decant_model_config_free(&config);
+    close_reference_model(&model);
     decant_backend_destroy(&backend);
 }
 

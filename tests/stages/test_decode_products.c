@@ -1,10 +1,9 @@
 /* The products of a decode step: which linear layers take the same x is as the forward pass of each family has
  * it, and each layer gives what it gives by itself. Runs on the backend that DECANT_TEST_DEVICE names. */
 #include "stages/decode_products.h"
-#include "stages/source.h"
-#include "tests/kernels/device_arrays.h"
+#include "tests/reference/reference_model.h"
 
-enum { TOKENS = 5, FEWER_TOKENS = 3, PATH_BYTES = 1024 };
+enum { TOKENS = 5, FEWER_TOKENS = 3 };
 
 /* Models of tests/reference, one of each family; columns of the widest layer and rows of the layers with the
  * same x where these are most, by hand. */
@@ -19,28 +18,20 @@ static const struct {
 enum { CASES = sizeof cases / sizeof *cases };
 
 typedef struct stepped_model {
-    decant_model_config config;
-    decant_safetensors *weights;
+    reference_model reference;
     decant_model_part part;
 } stepped_model;
 
 static void open_model(decant_backend *backend, const char *name, stepped_model *model)
 {
-    char folder[PATH_BYTES];
-    const char *root = getenv("DECANT_TEST_SOURCE");
-    snprintf(folder, sizeof folder, "%s/tests/reference/%s", root ? root : ".", name);
-    REQUIRE(decant_model_config_read(folder, &model->config, err));
-    REQUIRE(decant_safetensors_open(folder, &model->weights, err));
-    decant_weight_source source = decant_source_of_model(model->weights);
-    REQUIRE(decant_model_part_load(backend, &model->config, &source, 0, model->config.layers, TOKENS, 1,
-                                   &model->part, err));
+    open_reference_model(name, &model->reference);
+    load_reference_model(backend, &model->reference, TOKENS, 1, &model->part);
 }
 
 static void close_model(stepped_model *model)
 {
     decant_model_part_unload(&model->part);
-    decant_safetensors_close(&model->weights);
-    decant_model_config_free(&model->config);
+    close_reference_model(&model->reference);
 }
 
 /* ---- the forward pass ---- */
@@ -168,7 +159,7 @@ static void each_layer_gives_what_it_gives_by_itself(void **state)
             }
         }
         decant_decode_products_destroy(&products);
-        model.part.layer_count = model.config.layers;
+        model.part.layer_count = model.reference.config.layers;
         model.part.family = whole;
         close_model(&model);
     }

@@ -1,10 +1,8 @@
 /* The families against PyTorch: logits, losses, hidden states, gradients and both Fisher sums of small
  * random models, as tests/reference/make_golden.py computed them in double. Runs on the backend that
  * DECANT_TEST_DEVICE names. */
-#include "io/safetensors.h"
-#include "io/token_array.h"
 #include "stages/calibrate.h"
-#include "tests/kernels/device_arrays.h"
+#include "tests/reference/reference_model.h"
 
 #include <unistd.h>
 
@@ -13,50 +11,31 @@
 static const double F32_FORWARD_TOLERANCE = 2e-6, F32_GRADIENT_TOLERANCE = 2e-5;
 static const double BF16_FORWARD_TOLERANCE = 3e-2, BF16_GRADIENT_TOLERANCE = 1e-1;
 
-enum { SEQUENCES = 5, PATH_BYTES = 1024, LAYERS_MAXIMUM = 4 };
+enum { SEQUENCES = 5, LAYERS_MAXIMUM = 4 };
 
 /* One model and its golden numbers. */
 typedef struct golden_model {
     decant_backend *backend;
-    decant_model_config config;
-    decant_safetensors *weights, *golden;
-    decant_token_array tokens;
+    reference_model reference;
+    decant_safetensors *golden;
 } golden_model;
-
-static decant_status matrix_of_folder(void *context, const char *name, int64_t rows, int64_t columns,
-                                      decant_matrix *matrix, decant_error *err)
-{
-    return decant_safetensors_matrix(context, name, rows, columns, matrix, err);
-}
-
-static decant_weight_source source_of(const golden_model *model)
-{
-    return (decant_weight_source){.context = model->weights, .matrix = matrix_of_folder};
-}
 
 static golden_model open_model(decant_backend *backend, const char *name)
 {
     golden_model model = {.backend = backend};
-    char folder[PATH_BYTES], path[PATH_BYTES + 32];
-    const char *root = getenv("DECANT_TEST_SOURCE");
-    snprintf(folder, sizeof folder, "%s/tests/reference/%s", root ? root : ".", name);
-    REQUIRE(decant_model_config_read(folder, &model.config, err));
-    REQUIRE(decant_safetensors_open(folder, &model.weights, err));
-    snprintf(path, sizeof path, "%s/golden", folder);
+    char path[1024];
+    open_reference_model(name, &model.reference);
+    reference_path(name, "golden", path, sizeof path);
     REQUIRE(decant_safetensors_open(path, &model.golden, err));
-    snprintf(path, sizeof path, "%s/tokens.npy", folder);
-    REQUIRE(decant_token_array_read(path, 0, "", 0, model.config.vocabulary_size, &model.tokens, err));
-    assert_int_equal(model.tokens.sequences, SEQUENCES);
-    assert_true(model.config.layers <= LAYERS_MAXIMUM);
+    assert_int_equal(model.reference.tokens.sequences, SEQUENCES);
+    assert_true(model.reference.config.layers <= LAYERS_MAXIMUM);
     return model;
 }
 
 static void close_model(golden_model *model)
 {
-    decant_token_array_free(&model->tokens);
     decant_safetensors_close(&model->golden);
-    decant_safetensors_close(&model->weights);
-    decant_model_config_free(&model->config);
+    close_reference_model(&model->reference);
 }
 
 /* Compares floats with a golden tensor, from its element `first` on. */
@@ -119,8 +98,8 @@ typedef struct model_run {
 static decant_matrix make_matrix(golden_model *model, int64_t columns)
 {
     decant_matrix matrix;
-    REQUIRE(decant_activation_create(model->backend, model->tokens.length, columns, "a test's array", &matrix,
-                                     err));
+    REQUIRE(decant_activation_create(model->backend, model->reference.tokens.length, columns, "a test's array",
+                                     &matrix, err));
     return matrix;
 }
 
@@ -135,9 +114,9 @@ static void *make_floats(golden_model *model, int64_t count)
 static model_run start(golden_model *model, decant_fisher_form form, int first_layer, int layer_count)
 {
     model_run run = {.model = model};
-    decant_weight_source source = source_of(model);
-    REQUIRE(decant_model_part_load(model->backend, &model->config, &source, first_layer, layer_count,
-                                   model->tokens.length, 1, &run.part, err));
+    decant_weight_source source = decant_source_of_model(model->reference.weights);
+    REQUIRE(decant_model_part_load(model->backend, &model->reference.config, &source, first_layer, layer_count,
+                                   model->reference.tokens.length, 1, &run.part, err));
     for (int block = 0; block < layer_count; block++) {
         REQUIRE(run.part.family->create_activations(&run.part, &run.kept[block], err));
         run.fisher[block].form = form;
@@ -147,11 +126,11 @@ static model_run start(golden_model *model, decant_fisher_form form, int first_l
         }
     }
     for (int block = 0; block <= layer_count; block++)
-        run.hidden[block] = make_matrix(model, model->config.hidden_size);
-    run.gradient = make_matrix(model, model->config.hidden_size);
-    run.normed = make_matrix(model, model->config.hidden_size);
-    run.logits = make_matrix(model, model->config.vocabulary_size);
-    run.inverse_rms = make_floats(model, model->tokens.length);
+        run.hidden[block] = make_matrix(model, model->reference.config.hidden_size);
+    run.gradient = make_matrix(model, model->reference.config.hidden_size);
+    run.normed = make_matrix(model, model->reference.config.hidden_size);
+    run.logits = make_matrix(model, model->reference.config.vocabulary_size);
+    run.inverse_rms = make_floats(model, model->reference.tokens.length);
     return run;
 }
 
@@ -262,9 +241,9 @@ static void check_forward(model_run *run, int64_t sequence)
 static void check_model(decant_backend *backend, const char *name, decant_fisher_form form)
 {
     golden_model model = open_model(backend, name);
-    model_run run = start(&model, form, 0, model.config.layers);
+    model_run run = start(&model, form, 0, model.reference.config.layers);
     for (int64_t sequence = 0; sequence < SEQUENCES; sequence++) {
-        const int32_t *tokens = decant_token_array_sequence(&model.tokens, sequence);
+        const int32_t *tokens = decant_token_array_sequence(&model.reference.tokens, sequence);
         double loss;
         forward(&run, tokens);
         check_forward(&run, sequence);
@@ -299,22 +278,23 @@ static void check_micro_batches(decant_backend *backend, const char *name, decan
                                 int64_t size, bool retain)
 {
     golden_model model = open_model(backend, name);
-    decant_weight_source source = source_of(&model);
+    decant_weight_source source = decant_source_of_model(model.reference.weights);
     decant_model_part part;
     decant_fisher_sums sums;
     decant_calibration *calibration = NULL;
     decant_matrix output;
     double losses[SEQUENCES];
-    REQUIRE(decant_model_part_load(backend, &model.config, &source, 0, model.config.layers, model.tokens.length,
-                                   size, &part, err));
-    REQUIRE(decant_fisher_sums_create(backend, &model.config, part.family, form, 0, 0, part.layer_count, &sums,
-                                      err));
+    REQUIRE(decant_model_part_load(backend, &model.reference.config, &source, 0, model.reference.config.layers,
+                                   model.reference.tokens.length, size, &part, err));
+    REQUIRE(decant_fisher_sums_create(backend, &model.reference.config, part.family, form, 0, 0,
+                                      part.layer_count, &sums, err));
     REQUIRE(decant_calibration_create(&part, &sums, 1, retain, (decant_interlude){0}, &calibration, err));
     for (int64_t first = 0; first < SEQUENCES; first += size) {
         int64_t count = first + size <= SEQUENCES ? size : SEQUENCES - first;
-        REQUIRE(decant_calibration_forward(calibration, 0, decant_token_array_sequence(&model.tokens, first),
-                                           count, &output, losses + first, err));
-        assert_int_equal(output.rows, count * model.tokens.length);
+        REQUIRE(decant_calibration_forward(calibration, 0,
+                                           decant_token_array_sequence(&model.reference.tokens, first), count,
+                                           &output, losses + first, err));
+        assert_int_equal(output.rows, count * model.reference.tokens.length);
         REQUIRE(decant_calibration_backward(calibration, 0, count, err));
     }
     expect_golden(&model, "loss", 0, SEQUENCES, losses, forward_tolerance(&model));
@@ -363,16 +343,16 @@ static void check_warm_up(decant_backend *backend, const char *name, decant_fish
                           int hessian_groups)
 {
     golden_model model = open_model(backend, name);
-    const int32_t *tokens = decant_token_array_sequence(&model.tokens, 0);
-    decant_weight_source source = source_of(&model);
+    const int32_t *tokens = decant_token_array_sequence(&model.reference.tokens, 0);
+    decant_weight_source source = decant_source_of_model(model.reference.weights);
     decant_model_part part;
     decant_fisher_sums sums;
     decant_calibration *calibration = NULL;
     decant_matrix output;
     double losses[2], unused[2];
-    REQUIRE(decant_model_part_load(backend, &model.config, &source, 0, model.config.layers, model.tokens.length,
-                                   2, &part, err));
-    REQUIRE(decant_fisher_sums_create(backend, &model.config, part.family, form, hessian_groups, 0,
+    REQUIRE(decant_model_part_load(backend, &model.reference.config, &source, 0, model.reference.config.layers,
+                                   model.reference.tokens.length, 2, &part, err));
+    REQUIRE(decant_fisher_sums_create(backend, &model.reference.config, part.family, form, hessian_groups, 0,
                                       part.layer_count, &sums, err));
     REQUIRE(decant_calibration_create(&part, &sums, 1, true, (decant_interlude){0}, &calibration, err));
     for (int64_t pass = 0; pass < 2; pass++) {
@@ -408,10 +388,10 @@ static void parts_of_a_model_give_the_bits_of_the_whole(void **state)
 {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         golden_model model = open_model(*state, names[i]);
-        const int32_t *tokens = decant_token_array_sequence(&model.tokens, 1);
-        model_run whole = start(&model, DECANT_FISHER_SEQUENCE, 0, model.config.layers);
+        const int32_t *tokens = decant_token_array_sequence(&model.reference.tokens, 1);
+        model_run whole = start(&model, DECANT_FISHER_SEQUENCE, 0, model.reference.config.layers);
         model_run first = start(&model, DECANT_FISHER_SEQUENCE, 0, 1);
-        model_run second = start(&model, DECANT_FISHER_SEQUENCE, 1, model.config.layers - 1);
+        model_run second = start(&model, DECANT_FISHER_SEQUENCE, 1, model.reference.config.layers - 1);
         assert_true(first.part.embedding.data && !first.part.head.data);
         assert_true(!second.part.embedding.data && second.part.head.data);
         forward(&whole, tokens);
@@ -434,9 +414,9 @@ static void parts_of_a_model_give_the_bits_of_the_whole(void **state)
 static void a_short_sequence_fits_a_part_made_for_longer_ones(void **state)
 {
     golden_model model = open_model(*state, names[1]);
-    const int32_t *tokens = decant_token_array_sequence(&model.tokens, 0);
+    const int32_t *tokens = decant_token_array_sequence(&model.reference.tokens, 0);
     const int64_t length = 11; /* causal: the first rows do not depend on what follows */
-    model_run run = start(&model, DECANT_FISHER_SEQUENCE, 0, model.config.layers);
+    model_run run = start(&model, DECANT_FISHER_SEQUENCE, 0, model.reference.config.layers);
     for (int block = 0; block <= run.part.layer_count; block++)
         run.hidden[block].rows = length;
     run.normed.rows = run.logits.rows = length;

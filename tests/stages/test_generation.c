@@ -1,42 +1,28 @@
 /* Tokens generated with kept keys and values are those of a plain forward pass of the whole sequence, in every
  * family; logits are held against the forward pass too, through how sure it is. Runs on the backend that
  * DECANT_TEST_DEVICE names. */
-#include "io/token_array.h"
 #include "stages/generation.h"
-#include "stages/source.h"
-#include "tests/kernels/device_arrays.h"
+#include "tests/reference/reference_model.h"
 
-enum { PATH_BYTES = 1024, PROMPT = 21, NEW_TOKENS = 30, ROOM = PROMPT + NEW_TOKENS };
+enum { PROMPT = 21, NEW_TOKENS = 30, ROOM = PROMPT + NEW_TOKENS };
 
 typedef struct sample_model {
     decant_backend *backend;
-    decant_model_config config;
-    decant_safetensors *weights;
-    decant_token_array tokens;
+    reference_model reference;
     decant_model_part part;
 } sample_model;
 
 static void open_model(decant_backend *backend, const char *name, sample_model *model)
 {
-    char folder[PATH_BYTES], path[PATH_BYTES + 32];
-    const char *root = getenv("DECANT_TEST_SOURCE");
     *model = (sample_model){.backend = backend};
-    snprintf(folder, sizeof folder, "%s/tests/reference/%s", root ? root : ".", name);
-    REQUIRE(decant_model_config_read(folder, &model->config, err));
-    REQUIRE(decant_safetensors_open(folder, &model->weights, err));
-    snprintf(path, sizeof path, "%s/tokens.npy", folder);
-    REQUIRE(decant_token_array_read(path, 0, "", 0, model->config.vocabulary_size, &model->tokens, err));
-    decant_weight_source source = decant_source_of_model(model->weights);
-    REQUIRE(decant_model_part_load(backend, &model->config, &source, 0, model->config.layers, ROOM, 1,
-                                   &model->part, err));
+    open_reference_model(name, &model->reference);
+    load_reference_model(backend, &model->reference, ROOM, 1, &model->part);
 }
 
 static void close_model(sample_model *model)
 {
     decant_model_part_unload(&model->part);
-    decant_token_array_free(&model->tokens);
-    decant_safetensors_close(&model->weights);
-    decant_model_config_free(&model->config);
+    close_reference_model(&model->reference);
 }
 
 /* The logits behind the last of `count` tokens, by a forward pass of all of them; free() them. */
@@ -44,13 +30,13 @@ static double *plain_logits(sample_model *model, const int32_t *tokens, int64_t 
 {
     decant_backend *backend = model->backend;
     const decant_model_part *part = &model->part;
-    int64_t hidden = model->config.hidden_size;
+    int64_t hidden = model->reference.config.hidden_size;
     decant_activations *kept;
     device_array x = activation_array(backend, count, hidden, 1, 1),
                  y = activation_array(backend, count, hidden, 1, 2);
     device_array normed = activation_array(backend, 1, hidden, 1, 3),
                  inverse = float_array(backend, 1, 1, 1, 4);
-    device_array logits = float_array(backend, 1, model->config.vocabulary_size, 1, 5);
+    device_array logits = float_array(backend, 1, model->reference.config.vocabulary_size, 1, 5);
     REQUIRE(part->family->create_activations(part, &kept, err));
     REQUIRE(decant_model_embed(part, tokens, x.matrix, err));
     for (int layer = 0; layer < part->layer_count; layer++) {
@@ -77,7 +63,7 @@ static double *plain_logits(sample_model *model, const int32_t *tokens, int64_t 
 static void expect_most_likely(sample_model *model, const int32_t *tokens, int64_t count, int32_t chosen)
 {
     double *logits = plain_logits(model, tokens, count), largest = logits[0], scale = 0;
-    for (int64_t i = 0; i < model->config.vocabulary_size; i++) {
+    for (int64_t i = 0; i < model->reference.config.vocabulary_size; i++) {
         largest = logits[i] > largest ? logits[i] : largest;
         scale = fabs(logits[i]) > scale ? fabs(logits[i]) : scale;
     }
@@ -93,7 +79,7 @@ static void check_family(decant_backend *backend, const char *name)
     decant_generation *generation;
     int32_t tokens[ROOM + 1], again[ROOM + 1], next;
     open_model(backend, name, &model);
-    memcpy(tokens, model.tokens.tokens, PROMPT * sizeof *tokens);
+    memcpy(tokens, model.reference.tokens.tokens, PROMPT * sizeof *tokens);
     REQUIRE(decant_generation_create(&model.part, &generation, err));
     REQUIRE(decant_generation_begin(generation, tokens, PROMPT, &tokens[PROMPT], err));
     for (int64_t count = PROMPT + 1; count <= ROOM; count++) {
@@ -137,7 +123,7 @@ static void steps_go_on_by_themselves(void **state)
         decant_error full;
         open_model(*state, names[i], &model);
         REQUIRE(decant_generation_create(&model.part, &generation, err));
-        REQUIRE(decant_generation_begin(generation, model.tokens.tokens, PROMPT, &first, err));
+        REQUIRE(decant_generation_begin(generation, model.reference.tokens.tokens, PROMPT, &first, err));
         for (int step = 0; step < NEW_TOKENS; step++)
             REQUIRE(decant_generation_step(generation, step ? single[step - 1] : first, &single[step], err));
         decant_generation_go_back(generation, PROMPT);
@@ -192,7 +178,7 @@ static void steps_are_replayed(void **state)
         model.part.family = &counted.family;
         int layers = model.part.layer_count;
         REQUIRE(decant_generation_create(&model.part, &generation, err));
-        REQUIRE(decant_generation_begin(generation, model.tokens.tokens, PROMPT, &next, err));
+        REQUIRE(decant_generation_begin(generation, model.reference.tokens.tokens, PROMPT, &next, err));
         assert_int_equal(counted.forwards, layers);
         counted.forwards = 0;
         for (int step = 0; step < STEPS; step++)
@@ -211,7 +197,8 @@ static void kept_bytes_are_those_of_all_layers(void **state)
 {
     sample_model model;
     open_model(*state, "llama_gqa_tied", &model); /* 4 layers, 2 heads of 8 for keys and values */
-    assert_int_equal(decant_generation_kept_bytes(&model.config, DECANT_BF16, 10), 2 * 4 * 10 * 16 * 2);
+    assert_int_equal(decant_generation_kept_bytes(&model.reference.config, DECANT_BF16, 10),
+                     2 * 4 * 10 * 16 * 2);
     close_model(&model);
 }
 

@@ -1,50 +1,34 @@
 /* One changed matrix against PyTorch: KL divergence and loss difference for every linear layer of small random
  * models, as tests/reference/make_sensitivity_golden.py computed them in double, asked for in several orders.
  * Runs on the backend that DECANT_TEST_DEVICE names. */
-#include "io/safetensors.h"
 #include "stages/linear_weight.h"
 #include "stages/probe.h"
-#include "stages/source.h"
-#include "tests/kernels/device_arrays.h"
 #include "tests/reference/golden_json.h"
+#include "tests/reference/reference_model.h"
 
 /* Relative to the divergence; a loss difference has its size but may cancel. */
 static const double F32_PROBE_TOLERANCE = 2e-4, BF16_PROBE_TOLERANCE = 0.4;
 
-enum { PATH_BYTES = 1024 };
-
 typedef struct probed_model {
     decant_backend *backend;
-    decant_model_config config;
-    decant_safetensors *weights;
-    decant_token_array tokens;
+    reference_model reference;
     decant_model_part whole;
     decant_probe *probe;
 } probed_model;
 
 static void open_model(decant_backend *backend, const char *name, int64_t batch, probed_model *model)
 {
-    char folder[PATH_BYTES], path[PATH_BYTES + 32];
-    const char *root = getenv("DECANT_TEST_SOURCE");
     *model = (probed_model){.backend = backend};
-    snprintf(folder, sizeof folder, "%s/tests/reference/%s", root ? root : ".", name);
-    snprintf(path, sizeof path, "%s/tokens.npy", folder);
-    REQUIRE(decant_model_config_read(folder, &model->config, err));
-    REQUIRE(decant_safetensors_open(folder, &model->weights, err));
-    REQUIRE(decant_token_array_read(path, 0, "", 0, model->config.vocabulary_size, &model->tokens, err));
-    decant_weight_source source = decant_source_of_model(model->weights);
-    REQUIRE(decant_model_part_load(backend, &model->config, &source, 0, model->config.layers,
-                                   model->tokens.length, batch, &model->whole, err));
-    REQUIRE(decant_probe_create(&model->whole, &model->tokens, &model->probe, err));
+    open_reference_model(name, &model->reference);
+    load_reference_model(backend, &model->reference, model->reference.tokens.length, batch, &model->whole);
+    REQUIRE(decant_probe_create(&model->whole, &model->reference.tokens, &model->probe, err));
 }
 
 static void close_model(probed_model *model)
 {
     decant_probe_destroy(&model->probe);
     decant_model_part_unload(&model->whole);
-    decant_token_array_free(&model->tokens);
-    decant_safetensors_close(&model->weights);
-    decant_model_config_free(&model->config);
+    close_reference_model(&model->reference);
 }
 
 /* Multiplied by 1 + 0.5 sin(k + 1), as the script does. */
@@ -52,7 +36,7 @@ static decant_comparison measure(probed_model *model, int block, int index)
 {
     decant_linear changed = model->whole.blocks[block].linears[index];
     decant_linear_weight found;
-    REQUIRE(decant_linear_weight_find(model->weights, &changed, &found, err));
+    REQUIRE(decant_linear_weight_find(model->reference.weights, &changed, &found, err));
     int64_t count = changed.rows * changed.columns;
     float *values = malloc((size_t)count * sizeof *values);
     decant_elements_to_f32(found.host.element, found.host.data, count, values);
@@ -79,7 +63,7 @@ static void expect_golden(const cJSON *golden, const probed_model *model, int bl
     double loss = cJSON_GetObjectItem(layer, "loss")->valuedouble;
     bool exact = model->backend->activation == DECANT_F32;
     double tolerance = exact ? F32_PROBE_TOLERANCE : BF16_PROBE_TOLERANCE;
-    assert_int_equal(sums.targets, model->tokens.sequences * (model->tokens.length - 1));
+    assert_int_equal(sums.targets, model->reference.tokens.sequences * (model->reference.tokens.length - 1));
     if (!(fabs(sums.divergence / targets - divergence) <= tolerance * divergence))
         fail_msg("%s: divergence %.8f, not %.8f", name, sums.divergence / targets, divergence);
     double change = (sums.loss_quantized - sums.loss_original) / targets;
@@ -97,9 +81,9 @@ static void equals_pytorch_in_any_order(void **state)
         const cJSON *layers = cJSON_GetObjectItem(entry, "layers");
         probed_model model;
         open_model(*state, entry->string, 1 + measured % 4, &model);
-        for (int block = model.config.layers - 1; block >= 0; block--)
+        for (int block = model.reference.config.layers - 1; block >= 0; block--)
             for (int index = 0; index < model.whole.family->linear_count; index++) {
-                int other = (block + index) % model.config.layers;
+                int other = (block + index) % model.reference.config.layers;
                 decant_comparison sums = measure(&model, other, index), again;
                 expect_golden(layers, &model, other, index, sums);
                 measure(&model, block, (index + 1) % model.whole.family->linear_count);
@@ -122,7 +106,7 @@ static void sequences_at_once_change_little(void **state)
         probed_model model;
         open_model(*state, "llama_gqa_tied", batch, &model);
         for (int index = 0; index < 7; index++) {
-            found = measure(&model, index % model.config.layers, index);
+            found = measure(&model, index % model.reference.config.layers, index);
             if (batch == 1)
                 expected[index] = found;
             assert_int_equal(found.targets, expected[index].targets);
