@@ -133,16 +133,53 @@ static decant_status check_predictions(const decant_quantized_layer *layer, int 
     return DECANT_OK;
 }
 
+static bool has_sparse_part(const decant_quantized_layer *layer)
+{
+    for (int i = 0; i < layer->candidates; i++)
+        if (layer->candidate[i].sparse_count > 0)
+            return true;
+    return false;
+}
+
+/* Of a row of finite weights. What is kept apart is stored as what its level misses, and its level may be as
+ * far away as any other weight of the row. */
+static decant_status check_row(const float *row, int64_t columns, int64_t i, bool is_sparse, decant_error *err)
+{
+    const double largest = 65504;
+    int64_t least = 0, most = 0;
+    for (int64_t j = 0; j < columns; j++) {
+        if (fabs((double)row[j]) > largest)
+            return DECANT_ERROR(
+                err, DECANT_ERROR_INPUT,
+                "the weight at row %lld, column %lld is %g, beyond the 65504 of F16, in which levels "
+                "are stored: such a matrix cannot be quantized",
+                (long long)i, (long long)j, (double)row[j]);
+        least = row[j] < row[least] ? j : least;
+        most = row[j] > row[most] ? j : most;
+    }
+    /* What is larger by less than half of F16's last step is rounded to it. */
+    if (!is_sparse || (double)row[most] - (double)row[least] < largest + 16)
+        return DECANT_OK;
+    return DECANT_ERROR(err, DECANT_ERROR_INPUT,
+                        "the weights at row %lld, columns %lld and %lld are %g and %g, farther apart than the "
+                        "65504 of F16, in which what is kept apart is stored: quantize the model with "
+                        "--sensitive 0 and --outliers 0, and --guided-sparse 0 if that is given, or another "
+                        "--method",
+                        (long long)i, (long long)least, (long long)most, (double)row[least], (double)row[most]);
+}
+
 /* Levels, scales and what outliers miss are F16, and kernels cut off what is larger. Of a matrix of a usual
- * norm it is known without a look that nothing is. */
-static decant_status check_range(decant_backend *backend, decant_matrix weight, double norm, decant_error *err)
+ * norm it is known without a look that nothing is: two weights that far apart have at least half the square of
+ * their distance. */
+static decant_status check_range(decant_backend *backend, decant_matrix weight,
+                                 const decant_quantized_layer *layer, decant_error *err)
 {
     const double largest = 65504;
     const size_t row_bytes = decant_matrix_bytes(decant_matrix_rows(weight, 0, 1));
     void *stored = NULL;
     float *row = NULL;
     decant_status status = DECANT_OK;
-    if (norm <= largest * largest)
+    if (layer->norm <= 0.5 * largest * largest)
         return DECANT_OK;
     DECANT_TRY(decant_memory_allocate(row_bytes, "a row of weights", &stored, err));
     DECANT_TRY(
@@ -151,13 +188,7 @@ static decant_status check_range(decant_backend *backend, decant_matrix weight, 
         DECANT_TRY(
             backend->memory->download(backend, stored, decant_matrix_rows(weight, i, 1).data, row_bytes, err));
         decant_elements_to_f32(weight.element, stored, weight.columns, row);
-        for (int64_t j = 0; j < weight.columns; j++)
-            if (fabs((double)row[j]) > largest)
-                DECANT_FAIL(
-                    err, DECANT_ERROR_INPUT,
-                    "the weight at row %lld, column %lld is %g, beyond the 65504 of F16, in which levels "
-                    "are stored: such a matrix cannot be quantized",
-                    (long long)i, (long long)j, (double)row[j]);
+        DECANT_TRY(check_row(row, weight.columns, i, has_sparse_part(layer), err));
     }
 done:
     decant_memory_free(stored);
@@ -182,7 +213,7 @@ decant_status decant_quantize_layer(decant_backend *backend, const decant_recipe
         DECANT_TRY(method->evaluate(backend, recipe, weight, fisher, first, end - first, layer, err));
         DECANT_TRY(check_predictions(layer, first, end, err));
     }
-    DECANT_TRY(check_range(backend, weight, layer->norm, err));
+    DECANT_TRY(check_range(backend, weight, layer, err));
 done:
     if (status != DECANT_OK)
         decant_quantized_layer_free(backend, layer);

@@ -43,8 +43,8 @@ typedef struct decant_encoded_layer {
  *           recipe does without: predictions are then squared errors
  *   name    for messages
  *   layer   on success freed with decant_quantized_layer_free, on failure empty
- * DECANT_ERROR_INPUT when a weight is not finite, or beyond what F16 holds, and when a prediction is not
- * finite. */
+ * DECANT_ERROR_INPUT when a weight is not finite, or beyond what F16 holds, as where there is a sparse part no
+ * distance within a row may be, and when a prediction is not finite. */
 decant_status decant_quantize_layer(decant_backend *backend, const decant_recipe *recipe, const char *name,
                                     decant_matrix weight, const float *fisher, decant_quantized_layer *layer,
                                     decant_error *err);

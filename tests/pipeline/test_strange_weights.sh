@@ -92,6 +92,15 @@ with h5py.File(sys.argv[1]) as container:
     value = read_layer(container, "model.layers.1.mlp.up_proj")[3, 5]
     assert abs(value + 65504) < 32, value
 PY
+# What an outlier misses of its level is F16 too, so weights of one row are not farther apart where some are kept apart.
+change "$work/apart" "t['model.layers.1.mlp.up_proj'][3, 5:7] = 40000, -40000"
+expect 3 'up_proj.weight: the weights at row 3, columns 6 and 5 are -40000 and 40000, farther apart than the 65504 of F16' \
+  on 2 run --model "$work/apart" --method kmeans --bit-widths 4 --calibration "$tokens" --output "$work/no.h5"
+for options in "kmeans --sensitive 0 --outliers 0" rtn higgs; do
+  # shellcheck disable=SC2086 # a method and its options
+  on 2 run --model "$work/apart" --bit-widths 4 --calibration "$tokens" --overwrite --output "$work/apart.h5" --method $options \
+    >"$work/result" || fail "$options holds weights that are far apart"
+done
 for tensor in model.norm model.embed_tokens model.layers.2.input_layernorm; do
   change "$work/$tensor" "t['$tensor'].reshape(-1)[3] = np.nan"
   expect 3 'no number\|not finite\|is not a number' on 3 run --model "$work/$tensor" --method kmeans --bit-widths 4 \

@@ -363,8 +363,8 @@ static void higgs_errors_are_the_grids_constants(void **state)
     drop(backend, &weight);
 }
 
-/* Every method refuses a matrix with this value at row 5, column 7, and says `why`. */
-static void check_refused(decant_backend *backend, decant_element element, float value, const char *why)
+/* A matrix of these elements with the values at row 5, columns 7, 8 …. */
+static test_matrix matrix_with(decant_backend *backend, decant_element element, int count, const float *values)
 {
     test_matrix matrix = make_matrix(backend, 4);
     device_array *weight = &matrix.weight;
@@ -373,24 +373,45 @@ static void check_refused(decant_backend *backend, decant_element element, float
         *weight = weight_array(backend, DECANT_PLACE_EXACT, element, ROWS, COLUMNS, 0.05f, 3);
     }
     backend->weights->unplace(backend, &weight->matrix);
-    store_element(element, value, weight->host, 5 * COLUMNS + 7);
+    for (int i = 0; i < count; i++) {
+        store_element(element, values[i], weight->host, 5 * COLUMNS + 7 + i);
+        weight->values[5 * COLUMNS + 7 + i] = values[i];
+    }
     decant_matrix host = weight->matrix;
     host.data = weight->host;
     REQUIRE(backend->weights->place(backend, host, DECANT_PLACE_EXACT, "a.weight", &weight->matrix, err));
+    return matrix;
+}
+
+static void expect_refusal(decant_backend *backend, const decant_recipe *recipe, const test_matrix *matrix,
+                           const char *why)
+{
+    decant_quantized_layer layer;
+    decant_error err = {0};
+    assert_int_equal(decant_quantize_layer(backend, recipe, "a.weight", matrix->weight.matrix,
+                                           matrix->fisher.matrix.data, &layer, &err),
+                     DECANT_ERROR_INPUT);
+    assert_non_null(strstr(err.message, "a.weight: "));
+    assert_non_null(strstr(err.message, why));
+    assert_int_equal(layer.candidates, 0);
+}
+
+static decant_recipe recipe_of_one(int method)
+{
+    decant_recipe recipe = recipe_of_all();
+    for (int i = 0; i < DECANT_METHODS; i++)
+        recipe.uses[i] = i == method;
+    return recipe;
+}
+
+/* Every method refuses a matrix with this value at row 5, column 7, and says `why`. */
+static void check_refused(decant_backend *backend, decant_element element, float value, const char *why)
+{
+    test_matrix matrix = matrix_with(backend, element, 1, &value);
     for (int method = 0; method < DECANT_METHODS; method++) {
-        decant_recipe recipe = recipe_of_all();
-        if (!recipe.uses[method])
-            continue;
-        for (int i = 0; i < DECANT_METHODS; i++)
-            recipe.uses[i] = i == method;
-        decant_quantized_layer layer;
-        decant_error err = {0};
-        assert_int_equal(decant_quantize_layer(backend, &recipe, "a.weight", weight->matrix,
-                                               matrix.fisher.matrix.data, &layer, &err),
-                         DECANT_ERROR_INPUT);
-        assert_non_null(strstr(err.message, "a.weight: "));
-        assert_non_null(strstr(err.message, why));
-        assert_int_equal(layer.candidates, 0);
+        decant_recipe recipe = recipe_of_one(method);
+        if (recipe_of_all().uses[method])
+            expect_refusal(backend, &recipe, &matrix, why);
     }
     drop_matrix(backend, &matrix);
 }
@@ -406,6 +427,38 @@ static void weights_beyond_f16_are_refused(void **state)
     check_refused(*state, DECANT_BF16, 65536, "row 5, column 7 is 65536, beyond the 65504 of F16");
 }
 
+static void expect_quantized(decant_backend *backend, const decant_recipe *recipe, const test_matrix *matrix)
+{
+    decant_quantized_layer layer;
+    REQUIRE(decant_quantize_layer(backend, recipe, "a.weight", matrix->weight.matrix,
+                                  matrix->fisher.matrix.data, &layer, err));
+    if (recipe->uses[DECANT_METHOD_KMEANS])
+        check_candidates(backend, matrix, &layer);
+    decant_quantized_layer_free(backend, &layer);
+}
+
+/* What an outlier misses of a level at the other end of its row is F16 too: levels without a sparse part, and
+ * grids, hold what it does not. */
+static void weights_too_far_apart_are_refused_where_some_are_kept_apart(void **state)
+{
+    decant_backend *backend = *state;
+    test_matrix apart = matrix_with(backend, DECANT_F16, 2, (const float[]){40000, -40000});
+    test_matrix within = matrix_with(backend, DECANT_F16, 2, (const float[]){32752, -32752});
+    for (int method = 0; method < DECANT_METHODS; method++) {
+        decant_recipe recipe = recipe_of_one(method);
+        if (!recipe_of_all().uses[method])
+            continue;
+        expect_quantized(backend, &recipe, &within);
+        if (method == DECANT_METHOD_KMEANS || method == DECANT_METHOD_GUIDED)
+            expect_refusal(backend, &recipe, &apart,
+                           "row 5, columns 8 and 7 are -40000 and 40000, farther apart than the 65504 of F16");
+        recipe.sensitive = recipe.outliers = 0;
+        expect_quantized(backend, &recipe, &apart);
+    }
+    drop_matrix(backend, &within);
+    drop_matrix(backend, &apart);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -417,6 +470,7 @@ int main(void)
         cmocka_unit_test(higgs_errors_are_the_grids_constants),
         cmocka_unit_test(the_tensor_is_named_when_a_weight_is_not_finite),
         cmocka_unit_test(weights_beyond_f16_are_refused),
+        cmocka_unit_test(weights_too_far_apart_are_refused_where_some_are_kept_apart),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);
 }
