@@ -210,6 +210,34 @@ void decant_report_sensitivity(decant_job *job, const decant_sensitivity *sensit
     log_ranks(job, "sensitivity", seconds);
 }
 
+/* Matrices of which, quantized, next to nothing is left: what levels and scales cannot hold in F16 becomes
+ * zero, and so does what lies between the steps of a grid too coarse for it. Zeros are whole, with an error of
+ * 0. */
+static void warn_of_zeros(decant_job *job, const decant_error_table *table, const int *chosen)
+{
+    const double lost = 0.99;
+    const int linears = job->family->linear_count;
+    int64_t count = 0;
+    double error = 0;
+    decant_linear first = {0};
+    for (int64_t i = 0; i < table->layers; i++) {
+        const double relative = table->rows[i].candidate[chosen[i]].relative;
+        if (relative < lost || count++ > 0)
+            continue;
+        error = relative;
+        job->family->linear(&job->config, (int)(i / linears), (int)(i % linears), &first);
+    }
+    char others[64] = "";
+    if (count > 1)
+        snprintf(others, sizeof others, " and %lld more", (long long)(count - 1));
+    if (count > 0)
+        decant_log_say(
+            job->log,
+            "warning: %s%s: next to nothing is left once quantized (relative error %.2f): the weights "
+            "are too small for F16, whose least is 6e-08, or for the steps of so few bits",
+            first.name, others, error);
+}
+
 void decant_report_allocation(decant_job *job, const decant_error_table *table, const int *chosen,
                               const decant_plan_summary *summary, double seconds)
 {
@@ -227,6 +255,7 @@ void decant_report_allocation(decant_job *job, const decant_error_table *table, 
     char warning[DECANT_BUDGET_WARNING_BYTES];
     if (!decant_budget_is_trusted(summary->bits, predicts ? summary->predicted : 0, warning))
         decant_log_say(job->log, "warning: %s", warning);
+    warn_of_zeros(job, table, chosen);
 }
 
 void decant_report_writing(decant_job *job, double seconds)

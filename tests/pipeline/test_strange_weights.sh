@@ -76,6 +76,26 @@ np.inf|3, 5|kmeans
 -np.inf|3, 5|higgs
 CASES
 
+# ---- below F16: a matrix of which nothing is left is told with its name, once, by rank 0; one of zeros loses nothing
+change "$work/tiny" "
+for name in 'model.layers.1.mlp.up_proj', 'model.layers.2.self_attn.q_proj': t[name] *= 1e-9
+t['model.layers.0.self_attn.o_proj'][:] = 0"
+for method in kmeans rtn nf4 higgs; do
+  for name in tiny easy; do
+    bits=(--bit-widths 4)
+    [[ $method != nf4 ]] || bits=()
+    mpirun -n 2 "$decant" run --model "$work/$name" --calibration "$tokens" --method $method "${bits[@]}" --device cpu --overwrite \
+      --output "$work/tiny.h5" >"$work/result" 2>"$work/said" || fail "$method: $name is refused"
+    grep 'next to nothing is left' "$work/said" >"$work/warned" || true
+    if [[ $name == tiny ]]; then
+      [[ $(wc -l <"$work/warned") == 1 ]] || fail "$method: not one warning of what is lost: $(cat "$work/said")"
+      grep -q 'warning: model.layers.1.mlp.up_proj and 1 more: .*relative error 1.00' "$work/warned" || fail "$(cat "$work/warned")"
+    else
+      [[ ! -s $work/warned ]] || fail "$method: a warning of a matrix of zeros: $(cat "$work/warned")"
+    fi
+  done
+done
+
 # ---- beyond F16, in which levels are stored: an outlier as well, which the sparse part would hold; 65504 is the last
 change "$work/wide" "t['model.layers.1.mlp.up_proj'][3, 5] = -70000"
 change "$work/widest" "t['model.layers.1.mlp.up_proj'][3, 5] = -65504"
