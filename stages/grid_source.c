@@ -125,7 +125,7 @@ done:
 
 decant_status decant_grid_source_read(const decant_container *container, decant_backend *backend,
                                       decant_kept_grids *kept, const char *name, int64_t rows, int64_t columns,
-                                      decant_grid_matrix *grid, decant_error *err)
+                                      bool skips_codes, decant_grid_matrix *grid, decant_error *err)
 {
     char group[DECANT_CONTAINER_PATH_BYTES];
     decant_grid_form form = {0};
@@ -137,8 +137,9 @@ decant_status decant_grid_source_read(const decant_container *container, decant_
     DECANT_TRY(decant_source_require(container, name, "codes", DECANT_STORED_U32, codes, err));
     DECANT_TRY(decant_source_require(container, name, "scales", DECANT_STORED_F16, scales, err));
     DECANT_TRY(decant_grid_matrix_create(backend, rows, columns, &form, grid, err));
-    DECANT_TRY(decant_source_read_to_device(container, backend, name, "codes", DECANT_STORED_U32, codes,
-                                            grid->planes, err));
+    if (!skips_codes)
+        DECANT_TRY(decant_source_read_to_device(container, backend, name, "codes", DECANT_STORED_U32, codes,
+                                                grid->planes, err));
     DECANT_TRY(decant_source_read_to_device(container, backend, name, "scales", DECANT_STORED_F16, scales,
                                             grid->scales, err));
     if (form.has_offsets)

@@ -26,11 +26,11 @@ void decant_kept_grids_free(decant_kept_grids *kept);
 decant_status decant_grid_source_has(const decant_container *container, const char *name, bool *is_on_grid,
                                      decant_error *err);
 
-/* Reads the layer, which must have this shape, to where the backend computes. `grid` is empty; on failure it is
- * the caller's to free all the same. */
+/* Reads the layer, which must have this shape, to where the backend computes; without its codes where
+ * skips_codes. `grid` is empty; on failure it is the caller's to free all the same. */
 decant_status decant_grid_source_read(const decant_container *container, decant_backend *backend,
                                       decant_kept_grids *kept, const char *name, int64_t rows, int64_t columns,
-                                      decant_grid_matrix *grid, decant_error *err);
+                                      bool skips_codes, decant_grid_matrix *grid, decant_error *err);
 
 /* DECANT_ERROR_INPUT unless the dataset GROUP/PART has this type and shape. Such a dataset lies whole within
  * the file: to be asked before memory is taken for what attributes claim. */

@@ -156,6 +156,7 @@ static decant_status check_named(const decant_container *container, char *names,
     decant_status status;
     DECANT_TRY(decant_backend_create_cpu(1, &backend, err));
     DECANT_TRY(decant_container_source_create(container, &source, err));
+    decant_container_source_skip_codes(source);
     decant_weight_source weights = decant_source_of_container(source);
     for (char *name = strtok_r(names, "\n", &rest); name; name = strtok_r(NULL, "\n", &rest))
         DECANT_TRY(check_layer(container, &weights, backend, name, err));

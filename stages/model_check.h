@@ -21,7 +21,8 @@ decant_status decant_model_check_same(const char *container, const decant_model_
 decant_status decant_model_check_shapes(const decant_container *container, decant_error *err);
 
 /* Local. Every quantized layer can be read: its datasets have the shapes that its attributes say, and its
- * indices lie inside the matrix. Reads all of them, a layer at a time. */
+ * indices lie inside the matrix. Reads all but their codes, which it leaves to who compares checksums, a layer
+ * at a time. */
 decant_status decant_model_check_layers(const decant_container *container, decant_error *err);
 
 #endif

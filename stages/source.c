@@ -45,6 +45,7 @@ struct decant_container_source {
     void **blocks; /* tensors read so far */
     int64_t count, room;
     decant_kept_grids grids;
+    bool skips_codes;
 };
 
 decant_status decant_container_source_create(const decant_container *container,
@@ -67,6 +68,11 @@ void decant_container_source_destroy(decant_container_source **source)
     decant_kept_grids_free(&(*source)->grids);
     decant_memory_free(*source);
     *source = NULL;
+}
+
+void decant_container_source_skip_codes(decant_container_source *source)
+{
+    source->skips_codes = true;
 }
 
 /* Memory that lives as long as the source. */
@@ -226,9 +232,11 @@ static decant_status read_levels(const decant_container *container, decant_backe
                                         packed->levels, err);
 }
 
-static decant_status read_packed(const decant_container *container, decant_backend *backend, const char *name,
-                                 int64_t rows, int64_t columns, decant_packed_matrix *packed, decant_error *err)
+static decant_status read_packed(const decant_container_source *source, decant_backend *backend,
+                                 const char *name, int64_t rows, int64_t columns, decant_packed_matrix *packed,
+                                 decant_error *err)
 {
+    const decant_container *container = source->container;
     char group[DECANT_CONTAINER_PATH_BYTES], path[DECANT_CONTAINER_PATH_BYTES];
     snprintf(group, sizeof group, "/%s", name);
     int64_t bits, count = 0;
@@ -248,8 +256,9 @@ static decant_status read_packed(const decant_container *container, decant_backe
     const decant_shape codes = {3, {rows, bits, (columns + 31) / 32}};
     DECANT_TRY(decant_source_require(container, name, "codes", DECANT_STORED_U32, codes, err));
     DECANT_TRY(decant_packed_matrix_create(backend, rows, columns, (int)bits, count, packed, err));
-    DECANT_TRY(decant_source_read_to_device(container, backend, name, "codes", DECANT_STORED_U32, codes,
-                                            packed->planes, err));
+    if (!source->skips_codes)
+        DECANT_TRY(decant_source_read_to_device(container, backend, name, "codes", DECANT_STORED_U32, codes,
+                                                packed->planes, err));
     DECANT_TRY(read_levels(container, backend, name, packed, err));
     if (count > 0) {
         DECANT_TRY(read_pattern(container, backend, name, packed, err));
@@ -271,7 +280,7 @@ static decant_status packed_of_container(void *context, decant_backend *backend,
     if (is_on_grid)
         goto done;
     DECANT_TRY(decant_memory_allocate(sizeof **packed, name, (void **)packed, err));
-    DECANT_TRY(read_packed(source->container, backend, name, rows, columns, *packed, err));
+    DECANT_TRY(read_packed(source, backend, name, rows, columns, *packed, err));
 done:
     if (status != DECANT_OK && *packed) {
         decant_packed_matrix_free(backend, *packed);
@@ -291,8 +300,8 @@ static decant_status grid_of_container(void *context, decant_backend *backend, c
     if (!is_on_grid)
         goto done;
     DECANT_TRY(decant_memory_allocate(sizeof **grid, name, (void **)grid, err));
-    DECANT_TRY(
-        decant_grid_source_read(source->container, backend, &source->grids, name, rows, columns, *grid, err));
+    DECANT_TRY(decant_grid_source_read(source->container, backend, &source->grids, name, rows, columns,
+                                       source->skips_codes, *grid, err));
     DECANT_TRY(backend->grid->prepare(backend, *grid, err));
 done:
     if (status != DECANT_OK && *grid) {

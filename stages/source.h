@@ -19,6 +19,11 @@ decant_status decant_container_source_create(const decant_container *container,
 void decant_container_source_destroy(decant_container_source **source); /* takes NULL, sets NULL */
 decant_weight_source decant_source_of_container(decant_container_source *source);
 
+/* For who wants to know whether layers can be read, of a container whose checksums have been compared: of
+ * codes, most of a file and codes whatever their bits, only type and shape are looked at from now on, and the
+ * planes of what is read hold nothing. */
+void decant_container_source_skip_codes(decant_container_source *source);
+
 /* The model's config as the container keeps it. */
 decant_status decant_container_config(const decant_container *container, const char *origin,
                                       decant_model_config *config, decant_error *err);

@@ -1,6 +1,8 @@
 /* Containers whose seal and checksums are right, but whose layers lie: who reads a layer refuses indices that a
- * kernel could not follow, and shapes that are claimed and not there, before any memory is taken for them.
+ * kernel could not follow, and shapes that are claimed and not there, before any memory is taken for them; and
+ * what looking at layers reads.
  * ranks: 1 */
+#include "stages/model_check.h"
 #include "stages/quantized_file.h"
 #include "stages/source.h"
 #include "tests/ranks/mpi_tests.h"
@@ -193,12 +195,71 @@ static void indices_of_a_work_directory_are_too(void **state)
     remove_folder(ranks, folder);
 }
 
+/* ---- what looking at layers costs ---- */
+
+/* Bytes that this process has read, from files and caches. */
+static int64_t bytes_read(void)
+{
+    char line[64];
+    long long bytes = -1;
+    FILE *file = fopen("/proc/self/io", "r");
+    while (file && bytes < 0 && fgets(line, sizeof line, file))
+        sscanf(line, "rchar: %lld", &bytes);
+    if (file)
+        fclose(file);
+    return bytes;
+}
+
+/* `decant verify` has compared the checksums of codes by then: they are most of a container. */
+static void layers_are_checked_without_reading_codes_again(void **state)
+{
+    enum { LAYER_ROWS = 64, LAYER_COLUMNS = 8192, CODES = LAYER_ROWS * BITS * LAYER_COLUMNS / 32 };
+    static const uint32_t codes[CODES];
+    static const uint16_t levels[LAYER_ROWS << BITS];
+    decant_ranks *ranks = *state;
+    decant_container_writer *writer;
+    decant_container *container;
+    decant_error err;
+    char folder[64], path[96];
+    int codes_id, levels_id, names_id;
+    make_folder(ranks, folder);
+    snprintf(path, sizeof path, "%s/codes.h5", folder);
+    assert_ok(decant_container_create(ranks, path, true, &writer, &err));
+    assert_ok(decant_container_define(writer, "/layer/codes", DECANT_STORED_U32,
+                                      &(decant_shape){3, {LAYER_ROWS, BITS, LAYER_COLUMNS / 32}}, &codes_id,
+                                      &err));
+    assert_ok(decant_container_define(writer, "/layer/levels", DECANT_STORED_F16,
+                                      &(decant_shape){2, {LAYER_ROWS, 1 << BITS}}, &levels_id, &err));
+    assert_ok(decant_container_define(writer, "/errors/layers", DECANT_STORED_U8, &(decant_shape){1, {6}},
+                                      &names_id, &err));
+    assert_ok(decant_container_set_text(writer, "/layer", "method", "kmeans", &err));
+    assert_ok(decant_container_set_integer(writer, "/layer", "bits", BITS, &err));
+    assert_ok(decant_container_set_integer(writer, "/layer", "rows", LAYER_ROWS, &err));
+    assert_ok(decant_container_set_integer(writer, "/layer", "columns", LAYER_COLUMNS, &err));
+    assert_ok(decant_container_begin(writer, &err));
+    put(writer, codes_id, CODES, codes);
+    put(writer, levels_id, LAYER_ROWS << BITS, levels);
+    put(writer, names_id, 6, "layer\n");
+    assert_ok(decant_container_finish(&writer, &err));
+
+    assert_ok(decant_container_open(path, &container, &err));
+    const int64_t before = bytes_read();
+    assert_ok(decant_model_check_layers(container, &err));
+    const int64_t read = bytes_read() - before;
+    decant_container_close(&container);
+    if (before < 0)
+        skip();
+    assert_in_range(read, sizeof levels, sizeof codes / 2);
+    remove_folder(ranks, folder);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sparse_indices_are_those_of_the_matrix),
         cmocka_unit_test(claimed_shapes_are_looked_at_before_memory_is_taken),
         cmocka_unit_test(indices_of_a_work_directory_are_too),
+        cmocka_unit_test(layers_are_checked_without_reading_codes_again),
     };
     return run_mpi_tests(argc, argv, tests);
 }
