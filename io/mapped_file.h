@@ -26,8 +26,9 @@ decant_status decant_mapped_file_check(const decant_mapped_file *file, const cha
                                        decant_error *err);
 bool decant_mapped_file_is_unread(const decant_mapped_file *file, size_t *offset);
 
-/* Advice on bytes of a mapped file: they will be read soon, so that reading them from disk may begin; or not
- * again soon, so that memory may be used for other things. Reading them stays possible either way. */
+/* Advice on bytes of a mapped file, and of no other memory, which would lose what it holds: they will be read
+ * soon, so that reading them from disk may begin; or not again soon, so that memory may be used for other
+ * things. Reading them stays possible either way. */
 void decant_mapped_file_expect(const void *data, size_t size_bytes);
 void decant_mapped_file_dismiss(const void *data, size_t size_bytes);
 

@@ -280,6 +280,30 @@ decant_status decant_safetensors_matrix(const decant_safetensors *model, const c
     return DECANT_OK;
 }
 
+/* Whether it is read from its file's pages, which can go and come again; an aligned copy could not. */
+static bool is_mapped(const decant_safetensors *model, decant_matrix matrix)
+{
+    const unsigned char *data = matrix.data;
+    for (int64_t i = 0; i < model->shard_count; i++) {
+        const decant_mapped_file *file = &model->shards[i].file;
+        if (file->data && data >= file->data && data < file->data + file->size_bytes)
+            return true;
+    }
+    return false;
+}
+
+void decant_safetensors_expect(const decant_safetensors *model, decant_matrix matrix)
+{
+    if (is_mapped(model, matrix))
+        decant_mapped_file_expect(matrix.data, decant_matrix_bytes(matrix));
+}
+
+void decant_safetensors_dismiss(const decant_safetensors *model, decant_matrix matrix)
+{
+    if (is_mapped(model, matrix))
+        decant_mapped_file_dismiss(matrix.data, decant_matrix_bytes(matrix));
+}
+
 /* The tensor that a byte of a shard belongs to. */
 static const char *tensor_at(const decant_safetensors *model, const decant_shard *shard, size_t offset)
 {

@@ -53,4 +53,9 @@ decant_status decant_safetensors_check_finite(const decant_safetensors *model, d
 decant_status decant_safetensors_matrix(const decant_safetensors *model, const char *name, int64_t rows,
                                         int64_t columns, decant_matrix *matrix, decant_error *err);
 
+/* That one of the model's matrices will soon be read, and that it will not be for some time: its pages of the
+ * file come ahead, or go. What it holds stays the same either way. */
+void decant_safetensors_expect(const decant_safetensors *model, decant_matrix matrix);
+void decant_safetensors_dismiss(const decant_safetensors *model, decant_matrix matrix);
+
 #endif

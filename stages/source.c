@@ -2,7 +2,6 @@
 #include "stages/source.h"
 
 #include "base/memory.h"
-#include "io/mapped_file.h"
 #include "stages/grid_source.h"
 #include "stages/level_bytes.h"
 #include "stages/quantize.h"
@@ -20,14 +19,12 @@ static decant_status matrix_of_model(void *context, const char *name, int64_t ro
 
 static void expect_of_model(void *context, decant_matrix matrix)
 {
-    (void)context;
-    decant_mapped_file_expect(matrix.data, decant_matrix_bytes(matrix));
+    decant_safetensors_expect(context, matrix);
 }
 
 static void dismiss_of_model(void *context, decant_matrix matrix)
 {
-    (void)context;
-    decant_mapped_file_dismiss(matrix.data, decant_matrix_bytes(matrix));
+    decant_safetensors_dismiss(context, matrix);
 }
 
 decant_weight_source decant_source_of_model(const decant_safetensors *model)

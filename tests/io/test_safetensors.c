@@ -147,6 +147,37 @@ static void write_index(const scratch *at, const char *text)
     scratch_write(at, "model.safetensors.index.json", text, strlen(text));
 }
 
+/* A matrix of several pages, read in the file, and behind a header of an odd length as a copy. */
+static void dismissed_matrices_stay_what_they_are(void **state)
+{
+    enum { COLUMNS = 1 << 14, BYTES = 4 * COLUMNS };
+    const scratch *at = *state;
+    decant_error err = {0};
+    decant_safetensors *model;
+    static unsigned char file[8 + 128 + BYTES];
+    int unaligned = 0;
+    for (int padding = 0; padding < 4; padding++) {
+        char header[128];
+        snprintf(header, sizeof header,
+                 "{\"w\":{\"dtype\":\"F32\",\"shape\":[1,16384],\"data_offsets\":[0,65536]}}%*s", padding, "");
+        uint64_t length = strlen(header);
+        memcpy(file, &length, sizeof length);
+        memcpy(file + 8, header, length);
+        unsigned char *values = file + 8 + length;
+        memset(values, 0x3f, BYTES);
+        unaligned += (8 + length) % sizeof(float) != 0;
+        scratch_write(at, "model.safetensors", file, 8 + length + BYTES);
+        assert_ok(decant_safetensors_open(at->folder, &model, &err));
+        decant_matrix matrix;
+        assert_ok(decant_safetensors_matrix(model, "w", 1, COLUMNS, &matrix, &err));
+        decant_safetensors_expect(model, matrix);
+        decant_safetensors_dismiss(model, matrix);
+        assert_memory_equal(matrix.data, values, BYTES);
+        decant_safetensors_close(&model);
+    }
+    assert_int_equal(unaligned, 3);
+}
+
 static void shards_are_read(void **state)
 {
     const scratch *at = *state;
@@ -349,6 +380,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(one_file_is_read, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(matrices_are_checked_against_their_shape, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(unaligned_tensors_are_aligned, scratch_make, scratch_remove),
+        cmocka_unit_test_setup_teardown(dismissed_matrices_stay_what_they_are, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(shards_are_read, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(lying_indexes_are_refused, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(lying_headers_are_refused, scratch_make, scratch_remove),

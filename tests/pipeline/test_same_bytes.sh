@@ -66,6 +66,17 @@ for form in sequence token; do
 done
 cmp -s "$work/streamed_sequence.h5" "$work/streamed_token.h5" && fail "--fisher changes nothing"
 
+# ---- weights that lie at odd addresses of their file are copied, and stay where they are as layers pass
+mkdir "$work/odd" && cp "$model/config.json" "$work/odd" && python3 - "$model" "$work/odd" <<'PY'
+import sys
+raw = open(sys.argv[1] + "/model.safetensors", "rb").read()
+end = 8 + int.from_bytes(raw[:8], "little")
+open(sys.argv[2] + "/model.safetensors", "wb").write((end - 7).to_bytes(8, "little") + raw[8:end] + b" " + raw[end:])
+PY
+for memory in resident streamed; do made "odd_$memory" 2 --model "$work/odd" --memory $memory; done
+same one odd_resident
+same one odd_streamed
+
 # ---- several methods: what is kept of each matrix until the choice waits in host memory and comes back
 made methods 1 --method kmeans,rtn,nf4
 made methods_streamed 2 --method kmeans,rtn,nf4 --memory streamed
