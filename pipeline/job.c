@@ -256,7 +256,8 @@ static decant_status run_calibration(decant_job *job, decant_error *err)
     DECANT_TRY(decant_job_calibrate_from_tokens(job, &fisher, NULL, &origin, err));
     decant_log_stage(job->log, "write");
     DECANT_TRY(decant_statistics_write(job->ranks, job->options->output, job->options->overwrite, &job->config,
-                                       job->family, &fisher, &origin, err));
+                                       job->family, decant_options_hessian_groups(job->options), &fisher,
+                                       &origin, err));
     job->work.complete = true;
 done:
     decant_fisher_sums_free(&fisher);

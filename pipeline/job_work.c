@@ -80,8 +80,8 @@ decant_status decant_job_keep_statistics(decant_job *job, const decant_fisher_su
     decant_status status = decant_job_ask(job, &leaves, &saves, err);
     if (status != DECANT_OK || !saves)
         return status;
-    status = decant_statistics_write(job->ranks, job->work.statistics, true, &job->config, job->family, fisher,
-                                     origin, &failure);
+    status = decant_statistics_write(job->ranks, job->work.statistics, true, &job->config, job->family,
+                                     decant_options_hessian_groups(job->options), fisher, origin, &failure);
     if (status != DECANT_OK && leaves) {
         *err = failure;
         return status;

@@ -49,13 +49,13 @@ done:
 
 decant_status decant_statistics_write(decant_ranks *ranks, const char *path, bool overwrite,
                                       const decant_model_config *config, const decant_family *family,
-                                      const decant_fisher_sums *fisher, const decant_statistics_origin *origin,
-                                      decant_error *err)
+                                      int hessian_groups, const decant_fisher_sums *fisher,
+                                      const decant_statistics_origin *origin, decant_error *err)
 {
     decant_container_writer *writer = NULL;
     int *ids = NULL;
     decant_status status;
-    DECANT_TRY(begin_file(ranks, path, overwrite, config, family, fisher->hessian_groups, &writer, &ids, err));
+    DECANT_TRY(begin_file(ranks, path, overwrite, config, family, hessian_groups, &writer, &ids, err));
     DECANT_TRY(decant_statistics_set_origin(writer, origin, err));
     DECANT_TRY(decant_ranks_agree(ranks, decant_fisher_file_write(writer, fisher, ids, err), err));
     DECANT_TRY(decant_container_finish(&writer, err));

@@ -21,12 +21,12 @@ typedef struct decant_statistics_origin {
     uint32_t model_checksum; /* of the weights of all linear layers: the container's model_crc32 */
 } decant_statistics_origin;
 
-/* Collective. Writes the sums of all matrices of the model; each rank brings those that it holds, or an empty
- * list. */
+/* Collective. Writes the sums of all matrices of the model, with Hessians of so many groups or, of 0, without;
+ * each rank brings those that it holds, or an empty list, which tells of no groups. */
 decant_status decant_statistics_write(decant_ranks *ranks, const char *path, bool overwrite,
                                       const decant_model_config *config, const decant_family *family,
-                                      const decant_fisher_sums *fisher, const decant_statistics_origin *origin,
-                                      decant_error *err);
+                                      int hessian_groups, const decant_fisher_sums *fisher,
+                                      const decant_statistics_origin *origin, decant_error *err);
 
 /* Collective; rank 0 does the work. The same from the sums of another program (stages/gradients.h), one matrix
  * at a time. The checksum of the origin is that of the gradients. */

@@ -16,6 +16,14 @@ done
 on 2 "${guided[@]}" --calibration "$tokens" --memory streamed --output "$work/streamed.h5"
 cmp "$work/1.h5" "$work/streamed.h5" || fail "streamed layers give other bytes"
 on 2 calibrate --model "$model" --calibration "$tokens" --method guided --guided-groups 3 --output "$work/statistics.h5"
+for memory in resident streamed; do # ranks without layers, too
+  on 5 calibrate --model "$model" --calibration "$tokens" --method guided --guided-groups 3 --replicas 1 --memory $memory \
+    --output "$work/statistics.5.$memory.h5"
+  cmp "$work/statistics.h5" "$work/statistics.5.$memory.h5" || fail "other statistics on 5 ranks, $memory"
+done
+# the statistics that a job keeps for going on
+on 5 "${guided[@]}" --calibration "$tokens" --replicas 1 --checkpoint-every 0 --log "$work/log" --output "$work/kept.h5"
+grep -q '"event":"checkpoint","statistics":true' "$work/log" || fail "five ranks keep no statistics: $(cat "$work/log")"
 on 2 "${guided[@]}" --statistics "$work/statistics.h5" --output "$work/statistics-run.h5"
 "$decant" compare "$work/1.h5" "$work/statistics-run.h5" >/dev/null || fail "a statistics file gives another container"
 
