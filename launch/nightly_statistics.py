@@ -44,7 +44,10 @@ def why_anew(statistics: Path | None, now: dict[str, Any], refresh: float) -> tu
     """Why these sums will not do, or "", and then how far the model has moved since."""
     if not statistics or not statistics.exists() or not record_of(statistics).exists():
         return "there are none yet", ""
-    then = json.loads(record_of(statistics).read_text(encoding="utf-8"))
+    try:
+        then = json.loads(record_of(statistics).read_text(encoding="utf-8"))
+    except ValueError:
+        return f"{record_of(statistics).name} is damaged", ""
     if then["made from"] != json.loads(json.dumps(now["made from"])):
         return "tokens, calibration options or decant are others", ""
     if then["config"] != now["config"] or then["tensors"].keys() != now["tensors"].keys():

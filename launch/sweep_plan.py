@@ -8,7 +8,6 @@ Tasks come in three stages, each made from files of the one before:
 
 from __future__ import annotations
 
-import configparser
 import functools
 import shlex
 import zlib
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from job_file import read_job_file
 
 STAGES = ["parts", "statistics", "members"]
 OWN = {"calibration", "sequences", "seed", "method", "bits", "output", "ranks", "slurm", "decant", "keep", "model", "text"}
@@ -211,12 +211,7 @@ def rank_count(file: Path, text: str) -> int:
 
 
 def read_sweep(file: Path) -> Sweep:
-    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
-    try:
-        parser.read_string("[sweep]\n" + file.read_text(encoding="utf-8"))
-    except (OSError, configparser.Error) as error:
-        raise SweepError(f"{file}: {error}") from error
-    given = dict(parser["sweep"])
+    given = read_job_file(file)
     missing = [name for name in ("model", "text", "calibration", "sequences", "bits", "output") if not given.get(name)]
     if missing:
         raise SweepError(f"{file} does not say: {', '.join(missing)}")

@@ -51,6 +51,28 @@ printf '#!/bin/bash\n[[ $1 == run ]] || exec %s "$@"\n' "$DECANT" >unlaunched
 chmod +x unlaunched
 DECANT=$work/unlaunched batch 5 'decant failed with 5'
 
+# ---- a job file from an editor that ends lines otherwise, with a comment and a path that decant takes
+cp job.ini unix.ini
+rm -f job.h5
+sed 's,^output = .*,output = job;1.h5 ; the container,; s/$/\r/' unix.ini >job.ini
+batch 0 'decant.sbatch: done'
+cmp 'job;1.h5' undisturbed.h5 || fail "other bytes by another job file"
+cp unix.ini job.ini
+
+# ---- under Slurm, whose programs others stand in for: three times back into the queue, and not for ever where that cannot be counted
+mkdir bin
+printf '#!/bin/bash\nshift\nexec mpirun -n 2 "$@"\n' >bin/srun
+printf '#!/bin/bash\necho "$@" >>%s\n' "$work/requeued" >bin/scontrol
+chmod +x bin/*
+failing() { SLURM_JOB_ID=7 SLURM_NTASKS=2 PATH=$work/bin:$PATH DECANT=$work/unlaunched batch 5 "$1"; }
+for _ in 1 2 3; do failing 'decant failed with 5: back into the queue'; done
+failing 'for the last time; retried 3 times'
+[[ $(cat requeued) == $'requeue 7\nrequeue 7\nrequeue 7' ]] || fail "went back into the queue otherwise: $(cat requeued)"
+mkdir decant-7.failures # nothing can be written there
+failing 'failed with 5, and cannot count that in'
+[[ $(wc -l <requeued) == 3 ]] || fail "goes back into the queue without counting: $(cat requeued)"
+rmdir decant-7.failures
+
 echo 'host-memory = 1M' >>job.ini
 batch 4 'nothing was started'
 [[ ! -e job.h5 && $(compgen -G '*.failures' || true) == "" ]] || fail "left over: $(ls)"

@@ -90,6 +90,10 @@ for line in 'nights = many' 'worse = nan' 'refresh = all' 'ranks = 0' 'reuse = m
 done
 cp right.ini nightly.ini
 
+# ---- nightly.ini is read as decant reads a job file: a mark before UTF-8, other line ends, blanks, colons, comments, sections
+{ printf '\xEF\xBB\xBF'; sed 's/^folder = /  folder: /; s/^nights = 2/&\t; of 7/; s/^worse = .*/[gate]\n&/; s/$/\r/' right.ini; } >nightly.ini
+grep -q 'folder:' nightly.ini && grep -q 'gate' nightly.ini && grep -q 'of 7' nightly.ini || fail "not another job file: $(cat nightly.ini)"
+
 # ---- the first night, and one where nothing has changed
 night 0 1 1 'there is no container yet'
 says 'statistics are made anew: there are none yet'
@@ -135,6 +139,35 @@ for block in 0 1 2; do change model.layers.$block.mlp.down_proj.weight 'w * np.f
 change model.layers.0.self_attn.q_proj.weight 'w * np.float32(1.01)'
 night 0 1 1 'statistics are made anew: 4 of 30 tensors have changed since, more than 10 %'
 whole many --calibration model/tokens.npy --micro-batch 1
+current=$(readlink night/current.h5)
+
+# ---- what a full disk or a crash left of the notes of a night is told, in a line, and not as what the gate refuses
+cp -a night night.before
+: >"night/${current%.h5}.json"
+night 3 0 0 "nightly: .*/night/${current%.h5}.json is damaged"
+cp night.before/*.json night
+: >night/begun.json
+night 3 0 0 'nightly: .*/night/begun.json is damaged .*; without it the next call begins a night anew'
+rm night/begun.json
+night 0 0 0 'nothing has changed since'
+: >"night/${current%.h5}.statistics.json"
+change model.norm.weight 'w * np.float32(1.001)'
+night 0 1 1 "statistics are made anew: ${current%.h5}.statistics.json is damaged"
+rm -rf night && mv night.before night
+
+# ---- retention when the clock was set back: the container that is kept is the one just made
+mkdir later && for file in night/"${current%.h5}".*; do cp "$file" "later/2999-12-31T235959.${file#*.}"; done
+for file in night/????-*; do [[ $file == *.log ]] || rm "$file"; done
+cp later/* night
+ln -sfn 2999-12-31T235959.h5 night/current.h5
+sed -i "s/${current%.h5}.statistics.h5/2999-12-31T235959.statistics.h5/" night/2999-12-31T235959.json
+sed -i 's/^nights = 2/nights = 1/' nightly.ini
+night 0 0 1 'current.h5 is'
+[[ $(containers) == 1 && $(readlink night/current.h5) != 2999* ]] || fail "not the night just made: $(ls -l night)"
+"$decant" verify night/current.h5 >/dev/null || fail "current.h5 leads nowhere: $(ls -l night)"
+sed -i 's/^nights = 1/nights = 2/' nightly.ini
+change model.norm.weight 'w * np.float32(1.001)'
+night 0 0 1 'current.h5 is'
 current=$(readlink night/current.h5)
 
 # ---- the gate

@@ -40,8 +40,9 @@ text = $model/tokens.npy
 calibration = $model/tokens.npy
 sequences = 1 3
 seed = 0 1 2
-bits = 5 5
-output = out
+bits: 5 5 ; one value
+  output = out
+[sets]
 ranks = 2
 slurm = --ntasks=2
 decant = $work/program
