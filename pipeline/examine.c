@@ -94,7 +94,7 @@ static decant_status compare(const decant_options *options, FILE *stream, decant
     if (differences > 0)
         DECANT_FAIL(err, DECANT_ERROR_INPUT, "%s and %s differ in %lld datasets", options->container,
                     options->second_container, (long long)differences);
-    fprintf(stream, "the same contents\n");
+    fprintf(stream, "the same contents, by their checksums; decant verify tells whether these are true\n");
 done:
     decant_container_close(&first);
     decant_container_close(&second);

@@ -107,6 +107,34 @@ PY
   rm -f asked && touch asked
 fi
 
+# ---- what an interrupted calibration has saved is gone on from, and is in nobody's way once options are others
+if [[ ! ${DECANT_TEST_SLURM-} ]]; then
+  "$python" -c 'import numpy as np; t = np.load("'"$model"'/tokens.npy"); np.save("long.npy", np.concatenate([np.roll(t, i, 1) for i in range(20)]))'
+  printf '#!/bin/bash\n[[ $1 != calibrate || ! -e %s ]] || echo $$ >%s\nexec %s "$@" --checkpoint-every 0\n' "$work/signal" "$work/rank" "$decant" >slow
+  chmod +x slow
+  sed -e 's/^calibration.*/calibration = long.npy/; s/^sequences.*/sequences = 100/; s/^seed.*/seed = 0/; s/^ *output.*/output = long/' \
+    -e "s/^ranks.*/ranks = 1/; s,^decant.*,decant = $work/slow," sweep.ini >long.ini
+  begin() { # an interrupted sweep
+    local tries=0
+    until [[ -d long/parts/long-seed0-0to100.h5.work ]]; do
+      ((tries++ < 20)) || fail "the calibration is over before it can be interrupted"
+      rm -rf long rank && touch signal
+      "$source/launch/sweep" long.ini --local >said 2>&1 &
+      until [[ -e long/parts/long-seed0-0to100.h5.work/calibration.h5 ]] || ! kill -0 $! 2>/dev/null; do sleep 0.002; done
+      kill -USR1 "$(cat rank)" 2>/dev/null || true
+      wait $! || true
+    done
+    rm signal
+  }
+  begin
+  "$source/launch/sweep" long.ini --local >said 2>&1 || fail "an interrupted sweep does not go on: $(cat said long/*/*.log)"
+  rm -rf long
+  begin
+  sed -i 's/^micro-batch.*/micro-batch = 2/' long.ini
+  "$source/launch/sweep" long.ini --local >said 2>&1 || fail "saved work of other options is in the way: $(cat said long/*/*.log)"
+  [[ ! $(find long -name '*.begun' -o -name '*.work') ]] || fail "left over: $(find long)"
+fi
+
 # ---- nothing to do; other calibration options make everything anew; what cannot be is refused in one line
 rm asked
 sweep
