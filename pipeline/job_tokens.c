@@ -50,6 +50,15 @@ static decant_status read_tokens(decant_job *job, const char *path, int64_t wind
     return status == DECANT_OK ? check_length(job, path, tokens->length + tokens_behind, err) : status;
 }
 
+/* As many as are asked for are used, or all that there are. */
+static void warn_of_fewer(decant_job *job, const char *path, const char *what, int64_t asked,
+                          const decant_token_array *tokens)
+{
+    if (asked > tokens->sequences)
+        decant_log_say(job->log, "warning: %s: holds %lld %s, of the %lld asked for", path,
+                       (long long)tokens->sequences, what, (long long)asked);
+}
+
 static decant_status read_questions(decant_job *job, decant_question_set *questions, decant_error *err)
 {
     const char *path = job->options->choices;
@@ -70,6 +79,8 @@ decant_status decant_job_read_inputs(decant_job *job, decant_validation_inputs *
     if (options->text[0])
         status = read_tokens(job, options->text, options->validation_window, "--validation-window",
                              options->validation_windows, 0, &inputs->text, err);
+    if (status == DECANT_OK && options->text[0])
+        warn_of_fewer(job, options->text, "validation windows", options->validation_windows, &inputs->text);
     if (status == DECANT_OK && options->choices[0])
         status = read_questions(job, &inputs->questions, err);
     return status;
@@ -90,8 +101,11 @@ decant_status decant_job_read_prompts(decant_job *job, decant_token_array *promp
 decant_status decant_job_read_calibration(decant_job *job, decant_token_array *tokens, decant_error *err)
 {
     const decant_options *options = job->options;
-    return read_tokens(job, options->calibration, options->window, "--window", options->sequences, 0, tokens,
-                       err);
+    decant_status status =
+        read_tokens(job, options->calibration, options->window, "--window", options->sequences, 0, tokens, err);
+    if (status == DECANT_OK)
+        warn_of_fewer(job, options->calibration, "sequences", options->sequences, tokens);
+    return status;
 }
 
 decant_status decant_job_read_sensitivity_tokens(decant_job *job, decant_token_array *tokens, decant_error *err)

@@ -112,6 +112,15 @@ sed 's/"rope_theta": 250000.0/"rope_theta": 10000.0/' "$model/config.json" >"$wo
 expect 3 '1.h5 is not of the model .*other: .* differ in rope_theta' on 2 validate "$work/1.h5" --model "$work/other" --text "$tokens"
 expect 3 '1.h5 is not of the model .*llama_gqa_tied: ' on 1 generate "$work/1.h5" --model "$source/tests/reference/llama_gqa_tied" \
   --prompt "$tokens"
+# ---- fewer sequences or windows than asked for are told
+for asked in 5 6; do
+  mpirun -n 2 "$decant" "${run[@]}" --device cpu --sequences $asked --validation-windows $asked --output "$work/asked.h5" --overwrite \
+    >/dev/null 2>"$work/said"
+  cmp "$work/1.h5" "$work/asked.h5" || fail "--sequences $asked of 5 gives other bytes than all"
+  count=$(grep -cE 'warning: .*tokens.npy: holds 5 (sequences|validation windows), of the 6 asked for' "$work/said") || true
+  [[ $count == $((asked == 6 ? 2 : 0)) ]] || fail "--sequences $asked of 5 is told $count times: $(cat "$work/said")"
+done
+
 # ---- sequences of 37 tokens, longer than the model's positions
 for case in "llama_mha 36 yes" "llama_mha 37 no" "llama_linear 9 yes" "llama_linear 10 no"; do # linear: times four
   read -r other positions warns <<<"$case"
