@@ -33,6 +33,8 @@ typedef struct decant_job {
     int *owners; /* [layers of this stage, linear_count]: the replica that quantizes and writes a matrix */
     const decant_token_array *text; /* what `run` will validate on, borrowed; NULL or empty: nothing */
     uint32_t model_checksum;        /* pipeline/model_fingerprint.h; 0 where nothing is tied to the model */
+    bool knows_others;              /* others_checksum has been computed */
+    uint32_t others_checksum;       /* of the tensors that model_checksum passes over */
     uint32_t *weight_checksums;     /* [linear layers of the model]: what it was made of; NULL: nothing */
     struct decant_reuse *reuse;     /* pipeline/reuse.h; NULL: nothing is taken over */
     decant_work_directory work;     /* pipeline/job_work.h */

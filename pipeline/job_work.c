@@ -1,8 +1,10 @@
 /* See job_work.h. */
 #include "pipeline/job_work.h"
 
+#include "io/checksum.h"
 #include "pipeline/calibration_run.h"
 #include "pipeline/interruption.h"
+#include "pipeline/model_fingerprint.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -15,14 +17,17 @@ static void describe_job(const decant_job *job, const decant_token_array *tokens
     const decant_options *options = job->options;
     char described[2048];
     decant_options_describe(options, described, sizeof described);
-    int used = snprintf(head, DECANT_WORK_HEAD_BYTES,
-                        "program_version = %s\ncommand = %s\nmodel_crc32 = %08x\ncalibration_crc32 = %08x\n"
-                        "sequences = %lld\nlength = %lld\nmicro_batch = %lld\nreplicas = %d\ndevice = %s %s\n",
-                        DECANT_VERSION, options->command == DECANT_COMMAND_RUN ? "run" : "calibrate",
-                        job->model_checksum, tokens ? tokens->checksum : 0,
-                        tokens ? (long long)tokens->sequences : 0, tokens ? (long long)tokens->length : 0,
-                        tokens ? (long long)decant_calibration_micro_batch(options, tokens) : 0,
-                        job->grid.replicas, job->backend->name, decant_element_name(job->backend->activation));
+    int used =
+        snprintf(head, DECANT_WORK_HEAD_BYTES,
+                 "program_version = %s\ncommand = %s\nmodel_crc32 = %08x\nother_tensors_crc32 = %08x\n"
+                 "config_crc32 = %08x\ncalibration_crc32 = %08x\n"
+                 "sequences = %lld\nlength = %lld\nmicro_batch = %lld\nreplicas = %d\ndevice = %s %s\n",
+                 DECANT_VERSION, options->command == DECANT_COMMAND_RUN ? "run" : "calibrate",
+                 job->model_checksum, job->others_checksum,
+                 decant_checksum(0, job->config.json, job->config.json_bytes), tokens ? tokens->checksum : 0,
+                 tokens ? (long long)tokens->sequences : 0, tokens ? (long long)tokens->length : 0,
+                 tokens ? (long long)decant_calibration_micro_batch(options, tokens) : 0, job->grid.replicas,
+                 job->backend->name, decant_element_name(job->backend->activation));
     /* "name=value name=value" */
     for (char *pair = described; *pair && used < DECANT_WORK_HEAD_BYTES;) {
         size_t length = strcspn(pair, " "), name = strcspn(pair, "=");
@@ -38,6 +43,8 @@ decant_status decant_job_open_work(decant_job *job, const decant_token_array *to
     int found[4];
     decant_status status = DECANT_OK;
     decant_work_directory_name(job->options->output, &job->work);
+    if (tokens)
+        DECANT_TRY(decant_job_fingerprint_others(job, err));
     describe_job(job, tokens, head);
     if (job->ranks->rank == 0)
         status = decant_work_directory_open(&job->work, head, job->options->overwrite_work, err);

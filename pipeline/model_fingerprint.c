@@ -2,7 +2,10 @@
 #include "pipeline/model_fingerprint.h"
 
 #include "base/memory.h"
+#include "io/checksum.h"
 #include "stages/linear_weight.h"
+
+#include <string.h>
 
 /* Local. The checksums of the matrices that this rank owns, at their places among all linear layers. A double
  * holds 32 bits exactly, and where this rank owns nothing there are zeros. */
@@ -49,6 +52,70 @@ decant_status decant_job_fingerprint_model(decant_job *job, decant_error *err)
                      count);
 done:
     decant_memory_free(checksums);
+    return status;
+}
+
+/* Local. Marks the tensors that are the weights of linear layers. */
+static void mark_linears(const decant_job *job, bool *is_linear)
+{
+    int linears = job->family->linear_count;
+    for (int i = 0; i < job->config.layers * linears; i++) {
+        decant_linear linear;
+        char name[DECANT_WEIGHT_NAME_BYTES];
+        job->family->linear(&job->config, i / linears, i % linears, &linear);
+        decant_linear_weight_name(&linear, name);
+        int64_t index = decant_safetensors_index(job->model, name);
+        if (index >= 0)
+            is_linear[index] = true;
+    }
+}
+
+/* Local. The checksums of this rank's share of the tensors that are not marked; of the others zeros. Their
+ * pages go again: what follows is planned without them. */
+static void sum_own_others(const decant_job *job, const bool *is_linear, double *checksums)
+{
+    for (int64_t i = job->ranks->rank; i < decant_safetensors_count(job->model); i += job->ranks->size) {
+        const decant_tensor *tensor = decant_safetensors_at(job->model, i);
+        if (is_linear[i])
+            continue;
+        int64_t count = (int64_t)(tensor->size_bytes / decant_element_bytes(tensor->element));
+        checksums[i] = decant_checksum(0, tensor->data, tensor->size_bytes);
+        decant_safetensors_dismiss(job->model,
+                                   (decant_matrix){(void *)(uintptr_t)tensor->data, tensor->element, 1, count});
+    }
+}
+
+decant_status decant_job_fingerprint_others(decant_job *job, decant_error *err)
+{
+    static const char what[] = "checksums of the model";
+    int count = (int)decant_safetensors_count(job->model);
+    double *checksums = NULL;
+    bool *is_linear = NULL;
+    decant_status status;
+    if (job->knows_others)
+        return DECANT_OK;
+    status = decant_memory_allocate((size_t)count * sizeof *checksums, what, (void **)&checksums, err);
+    if (status == DECANT_OK)
+        status = decant_memory_allocate((size_t)count * sizeof *is_linear, what, (void **)&is_linear, err);
+    if (status == DECANT_OK) {
+        mark_linears(job, is_linear);
+        sum_own_others(job, is_linear, checksums);
+        status = decant_safetensors_check(job->model, err);
+    }
+    DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
+    DECANT_TRY(decant_ranks_sum(job->ranks, checksums, count, err));
+    for (int i = 0; i < count; i++) {
+        const char *name = decant_safetensors_at(job->model, i)->name;
+        uint32_t checksum = (uint32_t)checksums[i];
+        if (is_linear[i])
+            continue;
+        job->others_checksum = decant_checksum(job->others_checksum, name, strlen(name) + 1);
+        job->others_checksum = decant_model_checksum_extend(job->others_checksum, checksum);
+    }
+    job->knows_others = true;
+done:
+    decant_memory_free(checksums);
+    decant_memory_free(is_linear);
     return status;
 }
 

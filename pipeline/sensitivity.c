@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "io/checksum.h"
+#include "pipeline/model_fingerprint.h"
 #include "pipeline/not_finite.h"
 #include "pipeline/report.h"
 #include "pipeline/sensitivity_journal.h"
@@ -188,6 +189,7 @@ static uint32_t fingerprint(const sensitivity_run *run, const decant_error_table
     sum = decant_checksum(sum, tokens->tokens,
                           (size_t)(tokens->sequences * tokens->length) * sizeof *tokens->tokens);
     sum = decant_checksum(sum, job->config.json, job->config.json_bytes);
+    sum = decant_checksum(sum, &job->others_checksum, sizeof job->others_checksum);
     for (int64_t i = 0; i < table->layers; i++) {
         const decant_table_row *row = &table->rows[i];
         sum = decant_checksum(sum, &row->source_checksum, sizeof row->source_checksum);
@@ -335,6 +337,7 @@ decant_status decant_job_measure_sensitivity(decant_job *job, const decant_token
         status = load_whole(job, tokens, &run.precise, &run.whole, err);
     DECANT_TRY(decant_ranks_agree(job->ranks, status, err));
     result->precision = run.whole.backend->activation;
+    DECANT_TRY(decant_job_fingerprint_others(job, err));
     DECANT_TRY(open_journal(&run, fingerprint(&run, table, tokens), err));
     DECANT_TRY(decant_ranks_agree(job->ranks, measure_share(&run, tokens, err), err));
     DECANT_TRY(decant_ranks_sum(job->ranks, run.values, (int)run.count, err));

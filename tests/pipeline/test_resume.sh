@@ -128,6 +128,14 @@ expect 2 'there, bits = 5; here, bits = 5.5' on 2 "${run[@]}" --bits 5.5 --outpu
 expect 2 'fisher = ' on 2 "${run[@]}" --fisher sequence --output "$out"
 expect 2 'calibration_crc32 = ' on 2 "${run[@]}" --calibration "$work/other.npy" --output "$out"
 expect 2 'model_crc32 = ' on 2 "${run[@]}" --model "$work/other" --output "$out"
+for case in config other_tensors; do # what no linear layer's checksum knows of
+  cp -r "$model" "$work/$case"
+  [[ $case == config ]] && sed -i 's/"rope_theta": 250000/"rope_theta": 10000/' "$work/$case/config.json"
+  [[ $case == config ]] || python3 "$source/tests/pipeline/change_tensor.py" "$work/$case" model.norm.weight 'w * 2'
+  ! cmp -s "$model/config.json" "$work/$case/config.json" || ! cmp -s "$model/model.safetensors" "$work/$case/model.safetensors" ||
+    fail "nothing has changed in $work/$case"
+  for ranks in 1 3; do expect 2 "there, ${case}_crc32 = .*; here, ${case}_crc32 = " on $ranks "${run[@]}" --model "$work/$case" --replicas 1 --output "$out"; done
+done
 cp -r "$out.work" "$work/older.h5.work"
 python3 - "$work/older.h5.work/head" <<'PY'
 import re, sys, zlib

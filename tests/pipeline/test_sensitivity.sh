@@ -98,6 +98,10 @@ for other in "--sensitivity-sequences 2" "--seed 1" "--sensitivity-measure loss"
   on 2 "${long[@]}" $other --overwrite --output "$work/other.h5"
   grep -q 'of another job' "$work/err" || fail "with $other the journal of a job without was believed: $(cat "$work/err")"
 done
+cp -r "$model" "$work/renormed" && python3 "$source/tests/pipeline/change_tensor.py" "$work/renormed" model.norm.weight 'w * 2'
+cp "$journal" "$work/renormed.h5.sensitivity.partial" # of the same matrices, between other norms
+on 2 "${long[@]}" --model "$work/renormed" --output "$work/renormed.h5"
+grep -q 'of another job' "$work/err" || fail "the journal of a model with another norm was not told of: $(cat "$work/err")"
 rm "$journal"
 rm -f "$work"/killed.h5.partial
 
