@@ -24,17 +24,18 @@ static __device__ __forceinline__ void decant_let_next_kernel_begin(void)
 #endif
 }
 
-/* Before launches of a kernel beside which blocks of the next are to begin: multiprocessors keep all the shared
- * memory they can, whatever the kernel itself takes. One that had to change its share would first have to be
- * empty. It leaves little to the first cache, so kernels that read through that are not for it. */
-template <typename Call> static cudaError_t decant_keep_shared_memory(void (*kernel)(Call))
+/* Before launches of a kernel beside which blocks of the next are to begin: multiprocessors keep this share of
+ * the shared memory they can have, in percent, or the next larger one that they know, whatever the kernel
+ * itself takes. One that had to change its share would first have to be empty. All of it leaves little to the
+ * first cache, so kernels that read through that are not for it. */
+template <typename Call>
+static cudaError_t decant_keep_shared_memory(void (*kernel)(Call), int percent = cudaSharedmemCarveoutMaxShared)
 {
     cudaFuncAttributes attributes;
     const cudaError_t code = cudaFuncGetAttributes(&attributes, kernel);
-    if (code != cudaSuccess || attributes.preferredShmemCarveout == cudaSharedmemCarveoutMaxShared)
+    if (code != cudaSuccess || attributes.preferredShmemCarveout == percent)
         return code;
-    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                cudaSharedmemCarveoutMaxShared);
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, percent);
 }
 
 /* Shared memory of which two blocks just fit a multiprocessor, for a kernel's static and dynamic part. */

@@ -67,15 +67,30 @@ template <typename Kind>
 
 [[maybe_unused]] static __device__ __forceinline__ stage_run run_of_block(const decant_pair_runs &runs)
 {
-    return {decant_pair_first_stage(&runs, blockIdx.x), decant_pair_end_stage(&runs, blockIdx.x),
-            runs.row_stages};
+    return {decant_pair_first_stage(&runs, blockIdx.x), decant_pair_end_stage(&runs, blockIdx.x)};
 }
 
 /* Behind the last stage of a run that has columns. Only runs within one tile have stages without. */
 [[maybe_unused]] static __device__ __forceinline__ int codes_end(const decant_pair_runs &runs,
                                                                  const stage_run &run)
 {
-    return min(run.end, (run.end - 1) / runs.row_stages * runs.row_stages + runs.column_stages);
+    return min(run.end, decant_pair_tile_of(&runs, run.end - 1) * runs.row_stages + runs.column_stages);
+}
+
+/* ---- the levels ---- */
+
+/* Asks for the levels of a tile of rows: what one thread does, long before they are wanted. Loads into
+ * registers would hold up those from shared memory at the end of the tile before. */
+template <typename Kind>
+[[maybe_unused]] static __device__ __forceinline__ void
+bring_levels(const pairs_call &call, int row_tile, const unsigned char *shared, uint32_t barrier)
+{
+    const tile_rows rows = rows_of<Kind>(call, row_tile);
+    const uint32_t size_bytes = (uint32_t)min((int)Kind::ROWS, rows.packed.rows - rows.first)
+                                << (Kind::BITS + 1);
+    decant_barrier_expect(barrier, size_bytes);
+    decant_copy_bytes(decant_shared_address(shared + Kind::LEVELS_AT),
+                      rows.packed.levels + ((int64_t)rows.first << Kind::BITS), size_bytes, barrier);
 }
 
 /* ---- the codes ---- */
@@ -216,57 +231,61 @@ template <typename Kind> struct stage_walk {
 /* What the warps of the codes do. */
 template <typename Kind>
 static __device__ __forceinline__ void take_codes(const pairs_call &call, unsigned char *shared,
-                                                  code_ring<Kind> &ring, entry_barriers &met)
+                                                  code_ring<Kind> &ring, uint32_t levels_barrier,
+                                                  entry_barriers &met)
 {
     __shared__ shared_tiles known;
     const pair_target &target = call.target;
     const auto &entries = *(const typename Kind::entries *)(shared + Kind::ENTRIES_AT);
     unsigned char *tables = shared + Kind::TABLES_AT;
     const stage_run run = run_of_block(target.runs);
-    const int first_tile = run.begin / run.row_stages, last_tile = (run.end - 1) / run.row_stages;
-    const bool begins_within = run.begin > first_tile * run.row_stages,
-               ends_within = run.end < (last_tile + 1) * run.row_stages;
-    own_levels<Kind::BITS, Kind::TILES, WARPS> levels;
-    const auto load_levels_of = [&](int row_tile) {
-        const tile_rows rows = rows_of<Kind>(call, row_tile);
-        load_levels(levels, rows.packed, rows.first);
+    const int row_stages = target.runs.row_stages, first_tile = decant_pair_tile_of(&target.runs, run.begin),
+              last_tile = decant_pair_tile_of(&target.runs, run.end - 1);
+    const bool begins_within = run.begin > first_tile * row_stages,
+               ends_within = run.end < (last_tile + 1) * row_stages;
+    const auto make_tables = [&](int row_tile) {
+        own_levels<Kind::BITS, Kind::TILES, WARPS> levels;
+        decant_barrier_wait(levels_barrier, (row_tile - first_tile) % 2);
+        load_levels(levels, (const __half *)(shared + Kind::LEVELS_AT));
+        fill_tables(levels, tables);
+        codes_meet();
     };
     stage_walk<Kind> walk = {
-        call, shared, ring, run.begin, codes_end(target.runs, run), run.begin % run.row_stages};
+        call, shared, ring, run.begin, codes_end(target.runs, run), run.begin - first_tile * row_stages};
 
     if (decant_shared_address(shared) != RING_ADDRESS)
         __trap(); /* what the compiler puts before it would have changed */
     if (threadIdx.x == 0)
         known = {};
-    load_levels_of(first_tile);
-    fill_tables(levels, tables);
+    make_tables(first_tile);
     decant_wait_for_earlier_kernels();
     walk.begin();
     for (int row_tile = first_tile; walk.stage < walk.end; row_tile++) {
-        const int tile_end = min((row_tile + 1) * run.row_stages, walk.end);
+        const int stages_end = min((row_tile + 1) * row_stages, walk.end);
         tile_sums<Kind> sums = {};
-        if (tile_end < walk.end) {
-            const tile_rows next = rows_of<Kind>(call, row_tile + 1);
-            prefetch_levels<Kind::BITS>(next.packed, next.first, Kind::ROWS);
-        }
-        codes_meet(); /* the tables are there, and the sums of the tile before left */
+        thread_sums<Kind> own;
+        if (threadIdx.x == 0 && stages_end < walk.end)
+            bring_levels<Kind>(call, row_tile + 1, shared, levels_barrier);
+        /* by now the sums of the tile before have been left */
         if (threadIdx.x == 0 && begins_within && row_tile == first_tile + 1)
             known.first_left_last =
                 decant_leaves_last(target.arrivals + first_tile, block_count(target, first_tile));
         if (threadIdx.x == 0 && ends_within && row_tile == last_tile && last_tile > first_tile)
             known.others_left = decant_others_came(target.arrivals + last_tile, block_count(target, last_tile));
         if constexpr (Kind::CODES_AHEAD)
-            walk.take_tile_ahead(sums, tile_end);
+            walk.take_tile_ahead(sums, stages_end);
         else
-            walk.take_tile(sums, tile_end);
-        if (walk.stage < walk.end)
-            load_levels_of(row_tile + 1);
-        finish_tile<Kind>(target, sums, walk.units, row_tile, (float *)tables,
-                          {entries, met, (uint32_t)(row_tile - first_tile) % 2,
-                           (begins_within && row_tile == first_tile) || (ends_within && row_tile == last_tile),
-                           known.others_left});
-        if (walk.stage < walk.end)
-            fill_tables(levels, tables);
+            walk.take_tile(sums, stages_end);
+        const tile_end<Kind> end = {entries, met, (uint32_t)(row_tile - first_tile) % 2,
+                                    (begins_within && row_tile == first_tile) ||
+                                        (ends_within && row_tile == last_tile),
+                                    known.others_left};
+        add_up<Kind>(own, sums, walk.units, (float *)tables, end);
+        finish_tile<Kind>(target, own, row_tile, end);
+        if (walk.stage < walk.end) {
+            codes_meet(); /* the sums have been read, and left for others */
+            make_tables(row_tile + 1);
+        }
     }
     if (known.first_left_last)
         add_parts<Kind>(target, first_tile);
@@ -298,19 +317,20 @@ static __device__ __forceinline__ void take_entries(const pairs_call &call, unsi
     const stage_run run = run_of_block(call.target.runs);
     const int lane = (int)threadIdx.x - THREADS;
     auto &room = *(typename Kind::entries *)(shared + Kind::ENTRIES_AT);
-    const int first_tile = run.begin / run.row_stages, last_tile = (run.end - 1) / run.row_stages;
+    const decant_pair_runs &runs = call.target.runs;
+    const int row_stages = runs.row_stages, first_tile = decant_pair_tile_of(&runs, run.begin),
+              last_tile = decant_pair_tile_of(&runs, run.end - 1);
     for (int row_tile = first_tile; row_tile <= last_tile; row_tile++) {
         uint32_t *offsets = row_offsets[(row_tile - first_tile) % 2];
-        const int tile_begin = row_tile * run.row_stages;
+        const int tile_begin = row_tile * row_stages;
         const tile_rows rows = rows_of<Kind>(call, row_tile);
         const auto offset_of = [&](int row) {
             return rows.packed.row_offsets[min(rows.first + row, rows.packed.rows)];
         };
         const uint32_t first = offset_of(0), behind = offset_of(ROWS), own = offset_of(min(lane, (int)ROWS));
         if (lane <= ROWS)
-            offsets[lane] =
-                min(max(own, cut_of(run.row_stages, first, behind, max(run.begin - tile_begin, 0))),
-                    cut_of(run.row_stages, first, behind, min(run.end - tile_begin, run.row_stages)));
+            offsets[lane] = min(max(own, cut_of(row_stages, first, behind, max(run.begin - tile_begin, 0))),
+                                cut_of(row_stages, first, behind, min(run.end - tile_begin, row_stages)));
         wait_at_barrier<ENTRIES_BARRIER, Kind::ENTRY_LANES>();
         tile_entries<Kind::TOKENS, Kind::ENTRY_LANES, ROWS> entries(room, rows.packed.sparse_entries,
                                                                     call.turned, offsets, lane);
@@ -340,6 +360,8 @@ __global__ void __maxnreg__(Kind::REGISTERS) packed_pairs_kernel(const __grid_co
         __shared__ code_barriers<Kind> barriers;
         __shared__ uint32_t row_offsets[2][Kind::ROWS + 1];
         __shared__ entry_barriers met;
+        __shared__ uint64_t levels_there;
+        const uint32_t levels_barrier = decant_shared_address(&levels_there);
         const stage_run run = run_of_block(call.target.runs);
         code_ring<Kind> ring;
         decant_let_next_kernel_begin();
@@ -347,8 +369,13 @@ __global__ void __maxnreg__(Kind::REGISTERS) packed_pairs_kernel(const __grid_co
             decant_barrier_create(decant_shared_address(&met.there), Kind::ENTRY_WARPS);
             decant_barrier_create(decant_shared_address(&met.read), WARPS);
         }
-        ring.create(barriers, shared, call.target.matrices,
-                    {run.begin, codes_end(call.target.runs, run), run.row_stages});
+        ring.create(barriers, shared, call.target.matrices, call.target.runs,
+                    {run.begin, codes_end(call.target.runs, run)});
+        if (threadIdx.x == 0) {
+            decant_barrier_create(levels_barrier, 1);
+            decant_barrier_publish();
+            bring_levels<Kind>(call, decant_pair_tile_of(&call.target.runs, run.begin), shared, levels_barrier);
+        }
         if (!Kind::ASKS_APART && threadIdx.x == 0)
             ring.bring_first();
         __syncthreads();
@@ -360,7 +387,7 @@ __global__ void __maxnreg__(Kind::REGISTERS) packed_pairs_kernel(const __grid_co
                 ring.bring_all();
         } else {
             decant_registers_raise<Kind::CODES_REGISTERS>();
-            take_codes<Kind>(call, shared, ring, met);
+            take_codes<Kind>(call, shared, ring, levels_barrier, met);
         }
     }
 }
@@ -369,6 +396,9 @@ __global__ void __maxnreg__(Kind::REGISTERS) packed_pairs_kernel(const __grid_co
 
 template <typename Kind> static cudaError_t launch(decant_cuda_context *context, const pairs_call &call)
 {
+    const cudaError_t code = decant_keep_shared_memory(packed_pairs_kernel<Kind>, Kind::SHARED_PERCENT);
+    if (code != cudaSuccess)
+        return code;
     return decant_launch_early(context, packed_pairs_kernel<Kind>, (unsigned)call.target.runs.blocks,
                                BLOCK_THREADS, Kind::TOTAL_BYTES, call);
 }
@@ -414,7 +444,7 @@ static bool has_matrix(const decant_packed_product *product, const decant_packed
     const decant_packed_matrix *packed = product->packed;
     return packed->arranged && packed->rows > 0 && packed->bits <= PLANES_MAXIMUM &&
            packed->bits == first->bits && packed->columns == first->columns &&
-           (packed->sparse.count > 0) == (first->sparse.count > 0) &&
+           (packed->sparse.count > 0) == (first->sparse.count > 0) && (uintptr_t)packed->levels % 16 == 0 &&
            (uintptr_t)packed->sparse_entries % 16 == 0 && (uintptr_t)product->y.data % sizeof(uint2) == 0;
 }
 

@@ -55,7 +55,6 @@ static __device__ __forceinline__ tile_place place_of(const joined_matrices &mat
 /* The stages of a block: those of all tiles of rows are counted one tile after the other. */
 typedef struct stage_run {
     int begin, end;
-    int row_stages; /* of a row */
 } stage_run;
 
 /* ---- the ring ---- */
@@ -71,34 +70,37 @@ template <typename Kind> struct code_ring {
     uint32_t slots, full, empty; /* addresses */
     int slot, round;             /* of the stage that is now, and how often the ring has been gone round */
     const joined_matrices *matrices;
+    const decant_pair_runs *runs;
     stage_run run;
 
-    /* By the block's first thread before any other uses the ring, and by those. */
+    /* By the block's first thread, which publishes the barriers before any other uses the ring, and by those.
+     */
     __device__ __forceinline__ void create(code_barriers<Kind> &barriers, unsigned char *ring,
-                                           const joined_matrices &all, const stage_run &own)
+                                           const joined_matrices &all, const decant_pair_runs &all_runs,
+                                           const stage_run &own)
     {
         matrices = &all;
+        runs = &all_runs;
         run = own;
         slots = decant_shared_address(ring);
         full = decant_shared_address(barriers.full);
         empty = decant_shared_address(barriers.empty);
         slot = round = 0;
-        if (threadIdx.x == 0) {
+        if (threadIdx.x == 0)
             for (int i = 0; i < COUNT; i++) {
                 decant_barrier_create(full + i * 8, 1);
                 decant_barrier_create(empty + i * 8, WARPS);
             }
-            decant_barrier_publish();
-        }
     }
 
     __device__ __forceinline__ void bring(int stage, int target) const
     {
         const uint32_t box = slots + target * STAGE_BYTES, barrier = full + target * 8;
-        const tile_place place = place_of(*matrices, stage / run.row_stages);
+        const int row_tile = decant_pair_tile_of(runs, stage), row_stage = stage - row_tile * runs->row_stages;
+        const tile_place place = place_of(*matrices, row_tile);
         decant_barrier_expect(barrier, STAGE_BYTES);
         decant_copy_boxes_once(box, &matrices->planes[place.matrix], 0,
-                               stage % run.row_stages * STAGE_PIECES * Kind::BITS * PIECE_LINES,
+                               row_stage * STAGE_PIECES * Kind::BITS * PIECE_LINES,
                                place.tile * (Kind::ROWS / DECANT_GROUP_ROWS), barrier);
     }
 

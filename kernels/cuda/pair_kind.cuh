@@ -37,7 +37,7 @@ template <int BITS_, int TOKENS_, int TILES_, bool SPARSE_, bool EARLY_> struct 
     /* Registers of a thread on average, of the codes' threads and of the others. They leave room for a block of
      * the kernel that makes fragments for the next product. */
     static constexpr int REGISTERS = 160;
-    static constexpr int CODES_REGISTERS = !SPARSE ? 224 : TOKENS > 16 ? 208 : 200;
+    static constexpr int CODES_REGISTERS = !SPARSE ? 224 : TOKENS > 16 && TILES > 2 ? 208 : 200;
     static constexpr int OTHERS_REGISTERS = 3 * REGISTERS - 2 * CODES_REGISTERS;
 
     /* The codes of a stage are read into registers during the one before. */
@@ -50,12 +50,20 @@ template <int BITS_, int TOKENS_, int TILES_, bool SPARSE_, bool EARLY_> struct 
      * that stores of two tokens fall into different banks. */
     static constexpr int PART_STRIDE = ROWS + 16;
     static constexpr int ENTRIES_AT = SLOTS * STAGE_BYTES;
-    static constexpr int TABLES_AT = (ENTRIES_AT + (SPARSE ? (int)sizeof(entries) : 0) + 1023) / 1024 * 1024;
+    static constexpr int LEVELS_AT = ENTRIES_AT + (SPARSE ? ((int)sizeof(entries) + 15) / 16 * 16 : 0);
+    static constexpr int LEVELS_BYTES = ROWS * LEVELS<BITS> * 2;
+    static constexpr int TABLES_AT = (LEVELS_AT + LEVELS_BYTES + 127) / 128 * 128;
     static constexpr int TABLES_BYTES = TILES / 2 * TWO_TABLES_BYTES<BITS>,
                          PARTS_BYTES = WARPS * TOKENS * PART_STRIDE * 4;
     static constexpr int TOTAL_BYTES = TABLES_AT + (TABLES_BYTES > PARTS_BYTES ? TABLES_BYTES : PARTS_BYTES);
     static constexpr uint32_t TABLES_ADDRESS = RING_ADDRESS + TABLES_AT;
     static_assert(RING_ADDRESS + TOTAL_BYTES <= SHARED_BYTES, "more than a multiprocessor has");
+
+    /* What a multiprocessor is to have, in percent: room for the block that makes the next fragments, too. */
+    static constexpr int ROOM_BYTES = RING_ADDRESS + TOTAL_BYTES + DECANT_FRAGMENTS_SHARED_BYTES,
+                         SHARED_PERCENT = ROOM_BYTES < SHARED_BYTES
+                                              ? (ROOM_BYTES * 100LL + SHARED_BYTES - 1) / SHARED_BYTES
+                                              : 100;
 };
 
 #endif

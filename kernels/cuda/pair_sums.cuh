@@ -126,7 +126,7 @@ static __device__ __forceinline__ int block_count(const pair_target &target, int
 template <typename Kind>
 static __device__ __forceinline__ float4 *part_of(const pair_target &target, int block, int row_tile)
 {
-    const int first = decant_pair_first_stage(&target.runs, block) / target.runs.row_stages;
+    const int first = decant_pair_tile_of(&target.runs, decant_pair_first_stage(&target.runs, block));
     return target.parts + (int64_t)(block * SHARED_TILES + (row_tile > first)) * Kind::TOKENS * Kind::QUADS;
 }
 
@@ -169,14 +169,15 @@ template <typename Kind> struct tile_end {
     const bool &others_left; /* in shared memory, known behind a barrier */
 };
 
-/* Adds the warps' sums up, in `parts`, where the tables were; barriers before and after. */
+/* What a thread has added up of a tile. */
+template <typename Kind> using thread_sums = float4[THREAD_QUADS<Kind>];
+
+/* Adds the warps' sums up, in `parts`, where the tables were, behind a barrier. */
 template <typename Kind>
-static __device__ __forceinline__ void finish_tile(const pair_target &target, tile_sums<Kind> &sums,
-                                                   uint32_t units, int row_tile, float *parts,
-                                                   const tile_end<Kind> &end)
+static __device__ __forceinline__ void add_up(thread_sums<Kind> &own, tile_sums<Kind> &sums, uint32_t units,
+                                              float *parts, const tile_end<Kind> &end)
 {
     constexpr int ITEMS = Kind::TOKENS * Kind::QUADS;
-    float4 own[THREAD_QUADS<Kind>];
 #pragma unroll
     for (auto &tile : sums) /* what has been looked up for them, has been before the barrier */
 #pragma unroll
@@ -213,8 +214,15 @@ static __device__ __forceinline__ void finish_tile(const pair_target &target, ti
         else
             own[k] = sum;
     }
+}
+
+/* Stores what has been added up, or leaves it for the blocks that share the tile. */
+template <typename Kind>
+static __device__ __forceinline__ void finish_tile(const pair_target &target, const thread_sums<Kind> &own,
+                                                   int row_tile, const tile_end<Kind> &end)
+{
+    constexpr int ITEMS = Kind::TOKENS * Kind::QUADS;
     const tile_place place = place_of(target.matrices, row_tile);
-    codes_meet();
 #pragma unroll
     for (int k = 0; k < THREAD_QUADS<Kind>; k++) {
         const int i = (int)threadIdx.x + k * THREADS;

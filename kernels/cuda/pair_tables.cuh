@@ -41,8 +41,9 @@ static __host__ __device__ __forceinline__ int entry_of(int code)
 template <int BITS, int TILES, int WARPS> struct own_levels {
     static constexpr int EIGHTS = DECANT_WARP / 8, SHARES = WARPS * EIGHTS / TILES;
     static constexpr int FIRSTS = LEVELS<BITS> > SHARES ? LEVELS<BITS> / SHARES : 1;
-    uint32_t all[2][LEVELS<BITS> / 2]; /* two F16 a word */
-    uint32_t firsts[2][FIRSTS];        /* of the first column's codes */
+    static constexpr int ROW_WORDS = LEVELS<BITS> / 2; /* two F16 a word */
+    uint32_t all[2 * ROW_WORDS];                       /* of both rows */
+    uint32_t firsts[2][FIRSTS];                        /* of the first column's codes, in the lower half */
 
     static __device__ __forceinline__ int tile(void)
     {
@@ -54,35 +55,52 @@ template <int BITS, int TILES, int WARPS> struct own_levels {
     }
 };
 
-template <int BITS, int TILES, int WARPS>
-static __device__ __forceinline__ void load_levels(own_levels<BITS, TILES, WARPS> &own,
-                                                   const decant_packed_view &packed, int first_row)
+/* Values, not places: a choice among places would put them into memory. */
+static __device__ __forceinline__ uint32_t choose(bool first, uint32_t a, uint32_t b)
 {
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const int row = first_row + own.tile() * PAIR_TILE_ROWS + threadIdx.x % 8 * 2 + i;
-        const __half *levels = packed.levels + ((int64_t)min(row, packed.rows - 1) << BITS);
-#pragma unroll
-        for (int j = 0; j < LEVELS<BITS> / 4; j++) {
-            const uint2 four = *(const uint2 *)(levels + 4 * j);
-            own.all[i][2 * j] = four.x;
-            own.all[i][2 * j + 1] = four.y;
-        }
-#pragma unroll
-        for (int j = 0; j < own.FIRSTS; j++)
-            own.firsts[i][j] = *(const uint16_t *)(levels + (own.share() + j * own.SHARES) % LEVELS<BITS>);
-    }
+    return first ? a : b;
 }
 
-/* Brings levels into the L2 cache, long before they are loaded. */
-template <int BITS>
-static __device__ __forceinline__ void prefetch_levels(const decant_packed_view &packed, int first_row,
-                                                       int rows)
+static __device__ __forceinline__ void exchange_if(bool wanted, uint32_t &a, uint32_t &b)
 {
-    constexpr int LINE_ROWS = 128 / (2 * LEVELS<BITS>);
-    const int row = first_row + (int)threadIdx.x * LINE_ROWS;
-    if ((int)threadIdx.x < rows / LINE_ROWS && row < packed.rows)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(packed.levels + ((int64_t)row << BITS)));
+    const uint32_t kept = choose(wanted, b, a);
+    b = choose(wanted, a, b);
+    a = kept;
+}
+
+/* room: levels [rows of a block, 2^BITS] in shared memory, on an address of a multiple of 16 bytes. Eight lanes
+ * begin at different pieces of their rows, so that they read from different banks. */
+template <int BITS, int TILES, int WARPS>
+static __device__ __forceinline__ void load_levels(own_levels<BITS, TILES, WARPS> &own, const __half *room)
+{
+    constexpr int ROW_WORDS = own.ROW_WORDS, PIECES = 2 * ROW_WORDS / 4;
+    const uint4 *rows = (const uint4 *)(room + ((own.tile() * PAIR_TILE_ROWS + threadIdx.x % 8 * 2) << BITS));
+    const int begin = threadIdx.x % 8 / (8 / PIECES);
+#pragma unroll
+    for (int piece = 0; piece < PIECES; piece++) {
+        const uint4 words = rows[piece ^ begin];
+        own.all[4 * piece] = words.x;
+        own.all[4 * piece + 1] = words.y;
+        own.all[4 * piece + 2] = words.z;
+        own.all[4 * piece + 3] = words.w;
+    }
+#pragma unroll
+    for (int bit = 0; 1 << bit < PIECES; bit++)
+#pragma unroll
+        for (int word = 0; word < 2 * ROW_WORDS; word++)
+            if (!(word >> 2 >> bit & 1))
+                exchange_if(begin >> bit & 1, own.all[word], own.all[word + (4 << bit)]);
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j < own.FIRSTS; j++) {
+            const int code = (own.share() + j * own.SHARES) % LEVELS<BITS>;
+            uint32_t both = 0;
+#pragma unroll
+            for (int word = 0; word < ROW_WORDS; word++)
+                both = choose(code / 2 == word, own.all[i * ROW_WORDS + word], both);
+            own.firsts[i][j] = code % 2 ? both >> 16 : both;
+        }
 }
 
 template <int BITS, int TILES, int WARPS>
@@ -101,8 +119,8 @@ static __device__ __forceinline__ void fill_tables(const own_levels<BITS, TILES,
         for (int second = 0; second < LEVELS<BITS>; second++) {
             const uint32_t which =
                 second % 2 ? 0x7610 : 0x5410; /* a half of the level's word above the first */
-            const uint32_t a = __byte_perm(own.firsts[0][i], own.all[0][second / 2], which),
-                           b = __byte_perm(own.firsts[1][i], own.all[1][second / 2], which);
+            const uint32_t a = __byte_perm(own.firsts[0][i], own.all[second / 2], which),
+                           b = __byte_perm(own.firsts[1][i], own.all[own.ROW_WORDS + second / 2], which);
             *(uint4 *)(entries + 2 * entry_of(second) * ENTRY_BYTES) = make_uint4(a, b, a, b);
         }
     }

@@ -28,6 +28,7 @@ enum {
     DECANT_FRAGMENTS_GROUP_TOKENS = 4,
     DECANT_FRAGMENTS_POWER_STEP = 8, /* power p multiplies by 2^(8 (p − 16)) */
     DECANT_FRAGMENTS_POWER_ONE = 16,
+    DECANT_FRAGMENTS_SHARED_BYTES = 1536, /* that a block of the kernel takes at most, the system's included */
 };
 
 /* The fragments of some tokens, in device memory. */

@@ -65,7 +65,7 @@ static void runs_take_equally_long(const decant_pair_runs *runs, int multiproces
 {
     (void)multiprocessors;
     for (int block = 0; block < runs->blocks; block++)
-        assert_in_range(cost_of(runs, block), 1, runs->run + DECANT_STAGE_PARTS - 1);
+        assert_in_range(cost_of(runs, block), 1, runs->run.value + DECANT_STAGE_PARTS - 1);
 }
 
 static void test_runs_take_equally_long(void **state)
