@@ -1,6 +1,6 @@
 /* How stages are cut into runs (kernels/cuda/pair_runs.h): every stage belongs to one block, which both ways of
- * asking agree on, runs take about equally long, and where blocks are enough none has stages of two tiles. No
- * device is needed. */
+ * asking agree on, runs take about equally long, and where blocks are enough none has stages of two tiles; and
+ * quotients by inverses are those by division. No device is needed. */
 #include "kernels/cuda/pair_runs.h"
 
 #include <setjmp.h>
@@ -101,12 +101,26 @@ static void test_few_tiles_are_not_mixed(void **state)
     assert_true(many.change > 0);
 }
 
+/* Around multiples of the divisor an inexact inverse would be one off. */
+static void test_quotients_are_exact(void **state)
+{
+    (void)state;
+    for (int value = 2; value < 70000; value = value < 300 ? value + 1 : value * 9 / 7) {
+        const decant_divisor divisor = decant_divisor_of(value);
+        for (int64_t multiple = 0; multiple <= INT32_MAX; multiple = multiple * 3 / 2 / value * value + value)
+            for (int64_t dividend = multiple - 1; dividend <= multiple + 1; dividend++)
+                if (dividend >= 0 && dividend <= INT32_MAX)
+                    assert_int_equal(decant_quotient((int)dividend, divisor), (int)dividend / value);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_stage_has_one_block),
         cmocka_unit_test(test_runs_take_equally_long),
         cmocka_unit_test(test_few_tiles_are_not_mixed),
+        cmocka_unit_test(test_quotients_are_exact),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
