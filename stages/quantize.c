@@ -176,6 +176,7 @@ static decant_status check_range(decant_backend *backend, decant_matrix weight,
 {
     const double largest = 65504;
     const size_t row_bytes = decant_matrix_bytes(decant_matrix_rows(weight, 0, 1));
+    const bool is_sparse = has_sparse_part(layer);
     void *stored = NULL;
     float *row = NULL;
     decant_status status = DECANT_OK;
@@ -188,7 +189,7 @@ static decant_status check_range(decant_backend *backend, decant_matrix weight,
         DECANT_TRY(
             backend->memory->download(backend, stored, decant_matrix_rows(weight, i, 1).data, row_bytes, err));
         decant_elements_to_f32(weight.element, stored, weight.columns, row);
-        DECANT_TRY(check_row(row, weight.columns, i, has_sparse_part(layer), err));
+        DECANT_TRY(check_row(row, weight.columns, i, is_sparse, err));
     }
 done:
     decant_memory_free(stored);

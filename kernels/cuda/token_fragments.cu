@@ -33,6 +33,13 @@ typedef struct fragments_call {
     int slice_blocks, at_once; /* blocks that take slices, and how many of an operand at a time */
 } fragments_call;
 
+/* The largest magnitudes of an operand's slice: of both tokens of a lane, in halves. */
+typedef uint32_t slice_largest[DECANT_FRAGMENTS_TURNS][DECANT_FRAGMENTS_GROUPS];
+
+enum { SYSTEM_BYTES = 1024 /* of shared memory that the system takes of every block */ };
+static_assert(SYSTEM_BYTES + (1 + AT_ONCE) * sizeof(slice_largest) <= DECANT_FRAGMENTS_SHARED_BYTES,
+              "a block has those of one slice and of AT_ONCE");
+
 /* Eight columns of a token; zeros beyond the last token or column. */
 [[maybe_unused]] static __device__ __forceinline__ uint4 load_octet(const fragments_call &call, int token,
                                                                     int octet)
@@ -99,8 +106,7 @@ static __device__ __forceinline__ void turn(const fragments_call &call, int bloc
  * the operands of the first slice, then those of the second. */
 template <int COUNT> static __device__ __forceinline__ void take_slices(const fragments_call &call, int item)
 {
-    /* the largest magnitudes of both tokens, in halves */
-    __shared__ uint32_t largest_of[COUNT][DECANT_FRAGMENTS_TURNS][DECANT_FRAGMENTS_GROUPS];
+    __shared__ slice_largest largest_of[COUNT];
     const int lane = threadIdx.x % DECANT_WARP, turn = threadIdx.x / DECANT_WARP, g = lane / 4, t = lane % 4;
     uint4 octets[COUNT][PAIR];
 #pragma unroll
