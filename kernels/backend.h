@@ -421,6 +421,16 @@ typedef struct decant_packed_product {
     decant_matrix y;                    /* [T, rows of packed] */
 } decant_packed_product;
 
+/* What packed products take: x itself, its root-mean-square norm, or its gated activation silu(x) ∘ up. */
+typedef struct decant_packed_input {
+    decant_matrix x;           /* [T, in] */
+    decant_matrix norm_weight; /* [1, in] placed; data NULL: no norm */
+    float epsilon;             /* of the norm */
+    float *inverse_rms;        /* device F32 [T], room of the norm */
+    decant_matrix up;          /* [T, in]; data NULL: not gated. Not beside a norm */
+    decant_matrix made;        /* [T, in], room for what is made of x; no other of these */
+} decant_packed_input;
+
 typedef struct decant_validate_kernels {
     /* Once a matrix is filled: adds what its products are faster with, packed->sparse_entries, from
      * memory->allocate, which the caller owns with the other arrays, and puts the planes into the order that
@@ -434,10 +444,13 @@ typedef struct decant_validate_kernels {
     decant_status (*packed_linear)(decant_backend *backend, decant_matrix x, const decant_packed_matrix *packed,
                                    bool accumulate, decant_matrix y, decant_error *err);
 
-    /* y = x ŵᵀ of `count` packed matrices for the same x, each as packed_linear computes it but for the order
-     * in which sums are added; the same bits at every call. The ys do not overlap. */
-    decant_status (*packed_products)(decant_backend *backend, decant_matrix x,
-                                     const decant_packed_product *products, int count, decant_error *err);
+    /* y = x ŵᵀ (or y += …) of `count` packed matrices for the same input, each as rms_norm or silu_multiply and
+     * packed_linear compute it but for the order in which sums are added, and for what is rounded between: the
+     * norm may be multiplied on at the end. The same bits at every call. What input->made and
+     * input->inverse_rms hold afterwards is not said. The ys do not overlap, nor any of the input. */
+    decant_status (*packed_products)(decant_backend *backend, const decant_packed_input *input,
+                                     const decant_packed_product *products, int count, bool accumulate,
+                                     decant_error *err);
 
     /* original, quantized: logits [T, vocabulary]; tokens host [T]. */
     decant_status (*compare)(decant_backend *backend, decant_matrix original, decant_matrix quantized,

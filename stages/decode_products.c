@@ -82,14 +82,15 @@ static decant_status multiply(const decant_decode_products *products, const deca
                               decant_error *err)
 {
     decant_backend *backend = products->backend;
-    decant_matrix x = {products->x, backend->activation, products->tokens, linears->columns};
+    const decant_packed_input input = {
+        .x = {products->x, backend->activation, products->tokens, linears->columns}};
     decant_matrix ys[DECANT_BLOCK_LINEARS];
     char *place = products->y;
     for (int i = 0; i < count; i++) {
         ys[i] = (decant_matrix){place, backend->activation, products->tokens, linears[i].rows};
         place += decant_matrix_bytes(ys[i]);
     }
-    return decant_linears_forward(backend, linears, count, x, ys, err);
+    return decant_linears_forward(backend, linears, count, &input, false, ys, err);
 }
 
 /* One pass of the recorded products. */

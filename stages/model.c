@@ -6,6 +6,7 @@
  * decant_memory_allocate. */
 #include "stages/model.h"
 #include "base/memory.h"
+#include "kernels/packed_input.h"
 #include "stages/linear_weight.h"
 #include "stages/quantize.h"
 #include "stages/rotary_angles.h"
@@ -30,19 +31,26 @@ decant_status decant_linear_forward(decant_backend *backend, const decant_linear
 }
 
 decant_status decant_linears_forward(decant_backend *backend, const decant_linear *linears, int count,
-                                     decant_matrix x, const decant_matrix *ys, decant_error *err)
+                                     const decant_packed_input *input, bool accumulate, const decant_matrix *ys,
+                                     decant_error *err)
 {
     decant_packed_product packed[DECANT_BLOCK_LINEARS];
     int packed_count = 0;
+    decant_packed_input made = *input;
     decant_status status = DECANT_OK;
     assert(count <= DECANT_BLOCK_LINEARS);
     for (int i = 0; i < count; i++)
         if (linears[i].packed)
             packed[packed_count++] = (decant_packed_product){.packed = linears[i].packed, .y = ys[i]};
-        else
-            DECANT_TRY(decant_linear_forward(backend, &linears[i], x, false, ys[i], err));
+    if (packed_count < count) {
+        made = (decant_packed_input){0};
+        DECANT_TRY(decant_packed_input_make(backend, input, &made.x, err));
+    }
+    for (int i = 0; i < count; i++)
+        if (!linears[i].packed)
+            DECANT_TRY(decant_linear_forward(backend, &linears[i], made.x, accumulate, ys[i], err));
     if (packed_count > 0)
-        DECANT_TRY(backend->validate->packed_products(backend, x, packed, packed_count, err));
+        DECANT_TRY(backend->validate->packed_products(backend, &made, packed, packed_count, accumulate, err));
 done:
     return status;
 }

@@ -273,11 +273,12 @@ decant_status decant_activation_create(decant_backend *backend, int64_t rows, in
 decant_status decant_linear_forward(decant_backend *backend, const decant_linear *linear, decant_matrix x,
                                     bool accumulate, decant_matrix y, decant_error *err);
 
-/* Applies `count` linear layers of a block to the same x, those that are packed at once, which takes a GPU less
- * than one after the other.
+/* Applies `count` linear layers of a block to the same input; y += … when accumulate. Packed ones are applied
+ * at once, which takes a GPU less than one after the other, and where all are, input->made need not be filled.
  *   linears, ys [count]; the ys do not overlap */
 decant_status decant_linears_forward(decant_backend *backend, const decant_linear *linears, int count,
-                                     decant_matrix x, const decant_matrix *ys, decant_error *err);
+                                     const decant_packed_input *input, bool accumulate, const decant_matrix *ys,
+                                     decant_error *err);
 
 /* x[t, :] = embedding[tokens[t], :] for all rows of x, projected and with learned positions added where the
  * family has them; this part has the embedding. */

@@ -53,8 +53,9 @@ decant_status decant_cpu_cross_entropy(decant_backend *backend, decant_matrix lo
 decant_status decant_cpu_packed_linear(decant_backend *backend, decant_matrix x,
                                        const decant_packed_matrix *packed, bool accumulate, decant_matrix y,
                                        decant_error *err);
-decant_status decant_cpu_packed_products(decant_backend *backend, decant_matrix x,
-                                         const decant_packed_product *products, int count, decant_error *err);
+decant_status decant_cpu_packed_products(decant_backend *backend, const decant_packed_input *input,
+                                         const decant_packed_product *products, int count, bool accumulate,
+                                         decant_error *err);
 decant_status decant_cpu_compare(decant_backend *backend, decant_matrix original, decant_matrix quantized,
                                  const int32_t *tokens, decant_comparison *comparison, decant_error *err);
 

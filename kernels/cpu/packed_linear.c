@@ -2,6 +2,7 @@
  * values added) into the thread's scratch and multiplied by all tokens. */
 #include "kernels/cpu/operations.h"
 #include "kernels/cpu/product.h"
+#include "kernels/packed_input.h"
 
 enum {
     ROW_TILE = 256,
@@ -114,11 +115,13 @@ decant_status decant_cpu_packed_linear(decant_backend *backend, decant_matrix x,
     return DECANT_OK;
 }
 
-decant_status decant_cpu_packed_products(decant_backend *backend, decant_matrix x,
-                                         const decant_packed_product *products, int count, decant_error *err)
+decant_status decant_cpu_packed_products(decant_backend *backend, const decant_packed_input *input,
+                                         const decant_packed_product *products, int count, bool accumulate,
+                                         decant_error *err)
 {
-    decant_status status = DECANT_OK;
+    decant_matrix x;
+    decant_status status = decant_packed_input_make(backend, input, &x, err);
     for (int i = 0; i < count && status == DECANT_OK; i++)
-        status = decant_cpu_packed_linear(backend, x, products[i].packed, false, products[i].y, err);
+        status = decant_cpu_packed_linear(backend, x, products[i].packed, accumulate, products[i].y, err);
     return status;
 }

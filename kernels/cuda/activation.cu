@@ -2,13 +2,9 @@
  * array as an input: each element is read before it is written, by the same thread. */
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/sigmoid.cuh"
 
 enum { THREADS = 256 };
-
-static __device__ __forceinline__ float sigmoid(float value)
-{
-    return 1.0f / (1.0f + expf(-value));
-}
 
 template <typename T, int N>
 __global__ void __launch_bounds__(THREADS) silu_multiply_kernel(const T *gate, const T *up, T *y, int64_t count)
@@ -21,11 +17,11 @@ __global__ void __launch_bounds__(THREADS) silu_multiply_kernel(const T *gate, c
     decant_load(up + i, ups);
 #pragma unroll
     for (int j = 0; j < N; j++)
-        ups[j] *= gates[j] * sigmoid(gates[j]);
+        ups[j] *= gates[j] * decant_sigmoid(gates[j]);
     decant_store(y + i, ups);
 }
 
-/* silu'(g) = s (1 + g (1 − s)) with s = sigmoid(g). */
+/* silu'(g) = s (1 + g (1 − s)) with s = decant_sigmoid(g). */
 template <typename T, int N>
 __global__ void __launch_bounds__(THREADS)
     silu_multiply_backward_kernel(const T *gate, const T *up, const T *dy, T *dgate, T *dup, int64_t count)
@@ -39,7 +35,7 @@ __global__ void __launch_bounds__(THREADS)
     decant_load(dy + i, gradients);
 #pragma unroll
     for (int j = 0; j < N; j++) {
-        float g = gates[j], s = sigmoid(g), gradient = gradients[j];
+        float g = gates[j], s = decant_sigmoid(g), gradient = gradients[j];
         gates[j] = gradient * ups[j] * s * (1.0f + g * (1.0f - s));
         ups[j] = gradient * g * s;
     }

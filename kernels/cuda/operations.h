@@ -64,8 +64,9 @@ decant_status decant_cuda_join_entries(decant_backend *backend, decant_packed_ma
 decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x,
                                         const decant_packed_matrix *packed, bool accumulate, decant_matrix y,
                                         decant_error *err);
-decant_status decant_cuda_packed_products(decant_backend *backend, decant_matrix x,
-                                          const decant_packed_product *products, int count, decant_error *err);
+decant_status decant_cuda_packed_products(decant_backend *backend, const decant_packed_input *input,
+                                          const decant_packed_product *products, int count, bool accumulate,
+                                          decant_error *err);
 decant_status decant_cuda_compare(decant_backend *backend, decant_matrix original, decant_matrix quantized,
                                   const int32_t *tokens, decant_comparison *comparison, decant_error *err);
 
@@ -157,7 +158,9 @@ bool decant_cuda_packed_has_pairs(decant_backend *backend, decant_matrix x,
 /* Whether each of their blocks has rows of its own. */
 bool decant_cuda_packed_pairs_own_rows(decant_backend *backend, const decant_packed_product *products,
                                        int count);
-decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
+/* Whether they can be of what the input makes of x, too, which is not written then; products are alike. */
+bool decant_cuda_packed_pairs_make_x(const decant_packed_input *input, const decant_packed_product *products);
+decant_status decant_cuda_packed_pairs(decant_backend *backend, const decant_packed_input *input,
                                        const decant_packed_product *products, int count, bool sparse,
                                        bool accumulate, decant_error *err);
 

@@ -18,6 +18,12 @@
  * rounds level + value once, cuSPARSE rounds y twice. */
 #include "kernels/cuda/packed.cuh"
 
+extern "C" {
+#include "kernels/packed_input.h"
+}
+
+#include <climits>
+
 enum {
     THREADS = 256,
     TILE_BYTES = 32 << 20,
@@ -241,6 +247,12 @@ decant_status decant_cuda_packed_prepare(decant_backend *backend, decant_packed_
     return decant_cuda_arrange_planes(backend, packed, err);
 }
 
+/* The sparse part is added by cuSPARSE, behind. */
+static bool adds_sparse_by_library(decant_backend *backend, const decant_packed_matrix *packed)
+{
+    return packed->sparse.count > 0 && decant_cuda_context_of(backend)->sparse_by_library;
+}
+
 decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x,
                                         const decant_packed_matrix *packed, bool accumulate, decant_matrix y,
                                         decant_error *err)
@@ -249,14 +261,15 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
         return DECANT_OK;
     if (takes_halves(backend, x, packed))
         return multiply_halves(backend, x, packed, accumulate, y, err);
+    const decant_packed_input input = {.x = x};
     const decant_packed_product product = {packed, y};
-    const bool has_sparse = packed->sparse.count > 0;
-    const bool by_library = has_sparse && decant_cuda_context_of(backend)->sparse_by_library;
-    const bool folded = has_sparse && !by_library;
+    const bool by_library = adds_sparse_by_library(backend, packed);
+    const bool folded = packed->sparse.count > 0 && !by_library;
     if (takes_parities(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_parities(backend, x, packed, folded, accumulate, y, err));
     else if (takes_pairs(backend, x, &product, 1))
-        DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(backend, x, &product, 1, folded, accumulate, err));
+        DECANT_RETURN_ON_FAILURE(
+            decant_cuda_packed_pairs(backend, &input, &product, 1, folded, accumulate, err));
     else if (decant_cuda_context_of(backend)->packed_way != DECANT_PACKED_LOOKUPS &&
              decant_cuda_packed_has_tiles(backend, x, packed))
         DECANT_RETURN_ON_FAILURE(decant_cuda_packed_tiles(backend, x, packed, folded, accumulate, y, err));
@@ -269,25 +282,30 @@ decant_status decant_cuda_packed_linear(decant_backend *backend, decant_matrix x
     return by_library ? decant_cuda_sparse_linear(backend, x, packed, y, err) : DECANT_OK;
 }
 
-/* Whether these, which pairs can multiply at once, are multiplied so. */
+/* ---- several matrices ---- */
+
+/* Whether these, which pairs can multiply at once, are multiplied so: of one matrix, whether packed_linear
+ * takes pairs. */
 static bool takes_pairs_at_once(decant_backend *backend, decant_matrix x, const decant_packed_product *products,
                                 int count)
 {
-    const bool by_library =
-        products[0].packed->sparse.count > 0 && decant_cuda_context_of(backend)->sparse_by_library;
+    if (x.rows == 0 || products[0].packed->rows == 0 || adds_sparse_by_library(backend, products[0].packed))
+        return false;
     for (int i = 0; i < count; i++) {
         const decant_packed_matrix *packed = products[i].packed;
         const bool small = packed->bits == 4 && weights_of(packed) <= PAIRS_WEIGHTS;
-        if (x.rows < (small ? PAIRS_TOKENS_AT_ONCE_SMALL : PAIRS_TOKENS_AT_ONCE) &&
-            takes_parities(backend, x, packed))
+        const int fewest = count == 1 ? INT_MAX : small ? PAIRS_TOKENS_AT_ONCE_SMALL : PAIRS_TOKENS_AT_ONCE;
+        if (x.rows < fewest && takes_parities(backend, x, packed))
             return false;
     }
-    return count > 1 && x.rows > 0 && !by_library && takes_pairs(backend, x, products, count);
+    return takes_pairs(backend, x, products, count);
 }
 
-/* Products of up to DECANT_PAIRS_MATRICES matrices: those of the same form at once. */
-static decant_status multiply_alike(decant_backend *backend, decant_matrix x,
-                                    const decant_packed_product *products, int count, decant_error *err)
+/* Products of up to DECANT_PAIRS_MATRICES matrices: those of the same form at once. Pairs make what they take
+ * of the input themselves; for any other way it is made, once, and the input is that from then on. */
+static decant_status multiply_alike(decant_backend *backend, decant_packed_input *input,
+                                    const decant_packed_product *products, int count, bool accumulate,
+                                    decant_error *err)
 {
     bool done[DECANT_PAIRS_MATRICES] = {};
     for (int i = 0; i < count; i++) {
@@ -298,27 +316,36 @@ static decant_status multiply_alike(decant_backend *backend, decant_matrix x,
         for (int j = i + 1; j < count; j++) {
             alike[found] = products[j];
             places[found] = j;
-            found += !done[j] && decant_cuda_packed_has_pairs(backend, x, alike, found + 1);
+            found += !done[j] && decant_cuda_packed_has_pairs(backend, input->x, alike, found + 1);
         }
-        if (takes_pairs_at_once(backend, x, alike, found)) {
+        if (!takes_pairs_at_once(backend, input->x, alike, found))
+            found = 1;
+        const bool pairs = takes_pairs_at_once(backend, input->x, alike, found);
+        if (!pairs || !decant_cuda_packed_pairs_make_x(input, alike)) {
+            decant_matrix x;
+            DECANT_RETURN_ON_FAILURE(decant_packed_input_make(backend, input, &x, err));
+            *input = {.x = x};
+        }
+        if (pairs)
             DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(
-                backend, x, alike, found, products[i].packed->sparse.count > 0, false, err));
-            for (int k = 0; k < found; k++)
-                done[places[k]] = true;
-        } else {
-            DECANT_RETURN_ON_FAILURE(
-                decant_cuda_packed_linear(backend, x, products[i].packed, false, products[i].y, err));
-        }
+                backend, input, alike, found, products[i].packed->sparse.count > 0, accumulate, err));
+        else
+            DECANT_RETURN_ON_FAILURE(decant_cuda_packed_linear(backend, input->x, products[i].packed,
+                                                               accumulate, products[i].y, err));
+        for (int k = 0; k < found; k++)
+            done[places[k]] = true;
     }
     return DECANT_OK;
 }
 
-decant_status decant_cuda_packed_products(decant_backend *backend, decant_matrix x,
-                                          const decant_packed_product *products, int count, decant_error *err)
+decant_status decant_cuda_packed_products(decant_backend *backend, const decant_packed_input *input,
+                                          const decant_packed_product *products, int count, bool accumulate,
+                                          decant_error *err)
 {
+    decant_packed_input left = *input;
     for (int i = 0; i < count; i += DECANT_PAIRS_MATRICES)
-        DECANT_RETURN_ON_FAILURE(
-            multiply_alike(backend, x, products + i,
-                           count - i < DECANT_PAIRS_MATRICES ? count - i : DECANT_PAIRS_MATRICES, err));
+        DECANT_RETURN_ON_FAILURE(multiply_alike(
+            backend, &left, products + i, count - i < DECANT_PAIRS_MATRICES ? count - i : DECANT_PAIRS_MATRICES,
+            accumulate, err));
     return DECANT_OK;
 }

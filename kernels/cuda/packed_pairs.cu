@@ -22,6 +22,8 @@
  * registers during the one before. The ring has few slots, and a warp of its own fills them one after
  * the other at first, so that little is under way when x is asked for.
  *
+ * Where the products are of a norm, its 1 / rms is multiplied on at the end (pair_norm.cuh).
+ *
  * The sparse part is multiplied by some more warps of each block (pair_entries.cuh), while the others take the
  * codes, and added with the warps' sums; or before, by token_sparse.cu, and added at the end. The warps that do
  * not take codes hand some of their registers on to those that do. */
@@ -30,6 +32,10 @@
 #include "kernels/cuda/pair_kind.cuh"
 #include "kernels/cuda/pair_sums.cuh"
 #include "kernels/cuda/token_sparse.h"
+
+extern "C" {
+#include "kernels/packed_input.h"
+}
 
 #include <climits>
 
@@ -48,6 +54,7 @@ typedef struct pairs_call {
     decant_packed_view packed[DECANT_PAIRS_MATRICES];
     decant_token_fragments x;
     const __nv_bfloat16 *turned; /* x [columns, tokens of the kernel], for the sparse part, or NULL */
+    pair_norm norm;
     pair_target target;
     uint32_t zero; /* as a value that the compiler does not know */
 } pairs_call;
@@ -232,7 +239,7 @@ template <typename Kind> struct stage_walk {
 template <typename Kind>
 static __device__ __forceinline__ void take_codes(const pairs_call &call, unsigned char *shared,
                                                   code_ring<Kind> &ring, uint32_t levels_barrier,
-                                                  entry_barriers &met)
+                                                  entry_barriers &met, norm_room &normed)
 {
     __shared__ shared_tiles known;
     const pair_target &target = call.target;
@@ -276,9 +283,13 @@ static __device__ __forceinline__ void take_codes(const pairs_call &call, unsign
             walk.take_tile_ahead(sums, stages_end);
         else
             walk.take_tile(sums, stages_end);
-        const tile_end<Kind> end = {entries, met, (uint32_t)(row_tile - first_tile) % 2,
+        const tile_end<Kind> end = {entries,
+                                    met,
+                                    (uint32_t)(row_tile - first_tile) % 2,
                                     (begins_within && row_tile == first_tile) ||
                                         (ends_within && row_tile == last_tile),
+                                    call.norm,
+                                    normed,
                                     known.others_left};
         add_up<Kind>(own, sums, walk.units, (float *)tables, end);
         finish_tile<Kind>(target, own, row_tile, end);
@@ -350,6 +361,18 @@ static __device__ __forceinline__ void take_entries(const pairs_call &call, unsi
     }
 }
 
+/* ---- the norm ---- */
+
+/* What warps without entries do. */
+[[maybe_unused]] static __device__ __forceinline__ void take_squares(const pair_norm &norm, norm_room &room)
+{
+    decant_wait_for_earlier_kernels();
+    add_squares(norm, ((int)threadIdx.x - THREADS) / DECANT_WARP, room.squares);
+    __syncwarp();
+    if (threadIdx.x % DECANT_WARP == 0)
+        decant_barrier_arrive(decant_shared_address(&room.there));
+}
+
 /* ---- the kernel ---- */
 
 template <typename Kind>
@@ -360,6 +383,7 @@ __global__ void __maxnreg__(Kind::REGISTERS) packed_pairs_kernel(const __grid_co
         __shared__ code_barriers<Kind> barriers;
         __shared__ uint32_t row_offsets[2][Kind::ROWS + 1];
         __shared__ entry_barriers met;
+        __shared__ norm_room normed;
         __shared__ uint64_t levels_there;
         const uint32_t levels_barrier = decant_shared_address(&levels_there);
         const stage_run run = run_of_block(call.target.runs);
@@ -369,6 +393,8 @@ __global__ void __maxnreg__(Kind::REGISTERS) packed_pairs_kernel(const __grid_co
             decant_barrier_create(decant_shared_address(&met.there), Kind::ENTRY_WARPS);
             decant_barrier_create(decant_shared_address(&met.read), WARPS);
         }
+        if (Kind::NORMED && threadIdx.x == 0)
+            decant_barrier_create(decant_shared_address(&normed.there), NORM_WARPS);
         ring.create(barriers, shared, call.target.matrices, call.target.runs,
                     {run.begin, codes_end(call.target.runs, run)});
         if (threadIdx.x == 0) {
@@ -385,9 +411,11 @@ __global__ void __maxnreg__(Kind::REGISTERS) packed_pairs_kernel(const __grid_co
                 take_entries<Kind>(call, shared, row_offsets, met);
             else if (threadIdx.x == BLOCK_THREADS - DECANT_WARP)
                 ring.bring_all();
+            else if (Kind::NORMED && threadIdx.x < THREADS + NORM_WARPS * DECANT_WARP)
+                take_squares(call.norm, normed);
         } else {
             decant_registers_raise<Kind::CODES_REGISTERS>();
-            take_codes<Kind>(call, shared, ring, levels_barrier, met);
+            take_codes<Kind>(call, shared, ring, levels_barrier, met, normed);
         }
     }
 }
@@ -407,6 +435,9 @@ template <int BITS, int TOKENS, int TILES>
 static cudaError_t launch_tiles(decant_cuda_context *context, const pairs_call &call)
 {
     constexpr bool EARLY = TOKENS <= EARLY_TOKENS;
+    if constexpr (TOKENS <= DECANT_FRAGMENTS_OPERAND_TOKENS)
+        if (call.norm.squares)
+            return launch<pair_kind<BITS, TOKENS, TILES, false, EARLY, true>>(context, call);
     return !call.turned ? launch<pair_kind<BITS, TOKENS, TILES, false, EARLY>>(context, call)
            : call.target.runs.column_stages <= EARLY_STAGES
                ? launch<pair_kind<BITS, TOKENS, TILES, true, false>>(context, call)
@@ -477,11 +508,21 @@ static bool takes_entries_before(const decant_cuda_context *context, const decan
     return before;
 }
 
-decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
+/* With the sparse part, x would be turned as well, and with two operands each block would have several slices
+ * one after the other: then it takes longer than an operation before (tests/bench/decode/several_tokens.md). */
+bool decant_cuda_packed_pairs_make_x(const decant_packed_input *input, const decant_packed_product *products)
+{
+    return !decant_packed_input_is_made(input) ||
+           (products[0].packed->sparse.count == 0 && input->x.rows <= DECANT_FRAGMENTS_OPERAND_TOKENS &&
+            decant_token_fragments_make(input));
+}
+
+decant_status decant_cuda_packed_pairs(decant_backend *backend, const decant_packed_input *input,
                                        const decant_packed_product *products, int count, bool sparse,
                                        bool accumulate, decant_error *err)
 {
     decant_cuda_context *context = decant_cuda_context_of(backend);
+    const decant_matrix x = input->x;
     /* With few tiles each, no block waits for another's sums, but x is read twice as often. */
     const int tiles = decant_cuda_packed_pairs_own_rows(backend, products, count) ? NARROW_TILES : WIDE_TILES,
               rows = tiles * PAIR_TILE_ROWS, bits = products[0].packed->bits;
@@ -504,7 +545,7 @@ decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
     size_t total = 0, sparse_at[DECANT_PAIRS_MATRICES] = {};
     const size_t parts_at = decant_scratch_reserve(&total, (size_t)(target.runs.blocks * SHARED_TILES * rows) *
                                                                DECANT_FRAGMENTS_TOKENS_MAXIMUM * sizeof(float));
-    const size_t fragments_at = decant_scratch_reserve(&total, decant_token_fragments_bytes(x));
+    const size_t fragments_at = decant_scratch_reserve(&total, decant_token_fragments_bytes(input));
     const bool before = sparse && takes_entries_before(context, products, count);
     for (int i = 0; before && i < count; i++)
         sparse_at[i] = decant_scratch_reserve(&total, decant_token_sparse_bytes(x, products[i].packed));
@@ -518,7 +559,8 @@ decant_status decant_cuda_packed_pairs(decant_backend *backend, decant_matrix x,
     __nv_bfloat16 *turned = sparse && !before ? (__nv_bfloat16 *)((char *)scratch + turned_at) : NULL;
     call.turned = turned;
     DECANT_RETURN_ON_FAILURE(
-        decant_cuda_token_fragments(backend, x, (char *)scratch + fragments_at, &call.x, turned, err));
+        decant_cuda_token_fragments(backend, input, (char *)scratch + fragments_at, &call.x, turned, err));
+    call.norm = {call.x.squares, call.x.slices, 1.0f / (float)x.columns, input->epsilon};
     const cudaError_t code = bits == 2   ? launch_width<2>(context, call, tiles)
                              : bits == 3 ? launch_width<3>(context, call, tiles)
                                          : launch_width<4>(context, call, tiles);

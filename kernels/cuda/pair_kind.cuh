@@ -15,10 +15,13 @@ enum {
 };
 
 /* BITS: of a code. TOKENS: 8, 16 or 32, what a number of tokens is padded to. TILES: of sixteen rows, of a
- * block. SPARSE: with warps of the entries. EARLY: x is asked for a whole stage ahead. */
-template <int BITS_, int TOKENS_, int TILES_, bool SPARSE_, bool EARLY_> struct pair_kind {
+ * block. SPARSE: with warps of the entries. EARLY: x is asked for a whole stage ahead. NORMED: of a norm
+ * (pair_norm.cuh), without entries. */
+template <int BITS_, int TOKENS_, int TILES_, bool SPARSE_, bool EARLY_, bool NORMED_ = false>
+struct pair_kind {
     static constexpr int BITS = BITS_, TOKENS = TOKENS_, TILES = TILES_;
-    static constexpr bool SPARSE = SPARSE_, EARLY = EARLY_;
+    static constexpr bool SPARSE = SPARSE_, EARLY = EARLY_, NORMED = NORMED_;
+    static_assert(!(SPARSE && NORMED), "the warps of the entries add up squares");
 
     static constexpr int ROWS = TILES * PAIR_TILE_ROWS;
     static constexpr int QUADS = ROWS / 4; /* rows that are added up together */

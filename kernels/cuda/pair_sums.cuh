@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/arrivals.cuh"
 #include "kernels/cuda/pair_entries.cuh"
+#include "kernels/cuda/pair_norm.cuh"
 #include "kernels/cuda/pair_products.cuh"
 #include "kernels/cuda/pair_runs.h"
 
@@ -37,6 +38,14 @@ static __device__ __forceinline__ void add(float4 &sum, const float4 &more)
     sum.y += more.y;
     sum.z += more.z;
     sum.w += more.w;
+}
+
+static __device__ __forceinline__ void scale(float4 &sum, float factor)
+{
+    sum.x *= factor;
+    sum.y *= factor;
+    sum.z *= factor;
+    sum.w *= factor;
 }
 
 /* Four rows of a token, item `i` of a tile; a matrix has a multiple of these. */
@@ -160,19 +169,27 @@ typedef struct entry_barriers {
     uint64_t read;  /* and have been read */
 } entry_barriers;
 
+/* Where there are no entries, the warps that would take them add up the squares of a norm. */
+typedef struct norm_room {
+    uint64_t there; /* all of them are; then nothing changes any more */
+    norm_squares squares;
+} norm_room;
+
 /* The entries of a tile, for a block that has warps for them. */
 template <typename Kind> struct tile_end {
     const typename Kind::entries &entries;
     entry_barriers &met;
-    uint32_t parity;         /* of the tile's number in the block */
-    bool shared;             /* with other blocks */
+    uint32_t parity;       /* of the tile's number in the block */
+    bool shared;           /* with other blocks */
+    const pair_norm &norm; /* for a kernel with a norm */
+    norm_room &normed;
     const bool &others_left; /* in shared memory, known behind a barrier */
 };
 
 /* What a thread has added up of a tile. */
 template <typename Kind> using thread_sums = float4[THREAD_QUADS<Kind>];
 
-/* Adds the warps' sums up, in `parts`, where the tables were, behind a barrier. */
+/* Adds the warps' sums up, in `parts`, where the tables were, behind a barrier, and multiplies 1 / rms on. */
 template <typename Kind>
 static __device__ __forceinline__ void add_up(thread_sums<Kind> &own, tile_sums<Kind> &sums, uint32_t units,
                                               float *parts, const tile_end<Kind> &end)
@@ -198,6 +215,8 @@ static __device__ __forceinline__ void add_up(thread_sums<Kind> &own, tile_sums<
         __syncwarp();
         if (threadIdx.x % DECANT_WARP == 0)
             decant_barrier_arrive(decant_shared_address(&end.met.read));
+    } else if constexpr (Kind::NORMED) {
+        decant_barrier_wait(decant_shared_address(&end.normed.there), 0);
     }
     codes_meet();
 #pragma unroll
@@ -213,6 +232,8 @@ static __device__ __forceinline__ void add_up(thread_sums<Kind> &own, tile_sums<
             add(own[k], sum);
         else
             own[k] = sum;
+        if constexpr (Kind::NORMED)
+            scale(own[k], inverse_rms_of(end.norm, end.normed.squares, token));
     }
 }
 

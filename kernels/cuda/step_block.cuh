@@ -23,6 +23,7 @@
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/fixed_point.cuh"
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/sigmoid.cuh"
 #include "kernels/cuda/step.h"
 #include "kernels/cuda/tensor_core.cuh"
 
@@ -295,7 +296,7 @@ static __device__ __forceinline__ void step_norm(uint4 (&vectors)[VECTORS], cons
 static __device__ __forceinline__ float step_gated(float gate, float up)
 {
     const float2 rounded = step_floats(decant_pair(gate, up));
-    return rounded.y * (rounded.x * __fdividef(1.0f, 1.0f + __expf(-rounded.x)));
+    return rounded.y * (rounded.x * decant_sigmoid_nearly(rounded.x));
 }
 
 /* Where y holds row `row` of the block if it is added to; NULL where nothing is. */

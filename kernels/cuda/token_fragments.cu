@@ -1,6 +1,7 @@
-/* x as fragments, as token_fragments.h says. A block takes slices of an operand, each of its four warps an
- * octet of every lane: they look for the tokens' largest magnitudes and write the fragments. Where x is wanted
- * turned as well, further blocks do that, a thread eight tokens of four columns.
+/* x, or what is made of it, as fragments, as token_fragments.h says. A block takes slices of an operand, each
+ * of its four warps an octet of every lane: they look for the tokens' largest magnitudes and write the
+ * fragments. Where x is wanted turned as well, further blocks do that, a thread eight tokens of four
+ * columns.
  *
  * Blocks are so small that they begin beside those of packed_pairs.cu, whatever these leave of a
  * multiprocessor: a warp on each of its four parts, with 32 registers. */
@@ -9,8 +10,13 @@
 #include "kernels/cuda/early_launch.cuh"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/sigmoid.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 #include "kernels/cuda/token_turn.cuh"
+
+extern "C" {
+#include "kernels/packed_input.h"
+}
 
 #include <cuda_fp16.h>
 
@@ -20,11 +26,17 @@ enum {
     OCTET = 8,          /* columns */
     PAIR = 2,           /* tokens g and g + 8 of an operand */
     TURNED_COLUMNS = 4, /* of a thread */
-    AT_ONCE = 2,        /* slices of a block where there are more than multiprocessors */
+    AT_ONCE = 2,        /* slices of x itself of a block where there are more than multiprocessors: as many as
+                           registers hold */
 };
 
+/* What fragments are made of. */
+enum { OF_X, OF_NORMED, OF_GATED };
+
 typedef struct fragments_call {
-    const __nv_bfloat16 *x; /* [tokens, columns] */
+    const __nv_bfloat16 *x, *up; /* [tokens, columns]; up OF_GATED */
+    const float *norm_weight;    /* [columns], OF_NORMED */
+    float *squares;              /* as in decant_token_fragments */
     uint4 *fragments;
     uint8_t *powers;
     int tokens, columns, slices, operands;
@@ -33,21 +45,85 @@ typedef struct fragments_call {
     int slice_blocks, at_once; /* blocks that take slices, and how many of an operand at a time */
 } fragments_call;
 
-/* The largest magnitudes of an operand's slice: of both tokens of a lane, in halves. */
-typedef uint32_t slice_largest[DECANT_FRAGMENTS_TURNS][DECANT_FRAGMENTS_GROUPS];
+/* What the warps of a block tell each other of the operands' slices that they take, both tokens of a lane. */
+typedef struct slice_figures {
+    uint32_t largest[AT_ONCE][DECANT_FRAGMENTS_TURNS][DECANT_FRAGMENTS_GROUPS]; /* magnitudes, in halves */
+    float2 squares[DECANT_FRAGMENTS_TURNS][DECANT_FRAGMENTS_GROUPS]; /* of a norm Σ x², of one slice */
+} slice_figures;
 
 enum { SYSTEM_BYTES = 1024 /* of shared memory that the system takes of every block */ };
-static_assert(SYSTEM_BYTES + (1 + AT_ONCE) * sizeof(slice_largest) <= DECANT_FRAGMENTS_SHARED_BYTES,
-              "a block has those of one slice and of AT_ONCE");
+static_assert(SYSTEM_BYTES + sizeof(slice_figures) <= DECANT_FRAGMENTS_SHARED_BYTES, "what a block has");
 
-/* Eight columns of a token; zeros beyond the last token or column. */
-[[maybe_unused]] static __device__ __forceinline__ uint4 load_octet(const fragments_call &call, int token,
-                                                                    int octet)
+/* ---- what fragments are made of ---- */
+
+static __device__ __forceinline__ float2 unpack(uint32_t pair)
 {
-    const bool valid = token < call.tokens && octet * OCTET < call.columns;
-    return valid ? *(const uint4 *)(call.x + (int64_t)token * call.columns + octet * OCTET)
-                 : make_uint4(0, 0, 0, 0);
+    return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
 }
+
+static __device__ __forceinline__ uint32_t pack(float first, float second)
+{
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+    return *(const uint32_t *)&pair;
+}
+
+/* Two columns of a norm but for 1 / rms; weights: theirs. */
+static __device__ __forceinline__ uint32_t weigh_pair(uint32_t x, float2 weights)
+{
+    const float2 values = unpack(x);
+    return pack(values.x * weights.x, values.y * weights.y);
+}
+
+/* Two columns of silu(x) ∘ up. */
+static __device__ __forceinline__ uint32_t gate_pair(uint32_t x, uint32_t up)
+{
+    const float2 gates = unpack(x), ups = unpack(up);
+    return pack(ups.x * (gates.x * decant_sigmoid_nearly(gates.x)),
+                ups.y * (gates.y * decant_sigmoid_nearly(gates.y)));
+}
+
+/* What four columns of a token, from `place` of x on, become. */
+template <int FROM>
+static __device__ __forceinline__ uint2 make_four(const fragments_call &call, int64_t place, int column,
+                                                  uint2 x)
+{
+    if constexpr (FROM == OF_NORMED) {
+        const float4 weights = *(const float4 *)(call.norm_weight + column);
+        return make_uint2(weigh_pair(x.x, make_float2(weights.x, weights.y)),
+                          weigh_pair(x.y, make_float2(weights.z, weights.w)));
+    } else if constexpr (FROM == OF_GATED) {
+        const uint2 up = *(const uint2 *)(call.up + place);
+        return make_uint2(gate_pair(x.x, up.x), gate_pair(x.y, up.y));
+    } else {
+        return x;
+    }
+}
+
+static __device__ __forceinline__ float square_of(uint32_t pair)
+{
+    const float2 values = unpack(pair);
+    return values.x * values.x + values.y * values.y;
+}
+
+/* Eight columns of a token; zeros beyond the last token or column. square: of a norm Σ x² of these. */
+template <int FROM>
+[[maybe_unused]] static __device__ __forceinline__ uint4 load_octet(const fragments_call &call, int token,
+                                                                    int octet, float &square)
+{
+    const int column = octet * OCTET;
+    const int64_t place = (int64_t)token * call.columns + column;
+    square = 0;
+    if (token >= call.tokens || column >= call.columns)
+        return make_uint4(0, 0, 0, 0);
+    const uint4 x = *(const uint4 *)(call.x + place);
+    if constexpr (FROM == OF_NORMED)
+        square = square_of(x.x) + square_of(x.y) + (square_of(x.z) + square_of(x.w));
+    const uint2 first = make_four<FROM>(call, place, column, make_uint2(x.x, x.y)),
+                second = make_four<FROM>(call, place + 4, column + 4, make_uint2(x.z, x.w));
+    return make_uint4(first.x, first.y, second.x, second.y);
+}
+
+/* ---- what a block does ---- */
 
 /* The larger of `largest` and these magnitudes, in each half of a word: magnitudes of BF16 are ordered as their
  * bits are. */
@@ -104,17 +180,23 @@ static __device__ __forceinline__ void turn(const fragments_call &call, int bloc
 
 /* What a block does with COUNT slices of operands, whose x it asks for at once: item, item + 1, …, which count
  * the operands of the first slice, then those of the second. */
-template <int COUNT> static __device__ __forceinline__ void take_slices(const fragments_call &call, int item)
+template <int FROM, int COUNT>
+static __device__ __forceinline__ void take_slices(const fragments_call &call, int item, slice_figures &figures)
 {
-    __shared__ slice_largest largest_of[COUNT];
     const int lane = threadIdx.x % DECANT_WARP, turn = threadIdx.x / DECANT_WARP, g = lane / 4, t = lane % 4;
     uint4 octets[COUNT][PAIR];
+    float squares[COUNT][PAIR];
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
         const int slice = (item + i) / call.operands, token = (item + i) % call.operands * 16 + g;
         const int octet = slice * DECANT_FRAGMENTS_SLICE_OCTETS + t % 2 * 8 + turn * 2 + t / 2;
-        octets[i][0] = load_octet(call, token, octet);
-        octets[i][1] = call.tokens <= 8 ? octets[i][0] : load_octet(call, token + 8, octet);
+        octets[i][0] = load_octet<FROM>(call, token, octet, squares[i][0]);
+        if (call.tokens <= 8) {
+            octets[i][1] = octets[i][0];
+            squares[i][1] = 0; /* no token's */
+        } else {
+            octets[i][1] = load_octet<FROM>(call, token + 8, octet, squares[i][1]);
+        }
     }
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
@@ -124,7 +206,16 @@ template <int COUNT> static __device__ __forceinline__ void take_slices(const fr
         for (int across = 1; across < 4; across *= 2) /* the lanes of a token */
             both = __vmaxu2(both, __shfl_xor_sync(DECANT_ALL_LANES, both, across));
         if (t == 0)
-            largest_of[i][turn][g] = both;
+            figures.largest[i][turn][g] = both;
+        if constexpr (FROM == OF_NORMED) {
+#pragma unroll
+            for (int across = 1; across < 4; across *= 2)
+#pragma unroll
+                for (float &square : squares[i])
+                    square += __shfl_xor_sync(DECANT_ALL_LANES, square, across);
+            if (t == 0)
+                figures.squares[turn][g] = make_float2(squares[i][0], squares[i][1]);
+        }
     }
     __syncthreads();
 #pragma unroll
@@ -133,9 +224,17 @@ template <int COUNT> static __device__ __forceinline__ void take_slices(const fr
         uint32_t both = 0;
 #pragma unroll
         for (int other = 0; other < DECANT_FRAGMENTS_TURNS; other++)
-            both = __vmaxu2(both, largest_of[i][other][g]);
+            both = __vmaxu2(both, figures.largest[i][other][g]);
         if (slice >= call.slices)
             break;
+        if constexpr (FROM == OF_NORMED)
+            if (turn < PAIR && t == 0) {
+                float square = 0;
+#pragma unroll
+                for (int other = 0; other < DECANT_FRAGMENTS_TURNS; other++)
+                    square += turn ? figures.squares[other][g].y : figures.squares[other][g].x;
+                call.squares[slice * DECANT_FRAGMENTS_TOKENS_MAXIMUM + operand * 16 + turn * 8 + g] = square;
+            }
 #pragma unroll
         for (int j = 0; j < PAIR; j++) {
             const uint32_t of_token = j ? both >> 16 : both & 0xffffu;
@@ -157,23 +256,43 @@ template <int COUNT> static __device__ __forceinline__ void take_slices(const fr
     }
 }
 
+/* COUNT at a time. */
+template <int FROM, int COUNT>
+static __device__ __forceinline__ void take_all_slices(const fragments_call &call, int block,
+                                                       slice_figures &figures)
+{
+    for (int item = block * COUNT; item < call.slices * call.operands; item += call.slice_blocks * COUNT) {
+        take_slices<FROM, COUNT>(call, item, figures);
+        __syncthreads(); /* everybody has read the figures */
+    }
+}
+
+/* The weights of a norm do not wait for x. */
+[[maybe_unused]] static __device__ __forceinline__ void prefetch_weights(const fragments_call &call, int block)
+{
+    enum { LINE_FLOATS = 32 };
+    const int column = block / call.operands * DECANT_FRAGMENTS_SLICE_COLUMNS + (int)threadIdx.x;
+    if (threadIdx.x % LINE_FLOATS == 0 && column < call.columns)
+        decant_prefetch(call.norm_weight + column);
+}
+
+template <int FROM>
 __global__ void __launch_bounds__(THREADS, BLOCKS)
     token_fragments_kernel(const __grid_constant__ fragments_call call)
 {
     if constexpr (DECANT_HAS_WGMMA) {
+        __shared__ slice_figures figures;
         const int block = (int)blockIdx.x;
         decant_let_next_kernel_begin();
+        if (FROM == OF_NORMED && block < call.slice_blocks)
+            prefetch_weights(call, block);
         decant_wait_for_earlier_kernels();
         if (block >= call.slice_blocks)
             turn(call, block - call.slice_blocks, (int)gridDim.x - call.slice_blocks);
-        else if (call.at_once == 1)
-            take_slices<1>(call, block);
+        else if (FROM == OF_X && call.at_once == 1)
+            take_slices<FROM, 1>(call, block, figures);
         else
-            for (int item = block * AT_ONCE; item < call.slices * call.operands;
-                 item += call.slice_blocks * AT_ONCE) {
-                take_slices<AT_ONCE>(call, item);
-                __syncthreads(); /* everybody has read the largest */
-            }
+            take_all_slices<FROM, FROM == OF_X ? AT_ONCE : 1>(call, block, figures);
     }
 }
 
@@ -196,23 +315,44 @@ static size_t powers_bytes(decant_matrix x)
     return (size_t)slices_of(x.columns) * DECANT_FRAGMENTS_TOKENS_MAXIMUM;
 }
 
-size_t decant_token_fragments_bytes(decant_matrix x)
+static size_t squares_bytes(const decant_packed_input *input)
+{
+    return input->norm_weight.data
+               ? (size_t)slices_of(input->x.columns) * DECANT_FRAGMENTS_TOKENS_MAXIMUM * sizeof(float)
+               : 0;
+}
+
+size_t decant_token_fragments_bytes(const decant_packed_input *input)
 {
     size_t total = 0;
-    decant_scratch_reserve(&total, fragments_bytes(x));
-    decant_scratch_reserve(&total, powers_bytes(x));
+    decant_scratch_reserve(&total, fragments_bytes(input->x));
+    decant_scratch_reserve(&total, powers_bytes(input->x));
+    decant_scratch_reserve(&total, squares_bytes(input));
     return total;
 }
 
-decant_status decant_cuda_token_fragments(decant_backend *backend, decant_matrix x, void *scratch,
-                                          decant_token_fragments *fragments, __nv_bfloat16 *turned,
-                                          decant_error *err)
+bool decant_token_fragments_make(const decant_packed_input *input)
 {
+    const bool weights_fit = input->norm_weight.element == DECANT_F32 &&
+                             decant_has_vectors<float>(input->x.columns, input->norm_weight.data);
+    return (!input->norm_weight.data || weights_fit) &&
+           (!input->up.data || decant_has_vectors<__nv_bfloat16>(input->x.columns, input->up.data));
+}
+
+decant_status decant_cuda_token_fragments(decant_backend *backend, const decant_packed_input *input,
+                                          void *scratch, decant_token_fragments *fragments,
+                                          __nv_bfloat16 *turned, decant_error *err)
+{
+    const decant_matrix x = input->x;
     size_t total = 0;
     const size_t fragments_at = decant_scratch_reserve(&total, fragments_bytes(x));
     const size_t powers_at = decant_scratch_reserve(&total, powers_bytes(x));
+    const size_t squares_at = decant_scratch_reserve(&total, squares_bytes(input));
     fragments_call call = {};
     call.x = (const __nv_bfloat16 *)x.data;
+    call.up = (const __nv_bfloat16 *)input->up.data;
+    call.norm_weight = (const float *)input->norm_weight.data;
+    call.squares = call.norm_weight ? (float *)((char *)scratch + squares_at) : NULL;
     call.fragments = (uint4 *)((char *)scratch + fragments_at);
     call.powers = (uint8_t *)scratch + powers_at;
     call.tokens = (int)x.rows;
@@ -226,14 +366,16 @@ decant_status decant_cuda_token_fragments(decant_backend *backend, decant_matrix
     const int room = context->shared.multiprocessors, items = call.slices * call.operands;
     const int vectors = call.columns / TURNED_COLUMNS * call.turned_tokens / DECANT_VECTOR_TOKENS,
               all_turning = turned ? (vectors + THREADS - 1) / THREADS : 0;
-    call.at_once = items + all_turning <= room ? 1 : AT_ONCE;
+    call.at_once = items + all_turning <= room || decant_packed_input_is_made(input) ? 1 : AT_ONCE;
     const int needed = (items + call.at_once - 1) / call.at_once, most = turned ? room * 2 / 3 : room;
     call.slice_blocks = needed < most ? needed : most;
     const int left = room - call.slice_blocks, turning = all_turning < left ? all_turning : left;
     const unsigned blocks = (unsigned)(call.slice_blocks + turning);
-    DECANT_RETURN_ON_FAILURE(
-        decant_cuda_check(decant_launch_early(context, token_fragments_kernel, blocks, THREADS, 0, call),
-                          "token_fragments", err));
-    *fragments = {call.fragments, call.powers};
+    const auto kernel = call.norm_weight ? token_fragments_kernel<OF_NORMED>
+                        : call.up        ? token_fragments_kernel<OF_GATED>
+                                         : token_fragments_kernel<OF_X>;
+    DECANT_RETURN_ON_FAILURE(decant_cuda_check(decant_launch_early(context, kernel, blocks, THREADS, 0, call),
+                                               "token_fragments", err));
+    *fragments = {call.fragments, call.powers, call.squares, call.slices};
     return decant_cuda_launched(backend, "token_fragments", err);
 }

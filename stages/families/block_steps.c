@@ -30,10 +30,11 @@ decant_status decant_block_project(decant_backend *backend, const decant_linear 
 }
 
 decant_status decant_block_project_several(decant_backend *backend, const decant_linear *linears,
-                                           const decant_vector *biases, int count, decant_matrix x,
-                                           const decant_matrix *ys, decant_error *err)
+                                           const decant_vector *biases, int count,
+                                           const decant_packed_input *input, const decant_matrix *ys,
+                                           decant_error *err)
 {
-    decant_status status = decant_linears_forward(backend, linears, count, x, ys, err);
+    decant_status status = decant_linears_forward(backend, linears, count, input, false, ys, err);
     for (int i = 0; i < count && status == DECANT_OK; i++)
         status = add_bias(backend, &biases[i], ys[i], err);
     return status;

@@ -14,11 +14,12 @@ decant_status decant_block_project(decant_backend *backend, const decant_linear 
                                    const decant_vector *bias, decant_matrix x, bool accumulate, decant_matrix y,
                                    decant_error *err);
 
-/* The same of `count` linear layers with the same x, without accumulate.
+/* The same of `count` linear layers with the same input, without accumulate.
  *   linears, biases, ys [count]; the ys do not overlap */
 decant_status decant_block_project_several(decant_backend *backend, const decant_linear *linears,
-                                           const decant_vector *biases, int count, decant_matrix x,
-                                           const decant_matrix *ys, decant_error *err);
+                                           const decant_vector *biases, int count,
+                                           const decant_packed_input *input, const decant_matrix *ys,
+                                           decant_error *err);
 
 /* One linear layer's share of the backward pass: adds to its Fisher sum and Hessians, where it has them. The
  * token form and Hessians take all rows at once; the gradient of a sequence is squared by itself.

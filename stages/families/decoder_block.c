@@ -5,8 +5,9 @@
  *   n2 = norm(h)   g, u = n2 Wgate, n2 Wup   m = silu(g) ∘ u   y = h + m Wdown
  *
  * with biases and norms of heads where the family has them. The forward pass keeps every named array but x and
- * y. The backward pass consumes them: a gradient is written over an array that is spent by then, so `kept`
- * serves one backward pass and needs no room of its own for it. */
+ * y; of packed layers, which have no backward pass, n1, n2 and m need not be there. The backward pass consumes
+ * them: a gradient is written over an array that is spent by then, so `kept` serves one backward pass and needs
+ * no room of its own for it. */
 #include "stages/families/block_steps.h"
 #include "stages/families/decoder_activations.h"
 
@@ -170,10 +171,13 @@ static decant_status forward_attention(const decant_model_part *part, const deca
                   a = decant_activation_of(part, kept, DECANT_ATTENDED, x.rows),
                   h = decant_activation_of(part, kept, DECANT_MIDDLE, x.rows);
     const decant_matrix projected[] = {q.unnormed, k.unnormed, v};
+    const decant_packed_input normed = {.x = x,
+                                        .norm_weight = vectors[DECANT_INPUT_NORM].values,
+                                        .epsilon = part->config->norm_epsilon,
+                                        .inverse_rms = kept->input_inverse_rms,
+                                        .made = n1};
     decant_status status;
-    DECANT_TRY(model->rms_norm(backend, x, vectors[DECANT_INPUT_NORM].values, part->config->norm_epsilon, n1,
-                               kept->input_inverse_rms, err));
-    DECANT_TRY(decant_block_project_several(backend, &linears[QUERY], &vectors[DECANT_QUERY_BIAS], 3, n1,
+    DECANT_TRY(decant_block_project_several(backend, &linears[QUERY], &vectors[DECANT_QUERY_BIAS], 3, &normed,
                                             projected, err));
     DECANT_TRY(forward_heads(part, &q, err));
     DECANT_TRY(forward_heads(part, &k, err));
@@ -196,13 +200,16 @@ static decant_status forward_mlp(const decant_model_part *part, const decant_blo
                   u = decant_activation_of(part, kept, DECANT_UPS, y.rows);
     decant_matrix m = decant_activation_of(part, kept, DECANT_PRODUCTS, y.rows);
     const decant_matrix gate_and_up[] = {g, u};
+    const decant_packed_input normed = {.x = h,
+                                        .norm_weight = block->vectors[DECANT_POST_ATTENTION_NORM].values,
+                                        .epsilon = part->config->norm_epsilon,
+                                        .inverse_rms = kept->middle_inverse_rms,
+                                        .made = n2},
+                              gated = {.x = g, .up = u, .made = m};
     decant_status status;
-    DECANT_TRY(backend->model->rms_norm(backend, h, block->vectors[DECANT_POST_ATTENTION_NORM].values,
-                                        part->config->norm_epsilon, n2, kept->middle_inverse_rms, err));
-    DECANT_TRY(decant_linears_forward(backend, &linears[GATE], 2, n2, gate_and_up, err));
-    DECANT_TRY(backend->model->silu_multiply(backend, g, u, m, err));
+    DECANT_TRY(decant_linears_forward(backend, &linears[GATE], 2, &normed, false, gate_and_up, err));
     DECANT_TRY(backend->memory->copy(backend, y.data, h.data, decant_matrix_bytes(y), err));
-    DECANT_TRY(decant_linear_forward(backend, &linears[DOWN], m, true, y, err));
+    DECANT_TRY(decant_linears_forward(backend, &linears[DOWN], 1, &gated, true, &y, err));
 done:
     return status;
 }

@@ -239,10 +239,11 @@ static decant_status forward_attention(const decant_model_part *part, const deca
                   a = activation_of(part, kept, ATTENDED, x.rows),
                   s = activation_of(part, kept, MIDDLE, x.rows);
     const decant_matrix projected[] = {q, k, v};
+    const decant_packed_input input = {.x = n1};
     decant_status status = DECANT_OK;
     if (!part->config->norm_behind)
         DECANT_TRY(norm(part, block, ATTENTION_NORM, x, n1, err));
-    DECANT_TRY(decant_block_project_several(backend, &block->linears[QUERY], &block->vectors[QUERY], 3, n1,
+    DECANT_TRY(decant_block_project_several(backend, &block->linears[QUERY], &block->vectors[QUERY], 3, &input,
                                             projected, err));
     DECANT_TRY(backend->model->attention(backend, &shape, q, k, v, a, kept->log_sum_exp, err));
     DECANT_TRY(backend->memory->copy(backend, s.data, x.data, decant_matrix_bytes(x), err));

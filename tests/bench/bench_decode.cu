@@ -2,13 +2,15 @@
  * for every width, dense and with 0.45 % sparse entries, and what cuSPARSE takes for these alone.
  *
  * usage: bench_decode [--tokens 1,2,4,8,16,32] [--bits 4,3,2] [--shapes 63] [--joined 3] [--chain 8]
- *                     [--repeat 1000]
+ *                     [--of norm] [--repeat 1000]
  *
  * shapes: a mask of those in decode_bench.cuh. joined: so many matrices of a shape are multiplied by the same x
  * at once, in BF16 as one matrix; times are of a matrix. chain: so many layers of LLaMA-7B, whose products
  * follow one another in a graph, q, k, v and gate, up at once if joined is not 1 (in BF16 one by one); times
- * are of a layer. repeat: so often each product is made anew, and a line tells of every one that had other bits
- * than the first time; the exit status is then 1.
+ * are of a layer. of: the products are not of x itself but of its norm, or of a gated activation (gate), which
+ * both sides make before each product; what that takes alone stands in place of cuSPARSE's. A chain with it has
+ * the norms and the gated activation of a layer. repeat: so often each product is made anew, and a line tells
+ * of every one that had other bits than the first time; the exit status is then 1.
  *
  * A time is the median of several replays of a CUDA graph of many launches, gaps between them included. Every
  * launch reads other copies of the weights, more bytes in all than the L2 cache holds several times. x is
@@ -19,6 +21,10 @@
 #include "kernels/cuda/packed.cuh"
 #include "tests/bench/decode_bench.cuh"
 
+extern "C" {
+#include "kernels/packed_input.h"
+}
+
 #include <cmath>
 #include <cstring>
 #include <cuda_fp16.h>
@@ -27,7 +33,17 @@ static const double SPARSE_SHARE = 0.0045;
 
 /* ---- what is measured ---- */
 
+/* What products are of. */
+typedef enum input_form { OF_X, OF_NORM, OF_GATE } input_form;
+
+static const float EPSILON = 1e-5f; /* LLaMA's */
+
 typedef struct bench : decode_bench {
+    input_form of;
+    void *up_data, *made_data;
+    float *norm_weight, *inverse_rms;
+    std::vector<__nv_bfloat16> up; /* as many as x */
+    std::vector<float> norm_weight_host;
     void *pool; /* random bits: planes of every copy */
     size_t pool_bytes, weights_bytes;
     int joined; /* matrices that are multiplied at once */
@@ -41,6 +57,73 @@ typedef struct sparse_copies {
     std::vector<__half> values;
     std::vector<void *> device_offsets, device_columns, device_values, device_entries, device_bfloats;
 } sparse_copies;
+
+static decant_packed_input input_of(const bench *b, input_form form, int64_t tokens, int64_t columns)
+{
+    decant_packed_input input = {};
+    input.x = {b->x_data, DECANT_BF16, tokens, columns};
+    input.made = {b->made_data, DECANT_BF16, tokens, columns};
+    if (form == OF_NORM) {
+        input.norm_weight = {b->norm_weight, DECANT_F32, 1, columns};
+        input.epsilon = EPSILON;
+        input.inverse_rms = b->inverse_rms;
+    } else if (form == OF_GATE) {
+        input.up = {b->up_data, DECANT_BF16, tokens, columns};
+    }
+    return input;
+}
+
+/* The 16-bit product of an input. */
+static void multiply_dense(bench *b, input_form form, decant_matrix weight, int tokens)
+{
+    decant_error err;
+    const decant_packed_input input = input_of(b, form, tokens, weight.columns);
+    const decant_matrix y = {b->y_data, DECANT_BF16, tokens, weight.rows};
+    decant_matrix x;
+    require(decant_packed_input_make(b->backend, &input, &x, &err), &err);
+    require(b->backend->model->linear(b->backend, x, weight, false, y, &err), &err);
+}
+
+static double time_dense_of(bench *b, int rows, int columns, int tokens)
+{
+    const int copies = copies_of(2.0 * rows * columns);
+    return time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
+        multiply_dense(b, b->of,
+                       {b->weights + (int64_t)(i % copies) * rows * columns, DECANT_BF16, rows, columns},
+                       tokens);
+    });
+}
+
+/* What making the input takes. */
+static double time_making(bench *b, int columns, int tokens)
+{
+    return time_us(b, LAUNCHES_AT_LEAST, [&](int) {
+        decant_error err;
+        const decant_packed_input input = input_of(b, b->of, tokens, columns);
+        decant_matrix x;
+        require(decant_packed_input_make(b->backend, &input, &x, &err), &err);
+    });
+}
+
+/* What the input is made into, in double; [tokens, columns]. */
+static std::vector<double> exact_input(const bench *b, int tokens, int64_t columns)
+{
+    std::vector<double> made((size_t)(tokens * columns));
+    for (int token = 0; token < tokens; token++) {
+        double square = 0;
+        for (int64_t i = token * columns; i < (token + 1) * columns; i++)
+            square += pow(__bfloat162float(b->x[(size_t)i]), 2);
+        const double rms = sqrt(square / (double)columns + EPSILON);
+        for (int64_t column = 0; column < columns; column++) {
+            const size_t i = (size_t)(token * columns + column);
+            const double x = __bfloat162float(b->x[i]);
+            made[i] = b->of == OF_NORM   ? x / rms * b->norm_weight_host[(size_t)column]
+                      : b->of == OF_GATE ? x / (1 + exp(-x)) * __bfloat162float(b->up[i])
+                                         : x;
+        }
+    }
+    return made;
+}
 
 /* ---- the packed product ---- */
 
@@ -128,10 +211,10 @@ static joined_matrices joined_copies(bench *b, int rows, int columns, int bits, 
     return matrices;
 }
 
-static void multiply_packed(bench *b, const joined_matrices &matrices, int tokens)
+static void multiply_packed_of(bench *b, input_form form, const joined_matrices &matrices, int tokens)
 {
     decant_error err;
-    const decant_matrix x = {b->x_data, DECANT_BF16, tokens, matrices[0].columns};
+    const decant_packed_input input = input_of(b, form, tokens, matrices[0].columns);
     std::vector<decant_packed_product> products;
     size_t place = 0;
     for (const decant_packed_matrix &packed : matrices) {
@@ -139,10 +222,16 @@ static void multiply_packed(bench *b, const joined_matrices &matrices, int token
         place += (size_t)(tokens * packed.rows) * 2;
     }
     const decant_validate_kernels *kernels = b->backend->validate;
-    require(products.size() == 1
-                ? kernels->packed_linear(b->backend, x, products[0].packed, false, products[0].y, &err)
-                : kernels->packed_products(b->backend, x, products.data(), (int)products.size(), &err),
-            &err);
+    require(
+        products.size() == 1 && form == OF_X
+            ? kernels->packed_linear(b->backend, input.x, products[0].packed, false, products[0].y, &err)
+            : kernels->packed_products(b->backend, &input, products.data(), (int)products.size(), false, &err),
+        &err);
+}
+
+static void multiply_packed(bench *b, const joined_matrices &matrices, int tokens)
+{
+    multiply_packed_of(b, b->of, matrices, tokens);
 }
 
 typedef struct relative_error {
@@ -160,6 +249,7 @@ static relative_error check(bench *b, const joined_matrices &matrices, const spa
     std::vector<uint32_t> planes((size_t)(DECANT_GROUP_ROWS * packed.bits * words)); /* of a group of rows */
     const decant_planes_order order = decant_planes_order_of(packed.bits, (int)words, packed.arranged);
     std::vector<double> weights((size_t)columns);
+    const std::vector<double> x = exact_input(b, tokens, columns);
     const size_t before = y.size() * (matrices.size() - 1);
     MUST(cudaMemsetAsync(b->y_data, 0xff, (before + y.size()) * 2, b->stream));
     multiply_packed(b, matrices, tokens);
@@ -188,7 +278,7 @@ static relative_error check(bench *b, const joined_matrices &matrices, const spa
         for (int token = 0; token < tokens; token++) {
             double exact = 0;
             for (int64_t column = 0; column < columns; column++)
-                exact += weights[(size_t)column] * __bfloat162float(b->x[(size_t)(token * columns + column)]);
+                exact += weights[(size_t)column] * x[(size_t)(token * columns + column)];
             const double rounded = __bfloat162float(__float2bfloat16_rn((float)exact));
             const double own = __bfloat162float(y[(size_t)(token * rows + row)]);
             difference += (own - exact) * (own - exact);
@@ -290,7 +380,10 @@ static double time_cusparse(bench *b, int rows, int columns, const sparse_copies
 /* ---- the products of a layer, one behind the other ---- */
 
 static const int LAYER[] = {0, 0, 0, 0, 1, 1, 2}; /* of SHAPES: q, k, v, o, gate, up, down of LLaMA-7B */
+static const input_form LAYER_INPUTS[] = {OF_NORM, OF_X, OF_X,   OF_X,
+                                          OF_NORM, OF_X, OF_GATE}; /* OF_X: or as before */
 static const std::vector<int> AT_ONCE = {3, 1, 2, 1};
+static const input_form AT_ONCE_INPUTS[] = {OF_NORM, OF_X, OF_NORM, OF_GATE};
 enum { LAYER_PRODUCTS = sizeof LAYER / sizeof *LAYER, CHAIN_SHAPES = 3 };
 
 /* Where product i of the chain finds its weights in an array of so many bytes, each behind the last. */
@@ -311,10 +404,8 @@ static double time_dense_chain(bench *b, int layers, int tokens)
         weights.push_back({(char *)b->weights + place, DECANT_BF16, shape[0], shape[1]});
     }
     return LAYER_PRODUCTS * time_us(b, (int)weights.size(), [&](int i) {
-               decant_error err;
-               decant_matrix x = {b->x_data, DECANT_BF16, tokens, weights[(size_t)i].columns};
-               decant_matrix y = {b->y_data, DECANT_BF16, tokens, weights[(size_t)i].rows};
-               require(b->backend->model->linear(b->backend, x, weights[(size_t)i], false, y, &err), &err);
+               multiply_dense(b, b->of == OF_X ? OF_X : LAYER_INPUTS[i % LAYER_PRODUCTS], weights[(size_t)i],
+                              tokens);
            });
 }
 
@@ -335,10 +426,13 @@ static double time_packed_chain(bench *b, int bits, void *levels, const sparse_c
             groups.emplace_back();
         groups.back().push_back(packed);
     }
-    for (size_t i = 0; i < at_once.size(); i++) /* scratch may not grow while they are captured */
-        multiply_packed(b, groups[i], tokens);
-    return (double)at_once.size() *
-           time_us(b, (int)groups.size(), [&](int i) { multiply_packed(b, groups[(size_t)i], tokens); });
+    const auto multiply_group = [&](int i) {
+        const input_form form = b->of == OF_X ? OF_X : AT_ONCE_INPUTS[(size_t)i % at_once.size()];
+        multiply_packed_of(b, form, groups[(size_t)i], tokens);
+    };
+    for (int i = 0; i < (int)at_once.size(); i++) /* scratch may not grow while they are captured */
+        multiply_group(i);
+    return (double)at_once.size() * time_us(b, (int)groups.size(), multiply_group);
 }
 
 static void measure_chain(bench *b, int layers, const std::vector<int> &widths,
@@ -370,9 +464,9 @@ static void measure_chain(bench *b, int layers, const std::vector<int> &widths,
 
 /* ---- the table ---- */
 
-static void print_header(const std::vector<int> &widths)
+static void print_header(const bench *b, const std::vector<int> &widths)
 {
-    printf("%-11s %3s %7s %8s", "shape", "T", "BF16", "cuSPARSE");
+    printf("%-11s %3s %7s %8s", "shape", "T", "BF16", b->of == OF_X ? "cuSPARSE" : "input");
     for (int bits : widths)
         printf(" | %d bits        sparse       ", bits);
     printf(" | error    rounding own\n");
@@ -393,10 +487,11 @@ static void measure_shape(bench *b, int rows, int columns, const std::vector<int
         levels.push_back(table);
     }
     for (int tokens : token_counts) {
-        const double dense = time_dense(b, rows * b->joined, columns, tokens) / b->joined;
+        const double dense = time_dense_of(b, rows * b->joined, columns, tokens) / b->joined;
         relative_error worst = {};
         printf("%5dx%-5d %3d %7.2f %8.2f", rows, columns, tokens, dense,
-               time_cusparse(b, rows, columns, sparse, tokens));
+               b->of == OF_X ? time_cusparse(b, rows, columns, sparse, tokens)
+                             : time_making(b, columns, tokens));
         for (size_t i = 0; i < widths.size(); i++) {
             const double plain = time_packed(b, rows, columns, widths[i], device_levels[i], NULL, tokens);
             const double both = time_packed(b, rows, columns, widths[i], device_levels[i], &sparse, tokens);
@@ -440,7 +535,15 @@ static void make_arrays(bench *b, int tokens)
     for (int64_t i = 0; i < (int64_t)tokens * widest; i++)
         b->x.push_back(__float2bfloat16_rn(normal_value((uint64_t)i + 999) *
                                            (mix((uint64_t)i + 31) % 512 == 0 ? 30.0f : 1.0f)));
+    for (size_t i = 0; i < b->x.size(); i++)
+        b->up.push_back(__float2bfloat16_rn(normal_value((uint64_t)i + 555)));
+    for (int i = 0; i < widest; i++)
+        b->norm_weight_host.push_back(1.0f + 0.25f * normal_value((uint64_t)i + 333));
     b->x_data = to_device(b->x.data(), b->x.size() * 2);
+    b->up_data = to_device(b->up.data(), b->up.size() * 2);
+    b->norm_weight = (float *)to_device(b->norm_weight_host.data(), b->norm_weight_host.size() * 4);
+    MUST(cudaMalloc(&b->made_data, b->x.size() * 2));
+    MUST(cudaMalloc((void **)&b->inverse_rms, (size_t)tokens * 4));
     MUST(cudaMalloc(&b->y_data, (size_t)tokens * widest * 2));
     MUST(cudaStreamSynchronize(b->stream));
 }
@@ -449,6 +552,7 @@ int main(int argc, char **argv)
 {
     std::vector<int> token_counts = {1, 2, 4, 8, 16, 32}, widths = {4, 3, 2};
     int shapes = 63, joined = 1, layers = 0, repeat = 0;
+    input_form of = OF_X;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--tokens") == 0)
             token_counts = read_list(argv[i + 1]);
@@ -460,10 +564,13 @@ int main(int argc, char **argv)
             joined = atoi(argv[i + 1]);
         else if (strcmp(argv[i], "--chain") == 0)
             layers = atoi(argv[i + 1]);
+        else if (strcmp(argv[i], "--of") == 0)
+            of = strcmp(argv[i + 1], "norm") == 0 ? OF_NORM : strcmp(argv[i + 1], "gate") == 0 ? OF_GATE : OF_X;
         else if (strcmp(argv[i], "--repeat") == 0)
             repeat = atoi(argv[i + 1]);
     }
     bench b = {};
+    b.of = of;
     b.joined = joined;
     b.repeat = repeat;
     decant_error err = {};
@@ -471,16 +578,22 @@ int main(int argc, char **argv)
     b.stream = decant_cuda_of(b.backend)->stream;
     make_arrays(&b, *std::max_element(token_counts.begin(), token_counts.end()));
     printf("%s; microseconds, times BF16\n", b.backend->device_name);
-    print_header(widths);
+    print_header(&b, widths);
     for (int i = 0; i < (int)(sizeof SHAPES / sizeof *SHAPES); i++)
         if (shapes >> i & 1)
             measure_shape(&b, SHAPES[i][0], SHAPES[i][1], widths, token_counts);
+    if (layers > 0 && of != OF_X && joined == 1) {
+        fprintf(stderr, "a chain with norms is of products at once: --joined 3\n");
+        return 1;
+    }
     if (layers > 0)
         measure_chain(&b, layers, widths, token_counts);
     MUST(cudaFree(b.pool));
     MUST(cudaFree(b.weights));
     MUST(cudaFree(b.x_data));
     MUST(cudaFree(b.y_data));
+    for (void *device : {b.up_data, b.made_data, (void *)b.norm_weight, (void *)b.inverse_rms})
+        MUST(cudaFree(device));
     decant_backend_destroy(&b.backend);
     return b.differs ? 1 : 0;
 }
