@@ -39,6 +39,9 @@ enum {
     PAIRS_WEIGHTS = 16 << 20,            /* at least, of others */
     PAIRS_WEIGHTS_NARROW = 64 << 20,     /* of narrow codes and many rows */
     PAIRS_WEIGHTS_LEAST = 8 << 20,       /* of several matrices, or of wide codes and many tokens */
+    MAKING_TOKENS = 3,                   /* by pairs that make what they take, of codes below four bits */
+    MAKING_TOKENS_NARROW = 4,            /* by parities, of codes of two bits */
+    MAKING_WEIGHTS_NARROW = 128 << 20,   /* and so many weights */
 };
 
 /* Dense columns of an octet leave together when the row's addresses allow. */
@@ -301,6 +304,38 @@ static bool takes_pairs_at_once(decant_backend *backend, decant_matrix x, const 
     return takes_pairs(backend, x, products, count);
 }
 
+/* Where pairs that make what they take are faster than any way behind an operation that makes it
+ * (tests/bench/decode/several_tokens.md). Parities stay ahead with two tokens, and for codes of two bits with
+ * few in large matrices; fewer weights have not been measured. */
+static bool gains_by_making(decant_matrix x, const decant_packed_product *products, int count)
+{
+    const decant_packed_matrix *first = products[0].packed;
+    int64_t weights = 0;
+    for (int i = 0; i < count; i++)
+        weights += weights_of(products[i].packed);
+    const bool parities =
+        x.rows < MAKING_TOKENS || (first->bits == 2 && x.rows <= MAKING_TOKENS_NARROW &&
+                                   weights >= MAKING_WEIGHTS_NARROW && first->columns <= PARITIES_COLUMNS);
+    return weights >= PAIRS_WEIGHTS_LEAST && !(parities && (first->bits < 4 || x.rows == 1));
+}
+
+/* Whether pairs multiply these, making what they take of the input. */
+static bool takes_pairs_making(decant_backend *backend, const decant_packed_input *input,
+                               const decant_packed_product *products, int count)
+{
+    return decant_packed_input_is_made(input) &&
+           decant_cuda_context_of(backend)->packed_way == DECANT_PACKED_FASTEST &&
+           decant_cuda_packed_has_pairs(backend, input->x, products, count) &&
+           decant_cuda_packed_pairs_make_x(input, products) && gains_by_making(input->x, products, count);
+}
+
+static bool multiplies_by_pairs(decant_backend *backend, const decant_packed_input *input,
+                                const decant_packed_product *products, int count)
+{
+    return takes_pairs_at_once(backend, input->x, products, count) ||
+           takes_pairs_making(backend, input, products, count);
+}
+
 /* Products of up to DECANT_PAIRS_MATRICES matrices: those of the same form at once. Pairs make what they take
  * of the input themselves; for any other way it is made, once, and the input is that from then on. */
 static decant_status multiply_alike(decant_backend *backend, decant_packed_input *input,
@@ -318,9 +353,9 @@ static decant_status multiply_alike(decant_backend *backend, decant_packed_input
             places[found] = j;
             found += !done[j] && decant_cuda_packed_has_pairs(backend, input->x, alike, found + 1);
         }
-        if (!takes_pairs_at_once(backend, input->x, alike, found))
+        if (!multiplies_by_pairs(backend, input, alike, found))
             found = 1;
-        const bool pairs = takes_pairs_at_once(backend, input->x, alike, found);
+        const bool pairs = multiplies_by_pairs(backend, input, alike, found);
         if (!pairs || !decant_cuda_packed_pairs_make_x(input, alike)) {
             decant_matrix x;
             DECANT_RETURN_ON_FAILURE(decant_packed_input_make(backend, input, &x, err));
