@@ -20,7 +20,8 @@ typedef float norm_squares[NORM_WARPS][DECANT_FRAGMENTS_TOKENS_MAXIMUM];
 
 /* What warp `warp` of NORM_WARPS adds up, behind the kernel before, a lane a token. It takes a while, since
  * what is asked for comes behind codes. */
-static __device__ __forceinline__ void add_squares(const pair_norm &norm, int warp, norm_squares &sums)
+[[maybe_unused]] static __device__ __forceinline__ void add_squares(const pair_norm &norm, int warp,
+                                                                    norm_squares &sums)
 {
     static_assert((int)DECANT_FRAGMENTS_TOKENS_MAXIMUM == (int)DECANT_WARP, "a lane a token");
     const int token = (int)threadIdx.x % DECANT_WARP;
@@ -32,8 +33,8 @@ static __device__ __forceinline__ void add_squares(const pair_norm &norm, int wa
 }
 
 /* Once all parts are there. */
-static __device__ __forceinline__ float inverse_rms_of(const pair_norm &norm, const norm_squares &sums,
-                                                       int token)
+[[maybe_unused]] static __device__ __forceinline__ float inverse_rms_of(const pair_norm &norm,
+                                                                        const norm_squares &sums, int token)
 {
     float square = 0;
 #pragma unroll

@@ -56,26 +56,26 @@ static_assert(SYSTEM_BYTES + sizeof(slice_figures) <= DECANT_FRAGMENTS_SHARED_BY
 
 /* ---- what fragments are made of ---- */
 
-static __device__ __forceinline__ float2 unpack(uint32_t pair)
+[[maybe_unused]] static __device__ __forceinline__ float2 unpack(uint32_t pair)
 {
     return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
 }
 
-static __device__ __forceinline__ uint32_t pack(float first, float second)
+[[maybe_unused]] static __device__ __forceinline__ uint32_t pack(float first, float second)
 {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
     return *(const uint32_t *)&pair;
 }
 
 /* Two columns of a norm but for 1 / rms; weights: theirs. */
-static __device__ __forceinline__ uint32_t weigh_pair(uint32_t x, float2 weights)
+[[maybe_unused]] static __device__ __forceinline__ uint32_t weigh_pair(uint32_t x, float2 weights)
 {
     const float2 values = unpack(x);
     return pack(values.x * weights.x, values.y * weights.y);
 }
 
 /* Two columns of silu(x) ∘ up. */
-static __device__ __forceinline__ uint32_t gate_pair(uint32_t x, uint32_t up)
+[[maybe_unused]] static __device__ __forceinline__ uint32_t gate_pair(uint32_t x, uint32_t up)
 {
     const float2 gates = unpack(x), ups = unpack(up);
     return pack(ups.x * (gates.x * decant_sigmoid_nearly(gates.x)),
@@ -84,8 +84,8 @@ static __device__ __forceinline__ uint32_t gate_pair(uint32_t x, uint32_t up)
 
 /* What four columns of a token, from `place` of x on, become. */
 template <int FROM>
-static __device__ __forceinline__ uint2 make_four(const fragments_call &call, int64_t place, int column,
-                                                  uint2 x)
+[[maybe_unused]] static __device__ __forceinline__ uint2 make_four(const fragments_call &call, int64_t place,
+                                                                   int column, uint2 x)
 {
     if constexpr (FROM == OF_NORMED) {
         const float4 weights = *(const float4 *)(call.norm_weight + column);
@@ -99,7 +99,7 @@ static __device__ __forceinline__ uint2 make_four(const fragments_call &call, in
     }
 }
 
-static __device__ __forceinline__ float square_of(uint32_t pair)
+[[maybe_unused]] static __device__ __forceinline__ float square_of(uint32_t pair)
 {
     const float2 values = unpack(pair);
     return values.x * values.x + values.y * values.y;
