@@ -355,11 +355,13 @@ static decant_status multiply_alike(decant_backend *backend, decant_packed_input
         }
         if (!multiplies_by_pairs(backend, input, alike, found))
             found = 1;
-        const bool pairs = multiplies_by_pairs(backend, input, alike, found);
+        bool pairs = multiplies_by_pairs(backend, input, alike, found);
         if (!pairs || !decant_cuda_packed_pairs_make_x(input, alike)) {
             decant_matrix x;
             DECANT_RETURN_ON_FAILURE(decant_packed_input_make(backend, input, &x, err));
             *input = {.x = x};
+            pairs = pairs && decant_cuda_packed_has_pairs(backend, x, alike, found); /* x lies elsewhere now */
+            found = pairs ? found : 1;
         }
         if (pairs)
             DECANT_RETURN_ON_FAILURE(decant_cuda_packed_pairs(

@@ -57,8 +57,8 @@ size_t decant_token_fragments_bytes(const decant_packed_input *input);
 bool decant_token_fragments_make(const decant_packed_input *input);
 
 /* Makes fragments of the input, whose x is BF16, of columns in multiples of 8 and on addresses of multiples of
- * 16 bytes; in `scratch`, of 256-byte alignment. turned: where what they are made of is to be turned as well,
- * as token_sparse.h says, or NULL. */
+ * 16 bytes; in `scratch`, of 256-byte alignment. turned: where x itself is to be turned as well, as
+ * token_sparse.h says, or NULL. */
 decant_status decant_cuda_token_fragments(decant_backend *backend, const decant_packed_input *input,
                                           void *scratch, decant_token_fragments *fragments,
                                           __nv_bfloat16 *turned, decant_error *err);
