@@ -18,8 +18,8 @@ typedef struct pair_norm {
 /* Σ x² of each token, in parts: by the warp that has added it up. */
 typedef float norm_squares[NORM_WARPS][DECANT_FRAGMENTS_TOKENS_MAXIMUM];
 
-/* What warp `warp` of NORM_WARPS adds up, behind the kernel before, a lane a token. It takes a while, since
- * what is asked for comes behind codes. */
+/* What warp `warp` of NORM_WARPS adds up, behind the kernel before, a lane a token; lanes beyond the tokens add
+ * up what says nothing. It takes a while, since what is asked for comes behind codes. */
 [[maybe_unused]] static __device__ __forceinline__ void add_squares(const pair_norm &norm, int warp,
                                                                     norm_squares &sums)
 {
