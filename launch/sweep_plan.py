@@ -23,6 +23,8 @@ SET_HERE = {"statistics", "json", "overwrite", "log", "config"}
 # Options of `decant run` that change what `decant calibrate` does; the others do not make parts stale.
 CALIBRATION_OPTIONS = {"fisher", "micro-batch", "activations", "replicas", "device", "full-floats", "threads", "memory",
                        "device-memory", "host-memory", "scratch"}  # fmt: skip
+# Options of every run of decant that say when it saves its work, so that no product depends on them.
+SAVING_OPTIONS = {"checkpoint-every"}
 
 
 class SweepError(Exception):
@@ -72,6 +74,7 @@ class Task:
     inputs: tuple[Task, ...] = ()  # whose products it reads; those of a merge are its arguments
     drawing: Drawing | None = None  # the tokens of a part
     data_checksum: int = 0  # CRC-32 of the token array that it reads
+    saving: str = ""  # more of the job file, which the product does not depend on
 
     def path(self, suffix: str) -> Path:
         return self.product.with_name(self.name + suffix)
@@ -125,6 +128,10 @@ class Sweep:
     def calibration_options(self) -> set[str]:
         return CALIBRATION_OPTIONS | ({"guided-groups"} if self.has_guided else set())
 
+    @property
+    def saving(self) -> str:
+        return job_file({key: value for key, value in self.options.items() if key in SAVING_OPTIONS})
+
     def tasks(self, stage: str) -> list[Task]:
         if stage == "parts":
             return [self.part(name, seed, i) for name in self.sets for seed in self.seeds for i in range(len(self.sizes))]
@@ -145,7 +152,8 @@ class Sweep:
             options["method"] = "guided"
         settings = {"model": self.model, "calibration": product.with_suffix(".npy"), **options}
         drawing = Drawing(self.sets[name], seed, first, end)
-        return Task("parts", label, "calibrate", job_file(settings), product, (), drawing, checksum_of(self.sets[name]))
+        checksum = checksum_of(self.sets[name])
+        return Task("parts", label, "calibrate", job_file(settings), product, (), drawing, checksum, self.saving)
 
     def merge(self, name: str, seed: int, index: int) -> Task:
         parts = tuple(self.part(name, seed, i) for i in range(index + 1))
@@ -166,11 +174,11 @@ class Sweep:
             "method": member.method,
             "bits": member.bits,
             "seed": member.seed,
-            **self.options,
+            **{key: value for key, value in self.options.items() if key not in SAVING_OPTIONS},
         }
         product = self.output / "members" / f"{member.name}.json"
-        text_checksum = checksum_of(self.text)
-        return Task("members", member.name, "run", job_file(settings), product, (statistics,), None, text_checksum)
+        checksum = checksum_of(self.text)
+        return Task("members", member.name, "run", job_file(settings), product, (statistics,), None, checksum, self.saving)
 
 
 def job_file(settings: dict[str, object]) -> str:

@@ -48,6 +48,7 @@ slurm = --ntasks=2
 decant = $work/program
 device = cpu
 micro-batch = 1
+checkpoint-every = 7
 INI
 asked() { grep -cE "^$1( |\$)" asked || true; }
 
@@ -64,6 +65,14 @@ sweep
 ! grep -q 'not done' out/table.tsv || fail "still not done: $(cat out/table.tsv)"
 [[ $(grep -vP '^tokens\t3\t1\t' out/table.tsv) == "$before" ]] || fail "members that were done have changed"
 grep -q '<svg' out/plot.svg || fail "no plot"
+
+# When work is saved is said to every run, and changes no product.
+[[ $(grep -lx 'checkpoint-every = 7' out/parts/*.ini out/members/*.ini | wc -l) == 12 ]] ||
+  fail "checkpoint-every is not passed on: $(grep -L '^checkpoint-every' out/*/*.ini)"
+sed -i 's/^checkpoint-every.*/checkpoint-every = 9/' sweep.ini
+rm asked
+sweep
+[[ ! -e asked ]] || fail "made again for another checkpoint-every: $(cat asked)"
 
 # ---- by hand: three sequences in the order that seed 2 draws, two runs of calibrate, merged
 "$python" - "$model/tokens.npy" <<'PY'
