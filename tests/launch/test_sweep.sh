@@ -145,7 +145,7 @@ if [[ ! ${DECANT_TEST_SLURM-} ]]; then
 fi
 
 # ---- nothing to do; other calibration options make everything anew; what cannot be is refused in one line
-rm asked
+rm -f asked
 sweep
 [[ ! -e asked ]] || fail "what was done is done again: $(cat asked)"
 if [[ ! ${DECANT_TEST_SLURM-} ]]; then
