@@ -353,9 +353,11 @@ static decant_status multiply_alike(decant_backend *backend, decant_packed_input
             places[found] = j;
             found += !done[j] && decant_cuda_packed_has_pairs(backend, input->x, alike, found + 1);
         }
-        if (!multiplies_by_pairs(backend, input, alike, found))
-            found = 1;
         bool pairs = multiplies_by_pairs(backend, input, alike, found);
+        if (!pairs && found > 1) {
+            found = 1;
+            pairs = multiplies_by_pairs(backend, input, alike, found);
+        }
         if (!pairs || !decant_cuda_packed_pairs_make_x(input, alike)) {
             decant_matrix x;
             DECANT_RETURN_ON_FAILURE(decant_packed_input_make(backend, input, &x, err));

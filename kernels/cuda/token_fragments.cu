@@ -56,30 +56,25 @@ static_assert(SYSTEM_BYTES + sizeof(slice_figures) <= DECANT_FRAGMENTS_SHARED_BY
 
 /* ---- what fragments are made of ---- */
 
-[[maybe_unused]] static __device__ __forceinline__ float2 unpack(uint32_t pair)
+/* Two BF16. */
+static __device__ __forceinline__ float2 unpack(uint32_t pair)
 {
     return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
-}
-
-[[maybe_unused]] static __device__ __forceinline__ uint32_t pack(float first, float second)
-{
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-    return *(const uint32_t *)&pair;
 }
 
 /* Two columns of a norm but for 1 / rms; weights: theirs. */
 [[maybe_unused]] static __device__ __forceinline__ uint32_t weigh_pair(uint32_t x, float2 weights)
 {
     const float2 values = unpack(x);
-    return pack(values.x * weights.x, values.y * weights.y);
+    return decant_pair(values.x * weights.x, values.y * weights.y);
 }
 
 /* Two columns of silu(x) ∘ up. */
 [[maybe_unused]] static __device__ __forceinline__ uint32_t gate_pair(uint32_t x, uint32_t up)
 {
     const float2 gates = unpack(x), ups = unpack(up);
-    return pack(ups.x * (gates.x * decant_sigmoid_nearly(gates.x)),
-                ups.y * (gates.y * decant_sigmoid_nearly(gates.y)));
+    return decant_pair(ups.x * (gates.x * decant_sigmoid_nearly(gates.x)),
+                       ups.y * (gates.y * decant_sigmoid_nearly(gates.y)));
 }
 
 /* What four columns of a token, from `place` of x on, become. */
@@ -155,8 +150,8 @@ template <int FROM>
 /* Two BF16 times a factor as two F16. */
 static __device__ __forceinline__ uint32_t scale_pair(uint32_t pair, float factor)
 {
-    const __half2 halves =
-        __floats2half2_rn(__uint_as_float(pair << 16) * factor, __uint_as_float(pair & 0xffff0000u) * factor);
+    const float2 values = unpack(pair);
+    const __half2 halves = __floats2half2_rn(values.x * factor, values.y * factor);
     return *(const uint32_t *)&halves;
 }
 

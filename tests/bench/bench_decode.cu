@@ -73,36 +73,20 @@ static decant_packed_input input_of(const bench *b, input_form form, int64_t tok
     return input;
 }
 
-/* The 16-bit product of an input. */
-static void multiply_dense(bench *b, input_form form, decant_matrix weight, int tokens)
+/* x, or what is made of it. */
+static decant_matrix make_input(const bench *b, input_form form, int64_t tokens, int64_t columns)
 {
     decant_error err;
-    const decant_packed_input input = input_of(b, form, tokens, weight.columns);
-    const decant_matrix y = {b->y_data, DECANT_BF16, tokens, weight.rows};
+    const decant_packed_input input = input_of(b, form, tokens, columns);
     decant_matrix x;
     require(decant_packed_input_make(b->backend, &input, &x, &err), &err);
-    require(b->backend->model->linear(b->backend, x, weight, false, y, &err), &err);
-}
-
-static double time_dense_of(bench *b, int rows, int columns, int tokens)
-{
-    const int copies = copies_of(2.0 * rows * columns);
-    return time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
-        multiply_dense(b, b->of,
-                       {b->weights + (int64_t)(i % copies) * rows * columns, DECANT_BF16, rows, columns},
-                       tokens);
-    });
+    return x;
 }
 
 /* What making the input takes. */
 static double time_making(bench *b, int columns, int tokens)
 {
-    return time_us(b, LAUNCHES_AT_LEAST, [&](int) {
-        decant_error err;
-        const decant_packed_input input = input_of(b, b->of, tokens, columns);
-        decant_matrix x;
-        require(decant_packed_input_make(b->backend, &input, &x, &err), &err);
-    });
+    return time_us(b, LAUNCHES_AT_LEAST, [&](int) { make_input(b, b->of, tokens, columns); });
 }
 
 /* What the input is made into, in double; [tokens, columns]. */
@@ -404,8 +388,9 @@ static double time_dense_chain(bench *b, int layers, int tokens)
         weights.push_back({(char *)b->weights + place, DECANT_BF16, shape[0], shape[1]});
     }
     return LAYER_PRODUCTS * time_us(b, (int)weights.size(), [&](int i) {
-               multiply_dense(b, b->of == OF_X ? OF_X : LAYER_INPUTS[i % LAYER_PRODUCTS], weights[(size_t)i],
-                              tokens);
+               const input_form form = b->of == OF_X ? OF_X : LAYER_INPUTS[i % LAYER_PRODUCTS];
+               const decant_matrix &weight = weights[(size_t)i];
+               multiply_dense(b, make_input(b, form, tokens, weight.columns), weight);
            });
 }
 
@@ -487,7 +472,11 @@ static void measure_shape(bench *b, int rows, int columns, const std::vector<int
         levels.push_back(table);
     }
     for (int tokens : token_counts) {
-        const double dense = time_dense_of(b, rows * b->joined, columns, tokens) / b->joined;
+        const double dense = time_weights(b, rows * b->joined, columns,
+                                          [&](decant_matrix weight) {
+                                              multiply_dense(b, make_input(b, b->of, tokens, columns), weight);
+                                          }) /
+                             b->joined;
         relative_error worst = {};
         printf("%5dx%-5d %3d %7.2f %8.2f", rows, columns, tokens, dense,
                b->of == OF_X ? time_cusparse(b, rows, columns, sparse, tokens)

@@ -168,17 +168,29 @@ static void require(decant_status status, const decant_error *err)
     return most;
 }
 
-/* Microseconds of the 16-bit product. */
-static double time_dense(decode_bench *b, int rows, int columns, int tokens)
+/* The 16-bit product. */
+static void multiply_dense(decode_bench *b, decant_matrix x, decant_matrix weight)
 {
-    const double bytes = 2.0 * rows * columns;
-    const int copies = copies_of(bytes);
+    decant_error err;
+    const decant_matrix y = {b->y_data, DECANT_BF16, x.rows, weight.rows};
+    require(b->backend->model->linear(b->backend, x, weight, false, y, &err), &err);
+}
+
+/* Microseconds of what multiplies by 16-bit weights, another copy each time. */
+static double time_weights(decode_bench *b, int rows, int columns,
+                           const std::function<void(decant_matrix weight)> &multiply)
+{
+    const int copies = copies_of(2.0 * rows * columns);
     return time_us(b, std::max<int>(copies, LAUNCHES_AT_LEAST), [&](int i) {
-        decant_error err;
-        decant_matrix x = {b->x_data, DECANT_BF16, tokens, columns}, y = {b->y_data, DECANT_BF16, tokens, rows};
-        decant_matrix weight = {b->weights + (int64_t)(i % copies) * rows * columns, DECANT_BF16, rows,
-                                columns};
-        require(b->backend->model->linear(b->backend, x, weight, false, y, &err), &err);
+        multiply({b->weights + (int64_t)(i % copies) * rows * columns, DECANT_BF16, rows, columns});
+    });
+}
+
+/* Microseconds of the 16-bit product. */
+[[maybe_unused]] static double time_dense(decode_bench *b, int rows, int columns, int tokens)
+{
+    return time_weights(b, rows, columns, [&](decant_matrix weight) {
+        multiply_dense(b, {b->x_data, DECANT_BF16, tokens, columns}, weight);
     });
 }
 
