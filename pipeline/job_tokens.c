@@ -15,8 +15,9 @@ static int64_t positions_of(const decant_model_config *config)
 
 /* The same on all ranks when they have read the same. Rotary positions go on for ever, so longer sequences are
  * computed all the same; but what a model makes of positions that it was not trained on says little of it.
- * Learned ones end. */
-static decant_status check_length(decant_job *job, const char *origin, int64_t length, decant_error *err)
+ * Learned ones end. length_option: what the length is of; "" where it is none. */
+static decant_status check_length(decant_job *job, const char *origin, int64_t length,
+                                  const char *length_option, decant_error *err)
 {
     int64_t positions = positions_of(&job->config);
     if (length <= positions)
@@ -24,8 +25,9 @@ static decant_status check_length(decant_job *job, const char *origin, int64_t l
     if (job->config.position_rows > 0)
         return DECANT_ERROR(err, DECANT_ERROR_INPUT,
                             "%s: sequences of %lld tokens, but the model has learned %lld positions "
-                            "(max_position_embeddings in its config.json): ask for shorter ones",
-                            origin, (long long)length, (long long)positions);
+                            "(max_position_embeddings in its config.json); take %s%s",
+                            origin, (long long)length, (long long)positions,
+                            length_option[0] ? "a smaller " : "shorter ones", length_option);
     decant_log_say(job->log,
                    "warning: %s: sequences of %lld tokens, but the model was made for %lld positions "
                    "(max_position_embeddings in its config.json)",
@@ -47,7 +49,8 @@ static decant_status read_tokens(decant_job *job, const char *path, int64_t wind
         return status;
     const int64_t read[] = {tokens->checksum, tokens->sequences, tokens->length};
     status = decant_ranks_require_equal(job->ranks, read, sizeof read, path, err);
-    return status == DECANT_OK ? check_length(job, path, tokens->length + tokens_behind, err) : status;
+    return status == DECANT_OK ? check_length(job, path, tokens->length + tokens_behind, window_option, err)
+                               : status;
 }
 
 /* As many as are asked for are used, or all that there are. */
@@ -68,7 +71,8 @@ static decant_status read_questions(decant_job *job, decant_question_set *questi
         return status;
     status =
         decant_ranks_require_equal(job->ranks, &questions->checksum, sizeof questions->checksum, path, err);
-    return status == DECANT_OK ? check_length(job, path, decant_question_set_longest(questions), err) : status;
+    return status == DECANT_OK ? check_length(job, path, decant_question_set_longest(questions), "", err)
+                               : status;
 }
 
 decant_status decant_job_read_inputs(decant_job *job, decant_validation_inputs *inputs, decant_error *err)
@@ -115,7 +119,7 @@ decant_status decant_job_read_sensitivity_tokens(decant_job *job, decant_token_a
         return read_tokens(job, options->calibration, options->window, "--window",
                            options->sensitivity_sequences, 0, tokens, err);
     decant_log_say(job->log, "no --calibration: sensitivities are measured on random tokens");
-    decant_status status = check_length(job, "--window", options->window, err);
+    decant_status status = check_length(job, "random tokens", options->window, "--window", err);
     if (status == DECANT_OK)
         status = decant_random_tokens(options->sensitivity_sequences, options->window,
                                       job->config.vocabulary_size, options->seed, tokens, err);
