@@ -170,6 +170,14 @@ static int64_t weights_of(const decant_packed_matrix *packed)
     return packed->rows * packed->columns;
 }
 
+static int64_t weights_of_all(const decant_packed_product *products, int count)
+{
+    int64_t weights = 0;
+    for (int i = 0; i < count; i++)
+        weights += weights_of(products[i].packed);
+    return weights;
+}
+
 /* Parities cost by the token, lookups by the code: where the one overtakes the other (tests/gpu/RESULTS.md).
  * With more than two tokens that depends on the matrix, too: codes of three bits are looked up sooner where
  * rows are long or the matrix is small, and beside the sparse part where rows are long, and those of three bits
@@ -205,9 +213,7 @@ static bool gains_by_pairs(decant_backend *backend, decant_matrix x, const decan
     const bool wide = first->bits == 4 || first->sparse.count > 0,
                few_rows =
                    x.rows > PAIRS_TOKENS_FEW && decant_cuda_packed_pairs_own_rows(backend, products, count);
-    int64_t weights = 0;
-    for (int i = 0; i < count; i++)
-        weights += weights_of(products[i].packed);
+    const int64_t weights = weights_of_all(products, count);
     if (count > 1 || (wide && x.rows > PAIRS_TOKENS_FEW))
         return weights >= PAIRS_WEIGHTS_LEAST;
     return weights >= (wide || few_rows ? PAIRS_WEIGHTS : PAIRS_WEIGHTS_NARROW);
@@ -310,9 +316,7 @@ static bool takes_pairs_at_once(decant_backend *backend, decant_matrix x, const 
 static bool gains_by_making(decant_matrix x, const decant_packed_product *products, int count)
 {
     const decant_packed_matrix *first = products[0].packed;
-    int64_t weights = 0;
-    for (int i = 0; i < count; i++)
-        weights += weights_of(products[i].packed);
+    const int64_t weights = weights_of_all(products, count);
     const bool parities =
         x.rows < MAKING_TOKENS || (first->bits == 2 && x.rows <= MAKING_TOKENS_NARROW &&
                                    weights >= MAKING_WEIGHTS_NARROW && first->columns <= PARITIES_COLUMNS);

@@ -266,11 +266,6 @@ static __device__ __forceinline__ step_scales<VECTORS> step_load_scales(const st
     return scales;
 }
 
-static __device__ __forceinline__ float2 step_floats(uint32_t pair)
-{
-    return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
-}
-
 /* Columns normed, rounded to BF16 as rms_norm does. */
 template <int VECTORS>
 static __device__ __forceinline__ void step_norm(uint4 (&vectors)[VECTORS], const step_scales<VECTORS> &scales,
@@ -283,7 +278,7 @@ static __device__ __forceinline__ void step_norm(uint4 (&vectors)[VECTORS], cons
         const float own[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            const float2 values = step_floats(pairs[j]);
+            const float2 values = decant_unpair(pairs[j]);
             pairs[j] = decant_pair(values.x * (inverse * own[2 * j]), values.y * (inverse * own[2 * j + 1]));
         }
         vectors[i] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
@@ -295,7 +290,7 @@ static __device__ __forceinline__ void step_norm(uint4 (&vectors)[VECTORS], cons
 /* silu(gate) · up, within 2⁻²⁰, both rounded first, as they would be if each were stored. */
 static __device__ __forceinline__ float step_gated(float gate, float up)
 {
-    const float2 rounded = step_floats(decant_pair(gate, up));
+    const float2 rounded = decant_unpair(decant_pair(gate, up));
     return rounded.y * (rounded.x * decant_sigmoid_nearly(rounded.x));
 }
 

@@ -77,12 +77,12 @@ static __device__ __forceinline__ uint4 load_shared(uint32_t address)
 static __device__ __forceinline__ void add_unit(float (&sums)[TILE_ROWS], uint32_t slot, uint32_t x_address)
 {
     const uint4 x = load_shared(x_address);
-    const float2 values[4] = {step_floats(x.x), step_floats(x.y), step_floats(x.z), step_floats(x.w)};
+    const float2 values[4] = {decant_unpair(x.x), decant_unpair(x.y), decant_unpair(x.z), decant_unpair(x.w)};
 #pragma unroll
     for (int i = 0; i < TILE_ROWS; i++) {
         const uint4 row = load_shared(slot + i * ROW_BYTES);
-        const float2 weights[4] = {step_floats(row.x), step_floats(row.y), step_floats(row.z),
-                                   step_floats(row.w)};
+        const float2 weights[4] = {decant_unpair(row.x), decant_unpair(row.y), decant_unpair(row.z),
+                                   decant_unpair(row.w)};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             sums[i] = fmaf(weights[j].x, values[j].x, sums[i]);
@@ -112,7 +112,7 @@ static __device__ __forceinline__ float add_squares(float sum, const uint4 (&vec
         const uint32_t pairs[4] = {vectors[i].x, vectors[i].y, vectors[i].z, vectors[i].w};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            const float2 values = step_floats(pairs[j]);
+            const float2 values = decant_unpair(pairs[j]);
             sum += values.x * values.x;
             sum += values.y * values.y;
         }

@@ -45,7 +45,7 @@ static __device__ __forceinline__ void measure_half(const uint4 (&vectors)[HALF_
         const float own[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            const float2 values = step_floats(pairs[j]);
+            const float2 values = decant_unpair(pairs[j]);
             square = fmaf(values.x, values.x, square);
             square = fmaf(values.y, values.y, square);
             largest = fmaxf(largest, fabsf(values.x * own[2 * j]));

@@ -148,6 +148,12 @@ static __device__ __forceinline__ uint32_t decant_pair(float low, float high)
     return bits;
 }
 
+/* Both of such a word; the low half first. */
+static __device__ __forceinline__ float2 decant_unpair(uint32_t pair)
+{
+    return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
+}
+
 /* The 16×16 operand a whose columns 0 … 7 and 8 … 15 are the sums `left` and `right`: both lie in the same
  * lanes. */
 static __device__ __forceinline__ void decant_operand_of_sums(uint32_t (&a)[4], const float (&left)[4],

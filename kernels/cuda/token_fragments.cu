@@ -56,23 +56,17 @@ static_assert(SYSTEM_BYTES + sizeof(slice_figures) <= DECANT_FRAGMENTS_SHARED_BY
 
 /* ---- what fragments are made of ---- */
 
-/* Two BF16. */
-static __device__ __forceinline__ float2 unpack(uint32_t pair)
-{
-    return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
-}
-
 /* Two columns of a norm but for 1 / rms; weights: theirs. */
 [[maybe_unused]] static __device__ __forceinline__ uint32_t weigh_pair(uint32_t x, float2 weights)
 {
-    const float2 values = unpack(x);
+    const float2 values = decant_unpair(x);
     return decant_pair(values.x * weights.x, values.y * weights.y);
 }
 
 /* Two columns of silu(x) ∘ up. */
 [[maybe_unused]] static __device__ __forceinline__ uint32_t gate_pair(uint32_t x, uint32_t up)
 {
-    const float2 gates = unpack(x), ups = unpack(up);
+    const float2 gates = decant_unpair(x), ups = decant_unpair(up);
     return decant_pair(ups.x * (gates.x * decant_sigmoid_nearly(gates.x)),
                        ups.y * (gates.y * decant_sigmoid_nearly(gates.y)));
 }
@@ -96,7 +90,7 @@ template <int FROM>
 
 [[maybe_unused]] static __device__ __forceinline__ float square_of(uint32_t pair)
 {
-    const float2 values = unpack(pair);
+    const float2 values = decant_unpair(pair);
     return values.x * values.x + values.y * values.y;
 }
 
@@ -150,7 +144,7 @@ template <int FROM>
 /* Two BF16 times a factor as two F16. */
 static __device__ __forceinline__ uint32_t scale_pair(uint32_t pair, float factor)
 {
-    const float2 values = unpack(pair);
+    const float2 values = decant_unpair(pair);
     const __half2 halves = __floats2half2_rn(values.x * factor, values.y * factor);
     return *(const uint32_t *)&halves;
 }
